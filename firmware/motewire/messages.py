@@ -1,0 +1,56 @@
+"""Alarm, status and downlink payloads (WIRE.md sections 2 and 6)."""
+
+from motewire import cbor
+from motewire.codes import DOWN_MISSING, DOWN_NEXT, DOWN_SINCE
+from motewire.errors import Malformed
+
+
+def put_alarm(buf, at, code, t2000, quantity, value, limit=None):
+    """Write [code, stamp, quantity, value, ? limit]; value may be None (a fault has none). At most 26 bytes."""
+    at = cbor.put_head(buf, at, cbor.ARRAY, 4 if limit is None else 5)
+    at = cbor.put_head(buf, at, cbor.UINT, code)
+    at = cbor.put_time(buf, at, t2000)
+    at = cbor.put_head(buf, at, cbor.UINT, quantity)
+    if value is None:
+        buf[at] = cbor.NULL
+        at += 1
+    else:
+        at = cbor.put_int(buf, at, value)
+    return at if limit is None else cbor.put_int(buf, at, limit)
+
+
+def put_map(buf, at, items):
+    """Write a status or downlink map from (uint key, value) pairs; returns the next offset."""
+    return cbor.put_any(buf, at, dict(items))
+
+
+def read(buf, start, end):
+    """Return the payload in buf[start:end] as Python objects; see cbor.read."""
+    return cbor.read(buf, start, end)
+
+
+class Ack:
+    """What a downlink says of counters: all in [since, next) are committed but those flagged missing."""
+
+    def __init__(self, payload):
+        """Take the keys 1, 2 and 8 of a downlink map. Raises Malformed."""
+        self.next = payload.get(DOWN_NEXT, 0)
+        self.since = payload.get(DOWN_SINCE, 0)
+        self._missing = payload.get(DOWN_MISSING, b"")
+        if not isinstance(self.next, int) or not isinstance(self.since, int) or not isinstance(self._missing, bytes):
+            raise Malformed
+        if self.next < 0 or self.since < 0:
+            raise Malformed
+
+    def covers(self, counter):
+        """True when the gateway has committed the frame with this counter."""
+        if not self.since <= counter < self.next:
+            return False
+        back = self.next - 1 - counter
+        if back >> 3 < len(self._missing):
+            return not self._missing[back >> 3] >> 7 - (back & 7) & 1
+        return True
+
+    def is_missing(self, counter):
+        """True when the gateway says that it lacks the frame with this counter."""
+        return self.since <= counter < self.next and not self.covers(counter)
