@@ -1,7 +1,7 @@
 """`const` for both worlds: the compiler's on MicroPython, the identity on CPython."""
 
 try:
-    from micropython import const
+    from micropython import const  # pyright: ignore[reportAssignmentType]
 except ImportError:
 
     def const(value):

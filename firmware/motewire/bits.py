@@ -26,7 +26,7 @@ class BitWriter:
     """Writes codes into a caller's buffer. Allocates nothing after construction; every intermediate < 2**30."""
 
     def __init__(self):
-        self._buf = None
+        self._buf = bytearray(0)
         self._at = self._end = self._acc = self._n = 0
 
     def start(self, buf, at, end):
