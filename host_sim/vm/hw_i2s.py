@@ -1,0 +1,79 @@
+"""machine.I2S, receive only: frames come at the sample rate whether read or not; an overrun loses the oldest."""
+
+import io
+
+import sim_clock as _c
+import sim_hw as _hw
+
+_POLL, _RD = 3, 1
+
+
+class I2S(io.IOBase):
+    """Blocking readinto, and an asyncio stream whose reads take what the DMA ring holds.
+
+    The ring holds `ibuf` bytes; readers wake when half of it is full. `lost` counts frames overrun, for tests.
+    """
+
+    RX, TX, MONO, STEREO = 9, 10, 0, 1
+
+    def __init__(self, id, sck=None, ws=None, sd=None, mode=9, bits=32, format=0, rate=48000, ibuf=4096, mck=None):
+        if mode != I2S.RX:
+            raise ValueError("only RX")
+        self.chip = _hw.i2s.get(id)
+        self._frame = (bits // 8) * (1 if format == I2S.MONO else 2)
+        self._rate = rate
+        self._ring = ibuf // self._frame
+        self._start = _c.now
+        self._next = 0  # frame number the reader gets next
+        self.lost = 0
+        self._blocking = True
+
+    def deinit(self):
+        self._start = None
+
+    def irq(self, handler):
+        raise NotImplementedError  # firmware reads through asyncio
+
+    def _arrived(self):
+        return (_c.now - self._start) * self._rate // 1000000
+
+    def _available(self):
+        n = self._arrived() - self._next
+        if n > self._ring:
+            self.lost += n - self._ring
+            self._next += n - self._ring
+            n = self._ring
+        return n
+
+    def _time_of(self, frame):
+        return self._start + (frame * 1000000 + self._rate - 1) // self._rate
+
+    def sim_next(self):
+        return self._time_of(self._next + self._ring // 2)
+
+    def _fill(self, buf, frames):
+        if self.chip is not None:
+            self.chip.fill(buf, frames, self._time_of(self._next), self._rate)
+        self._next += frames
+        return frames * self._frame
+
+    def readinto(self, buf):
+        want = len(buf) // self._frame
+        if self._blocking:
+            got = 0
+            view = memoryview(buf)
+            while got < want:
+                part = min(want - got, self._ring // 2)
+                while self._available() < part:
+                    _c.advance(self._time_of(self._next + part))
+                self._fill(view[got * self._frame :], part)
+                got += part
+            return want * self._frame
+        n = min(self._available(), want)
+        return self._fill(buf, n) if n else None
+
+    def ioctl(self, op, arg):
+        if op == _POLL:
+            self._blocking = False  # as the port: a polled I2S is an asyncio one
+            return _RD & arg if self._available() >= self._ring // 2 else 0
+        return -1

@@ -1,0 +1,150 @@
+"""Runs first in every simulated boot: mounts the flash, loads the stand-ins, hands over to boot.py and main.py.
+
+argv[1] is the boot file (JSON, written by host_sim/vm/run.py or the fleet; keys in host_sim/protocol.py).
+"""
+
+import gc
+import json
+import os
+import random
+import sys
+import vfs
+
+with open(sys.argv[1]) as _f:
+    _cfg = json.load(_f)
+_lib = sys.argv[1][: sys.argv[1].rfind("/")] if "lib" not in _cfg else _cfg["lib"]
+sys.path[:] = [_lib, _cfg["chips"], ".frozen"]
+
+import sim_clock
+import sim_flash
+import sim_hw
+import sim_link
+
+sim_clock.now = sim_clock.boot = _cfg.get("now", 0)
+sim_clock.rtc_off = _cfg.get("rtc_off", -sim_clock.now)
+sim_clock.cut_at = _cfg.get("cut_at", sim_clock.NEVER)
+for _m in ("os", "time", "select", "_asyncio", "network", "socket", "esp32", "machine"):
+    sys.modules[_m] = __import__("hw_" + _m)
+sys.modules["lora"] = __import__("hw_lora")
+for _m in ("sx126x", "sx127x", "async_modem", "sync_modem", "modem"):
+    sys.modules["lora." + _m] = sys.modules["lora"]
+sys.modules["machine"]._state["cause"] = _cfg.get("cause", 1)
+sys.modules["machine"]._state["rtc"] = bytes.fromhex(_cfg.get("rtc", ""))
+sys.modules["esp32"]._store.update(_cfg.get("nvs", {}))
+sys.modules["os"]._seed(_cfg.get("seed", 1))
+random.seed(_cfg.get("seed", 1) & 0x3FFFFFFF)
+if _cfg.get("world"):
+    sim_hw.load_world(open(_cfg["world"], "rb"))
+sim_hw.build(_cfg.get("hw", {}))
+if _cfg.get("keep_chips"):
+    import sim  # noqa: F401
+_fresh = False
+if _cfg.get("image"):
+    try:
+        _img = open(_cfg["image"], "r+b")
+    except OSError:
+        _fresh = True
+        with open(_cfg["image"], "wb") as _img:
+            for _ in range(_cfg["flash"] // 4096):
+                _img.write(sim_flash.ERASED)
+        _img = open(_cfg["image"], "r+b")
+    sim_hw.flash = sim_flash.Flash(_img, _cfg["flash"])
+    if _fresh:
+        vfs.VfsLfs2.mkfs(sim_hw.flash)
+    _root = vfs.VfsLfs2(sim_hw.flash)
+else:
+    _root = vfs.VfsPosix(_cfg["folder"])
+_files = {}
+if _fresh:
+    for _name in _cfg.get("files", ()):
+        with open(_cfg["files"][_name], "rb") as _f:
+            _files[_name] = _f.read()
+_rom = vfs.VfsPosix(_cfg["rom"]) if _cfg.get("rom") else None
+_extra = [vfs.VfsPosix(p) for p in _cfg.get("path", ())]
+_chips = vfs.VfsPosix(_cfg["chips"]) if _cfg.get("keep_chips") else None
+_script = _cfg.get("script")
+_code = None
+if _script:
+    with open(_script) as _f:
+        _code = _f.read()
+if _cfg.get("fd") is not None:
+    sim_link.connect(_cfg["fd"])
+vfs.umount("/")
+vfs.mount(_root, "/")
+sys.path[:] = ["", ".frozen", "/lib"]
+if _rom:
+    vfs.mount(_rom, "/rom", readonly=True)
+    sys.path.insert(1, "/rom")
+for _i, _x in enumerate(_extra):
+    vfs.mount(_x, "/host%d" % _i, readonly=True)
+    sys.path.append("/host%d" % _i)
+if _chips:
+    vfs.mount(_chips, "/chips_parent", readonly=True)
+    sys.path.append("/chips_parent")
+os.chdir("/")
+for _name in _files:
+    with open(_name, "wb") as _f:
+        _f.write(_files[_name])
+sim_clock.now = sim_clock.boot  # formatting and provisioning happened at the factory
+if _cfg.get("probe"):
+    try:
+        from mote import batcher as _b
+    except ImportError:
+        _b = None
+    if _b is not None:
+
+        def _probe(append, send):
+            def wrapped(self, t, values, present):
+                result = append(self, t, values, present)
+                ids = self.ids
+                send(
+                    "P",
+                    "%d %s"
+                    % (t, ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])),
+                )
+                return result
+
+            return wrapped
+
+        _b.Batcher.append = _probe(_b.Batcher.append, sim_link.send)
+    del _b
+_argv = _cfg.get("argv", [])
+del _cfg, _f, _m, _root, _files, _rom, _extra, _chips, _fresh
+gc.collect()
+sim_link.send("H", "%d %d" % (gc.mem_alloc(), gc.mem_free()))
+
+
+def _run(name):
+    """Run a start-up file as the port does: exec in __main__; from the flash, else from /rom."""
+    for path in (name, "/rom/" + name):
+        try:
+            with open(path) as f:
+                source = f.read()
+        except OSError:
+            continue
+        exec(compile(source, name, "exec"), globals())
+        return
+
+
+if _code is not None:
+    sys.argv[:] = _argv
+    _compiled = compile(_code, _script, "exec")
+    del _code
+    exec(_compiled, globals())
+else:
+    del _code, _script, _argv, _i
+    try:
+        _run("boot.py")
+        _run("main.py")
+        sim_link.final("E", "main.py ended")
+    except SystemExit:
+        sim_link.final("R", "soft")
+    except sim_link.Reset:
+        raise
+    except BaseException as e:  # what would end at the REPL on a board
+        import io
+
+        sys.print_exception(e)
+        _text = io.StringIO()
+        sys.print_exception(e, _text)
+        sim_link.final("E", _text.getvalue().replace("\n", "|"))

@@ -1,0 +1,115 @@
+"""What is soldered to this board: chip models on their buses, and the physics they sense.
+
+The hardware description (hw.json of the node) names chips; tests attach their own objects with the attach functions.
+"""
+
+import struct
+
+import sim_clock as _c
+
+i2c = {}  # (bus, address) -> chip
+uart = {}  # bus -> chip
+i2s = {}  # bus -> chip
+pulse = {}  # pin -> chip
+analog = {}  # pin -> function() -> volts
+digital = {}  # pin -> function() -> 0 or 1
+node_id = 1
+wifi_down = ()  # ((from_us, to_us), ...) the access point is away
+wifi_rssi = -61
+
+
+def now_us():
+    return _c.now
+
+
+class Series:
+    """Points (t seconds, value) of one physical quantity in a host file, read through a window of 32 points.
+
+    mode "linear" interpolates, "hold" keeps the last value; before the first and after the last point the value stays.
+    """
+
+    SIZE = 32
+
+    def __init__(self, file, offset, count, linear):
+        self._file, self._offset, self._count, self._linear = file, offset, count, linear
+        self._buf = bytearray(16 * self.SIZE)
+        self._first = 0
+        self._held = 0
+
+    def _load(self, index):
+        self._first = max(0, min(index, self._count - self.SIZE))
+        self._held = min(self.SIZE, self._count - self._first)
+        self._file.seek(self._offset + 16 * self._first)
+        self._file.readinto(self._buf, 16 * self._held)
+
+    def _time(self, index):
+        if not self._first <= index < self._first + self._held:
+            self._load(index)
+        return struct.unpack_from("<d", self._buf, 16 * (index - self._first))[0]
+
+    def value(self):
+        t = _c.now / 1000000
+        if not self._held:
+            self._load(0)
+        low, high = 0, self._count - 1
+        first, last = self._first, self._first + self._held - 1
+        if self._time(first) <= t and (last == high or t < self._time(last)):
+            low, high = first, last
+        while low < high:  # last point at or before t
+            mid = (low + high + 1) // 2
+            if self._time(mid) <= t:
+                low = mid
+            else:
+                high = mid - 1
+        t0 = self._time(low)
+        v0 = struct.unpack_from("<d", self._buf, 16 * (low - self._first) + 8)[0]
+        if not self._linear or t <= t0 or low + 1 == self._count:
+            return v0
+        t1 = self._time(low + 1)
+        v1 = struct.unpack_from("<d", self._buf, 16 * (low + 1 - self._first) + 8)[0]
+        return v0 + (v1 - v0) * (t - t0) / (t1 - t0)
+
+
+_series = {}
+values = {}  # fixed values; tests set them
+
+
+def sense(name):
+    """Physical truth of quantity `name` now (SI-ish units, CONTRACTS of the chip models). KeyError names the unknown."""
+    s = _series.get(name)
+    return s.value() if s is not None else values[name]
+
+
+def load_world(file):
+    """Open a world file written by host_sim/series.py: <count uint32> then per series <name 24 s, linear u32, points u32>."""
+    (count,) = struct.unpack("<I", file.read(4))
+    entries = [struct.unpack("<24sII", file.read(32)) for _ in range(count)]
+    offset = 4 + 32 * count
+    for name, linear, points in entries:
+        _series[name.rstrip(b"\0").decode()] = Series(file, offset, points, linear)
+        offset += 16 * points
+
+
+def _make(name):
+    from chips import CHIPS
+
+    module, cls = CHIPS[name].split(":")
+    return getattr(__import__("chips." + module, None, None, (cls,)), cls)(sense, now_us)
+
+
+def build(hw):
+    """Attach the chips of a hardware description {"i2c": {"0": {"0x76": "bme280"}}, "uart": {"1": ..}, "i2s", "pulse", ..}."""
+    global node_id, wifi_down, wifi_rssi
+    node_id = hw.get("node", 1)
+    wifi_down = tuple((a, b) for a, b in hw.get("wifi_down", ()))
+    wifi_rssi = hw.get("wifi_rssi", -61)
+    for bus, chips in hw.get("i2c", {}).items():
+        for addr, name in chips.items():
+            i2c[int(bus), int(addr, 16)] = _make(name)
+    for table, kind in ((uart, "uart"), (i2s, "i2s"), (pulse, "pulse")):
+        for key, name in hw.get(kind, {}).items():
+            table[int(key)] = _make(name)
+    for key, spec in hw.get("analog", {}).items():
+        analog[int(key)] = lambda spec=spec: spec if isinstance(spec, (int, float)) else sense(spec)
+    for key, name in hw.get("digital", {}).items():
+        digital[int(key)] = lambda name=name: 1 if sense(name) >= 0.5 else 0

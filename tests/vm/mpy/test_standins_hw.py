@@ -1,0 +1,144 @@
+"""Hardware stand-ins: counters, non-volatile storage, streams, resets, as the esp32 port documents them."""
+
+import asyncio
+import esp32
+import machine
+import sim
+
+
+class Meter:
+    pulses = 0
+
+    def count(self):
+        return self.pulses
+
+
+def test_pcnt_resets_to_zero_at_its_limit():
+    meter = Meter()
+    sim.attach_pulse(4, meter)
+    unit = esp32.PCNT(0, pin=machine.Pin(4), rising=esp32.PCNT.INCREMENT)
+    unit.start()
+    meter.pulses = 32766
+    assert unit.value() == 32766
+    meter.pulses = 32768
+    assert unit.value() == 1  # 32767 became 0
+    meter.pulses = 32768 + 3
+    assert unit.value(0) == 4
+    assert unit.value() == 0
+
+
+def test_pcnt_counts_nothing_while_stopped():
+    meter = Meter()
+    sim.attach_pulse(5, meter)
+    unit = esp32.PCNT(1, pin=5, rising=esp32.PCNT.INCREMENT)
+    meter.pulses = 10
+    assert unit.value() == 0
+    unit.start()
+    meter.pulses = 12
+    assert unit.value() == 2
+
+
+def test_nvs_without_commit_is_not_seen_by_another_handle():
+    a = esp32.NVS("citymote")
+    a.set_i32("ceiling", 64)
+    assert a.get_i32("ceiling") == 64
+    try:
+        esp32.NVS("citymote").get_i32("ceiling")
+        raise AssertionError
+    except OSError as e:
+        assert e.errno == -4354
+    a.commit()
+    assert esp32.NVS("citymote").get_i32("ceiling") == 64
+
+
+def test_nvs_blob_keeps_its_bytes():
+    a = esp32.NVS("citymote")
+    a.set_blob("key", bytes(range(16)))
+    a.commit()
+    buf = bytearray(16)
+    assert esp32.NVS("citymote").get_blob("key", buf) == 16
+    assert buf == bytes(range(16))
+
+
+def test_reset_rises_as_sim_reset():
+    try:
+        machine.reset()
+    except sim.Reset as e:
+        assert e.kind == "R" and e.arg == "hard"
+    else:
+        raise AssertionError
+
+
+def test_watchdog_bites_a_task_that_does_not_feed():
+    async def dawdle():
+        await asyncio.sleep(5)
+
+    machine.WDT(timeout=2000)
+    try:
+        asyncio.run(dawdle())
+    except sim.Reset as e:
+        assert e.arg == "wdt"
+    else:
+        raise AssertionError
+
+
+class Line:
+    """32-byte frames every second at 9600 baud."""
+
+    def __init__(self, now_us):
+        self._now = now_us
+        self._sent = 0
+        self._start = now_us()
+
+    def _at(self, n):
+        return self._start + 1000000 * (n // 32 + 1) + 1042 * (n % 32 + 1)
+
+    def produce(self):
+        out = bytearray()
+        while self._at(self._sent) <= self._now():
+            out.append(self._sent % 32)
+            self._sent += 1
+        return bytes(out)
+
+    def next_us(self):
+        return self._at(self._sent)
+
+    def receive(self, data):
+        pass
+
+
+async def test_uart_gives_whole_frames_to_a_stream_reader():
+    sim.attach_uart(2, Line(sim.now_us))
+    reader = asyncio.StreamReader(machine.UART(2, 9600))
+    for _ in range(3):
+        assert bytes(await reader.readexactly(32)) == bytes(range(32))
+
+
+def test_power_cut_stops_a_flash_write():
+    sim.power_cut_in(50)
+    try:
+        with open("/cut.bin", "wb") as f:
+            f.write(bytes(2000))
+    except sim.Reset as e:
+        assert e.kind == "X"
+    else:
+        raise AssertionError
+    finally:
+        sim.no_power_cut()
+
+
+def test_lora_time_on_air_agrees_with_semtech():
+    from lora import AsyncSX1262
+
+    for sf, size, us in ((7, 51, 102656), (9, 115, 615424), (12, 51, 2465792)):
+        cfg = {"freq_khz": 868100, "sf": sf, "preamble_len": 8}
+        assert AsyncSX1262(lora_cfg=cfg).get_time_on_air_us(size) == us
+
+
+async def test_lora_recv_ends_at_its_timeout():
+    from lora import AsyncSX1262
+
+    radio = AsyncSX1262(lora_cfg={"freq_khz": 868100})
+    t = sim.now_us()
+    assert await radio.recv(timeout_ms=300) is None
+    assert 300_000 <= sim.now_us() - t < 310_000
