@@ -10,7 +10,7 @@ from motewire.messages import put_alarm, read
 
 
 def _hex(b):
-    return "".join("%02x" % x for x in b)
+    return "".join("%02x" % x for x in b)  # noqa: UP031 (no f-strings with width on every VM)
 
 
 def _unhex(s):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.wire import replay
 from tests.wire.aes_block import Aes128
 
@@ -23,7 +24,9 @@ def test_vectors_hold_on_cpython() -> None:
 
 def test_vectors_hold_on_the_64_bit_vm() -> None:
     vm = Path(sys.executable).with_name("micropython")
-    out = subprocess.run([vm, HERE / "vm_replay.py", FIRMWARE, HERE, VECTORS], capture_output=True, text=True, timeout=60)
+    out = subprocess.run(
+        [vm, HERE / "vm_replay.py", FIRMWARE, HERE, VECTORS], capture_output=True, text=True, timeout=60
+    )
     assert (out.stdout, out.stderr) == ("done\n", "")
 
 

@@ -6,8 +6,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 sys.path.insert(0, sys.argv[2])
 
-import replay  # noqa: E402
-from cryptolib import aes  # noqa: E402
+import replay
+from cryptolib import aes
 
 with open(sys.argv[3]) as f:
     vectors = json.load(f)
