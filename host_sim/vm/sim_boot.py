@@ -132,7 +132,7 @@ if _code is not None:
     del _code
     exec(_compiled, globals())
 else:
-    del _code, _script, _argv, _i
+    del _code, _script, _argv
     try:
         _run("boot.py")
         _run("main.py")

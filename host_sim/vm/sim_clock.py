@@ -6,7 +6,7 @@ this VM may run before it must ask the world (lock-step); a VM without a world h
 
 TICKS_MAX = (1 << 30) - 1  # esp32: 30-bit ticks, always a small int
 EPOCH_2000 = 946684800
-BEAT_US = 20_000_000
+BEAT_US = 60_000_000
 NEVER = 1 << 60
 
 now = 0  # us since the scenario began

@@ -1,0 +1,85 @@
+"""The gateway as a subprocess: started with a configuration file, READY by sd_notify, ended by SIGTERM."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class GatewayError(Exception):
+    """The gateway is missing, does not become ready, or died; the text holds the end of its log."""
+
+
+class GatewayProcess:
+    """`python -m gateway run --config FILE`. command: another program with the same contract (tests)."""
+
+    def __init__(self, config: Path, *, command: list[str] | None = None, ready_s: float = 30.0) -> None:
+        self._log = config.with_suffix(".log")
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        path = config.parent / "notify.sock"
+        self._notify.bind(str(path))
+        program = command or [sys.executable, "-m", "gateway", "run"]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [*program, "--config", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=Path(__file__).resolve().parent.parent,
+                env={**os.environ, "NOTIFY_SOCKET": str(path)},
+            )
+        try:
+            self._wait_ready(ready_s)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_ready(self, ready_s: float) -> None:
+        deadline = time.monotonic() + ready_s
+        self._notify.settimeout(0.1)
+        while True:
+            try:
+                if b"READY=1" in self._notify.recv(4096):
+                    return
+            except TimeoutError:
+                pass
+            if self._process.poll() is not None:
+                raise GatewayError(f"the gateway ended with code {self._process.returncode} before it was ready\n{self.tail()}")
+            if time.monotonic() > deadline:
+                raise GatewayError(f"the gateway was not ready after {ready_s:.0f} s\n{self.tail()}")
+
+    @property
+    def dead(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self._log.read_text(errors="replace")[-2000:]
+
+    def stop(self, wait_s: float = 45.0) -> int:
+        """SIGTERM, wait for its drain, return its exit code. GatewayError when it does not end in time."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(wait_s)
+        except subprocess.TimeoutExpired as e:
+            raise GatewayError(f"the gateway did not end within {wait_s:.0f} s of SIGTERM\n{self.tail()}") from e
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End it whatever it does (SIGKILL); harmless when it has ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._notify.close()

@@ -1,0 +1,176 @@
+"""One node as the world sees it: what survives its boots (flash, NVS, RTC), how far its VM has come, what it waits for."""
+
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from host_sim import chance
+from host_sim.air import Modulation, Station, Transmission
+from host_sim.mqtt_endpoint import Endpoint
+from host_sim.protocol import NEVER, PWRON, Delivery, answer
+from host_sim.vm.run import boot_config, heap_bytes
+from host_sim.zygote import LINE_FD, Zygote
+
+BOOT_US = 300_000  # ROM, bootloader and MicroPython's own start
+
+
+@dataclass(frozen=True, slots=True)
+class PowerCut:
+    """Power is away from `at` to `back` (us)."""
+
+    at: int
+    back: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """What a node is. heap: of the firmware ("100wK"). flash: bytes of the littlefs image, or 0 for a plain folder."""
+
+    index: int
+    id: int
+    name: str
+    profile: str
+    link: str
+    station: Station
+    hw: dict[str, Any]
+    files: dict[str, Path]
+    nvs: dict[str, dict[str, Any]]
+    world: Path
+    folder: Path
+    power_on: int
+    cuts: tuple[PowerCut, ...] = ()
+    heap: str = "100wK"
+    flash: int = 1 << 20
+
+
+@dataclass(slots=True)
+class Listening:
+    """The radio receives with `mod` since `since`; `locked` is the frame it is decoding."""
+
+    mod: Modulation
+    since: int
+    locked: Transmission | None = None
+
+
+@dataclass(slots=True)
+class NodeStats:
+    boots: int = 0
+    cuts: int = 0
+    frames: int = 0
+    bytes: int = 0
+    airtime_us: int = 0
+    wifi_frames: int = 0
+    standins_bytes: int = 0
+    resets: dict[str, int] = field(default_factory=dict)
+
+
+class Node:
+    """Lock-step state. `low` is the earliest virtual time at which this node may still do something others can notice."""
+
+    def __init__(self, spec: NodeSpec, rom: Path, seed: int) -> None:
+        self.spec, self._rom, self._seed = spec, rom, seed
+        self.nvs: dict[str, Any] = dict(spec.nvs)
+        self.rtc = ""
+        self.rtc_off = 0
+        self.stats = NodeStats()
+        self.pid = 0
+        self.line: socket.socket | None = None
+        self.buffer = b""
+        self.now = 0
+        self.running = False
+        self.asking: tuple[int, bool] | None = None  # (target, listening)
+        self.inbox: list[Delivery] = []
+        self.radio: Listening | None = None
+        self.sockets: dict[int, Endpoint] = {}
+        self.serial = 0  # of transmissions
+        self.sequence = 0  # of messages
+        self.console = spec.folder / "console.log"
+        self.ended: str | None = None
+
+    @property
+    def low(self) -> int:
+        if self.running:
+            return self.now
+        if self.asking is None:
+            return NEVER
+        target, listening = self.asking
+        if listening and self.inbox:
+            return max(self.now, min(target, min(d.t for d in self.inbox)))
+        return target
+
+    def next_cut(self, t: int) -> PowerCut | None:
+        """The first power cut that has not begun by t."""
+        return next((c for c in self.spec.cuts if c.at > t), None)
+
+    def boot(self, t: int, cause: int, zygote: Zygote) -> None:
+        """Start the VM at virtual time t with this reset cause."""
+        spec = self.spec
+        if cause == PWRON:
+            self.rtc, self.rtc_off = "", -t
+        self.stats.boots += 1
+        cut = self.next_cut(t)
+        flash: dict[str, Any] = {"image": spec.folder / "flash.img", "flash": spec.flash} if spec.flash else {}
+        if not spec.flash:
+            flash = {"folder": self._plain_folder()}
+        config = boot_config(
+            rom=self._rom,
+            files={name: str(path) for name, path in spec.files.items()},
+            now=t,
+            rtc_off=self.rtc_off,
+            cause=cause,
+            rtc=self.rtc,
+            nvs=self.nvs,
+            seed=chance.number(self._seed, "node", spec.id, self.stats.boots),
+            world=str(spec.world),
+            hw=spec.hw,
+            fd=LINE_FD,
+            probe=True,
+            **flash,
+        )
+        if cut is not None:
+            config["cut_at"] = cut.at
+        path = spec.folder / "boot.json"
+        path.write_text(json.dumps(config))
+        argv = ["micropython", "-X", f"heapsize={heap_bytes(spec.heap)}", f"{config['lib']}/sim_boot.py", str(path)]
+        with self.console.open("ab") as console:
+            self.pid, self.line = zygote.spawn(argv, console.fileno())
+        self.line.setblocking(False)
+        self.now, self.running, self.asking, self.buffer = t, True, None, b""
+        self.inbox, self.radio, self.sockets = [], None, {}
+
+    def _plain_folder(self) -> Path:
+        folder = self.spec.folder / "flash"
+        if not folder.is_dir():
+            folder.mkdir()
+            for name, path in self.spec.files.items():
+                (folder / name.lstrip("/")).write_bytes(path.read_bytes())
+        return folder
+
+    def stop(self, zygote: Zygote) -> None:
+        """End the VM process, if there is one."""
+        if self.line is not None:
+            zygote.kill(self.pid)
+            self.line.close()
+            self.line = None
+        self.running, self.asking, self.inbox = False, None, []
+
+    def grant(self, t: int) -> None:
+        """Let the VM run to t and hand over what has arrived when it listens."""
+        assert self.line is not None and self.asking is not None
+        deliveries: list[Delivery] = []
+        if self.asking[1]:
+            deliveries, self.inbox = self.inbox, []
+        self.asking, self.running = None, True
+        self.line.setblocking(True)
+        self.line.sendall(answer(t, deliveries))
+        self.line.setblocking(False)
+
+    def console_tail(self) -> str:
+        try:
+            return self.console.read_text(errors="replace")[-1500:]
+        except FileNotFoundError:
+            return ""

@@ -1,0 +1,54 @@
+"""The line between a node's VM and the world.
+
+VM -> world, one text line per message, `<op> <now_us> ...`:
+
+| op | rest | meaning |
+|---|---|---|
+| H | heap_used heap_free | stand-ins are up, boot.py comes next |
+| B | | still here; nothing before now will come from this VM |
+| A | target listening | blocked: may I run to target? (the only op that is answered) |
+| T | freq sf bw cr preamble sync dBm hex | transmission starts now |
+| L, U | freq sf bw cr preamble sync / | radio listens from now / no longer |
+| O, W, C | sid host port / sid hex / sid | socket opens, writes, closes |
+| N, M, K | json / hex / off_us | NVS committed, RTC memory written, RTC set |
+| P | t2000 id:value,... | truth probe: this row is persisted |
+| R, Z, X, E | kind / ms / 0 / text | last word: reset, deep sleep, power gone, firmware ended at the REPL |
+
+World -> VM, only after A: <grant_us int64, length uint32>, then deliveries <kind uint8, t_us int64, length uint16> data.
+The boot file (JSON): lib, chips, rom, image or folder, flash (bytes), files {name: host path} for a fresh flash, now (us),
+rtc_off (us), cause, rtc (hex), nvs, cut_at (us), seed, world (series file), hw (see vm/sim_hw.py), fd, probe, script, argv.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+LOCK, PACKET, BROKEN, CONNECTED, DATA, CLOSED = range(1, 7)
+EPOCH_2000 = 946684800
+NEVER = 1 << 60
+FINAL = frozenset("RZXE")
+PWRON, HARD, WDT, DEEPSLEEP, SOFT = range(1, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Something that reaches a node at virtual time t (us)."""
+
+    t: int
+    kind: int
+    data: bytes = b""
+
+    @classmethod
+    def lock(cls, t: int, until: int) -> Delivery:
+        return cls(t, LOCK, struct.pack("<q", until))
+
+    @classmethod
+    def packet(cls, t: int, rssi: int, snr_quarters: int, payload: bytes) -> Delivery:
+        return cls(t, PACKET, struct.pack("<hh", rssi, snr_quarters) + payload)
+
+
+def answer(grant: int, deliveries: list[Delivery]) -> bytes:
+    """The bytes that let a VM run to `grant` and hand it its deliveries."""
+    body = b"".join(struct.pack("<BqH", d.kind, d.t, len(d.data)) + d.data for d in deliveries)
+    return struct.pack("<qI", grant, len(body)) + body

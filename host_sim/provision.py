@@ -1,0 +1,165 @@
+"""Makes the nodes of a scenario: places, keys, flash files, worlds, and the gateway's registry and configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from host_sim import chance, compile as mpy, series, worlds
+from host_sim.air import Station
+from host_sim.node import NodeSpec, PowerCut
+from host_sim.scenario import Group, Scenario
+
+HOUR_US = 3_600_000_000
+FIRST_ID = 0x0101
+# chips each profile carries, on the buses the boards describe: (bus kind, address or "", chip)
+CHIPS = {
+    "air_quality": (("uart", "", "pms5003"), ("i2c", "0x76", "bme280")),
+    "noise": (("i2s", "", "inmp441"),),
+    "water_meter": (("pulse", "", "pulse"),),
+    "parking": (("i2c", "0x0d", "qmc5883l"),),
+    "bin_fill": (("uart", "", "a02yyuw"), ("i2c", "0x18", "lis3dh")),
+}
+
+
+def board(name: str) -> dict:
+    return tomllib.loads((mpy.boards_root() / f"{name}.toml").read_text())
+
+
+def hardware(profile: str, wiring: dict) -> dict:
+    """hw.json of a node: the profile's chips on the first bus of each kind the board has; battery on its ADC pin."""
+    hw: dict = {}
+    for kind, address, chip in CHIPS[profile]:
+        number, pins = next(iter(wiring[kind].items()))
+        if kind == "i2c":
+            hw.setdefault(kind, {}).setdefault(number, {})[address] = chip
+        elif kind == "pulse":
+            hw.setdefault(kind, {})[str(pins["pin"])] = chip
+        else:
+            hw.setdefault(kind, {})[number] = chip
+    if "battery" in wiring:
+        hw["analog"] = {str(wiring["battery"]["pin"]): "battery_pin_voltage"}
+    return hw
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A provisioned node with what the registry needs."""
+
+    spec: NodeSpec
+    group: Group
+    key: bytes
+
+
+def _place(scenario: Scenario, seed: int, name: str) -> tuple[float, float]:
+    area = scenario.area
+    r = area.radius_m * math.sqrt(chance.uniform(seed, "place", name, "r"))
+    a = 2 * math.pi * chance.uniform(seed, "place", name, "a")
+    dlat = r * math.cos(a) / 111_195
+    return round(area.lat + dlat, 6), round(
+        area.lon + r * math.sin(a) / (111_195 * math.cos(math.radians(area.lat))), 6
+    )
+
+
+def _cuts(scenario: Scenario, name: str, hours: float) -> tuple[PowerCut, ...]:
+    found = []
+    for cut in scenario.cuts:
+        if name not in cut.nodes:
+            continue
+        at = cut.at_h
+        while at < hours:
+            found.append(PowerCut(round(at * HOUR_US), round(at * HOUR_US + cut.minutes * 60_000_000)))
+            if not cut.every_h:
+                break
+            at += cut.every_h
+    return tuple(sorted(found, key=lambda c: c.at))
+
+
+def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, folder: Path) -> list[Member]:
+    """Create every node's folder with config.json, board.json and world.bin; nothing is started."""
+    made = []
+    for index, (group, name) in enumerate(scenario.members(count)):
+        home = folder / "nodes" / name
+        home.mkdir(parents=True)
+        node_id = FIRST_ID + index
+        key = chance.number(seed, "key", name, 0).to_bytes(8, "big") + chance.number(seed, "key", name, 1).to_bytes(
+            8, "big"
+        )
+        wiring = board(group.board)
+        config = {
+            "node": node_id,
+            "name": name,
+            "profile": group.profile,
+            "link": group.link,
+            "sf": group.sf,
+            "sample_s": group.sample_s,
+            "row_s": group.row_s,
+            "report_s": group.report_s,
+            "sensors": group.sensors,
+            "alarms": list(group.alarms),
+            "wifi": {"ssid": "city", "password": "simulated", "host": "10.0.0.1", "port": 1883},
+            **group.config,
+        }
+        (home / "config.json").write_text(json.dumps(config))
+        (home / "board.json").write_text(json.dumps(wiring))
+        world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
+        if "battery" in wiring:
+            volts = world["battery_voltage"]
+            world["battery_pin_voltage"] = series.Series(
+                [(t, v / wiring["battery"]["divider"]) for t, v in volts.points]
+            )
+        series.write(home / "world.bin", world)
+        hw = hardware(group.profile, wiring) | {"node": node_id}
+        hw["wifi_down"] = [[round(w.from_h * HOUR_US), round(w.to_h * HOUR_US)] for w in scenario.wifi_down]
+        hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))
+        gain = wiring.get("radio", {}).get("antenna_gain_dbi", 0)
+        spec = NodeSpec(
+            index=index,
+            id=node_id,
+            name=name,
+            profile=group.profile,
+            link=group.link,
+            station=Station(name, _place(scenario, seed, name), gain),
+            hw=hw,
+            files={"/config.json": home / "config.json", "/board.json": home / "board.json"},
+            nvs={"citymote": {"key": key.hex(), "epoch": 0, "ceiling": 0}},
+            world=home / "world.bin",
+            folder=home,
+            power_on=round(chance.uniform(seed, "power_on", name) * scenario.head.power_on_s * 1e6),
+            cuts=_cuts(scenario, name, hours),
+            flash=1 << 20 if group.flash == "image" else 0,
+        )
+        made.append(Member(spec, group, key))
+    return made
+
+
+def registry(members: Iterable[Member]) -> str:
+    """nodes.toml of the gateway."""
+    blocks = []
+    for m in members:
+        lat, lon = m.spec.station.place
+        blocks.append(
+            f'[[node]]\nid = {m.spec.id}\nname = "{m.spec.name}"\nkey = "{m.key.hex()}"\nepoch = 0\nprofile = "{m.spec.profile}"\n'
+            f'interval_s = {m.group.report_s}\nlat = {lat}\nlon = {lon}\nvisibility = "{m.group.visibility}"\n'
+        )
+    return "\n".join(blocks)
+
+
+def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int], root: str = "city") -> str:
+    """gateway.toml beside nodes.toml (CONTRACTS: GATEWAY owns the parser)."""
+    euis = ", ".join(f'"{r.eui}"' for r in scenario.receivers)
+    host, port = broker
+    lora = (
+        f'[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:{udp_port}"\nallow = [{euis}]\n\n'
+        if scenario.receivers
+        else ""
+    )
+    return (
+        f'[gateway]\nid = "gw-1"\nstore = "gateway.db"\nregistry = "nodes.toml"\nclock = "{"forwarder" if scenario.receivers else "host"}"\n\n'
+        f'{lora}[link.wifi]\nkind = "mqtt"\nbroker = "{host}:{port}"\n\n'
+        f'[output.city]\nkind = "mqtt"\nbroker = "{host}:{port}"\nroot = "{root}"\nformats = ["native", "senml"]\n'
+    )

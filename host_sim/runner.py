@@ -1,0 +1,299 @@
+"""Plays a scenario end to end: nodes on the real VM, simulated air, the real gateway, a real broker; and counts what arrived."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from host_sim import chance, provision
+from host_sim import compile as mpy
+from host_sim.air import Air, Fade, Station
+from host_sim.broker import Broker, reachable
+from host_sim.collect import Collector
+from host_sim.fleet import Fleet
+from host_sim.forwarder import Forwarder, GatewaySilent
+from host_sim.gateway_process import GatewayError, GatewayProcess
+from host_sim.node import Node
+from host_sim.receiver import Receiver
+from host_sim.scenario import Scenario, load, unix
+from host_sim.truth import Truth, delivered_hash
+from host_sim.wifi import Bridge, BrokerUnreachable
+from host_sim.zygote import Zygote
+
+HOUR_US = provision.HOUR_US
+DRAIN_STEP_US = 900_000_000
+ROOT = "city"
+
+OnEvent = Callable[[dict[str, Any]], None]
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both directions."""
+
+    scenario: str
+    seed: int
+    nodes: int
+    virtual_s: float
+    wall_s: float
+    sampled: int
+    delivered: int
+    lost: int
+    duplicates: int
+    frames: int
+    bytes_on_air: int
+    airtime_ms: int
+    alarms: int
+    result_hash: str
+    drain_s: float
+    boots: int
+    power_cuts: int
+    resets: dict[str, int]
+    frames_down: int
+    frames_wifi: int
+    wifi_unanswered: int
+    collisions: int
+    lossy: int
+    too_weak: int
+    duty_violations: list[str]
+    downlinks_refused: dict[str, int]
+    gateway_refusals: dict[str, int]
+    unaccounted: int
+    at_repl: list[str]
+    per_node: dict[str, dict[str, Any]]
+    lost_examples: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def _address(broker: str) -> tuple[str, int]:
+    host, _, port = broker.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise BrokerUnreachable(f'broker "{broker}" is not HOST:PORT')
+    if not reachable(host, int(port)):
+        raise BrokerUnreachable(f"no MQTT broker answers at {host}:{port}; next: start it, or leave --broker out")
+    return host, int(port)
+
+
+def _free_udp_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def run(
+    scenario: str | Scenario,
+    *,
+    hours: float | None = None,
+    nodes: int | None = None,
+    seed: int | None = None,
+    broker: str | None = None,
+    on_event: OnEvent | None = None,
+    progress: Progress | None = None,
+    keep: Path | None = None,
+    gateway_command: list[str] | None = None,
+) -> Result:
+    """Play `scenario` (a shipped name, a .toml path, or a Scenario) and return what came of it.
+
+    hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded. on_event gets
+    dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, message {topic, payload}. progress gets
+    {virtual_s, total_s, frames, sampled}, a few times a second. keep: folder that receives consoles, logs and the gateway's
+    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BrokerUnreachable,
+    BrokerError, GatewayError, FleetError, CompileError; whatever happens, nothing it started is left running.
+    """
+    plan = load(scenario) if isinstance(scenario, str) else scenario
+    hours = plan.head.hours if hours is None else hours
+    seed = plan.head.seed if seed is None else seed
+    with ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="citymote-"))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if keep is not None:
+            stack.callback(_keep, folder, keep)
+        return _Run(plan, hours, nodes, seed, folder, stack, on_event or (lambda _e: None), progress).play(broker, gateway_command)
+
+
+def _keep(folder: Path, keep: Path) -> None:
+    shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("flash.img", "world.bin", "notify.sock"))
+
+
+class _Run:
+    def __init__(
+        self,
+        plan: Scenario,
+        hours: float,
+        count: int | None,
+        seed: int,
+        folder: Path,
+        stack: ExitStack,
+        on_event: OnEvent,
+        progress: Progress | None,
+    ) -> None:
+        self.plan, self.seed, self.folder, self.stack = plan, seed, folder, stack
+        self.on_event, self.progress = on_event, progress
+        self.end = round(hours * HOUR_US)
+        self.hours = hours
+        self.unix0 = unix(plan.head.start)
+        self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder)
+        self.truth = Truth(self.unix0 + round(hours * 3600))
+        self.rows: dict[str, int] = {m.spec.name: 0 for m in self.members}
+
+    def play(self, broker: str | None, gateway_command: list[str] | None) -> Result:
+        started = time.monotonic()
+        rom = mpy.compiled(mpy.firmware_root())
+        address = _address(broker) if broker else self._broker()
+        udp = _free_udp_port()
+        (self.folder / "nodes.toml").write_text(provision.registry(self.members))
+        config = self.folder / "gateway.toml"
+        config.write_text(provision.gateway_config(self.plan, udp_port=udp, broker=address, root=ROOT))
+        collector = Collector(*address, ROOT)
+        collector.on_message = lambda topic, payload: self.on_event({"event": "message", "topic": topic, "payload": payload})
+        collector.start()
+        self.stack.callback(collector.stop)
+        gateway = GatewayProcess(config, command=gateway_command)
+        self.stack.callback(gateway.kill)
+        fleet = self._fleet(rom, udp, address)
+        self.on_event({"event": "ready", "broker": address, "root": ROOT, "nodes": [m.spec for m in self.members]})
+        try:
+            fleet.run_to(self.end)
+            drained = self._drain(fleet, collector)
+        except GatewaySilent as e:
+            raise GatewayError(f"{'the gateway died' if gateway.dead else e}\n{gateway.tail()}") from e
+        fleet.close()
+        code = gateway.stop()
+        if code:
+            raise GatewayError(f"the gateway ended with code {code}\n{gateway.tail()}")
+        self._settle(collector)
+        return self._result(fleet, collector, drained, time.monotonic() - started)
+
+    def _broker(self) -> tuple[str, int]:
+        embedded = Broker()
+        self.stack.callback(embedded.close)
+        return embedded.host, embedded.port
+
+    def _fleet(self, rom: Path, udp: int, address: tuple[str, int]) -> Fleet:
+        fades = tuple(
+            Fade(round(x.from_h * HOUR_US), round(x.to_h * HOUR_US), x.fraction, x.receivers) for x in self.plan.losses
+        )
+        air = Air(self.seed, fades, self.plan.area.shadow_db)
+        receivers = [
+            Receiver(
+                Station(r.name, (r.lat, r.lon), r.gain_dbi, roof=True),
+                bytes.fromhex(r.eui),
+                air,
+                Forwarder(bytes.fromhex(r.eui), ("127.0.0.1", udp)),
+                self.unix0,
+                chance.number(self.seed, "tmst", r.name) & 0xFFFFFFFF,
+            )
+            for r in self.plan.receivers
+        ]
+        wifi = any(m.spec.link == "wifi" for m in self.members)
+        zygote = self.stack.enter_context(Zygote())
+        fleet = Fleet(
+            [Node(m.spec, rom, self.seed) for m in self.members],
+            air,
+            receivers,
+            Bridge(*address) if wifi else None,
+            zygote,
+            end=self.end,
+            probe=self._probe,
+            on_event=self.on_event,
+            on_progress=self._progress,
+        )
+        self.stack.callback(fleet.close)
+        return fleet
+
+    def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
+        self.rows[node.spec.name] += 1
+        self.truth.add(node.spec.name, t2000, row)
+
+    def _progress(self, fleet: Fleet) -> None:
+        if self.progress is not None:
+            self.progress(
+                {
+                    "virtual_s": fleet.now / 1e6,
+                    "total_s": self.end / 1e6,
+                    "frames": fleet.air.stats.frames,
+                    "sampled": len(self.truth.readings),
+                }
+            )
+
+    def _settle(self, collector: Collector, quiet_s: float = 0.7, most_s: float = 15.0) -> bool:
+        """Wait in real time until everything sampled has arrived, or nothing arrives any more; True when complete."""
+        deadline = time.monotonic() + most_s
+        count, since = -1, time.monotonic()
+        while time.monotonic() < deadline:
+            if not self.truth.missing(collector.readings):
+                return True
+            if len(collector.readings) != count:
+                count, since = len(collector.readings), time.monotonic()
+            elif time.monotonic() - since > quiet_s:
+                return False
+            time.sleep(0.05)
+        return False
+
+    def _drain(self, fleet: Fleet, collector: Collector) -> int:
+        """Let the nodes run on until everything sampled before the end has arrived; return the virtual us it took."""
+        self.on_event({"event": "drain", "t": self.end})
+        last = self.end + round(self.plan.head.drain_hours * HOUR_US)
+        now = self.end
+        while not self._settle(collector) and now < last:
+            now = min(now + DRAIN_STEP_US, last)
+            fleet.run_to(now)
+        return now - self.end
+
+    def _result(self, fleet: Fleet, collector: Collector, drained: int, wall: float) -> Result:
+        delivered = dict(collector.readings)
+        missing = self.truth.missing(delivered)
+        stats = fleet.air.stats
+        resets: dict[str, int] = {}
+        refused: dict[str, int] = {}
+        for node in fleet.nodes:
+            for kind, n in node.stats.resets.items():
+                resets[kind] = resets.get(kind, 0) + n
+        for receiver in fleet.receivers:
+            for kind, n in receiver.refused.items():
+                refused[kind] = refused.get(kind, 0) + n
+        known = self.truth.readings
+        extra = sum(1 for k in delivered if k not in known and k[2] < self.truth.end and k[0] in self.rows)
+        return Result(
+            scenario=self.plan.name,
+            seed=self.seed,
+            nodes=len(fleet.nodes),
+            virtual_s=self.end / 1e6,
+            wall_s=round(wall, 2),
+            sampled=len(known),
+            delivered=len(known) - len(missing),
+            lost=len(missing),
+            duplicates=len(collector.repeats) if hasattr(collector.repeats, "__len__") else int(collector.repeats),
+            frames=stats.frames,
+            bytes_on_air=stats.bytes,
+            airtime_ms=round(stats.airtime_us / 1000),
+            alarms=len(collector.alarms) if hasattr(collector.alarms, "__len__") else int(collector.alarms),
+            result_hash=delivered_hash(fleet.air.log.digest(), delivered, self.truth.end),
+            drain_s=drained / 1e6,
+            boots=sum(n.stats.boots for n in fleet.nodes),
+            power_cuts=sum(n.stats.cuts for n in fleet.nodes),
+            resets=resets,
+            frames_down=stats.down_frames,
+            frames_wifi=sum(n.stats.wifi_frames for n in fleet.nodes),
+            wifi_unanswered=fleet.bridge.unanswered if fleet.bridge else 0,
+            collisions=stats.collisions,
+            lossy=stats.faded,
+            too_weak=stats.weak,
+            duty_violations=stats.duty_violations,
+            downlinks_refused=refused,
+            gateway_refusals=dict(getattr(collector, "rejects", {})),
+            unaccounted=extra,
+            at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
+            per_node={n.spec.name: {"profile": n.spec.profile, "rows": self.rows[n.spec.name]} | dataclasses.asdict(n.stats) for n in fleet.nodes},
+            lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
+        )

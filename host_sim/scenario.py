@@ -1,0 +1,227 @@
+"""Scenario files (scenarios/*.toml): which nodes, where, what goes wrong when. `load` is strict; the schema is below."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from host_sim import compile as mpy
+from host_sim.schema import SchemaError, nearest, read
+from host_sim.worlds import WORLDS
+
+FOLDER = Path(__file__).resolve().parent / "scenarios"
+
+
+class ScenarioError(SchemaError):
+    """Unknown scenario, or a file that does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """[scenario]: start is the UTC instant of virtual second 0; drain_hours the longest drain after `hours`."""
+
+    description: str
+    start: datetime
+    hours: float = 24.0
+    seed: int = 1
+    drain_hours: float = 6.0
+    power_on_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """[area]: nodes stand within radius_m of lat, lon."""
+
+    lat: float
+    lon: float
+    radius_m: float = 1500.0
+    shadow_db: float = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverSpec:
+    """[[receiver]]: a concentrator with its forwarder's EUI (16 hex digits)."""
+
+    name: str
+    eui: str
+    lat: float
+    lon: float
+    gain_dbi: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """[[group]]: `count` nodes named <name>-01 ...; config keys go to the node's config.json as they are."""
+
+    name: str
+    profile: str
+    count: int
+    link: str = "lora"
+    sf: int = 7
+    board: str = "esp32_generic"
+    sample_s: int = 60
+    row_s: int = 300
+    report_s: int = 3600
+    sensors: dict[str, Any] = field(default_factory=dict)
+    alarms: tuple[dict[str, Any], ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    visibility: str = "open"
+    flash: str = "image"
+
+
+@dataclass(frozen=True, slots=True)
+class CutSpec:
+    """[[power_cut]]: the named nodes lose power at at_h for `minutes`; every_h repeats it."""
+
+    nodes: tuple[str, ...]
+    at_h: float
+    minutes: float
+    every_h: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LossSpec:
+    """[[loss]]: between from_h and to_h this fraction of frames is lost on the air (or only at the named receivers)."""
+
+    from_h: float
+    to_h: float
+    fraction: float
+    receivers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WifiDown:
+    """[[wifi_down]]: the access points are away between from_h and to_h."""
+
+    from_h: float
+    to_h: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    name: str
+    head: Head
+    area: Area
+    receivers: tuple[ReceiverSpec, ...]
+    groups: tuple[Group, ...]
+    cuts: tuple[CutSpec, ...]
+    losses: tuple[LossSpec, ...]
+    wifi_down: tuple[WifiDown, ...]
+
+    def members(self, nodes: int | None = None) -> list[tuple[Group, str]]:
+        """(group, node name) for every node; with `nodes`, that many in the scenario's proportions (at least one a group if it can)."""
+        counts = [g.count for g in self.groups]
+        if nodes is not None:
+            if nodes < 1:
+                raise ScenarioError(f"{self.name}: nodes must be at least 1, not {nodes}")
+            total, counts = sum(counts), []
+            left = nodes
+            for i, g in enumerate(self.groups):
+                share = max(1, round(nodes * g.count / total)) if i + 1 < len(self.groups) else left
+                counts.append(min(share, left))
+                left -= counts[-1]
+        return [(g, f"{g.name}-{i + 1:02d}") for g, n in zip(self.groups, counts, strict=True) for i in range(n)]
+
+
+_TABLES = ("scenario", "area", "receiver", "group", "power_cut", "loss", "wifi_down")
+
+
+def known() -> list[str]:
+    """Names of the shipped scenarios."""
+    return sorted(p.stem for p in FOLDER.glob("*.toml"))
+
+
+def load(name: str) -> Scenario:
+    """Read a shipped scenario by name, or any file by a path that ends in .toml. Raises ScenarioError."""
+    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise ScenarioError(f'unknown scenario "{name}"{nearest(name, known())}; known: {", ".join(known())}') from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ScenarioError(f"{path}: not TOML: {e}") from e
+    try:
+        return parse(path.stem, table, str(path))
+    except ScenarioError:
+        raise
+    except SchemaError as e:
+        raise ScenarioError(str(e)) from e
+
+
+def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
+    """Check a scenario table against the schema. Raises SchemaError naming file and key."""
+    for key in table:
+        if key not in _TABLES:
+            raise ScenarioError(f'{file}: unknown table "{key}"{nearest(key, _TABLES)}')
+    for key in ("scenario", "area", "group"):
+        if key not in table:
+            raise ScenarioError(f'{file}: table "{key}" is missing')
+
+    def many(key: str, cls: type[Any]) -> tuple[Any, ...]:
+        rows = table.get(key, [])
+        if not isinstance(rows, list):
+            raise ScenarioError(f"{file}: write [[{key}]], not [{key}]")
+        return tuple(read(cls, row, f"{file}: [[{key}]] number {i + 1}") for i, row in enumerate(rows))
+
+    head = read(Head, table["scenario"], f"{file}: [scenario]")
+    if head.start.tzinfo is None:
+        raise ScenarioError(f'{file}: [scenario]: "start" needs a time zone (write ...Z)')
+    scenario = Scenario(
+        name,
+        head,
+        read(Area, table["area"], f"{file}: [area]"),
+        many("receiver", ReceiverSpec),
+        many("group", Group),
+        many("power_cut", CutSpec),
+        many("loss", LossSpec),
+        many("wifi_down", WifiDown),
+    )
+    _check(scenario, file)
+    return scenario
+
+
+def _check(s: Scenario, file: str) -> None:
+    boards = sorted(p.stem for p in mpy.boards_root().glob("*.toml"))
+    for i, g in enumerate(s.groups):
+        where = f"{file}: [[group]] number {i + 1}"
+        for key, value, allowed in (
+            ("profile", g.profile, list(WORLDS)),
+            ("link", g.link, ["lora", "wifi"]),
+            ("board", g.board, boards),
+            ("flash", g.flash, ["image", "folder"]),
+            ("visibility", g.visibility, ["open", "restricted", "personal"]),
+        ):
+            if value not in allowed:
+                raise ScenarioError(f'{where}: {key} "{value}" is unknown{nearest(value, allowed)}')
+        if not 7 <= g.sf <= 12:
+            raise ScenarioError(f'{where}: "sf" must be 7..12, not {g.sf}')
+        if not 1 <= g.count <= 1000:
+            raise ScenarioError(f'{where}: "count" must be 1..1000, not {g.count}')
+    names = [name for _, name in s.members()]
+    for i, cut in enumerate(s.cuts):
+        for node in cut.nodes:
+            if node not in names:
+                raise ScenarioError(
+                    f'{file}: [[power_cut]] number {i + 1}: node "{node}" is unknown{nearest(node, names)}'
+                )
+    for i, r in enumerate(s.receivers):
+        if len(r.eui) != 16 or any(c not in "0123456789abcdef" for c in r.eui):
+            raise ScenarioError(
+                f'{file}: [[receiver]] number {i + 1}: "eui" must be 16 lower-case hex digits, not "{r.eui}"'
+            )
+    if not s.receivers and any(g.link == "lora" for g in s.groups):
+        raise ScenarioError(f"{file}: LoRa groups need at least one [[receiver]]")
+    for i, loss in enumerate(s.losses):
+        if not 0 <= loss.fraction <= 1 or loss.to_h <= loss.from_h:
+            raise ScenarioError(f"{file}: [[loss]] number {i + 1}: needs 0 <= fraction <= 1 and from_h < to_h")
+        for r in loss.receivers:
+            if r not in [x.name for x in s.receivers]:
+                raise ScenarioError(f'{file}: [[loss]] number {i + 1}: receiver "{r}" is unknown')
+
+
+def unix(moment: datetime) -> int:
+    return int(moment.astimezone(UTC).timestamp())

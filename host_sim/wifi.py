@@ -1,0 +1,67 @@
+"""WiFi nodes' way to the gateway: sockets of the VMs -> virtual broker -> the real broker, and the answers back."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import defaultdict
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+UP, DOWN = "citymote/v1/up/", "citymote/v1/down/"
+
+
+class BrokerUnreachable(Exception):
+    """No MQTT broker at host:port; the text says which."""
+
+
+class Bridge:
+    """The link to the real broker. wait_s: longest real wait for the gateway's answer to an uplink."""
+
+    def __init__(self, host: str, port: int, wait_s: float = 5.0) -> None:
+        self._wait_s = wait_s
+        self._down: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self._held: dict[str, list[bytes]] = defaultdict(list)
+        self.unanswered = 0
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="citymote-sim-wifi")
+        self._client.on_message = lambda _c, _u, m: self._down.put((m.topic, bytes(m.payload)))
+        ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._client.on_connect = self._subscribe
+        self._client.on_subscribe = lambda *_: ready.put(True)
+        try:
+            self._client.connect(host, port, keepalive=60)
+        except OSError as e:
+            raise BrokerUnreachable(f"no MQTT broker at {host}:{port} ({e})") from e
+        self._client.loop_start()
+        try:
+            ready.get(timeout=10)
+        except queue.Empty as e:
+            self._client.loop_stop()
+            raise BrokerUnreachable(f"the MQTT broker at {host}:{port} does not answer SUBSCRIBE") from e
+
+    @staticmethod
+    def _subscribe(client: mqtt.Client, *_: object) -> None:
+        client.subscribe(DOWN + "#", 0)
+
+    def exchange(self, topic: str, payload: bytes) -> list[tuple[str, bytes]]:
+        """Publish an uplink; return the (topic, payload) the gateway sent that node until its first answer, bounded."""
+        self._client.publish(topic, payload, 0)
+        if not topic.startswith(UP):
+            return []
+        answer = DOWN + topic[len(UP) :]
+        found = [(answer, p) for p in self._held.pop(answer, [])]
+        deadline = time.monotonic() + self._wait_s
+        while True:
+            try:
+                got, data = self._down.get(timeout=max(deadline - time.monotonic(), 0.001))
+            except queue.Empty:
+                self.unanswered += 1
+                return found
+            if got == answer:
+                return [*found, (got, data)]
+            self._held[got].append(data)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()

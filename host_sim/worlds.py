@@ -1,0 +1,163 @@
+"""What happens around each node: real series (data/, attribution there), shifted by whole days per node, or a seeded model.
+
+Time of day is kept: virtual second 0 is midnight of some day of the data. Every world covers `hours` and six more.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from host_sim import chance
+from host_sim.series import Point, Series
+
+DATA = Path(__file__).resolve().parent / "data"
+DAY = 86_400
+MARGIN_S = 6 * 3600
+World = dict[str, Series]
+PARKING_CAPACITY = 1920  # "Shopping", UCI data set 482
+BIN_EMPTY_MM, BIN_FULL_MM = 1000, 200
+
+
+@functools.cache
+def _columns(name: str) -> tuple[dict[str, float | None], ...]:
+    with (DATA / name).open(newline="") as f:
+        return tuple({k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(f))
+
+
+def _window(name: str, column: str, seconds: float, *seed: object) -> list[Point]:
+    """Points of a column from midnight of a day chosen by seed, time counted from there; missing values left out."""
+    rows = _columns(name)
+    first, last = rows[0]["t"] or 0, rows[-1]["t"] or 0
+    midnight = math.ceil(first / DAY)
+    days = int((last - seconds) // DAY) - midnight + 1
+    if days < 1:
+        raise ValueError(f"{name} covers {(last - first) / 3600:.0f} h, the scenario needs {seconds / 3600:.0f} h")
+    start = (midnight + int(chance.uniform(*seed, name, "day") * days)) * DAY
+    points = []
+    for row in rows:
+        t, v = row["t"], row[column]
+        if t is not None and v is not None and start - 7200 <= t <= start + seconds + 7200:
+            points.append((t - start, v))
+    return points
+
+
+def _scaled(points: list[Point], factor: float, offset: float = 0.0) -> Series:
+    return Series([(t, max(v * factor + offset, 0.0)) for t, v in points])
+
+
+def weather(seconds: float, *seed: object) -> World:
+    """Temperature, pressure (Beijing, hourly) and humidity (from temperature and dew point, Magnus formula)."""
+    temp = _window("air_beijing.csv", "temp", seconds, *seed)
+    dew = Series(_window("air_beijing.csv", "dewp", seconds, *seed))
+    shade = 0.6 * chance.gauss(*seed, "shade")
+
+    def magnus(c: float) -> float:
+        return math.exp(17.62 * c / (243.12 + c))
+
+    humid = [(t, min(100.0, 100 * magnus(dew.at(t)) / magnus(v))) for t, v in temp]
+    return {
+        "temperature": Series([(t, v + shade) for t, v in temp]),
+        "humidity": Series(humid),
+        "pressure": Series(_window("air_beijing.csv", "pres", seconds, *seed)),
+        "battery_voltage": Series([(0.0, 3.9 + 0.2 * chance.uniform(*seed, "battery"))]),
+        "tilt": Series([(0.0, 1.0 + 2 * chance.uniform(*seed, "tilt"))]),
+    }
+
+
+def air_quality(seconds: float, *seed: object) -> World:
+    """Particles (Beijing, hourly). PM1 is not in the data: 0.7 of PM2.5, a usual urban ratio."""
+    local = 0.85 + 0.3 * chance.uniform(*seed, "local")
+    pm25 = _window("air_beijing.csv", "pm25", seconds, *seed)
+    pm10 = _window("air_beijing.csv", "pm10", seconds, *seed)
+    particles = {"pm1": _scaled(pm25, 0.7 * local), "pm25": _scaled(pm25, local), "pm10": _scaled(pm10, local)}
+    return weather(seconds, *seed) | particles
+
+
+def noise(seconds: float, *seed: object) -> World:
+    """Seeded street noise (DECISIONS.md "noise"): diurnal background, slow wander, single vehicles; a point every 10 s."""
+    rng = chance.stream(*seed, "noise")
+    quiet = 42 + 6 * chance.uniform(*seed, "street")
+    wander, points, passing = 0.0, [], 0.0
+    for i in range(int(seconds // 10) + 1):
+        hour = i * 10 / 3600 % 24
+        traffic = max(0.05, 0.5 - 0.5 * math.cos(2 * math.pi * (hour - 3) / 24) + 0.25 * math.exp(-((hour - 8) ** 2)))
+        wander = 0.97 * wander + rng.gauss(0, 0.5)
+        passing *= 0.45
+        if rng.random() < 0.25 * traffic:
+            passing = max(passing, rng.uniform(6, 17))
+        points.append((i * 10.0, quiet + 16 * traffic + wander + passing))
+    return weather(seconds, *seed) | {"laeq": Series(points)}
+
+
+def water_meter(seconds: float, *seed: object) -> World:
+    """A building of 12 to 30 flats: the Naples flat on as many different days, summed; one pulse per litre."""
+    flats = 12 + int(19 * chance.uniform(*seed, "flats"))
+    start = 1000 + int(chance.uniform(*seed, "index") * 90_000)
+    curves = []
+    for flat in range(flats):
+        points = _window("water_naples.csv", "volume_l", seconds, *seed, flat)
+        base = Series(points).at(0.0)
+        curves.append({t: v - base for t, v in points if t >= 0})
+    times = sorted(set.intersection(*(set(c) for c in curves)))
+    total = [(t, sum(c[t] for c in curves)) for t in times]
+    flow = [(t0, (v1 - v0) / (t1 - t0) * 3600) for (t0, v0), (t1, v1) in zip(total, total[1:], strict=False)]
+    return weather(seconds, *seed) | {
+        "water_pulses": Series([(t, start + v) for t, v in total]),
+        "water_flow": Series(flow, linear=False),
+    }
+
+
+def parking(seconds: float, *seed: object) -> World:
+    """One bay of the Birmingham car park (DECISIONS.md "parking"): occupied with the probability its occupancy gives."""
+    curve = Series(
+        [
+            (t, min(0.98, max(0.02, v / PARKING_CAPACITY)))
+            for t, v in _window("parking_birmingham.csv", "occupancy", seconds, *seed)
+        ]
+    )
+    rng = chance.stream(*seed, "bay")
+    t, occupied = 0.0, rng.random() < curve.at(0.0)
+    events: list[Point] = [(0.0, float(occupied))]
+    stay = 5400 * math.exp(0.4 * chance.gauss(*seed, "stay"))
+    while t < seconds:
+        p = curve.at(t)
+        mean = stay if occupied else stay * (1 - p) / p
+        t += max(20.0, rng.expovariate(1 / mean))
+        occupied = not occupied
+        events.append((round(t, 1), float(occupied)))
+    return weather(seconds, *seed) | {"occupied": Series(events, linear=False)}
+
+
+def bin_fill(seconds: float, *seed: object) -> World:
+    """A litter bin of Edinburgh: fills evenly up to the level found at each collection, then starts from what was left."""
+    rows = _columns("bin_edinburgh.csv")
+    bins = sorted({row["bin"] for row in rows}, key=str)
+    mine = [r for r in rows if r["bin"] == bins[int(chance.uniform(*seed, "bin") * len(bins))]]
+    first, last = mine[0]["t"] or 0, mine[-1]["t"] or 0
+    start = (
+        math.ceil(first / DAY) * DAY + int(chance.uniform(*seed, "day") * max(1, (last - first - seconds) // DAY)) * DAY
+    )
+    points: list[Point] = []
+    for row in mine:
+        t = (row["t"] or 0) - start
+        for at, fill in ((t, row["fill_before"] or 0), (t + 60, row["fill_after"] or 0)):
+            points.append((at, BIN_EMPTY_MM - (BIN_EMPTY_MM - BIN_FULL_MM) * fill / 100))
+    return weather(seconds, *seed) | {"distance": Series(points)}
+
+
+WORLDS: dict[str, Callable[..., World]] = {
+    "air_quality": air_quality,
+    "noise": noise,
+    "water_meter": water_meter,
+    "parking": parking,
+    "bin_fill": bin_fill,
+}
+
+
+def build(profile: str, hours: float, seed: int, node: str) -> World:
+    """The world of one node: its profile's series over `hours` and MARGIN_S more. KeyError for an unknown profile."""
+    return WORLDS[profile](hours * 3600 + MARGIN_S, seed, node)

@@ -1,0 +1,128 @@
+"""Forks node VMs: imports the MicroPython extension once, then one fork per boot (1 to 3 ms, half a MiB each).
+
+Runs as `python -m host_sim.zygote FD`. Over the inherited socket: one JSON request per message, descriptors attached,
+one JSON answer each. {"spawn": [argv], "fds": n} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
+Children die with the zygote, and the zygote ends when its socket closes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+LINE_FD = 10
+
+
+class Zygote:
+    """Handle on a zygote process. Use as a context manager; close() kills every VM that is left."""
+
+    def __init__(self) -> None:
+        self._sock, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with child:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "host_sim.zygote", str(child.fileno())],
+                pass_fds=[child.fileno()],
+                start_new_session=True,  # a Ctrl-C at the terminal is the runner's business
+                stdin=subprocess.DEVNULL,
+                cwd=Path(__file__).resolve().parent.parent,
+                env={**os.environ, "TZ": "UTC"},
+            )
+
+    def spawn(self, argv: list[str], console: int) -> tuple[int, socket.socket]:
+        """Start a VM with `argv` (micropython's own); return its pid and our end of its line (fd LINE_FD there)."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._sock, [json.dumps({"spawn": argv}).encode()], [theirs.fileno(), console])
+        return self._answer()["pid"], ours
+
+    def kill(self, pid: int) -> int:
+        """SIGKILL a VM this zygote started and reap it; return its wait status."""
+        self._sock.send(json.dumps({"kill": pid}).encode())
+        return self._answer()["status"]
+
+    def _answer(self) -> dict[str, int]:
+        data = self._sock.recv(4096)
+        if not data:
+            raise ChildProcessError(f"the zygote process ended with code {self._process.wait()}")
+        return json.loads(data)
+
+    def close(self) -> None:
+        self._sock.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Zygote:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def die_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _become_vm(argv: list[str], line: int, console: int) -> None:
+    parent = os.getppid()
+    die_with_parent()
+    if os.getppid() != parent:
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(console, 1)
+    os.dup2(console, 2)
+    os.dup2(line, LINE_FD)
+    os.set_inheritable(LINE_FD, True)
+    os.closerange(3, LINE_FD)
+    os.closerange(LINE_FD + 1, 64)
+    from micropython_run import run_main
+
+    os._exit(run_main(argv) or 0)
+
+
+def serve(sock: socket.socket) -> None:
+    """Answer requests until the other end closes, then kill and reap what still runs."""
+    import micropython_run  # noqa: F401  (loaded once, shared by every fork)
+
+    children: set[int] = set()
+    while True:
+        data, fds, _, _ = socket.recv_fds(sock, 65536, 2)
+        if not data:
+            break
+        request = json.loads(data)
+        if "spawn" in request:
+            pid = os.fork()
+            if not pid:
+                try:
+                    _become_vm(request["spawn"], *fds)
+                finally:
+                    os._exit(70)
+            children.add(pid)
+            for fd in fds:
+                os.close(fd)
+            sock.send(json.dumps({"pid": pid}).encode())
+        else:
+            pid = request["kill"]
+            os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+            children.discard(pid)
+            sock.send(json.dumps({"status": status}).encode())
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    serve(socket.socket(fileno=int(sys.argv[1])))
