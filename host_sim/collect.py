@@ -40,15 +40,6 @@ def raw_of(quantity: str, value: float, unit: str) -> int:
     return round((value * factor + summand) / 10.0 ** row[EXPONENT]) - row[OFFSET]
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """One MQTT message as the city sees it. `retained` tells a stored message from a live one."""
-
-    topic: str
-    payload: bytes
-    retained: bool
-
-
 @dataclass
 class Books:
     """What arrived. `repeats` counts readings that came again under the same id; `strange` lists what could not be read."""
@@ -59,21 +50,26 @@ class Books:
     messages: int = 0
     alarms: int = 0
     active_alarms: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rejects: dict[str, int] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
 
-    def take(self, root: str, arrival: Arrival) -> None:
-        """Enter one message."""
+    def take(self, topic: str, payload: bytes, root: str) -> None:
+        """Enter one message of the tree below `root`; what cannot be read is kept in `strange`."""
         self.messages += 1
-        parts = arrival.topic.split("/")
-        if len(parts) < 5 or parts[:3] != [root, "v1", "node"]:
+        parts = topic.split("/")
+        if len(parts) < 5 or parts[:2] != [root, "v1"]:
             return
         try:
-            if parts[4] == "senml":
-                self._pack(parts[3], json.loads(arrival.payload))
-            elif parts[4] == "alert" and not arrival.retained:
-                self._alert(f"{parts[3]}/{parts[5]}", arrival.payload)
+            match parts[2], parts[4]:
+                case "node", "senml":
+                    self._pack(parts[3], json.loads(payload))
+                case "node", "alert":
+                    self._alert(f"{parts[3]}/{parts[5]}", payload)
+                case "gw", "reject":
+                    reason = json.loads(payload)["reason"]
+                    self.rejects[reason] = self.rejects.get(reason, 0) + 1
         except (ValueError, KeyError, TypeError, IndexError) as e:
-            self.strange.append(f"{arrival.topic}: {type(e).__name__}: {e}")
+            self.strange.append(f"{topic}: {type(e).__name__}: {e}")
 
     def _pack(self, node: str, records: list[dict[str, Any]]) -> None:
         """Resolve base fields as RFC 8428 section 4.6 says."""
@@ -101,21 +97,42 @@ class Books:
 
 
 class Collector:
-    """Subscribes to `<root>/#` on HOST:PORT with QoS 1 and keeps `books`; on_message sees every arrival.
+    """Subscribes to `<root>/#` on HOST:PORT with QoS 1 and keeps `books`; on_message(topic, payload) sees every message.
 
-    `offline` is set when the gateway says good-bye: nothing of it follows then.
+    What the broker had retained before the subscription is not news and is left out. `offline` is set when the gateway says
+    good-bye: nothing of it follows then.
     """
 
-    def __init__(self, host: str, port: int, root: str = "city", on_message: Callable[[Arrival], None] | None = None):
+    def __init__(self, host: str, port: int, root: str = "city") -> None:
         self.books = Books()
         self.offline = threading.Event()
+        self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._root, self._host, self._port = root, host, port
-        self._on_message = on_message
         self._ready = threading.Event()
         self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"citymote-collector-{id(self):x}")
         self._client.on_connect = self._connected
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._arrived
+
+    @property
+    def readings(self) -> dict[Reading, int]:
+        """Raw value by (node name, quantity, Unix seconds)."""
+        return self.books.readings
+
+    @property
+    def repeats(self) -> int:
+        """Readings that came more than once."""
+        return self.books.repeats
+
+    @property
+    def alarms(self) -> int:
+        """Alarms raised."""
+        return self.books.alarms
+
+    @property
+    def rejects(self) -> dict[str, int]:
+        """Refusals the gateway published, by reason."""
+        return self.books.rejects
 
     def start(self, timeout: float = 10.0) -> None:
         """Connect and wait until the subscription stands. Raises OSError or TimeoutError."""
@@ -134,10 +151,10 @@ class Collector:
         client.subscribe(f"{self._root}/#", qos=1)
 
     def _arrived(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        arrival = Arrival(message.topic, message.payload, message.retain)
-        self.books.take(self._root, arrival)
-        if message.topic.startswith(f"{self._root}/v1/gw/") and message.topic.endswith("/state"):
-            if message.payload == b"offline" and not message.retain:
-                self.offline.set()
-        if self._on_message is not None:
-            self._on_message(arrival)
+        if message.retain:
+            return
+        payload = bytes(message.payload)
+        self.books.take(message.topic, payload, self._root)
+        if payload == b"offline" and message.topic.startswith(f"{self._root}/v1/gw/"):
+            self.offline.set()
+        self.on_message(message.topic, payload)

@@ -1,0 +1,56 @@
+"""`citymote`: the technician's and operator's command. One file per verb; the verb's module is loaded when it is called."""
+
+import importlib
+import sys
+
+import click
+
+VERBS = {
+    "bench": ("tools.bench", "measure: bytes on air, code size"),
+    "demo": ("tools.demo", "a simulated district, readings arriving on MQTT"),
+    "gateway": ("tools.gateway", "run and check the gateway service"),
+    "sim": ("tools.sim", "play scenarios with simulated nodes on the real VM"),
+}
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported on use, so that `citymote gateway` does not pay for the simulator."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        return importlib.import_module(VERBS[cmd_name][0]).command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, VERBS[name][1]) for name in sorted(VERBS)])
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="citymote")
+def cli() -> None:
+    """Firmware framework for city sensor nodes, a gateway, and a simulator of both.
+
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no device, 4 refused by the device, 5 verification differs, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Entry point: turns Ctrl-C into exit code 130."""
+    try:
+        sys.exit(cli(standalone_mode=False) or 0)
+    except click.exceptions.Exit as e:
+        sys.exit(e.exit_code)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""`citymote sim`: play a scenario with simulated nodes on the real VM, and tell what arrived on MQTT."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from host_sim.broker import BrokerError
+from host_sim.compile import CompileError
+from host_sim.fleet import FleetError
+from host_sim.gateway_process import GatewayError
+from host_sim.runner import Result, run
+from host_sim.scenario import ScenarioError, known, load
+from host_sim.wifi import BrokerUnreachable
+from tools.report import FAILED, USAGE, document, fail, split_hint
+
+REFUSALS: dict[type[Exception], tuple[str, int]] = {
+    ScenarioError: ("bad_scenario", USAGE),
+    BrokerUnreachable: ("no_broker", FAILED),
+    BrokerError: ("no_broker", FAILED),
+    GatewayError: ("gateway", FAILED),
+    FleetError: ("simulator", FAILED),
+    CompileError: ("firmware", FAILED),
+}
+
+
+def refuse(e: Exception, *, as_json: bool) -> None:
+    """Report a failure of the runner by its name and leave; anything unforeseen goes on as a traceback."""
+    for kind, (name, code) in REFUSALS.items():
+        if isinstance(e, kind):
+            text, hint = split_hint(str(e))
+            fail(name, text, hint=hint, as_json=as_json, code=code)
+    raise e
+
+
+def short(result: Result) -> str:
+    """The result in words, a few lines."""
+    per_reading = result.bytes_on_air / result.delivered if result.delivered else 0.0
+    return (
+        f"{result.nodes} nodes, {result.virtual_s / 3600:g} virtual hours in {result.wall_s:.1f} s of wall time\n"
+        f"readings   sampled {result.sampled}  delivered {result.delivered}  lost {result.lost}  duplicates {result.duplicates}\n"
+        f"frames     {result.frames} on LoRa ({result.frames_down} down), {result.frames_wifi} over WiFi, "
+        f"{result.collisions} collided, {result.lossy} lost to the lossy stretch\n"
+        f"air        {result.bytes_on_air} bytes, {per_reading:.2f} bytes per reading, {result.airtime_ms / 1000:.1f} s on air\n"
+        f"nodes      {result.boots} boots, {result.power_cuts} power cuts, {result.alarms} alarms raised\n"
+        f"hash       {result.result_hash}"
+    )
+
+
+def verdict(result: Result) -> int:
+    """0 only when every reading arrived once, with the value the node had."""
+    return 1 if result.lost or result.duplicates or not result.sampled or result.at_repl else 0
+
+
+@click.group("sim")
+def command() -> None:
+    """Play scenarios: nodes on the real MicroPython VM, simulated air, the real gateway, a real broker."""
+
+
+@command.command("list")
+def list_scenarios() -> None:
+    """Name the shipped scenarios."""
+    for name in known():
+        click.echo(f"{name:12} {load(name).head.description}")
+
+
+@command.command("run")
+@click.argument("scenario")
+@click.option("--hours", type=click.FloatRange(0.1, 24 * 400), help="Virtual hours instead of the scenario's.")
+@click.option("--nodes", type=click.IntRange(1, 2000), help="Number of nodes, in the scenario's proportions.")
+@click.option("--seed", type=click.IntRange(0, 2**31), help="Same seed, same result hash.")
+@click.option("--broker", metavar="HOST:PORT", help="Play on a running MQTT broker instead of the embedded one.")
+@click.option(
+    "--keep", type=click.Path(path_type=Path), help="Folder that receives consoles, logs and the gateway's store."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def run_scenario(
+    scenario: str,
+    hours: float | None,
+    nodes: int | None,
+    seed: int | None,
+    broker: str | None,
+    keep: Path | None,
+    as_json: bool,
+) -> None:
+    """Play SCENARIO (a shipped name, see `citymote sim list`, or a .toml file). Exit code 0 only if nothing was lost."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[tail]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(f"sim {scenario}", total=None, tail="")
+
+        def progress(p: dict[str, Any]) -> None:
+            tail = f"{p['frames']} frames, {p['sampled']} readings"
+            bar.update(task, total=p["total_s"], completed=p["virtual_s"], tail=tail)
+
+        try:
+            result = run(scenario, hours=hours, nodes=nodes, seed=seed, broker=broker, keep=keep, progress=progress)
+        except tuple(REFUSALS) as e:
+            bar.stop()
+            refuse(e, as_json=as_json)
+            return
+    if as_json:
+        document(result.as_dict())
+    else:
+        click.echo(short(result))
+    for example in result.lost_examples:
+        print(f"lost: {example}", file=sys.stderr)
+    sys.exit(verdict(result))
