@@ -12,6 +12,7 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from motewire.quantities import EXPONENT, KEY, OFFSET, QUANTITIES, UNIT
+from paho.mqtt.enums import CallbackAPIVersion
 
 # SenML primary unit (RFC 8428, RFC 8798) -> unit of our registry: factor and summand
 _FROM_PRIMARY: dict[tuple[str, str], tuple[float, float]] = {
@@ -28,16 +29,16 @@ _FROM_PRIMARY: dict[tuple[str, str], tuple[float, float]] = {
     ("1/m3", "1/cm3"): (1e-6, 0.0),
     ("dBW", "dBm"): (1.0, 30.0),
 }
-_BY_KEY = {row[KEY]: row for row in QUANTITIES}
+_BY_KEY = {str(row[KEY]): (str(row[UNIT]), int(row[EXPONENT]), int(row[OFFSET])) for row in QUANTITIES}
 
 Reading = tuple[str, str, int]  # node name, quantity, Unix seconds
 
 
 def raw_of(quantity: str, value: float, unit: str) -> int:
     """Return the raw integer behind a SenML value. Raises KeyError for a quantity or unit nobody told us of."""
-    row = _BY_KEY[quantity]
-    factor, summand = (1.0, 0.0) if unit == row[UNIT] else _FROM_PRIMARY[unit, row[UNIT]]
-    return round((value * factor + summand) / 10.0 ** row[EXPONENT]) - row[OFFSET]
+    own_unit, exponent, offset = _BY_KEY[quantity]
+    factor, summand = (1.0, 0.0) if unit == own_unit else _FROM_PRIMARY[unit, own_unit]
+    return round((value * factor + summand) / 10.0**exponent) - offset
 
 
 @dataclass
@@ -109,7 +110,7 @@ class Collector:
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._root, self._host, self._port = root, host, port
         self._ready = threading.Event()
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"citymote-collector-{id(self):x}")
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"citymote-collector-{id(self):x}")
         self._client.on_connect = self._connected
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.on_message = self._arrived

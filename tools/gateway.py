@@ -1,0 +1,32 @@
+"""`citymote gateway`: run or check the gateway service. This process becomes the gateway: signals and exit code are its own."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.group("gateway")
+def command() -> None:
+    """The gateway service: authenticates frames, keeps them safe, forwards MQTT."""
+
+
+def _become(verb: str, config: Path | None, *more: str) -> None:
+    arguments = [sys.executable, "-m", "gateway", verb, *(["--config", str(config)] if config else []), *more]
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)
+
+
+@command.command("run")
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+def run(config: Path) -> None:
+    """Run until SIGTERM: links and outputs of the configuration, one store, READY to systemd."""
+    _become("run", config)
+
+
+@command.command("check")
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+def check(config: Path) -> None:
+    """Check a configuration and its registry without starting anything."""
+    _become("check", config)
