@@ -148,7 +148,7 @@ class Air:
         shadow = self._shadow_db * chance.gauss(self._seed, "shadow", *pair)
         fade = 1.5 * chance.gauss(self._seed, "fade", tx.sender, tx.serial, at.name)
         street = 12.0 if not (source.roof or at.roof) else 0.0  # two street-level antennas see more corners
-        loss = lora.path_loss_db(lora.distance_m(source.place, at.place), tx.mod.freq, shadow + street)
+        loss = lora.path_loss_db(lora.distance_m(source.place, at.place), shadow + street)
         return tx.dbm + source.gain_dbi + at.gain_dbi - loss - fade
 
     def _lost_to_fade(self, tx: Transmission, at: Station) -> bool:

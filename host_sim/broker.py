@@ -36,7 +36,9 @@ class Broker:
 
     def __init__(self, port: int = 0, wait_s: float = 20.0) -> None:
         if port and reachable("127.0.0.1", port, 0.3):
-            raise BrokerError(f"port {port} of 127.0.0.1 is in use; next: name another, or use --broker 127.0.0.1:{port}")
+            raise BrokerError(
+                f"port {port} of 127.0.0.1 is in use; next: name another, or use --broker 127.0.0.1:{port}"
+            )
         self.host, self.port = "127.0.0.1", port or free_port()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host_sim.broker", str(self.port)],
@@ -51,7 +53,9 @@ class Broker:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self._process.kill()
                 _, err = self._process.communicate()
-                raise BrokerError(f"the embedded broker did not start on port {self.port}: {err.decode(errors='replace')[-800:]}")
+                raise BrokerError(
+                    f"the embedded broker did not start on port {self.port}: {err.decode(errors='replace')[-800:]}"
+                )
             time.sleep(0.05)
 
     def close(self) -> None:

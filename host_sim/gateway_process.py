@@ -50,7 +50,9 @@ class GatewayProcess:
             except TimeoutError:
                 pass
             if self._process.poll() is not None:
-                raise GatewayError(f"the gateway ended with code {self._process.returncode} before it was ready\n{self.tail()}")
+                raise GatewayError(
+                    f"the gateway ended with code {self._process.returncode} before it was ready\n{self.tail()}"
+                )
             if time.monotonic() > deadline:
                 raise GatewayError(f"the gateway was not ready after {ready_s:.0f} s\n{self.tail()}")
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from host_sim import chance, compile as mpy, series, worlds
+from host_sim import chance, series, worlds
+from host_sim import compile as mpy
 from host_sim.air import Station
 from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario

@@ -118,11 +118,15 @@ def run(
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if keep is not None:
             stack.callback(_keep, folder, keep)
-        return _Run(plan, hours, nodes, seed, folder, stack, on_event or (lambda _e: None), progress).play(broker, gateway_command)
+        return _Run(plan, hours, nodes, seed, folder, stack, on_event or (lambda _e: None), progress).play(
+            broker, gateway_command
+        )
 
 
 def _keep(folder: Path, keep: Path) -> None:
-    shutil.copytree(folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("flash.img", "world.bin", "notify.sock"))
+    shutil.copytree(
+        folder, keep, dirs_exist_ok=True, ignore=shutil.ignore_patterns("flash.img", "world.bin", "notify.sock")
+    )
 
 
 class _Run:
@@ -155,7 +159,9 @@ class _Run:
         config = self.folder / "gateway.toml"
         config.write_text(provision.gateway_config(self.plan, udp_port=udp, broker=address, root=ROOT))
         collector = Collector(*address, ROOT)
-        collector.on_message = lambda topic, payload: self.on_event({"event": "message", "topic": topic, "payload": payload})
+        collector.on_message = lambda topic, payload: self.on_event(
+            {"event": "message", "topic": topic, "payload": payload}
+        )
         collector.start()
         self.stack.callback(collector.stop)
         gateway = GatewayProcess(config, command=gateway_command)
@@ -169,6 +175,7 @@ class _Run:
             raise GatewayError(f"{'the gateway died' if gateway.dead else e}\n{gateway.tail()}") from e
         fleet.close()
         code = gateway.stop()
+        collector.offline.wait(5)
         if code:
             raise GatewayError(f"the gateway ended with code {code}\n{gateway.tail()}")
         self._settle(collector)
@@ -273,11 +280,11 @@ class _Run:
             sampled=len(known),
             delivered=len(known) - len(missing),
             lost=len(missing),
-            duplicates=len(collector.repeats) if hasattr(collector.repeats, "__len__") else int(collector.repeats),
+            duplicates=collector.repeats,
             frames=stats.frames,
             bytes_on_air=stats.bytes,
             airtime_ms=round(stats.airtime_us / 1000),
-            alarms=len(collector.alarms) if hasattr(collector.alarms, "__len__") else int(collector.alarms),
+            alarms=collector.alarms,
             result_hash=delivered_hash(fleet.air.log.digest(), delivered, self.truth.end),
             drain_s=drained / 1e6,
             boots=sum(n.stats.boots for n in fleet.nodes),
@@ -291,9 +298,12 @@ class _Run:
             too_weak=stats.weak,
             duty_violations=stats.duty_violations,
             downlinks_refused=refused,
-            gateway_refusals=dict(getattr(collector, "rejects", {})),
+            gateway_refusals=dict(collector.rejects),
             unaccounted=extra,
             at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
-            per_node={n.spec.name: {"profile": n.spec.profile, "rows": self.rows[n.spec.name]} | dataclasses.asdict(n.stats) for n in fleet.nodes},
+            per_node={
+                n.spec.name: {"profile": n.spec.profile, "rows": self.rows[n.spec.name]} | dataclasses.asdict(n.stats)
+                for n in fleet.nodes
+            },
             lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
         )

@@ -1,5 +1,6 @@
 """`machine` of the esp32 port: reset and sleep, RTC, watchdog, timers, pins; buses come from hw_bus and hw_i2s."""
 
+# ruff: noqa: E402
 import sys
 
 import sim_clock as _c

@@ -1,5 +1,6 @@
 """`os` with the node's own random source: urandom() must repeat from run to run, and differ from boot to boot."""
 
+# ruff: noqa: E402
 import sys
 
 _path = sys.path[:]

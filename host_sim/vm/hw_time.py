@@ -1,5 +1,6 @@
 """`time` of the esp32 port on the virtual clock: 2000 epoch, int seconds, 8-tuples, 30-bit ticks."""
 
+# ruff: noqa: E402
 import sys
 
 import sim_clock as _c

@@ -3,6 +3,7 @@
 argv[1] is the boot file (JSON, written by host_sim/vm/run.py or the fleet; keys in host_sim/protocol.py).
 """
 
+# ruff: noqa: E402
 import gc
 import json
 import os

@@ -5,13 +5,13 @@ Frame: node id (2 bytes), counter (2), unanswered so far (2). The counter surviv
 
 import asyncio
 import json
+import socket
 import struct
 from random import getrandbits
 
 import esp32
 import machine
 import network
-import socket
 from lora import AsyncSX1262
 from mote.batcher import Batcher
 
@@ -43,7 +43,9 @@ async def sampler(dog):
 
 
 async def lora():
-    radio = AsyncSX1262(lora_cfg={"freq_khz": 868100 + 200 * (config["node"] % 3), "sf": config["sf"], "preamble_len": 8})
+    radio = AsyncSX1262(
+        lora_cfg={"freq_khz": 868100 + 200 * (config["node"] % 3), "sf": config["sf"], "preamble_len": 8}
+    )
     missed = 0
     while True:
         await asyncio.sleep(600)
@@ -80,7 +82,7 @@ async def wifi():
         try:
             head = await asyncio.wait_for(stream.readexactly(2), 5)
             await stream.readexactly(head[1])
-        except asyncio.TimeoutError:
+        except TimeoutError:
             missed += 1
 
 
