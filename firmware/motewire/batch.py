@@ -93,7 +93,7 @@ class Batch:
         """
         if not self.rows:
             raise Malformed
-        if limit - at < 32 and limit - at < 16 + len(self.ids):
+        if limit - at < (20 if self.schema is not None else 20 + 3 * len(self.ids)):  # longest possible heads
             raise Full
         at = cbor.put_head(buf, at, cbor.ARRAY, 5 if ext is None else 6)
         at = self._put_schema(buf, at)
@@ -180,8 +180,7 @@ class Batch:
         rows, n = self.rows, len(self.ids)
         if not rows:
             raise Malformed
-        # worst case: every cell five bytes; checked once instead of at every byte
-        if at + 24 + 3 * n + 5 * (rows * n + rows) + n * 2 > limit + 3 and len(buf) < at + 24 + 5 * rows * (n + 1) + 5 * n:
+        if len(buf) < at + 24 + 5 * rows * (n + 1) + 5 * n:  # every cell at its longest: checked once, not at every byte
             raise Full
         at = cbor.put_head(buf, at, cbor.ARRAY, 4 if ext is None else 5)
         at = self._put_schema(buf, at)
