@@ -32,12 +32,10 @@ try:
 
     _VIPER = """
 @micropython.viper
-def tone(out: ptr32, i: int, n: int, table: ptr32, at: int, period: int, gain: int, dc: int):
+def tone(out: ptr32, i: int, n: int, table: ptr16, at: int, period: int, gain: int, dc: int):
     n += i
-    half = 1
-    half = half << 31
     while i < n:
-        v = (((((table[at] ^ half) - half) * gain) >> 12) + dc)
+        v = ((((table[at] ^ 0x8000) - 0x8000) * gain) >> 12) + dc
         if v > 8388607:
             v = 8388607
         elif v < -8388608:
@@ -61,11 +59,11 @@ def a_weighting(f):
 
 
 def make_table():
-    """Return (array of PERIOD ints, A-weighted rms of it in its own units)."""
-    table = [0.0] * PERIOD
+    """Return (array of PERIOD 16-bit ints, A-weighted rms of it in its own units). Rounding is 68 dB below the sum."""
+    table = array("h", bytes(2 * PERIOD))
     power = 0.0
     noise = Noise(441)
-    scale = 400.0
+    scale = 2000.0
     for f, db in SPECTRUM:
         amplitude = scale * 10 ** (db / 20)
         power += amplitude * amplitude / 2 * 10 ** (a_weighting(f) / 10)
@@ -75,9 +73,9 @@ def make_table():
         c, s = math.cos(step), math.sin(step)
         x, y = amplitude * math.cos(phase), amplitude * math.sin(phase)
         for i in range(PERIOD):
-            table[i] += y
+            table[i] += int(y + 32768.5) - 32768
             x, y = x * c - y * s, x * s + y * c
-    return array("i", [int(v + 100000.5) - 100000 for v in table]), math.sqrt(power)
+    return table, math.sqrt(power)
 
 
 def plain_tone(out, first, n, table, at, period, gain, dc):
