@@ -12,7 +12,7 @@ from host_sim import chance
 from host_sim.air import Modulation, Station, Transmission
 from host_sim.mqtt_endpoint import Endpoint
 from host_sim.protocol import NEVER, PWRON, Delivery, answer
-from host_sim.vm.run import boot_config, heap_bytes
+from host_sim.vm.run import STANDINS_BYTES, boot_config, heap_bytes
 from host_sim.zygote import LINE_FD, Zygote
 
 BOOT_US = 300_000  # ROM, bootloader and MicroPython's own start
@@ -117,6 +117,7 @@ class Node:
         if not spec.flash:
             flash = {"folder": self._plain_folder()}
         config = boot_config(
+            heap=spec.heap,
             rom=self._rom,
             files={name: str(path) for name, path in spec.files.items()},
             now=t,
@@ -135,7 +136,7 @@ class Node:
             config["cut_at"] = cut.at
         path = spec.folder / "boot.json"
         path.write_text(json.dumps(config))
-        argv = ["micropython", "-X", f"heapsize={heap_bytes(spec.heap)}", f"{config['lib']}/sim_boot.py", str(path)]
+        argv = ["micropython", "-X", f"heapsize={heap_bytes(spec.heap) + STANDINS_BYTES}", f"{config['lib']}/sim_boot.py", str(path)]
         with self.console.open("ab") as console:
             self.pid, self.line = zygote.spawn(argv, console.fileno())
         self.line.setblocking(False)

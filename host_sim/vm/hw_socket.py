@@ -1,5 +1,6 @@
 """`socket`: TCP streams whose bytes go to the world process at their virtual time."""
 
+import errno
 import io
 
 import sim_clock as _c
@@ -7,7 +8,8 @@ import sim_link as _link
 from hw_network import WLAN
 
 AF_INET, SOCK_STREAM, SOCK_DGRAM, IPPROTO_TCP, SOL_SOCKET, SO_REUSEADDR, TCP_NODELAY = 2, 1, 2, 6, 4095, 4, 1
-_EAGAIN, _ECONNRESET, _ENOTCONN, _ETIMEDOUT, _EHOSTUNREACH, _EINPROGRESS = 11, 104, 128, 116, 113, 119
+_EAGAIN, _ECONNRESET, _ENOTCONN = errno.EAGAIN, errno.ECONNRESET, getattr(errno, "ENOTCONN", 107)
+_ETIMEDOUT, _EHOSTUNREACH, _EINPROGRESS = errno.ETIMEDOUT, getattr(errno, "EHOSTUNREACH", 113), errno.EINPROGRESS
 _POLL, _RD, _WR, _ERR, _HUP = 3, 1, 4, 8, 16
 _open = {}
 _next = [0]
@@ -22,7 +24,7 @@ def getaddrinfo(host, port, af=0, type=0, proto=0, flags=0):
 
 
 class socket(io.IOBase):
-    """A TCP socket. lwIP errno values; a socket without timeout blocks for ever, as on the board."""
+    """A TCP socket. Numbers as in this VM's `errno` (the esp32's differ); a socket without timeout blocks for ever, as on the board."""
 
     def __init__(self, af=AF_INET, type=SOCK_STREAM, proto=0):
         if type != SOCK_STREAM:

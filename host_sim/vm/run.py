@@ -16,7 +16,7 @@ from typing import Any
 from host_sim import compile as mpy
 
 HEAP = "100wK"
-STANDINS_BYTES = 96 * 1024
+STANDINS_BYTES = 224 * 1024  # room for stand-ins and chips; what they leave over is blocked before the firmware starts
 FLASH_BYTES = 1 << 20
 
 
@@ -29,29 +29,34 @@ class VmResult:
     err: str = field(repr=False)
 
 
-def heap_bytes(heap: str, standins: int = STANDINS_BYTES) -> int:
-    """Bytes for -X heapsize: `heap` for the firmware ("100wK": 100 K words of 2 on a 64-bit VM) plus the stand-ins' share."""
+def heap_bytes(heap: str) -> int:
+    """Bytes of a -X heapsize text: "256k", or in words ("100wK": objects are twice as big on a 64-bit VM as on the ESP32)."""
     text, word = heap, 1
     scale = {"k": 1024, "m": 1 << 20}.get(text[-1].lower(), 0)
     if scale:
         text = text[:-1]
     if text.endswith("w"):
         text, word = text[:-1], 2  # bytes per word of a 32-bit VM -> 64-bit
-    return int(text) * (scale or 1) * word + standins
+    return int(text) * (scale or 1) * word
 
 
 def boot_config(
     *,
+    heap: str = HEAP,
     image: Path | None = None,
     folder: Path | None = None,
     rom: Path | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """The boot file of sim_boot.py: flash as a littlefs image, or as a plain folder; rom = compiled firmware."""
+    """The boot file of sim_boot.py: flash as a littlefs image, or as a plain folder; rom = compiled firmware.
+
+    heap: what the firmware has free when it starts.
+    """
     config: dict[str, Any] = {
         "lib": str(mpy.compiled(mpy.VM_FOLDER)),
         "chips": str(mpy.chips_parent()),
         "flash": FLASH_BYTES,
+        "heap": heap_bytes(heap),
     }
     if image is not None:
         config["image"] = str(image)
@@ -89,6 +94,7 @@ def run_vm(
             script = work / "script.py"
         rom = mpy.compiled(Path(firmware) if firmware is not None else mpy.firmware_root())
         config = boot_config(
+            heap=heap,
             image=(node_dir or work) / "flash.img",
             rom=rom,
             script=str(script),
@@ -101,7 +107,7 @@ def run_vm(
         )
         (work / "boot.json").write_text(json.dumps(config))
         done = subprocess.run(
-            vm_command(heap_bytes(heap), Path(config["lib"]) / "sim_boot.py", work / "boot.json"),
+            vm_command(heap_bytes(heap) + STANDINS_BYTES, Path(config["lib"]) / "sim_boot.py", work / "boot.json"),
             capture_output=True,
             text=True,
             errors="replace",

@@ -110,9 +110,16 @@ if _cfg.get("probe"):
         _b.Batcher.append = _probe(_b.Batcher.append, sim_link.send)
     del _b
 _argv = _cfg.get("argv", [])
+_free = _cfg["heap"]
 del _cfg, _f, _m, _root, _files, _rom, _extra, _chips, _fresh
 gc.collect()
-sim_link.send("H", "%d %d" % (gc.mem_alloc(), gc.mem_free()))
+_used, _free = gc.mem_alloc(), gc.mem_free() - _free
+if _free < 0:
+    raise MemoryError("the stand-ins leave less heap than promised: %d bytes short" % -_free)
+if _free > 256:
+    sim_hw.ballast = bytearray(_free - 64)
+sim_link.send("H", "%d %d" % (_used, gc.mem_free()))
+del _used, _free
 
 
 def _run(name):

@@ -16,6 +16,7 @@ digital = {}  # pin -> function() -> 0 or 1
 node_id = 1
 wifi_down = ()  # ((from_us, to_us), ...) the access point is away
 wifi_rssi = -61
+ballast = None  # heap the firmware may not have
 
 
 def now_us():
@@ -94,7 +95,10 @@ def _make(name):
     from chips import CHIPS
 
     module, cls = CHIPS[name].split(":")
-    return getattr(__import__("chips." + module, None, None, (cls,)), cls)(sense, now_us)
+    chip = getattr(__import__("chips." + module, None, None, (cls,)), cls)(sense, now_us)
+    if hasattr(chip, "fill"):
+        chip.fill(bytearray(64), 16, _c.now, 48000)  # makes its tables now, before the firmware's heap is measured
+    return chip
 
 
 def build(hw):
