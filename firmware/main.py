@@ -1,0 +1,42 @@
+"""Composition root: configuration -> board -> link -> Node(...).run(). Whatever goes wrong is recorded, counted and followed by a reset."""
+
+import sys
+
+
+def main():
+    import asyncio
+
+    from cryptolib import aes
+    from mote import log, supervisor
+    from mote.app import Node
+    from mote.config import Config
+    from mote.files import read_json
+    from mote.hal import watchdog
+    from mote.hal.board import Board
+    from mote.hal.nvs import Nvs
+    from mote.identity import Identity
+    from mote.links import open_link
+
+    if supervisor.rtc is None:  # boot.py failed before it got there
+        supervisor.begin()
+    config = Config()
+    log.level = config["log"]
+    board = Board(read_json("/board.json") or {})
+    nvs = Nvs()
+    identity = Identity(nvs)
+    link = open_link(config, board, supervisor.rtc, nvs)
+    guard = watchdog.start(1000 * config["wdt_s"]) if config["wdt_s"] else None
+    node = Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
+    asyncio.run(node.run())
+
+
+try:
+    main()
+except KeyboardInterrupt:  # a technician on the serial line
+    raise
+except Exception as error:
+    try:
+        from mote.supervisor import failed
+    except Exception:  # not even that can be imported: start again, never the REPL
+        sys.exit()
+    failed(error)

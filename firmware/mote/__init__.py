@@ -1,0 +1,3 @@
+"""mote: the node. app.Node ties it together; only mote.hal touches the hardware."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,228 @@
+"""The node: ties sensors, batches, seals, the outbox and the link together, and keeps them going."""
+
+import asyncio
+import gc
+
+from micropython import const
+from mote import log, supervisor
+from mote.alarms import Alarms, rules_from
+from mote.batcher import Batcher
+from mote.clock import Clock
+from mote.counter import Counter
+from mote.downlink import Downlink
+from mote.health import Health
+from mote.outbox import Outbox
+from mote.profiles import open_profile
+from mote.sampler import Sampler
+from mote.sealer import Sealer
+from mote.staging import Staging
+from mote.twice import Twice
+from mote.uplink import Uplink
+from motewire import messages
+from motewire.codes import ALARM_CLEARED, ALARM_FAULT
+from motewire.frame import ALARM
+
+_GC_S = const(600)
+_ROWS_MAX = const(240)
+_EVENT_ROWS = const(64)
+
+
+class Node:
+    """config: mote.config.Config. board, nvs: mote.hal. identity: mote.identity.Identity. link: mote.links. aes: block cipher.
+
+    watchdog: object with feed(), or None. Raises BadConfig, NeedsKey, OSError.
+    """
+
+    def __init__(self, config, board, nvs, identity, link, aes, watchdog=None):
+        self.config, self.board = config, board
+        self._nvs, self._mark = nvs, identity.mark
+        rtc = supervisor.rtc
+        self.clock = Clock(rtc)
+        self.boots = (nvs.get("boots") or 0) + 1
+        nvs.put("boots", self.boots)
+        self.rows_lost = nvs.get("lost") or 0
+        self.link = link
+
+        self.profile = open_profile(config["profile"])(board, config, self._keep)
+        self.ids = self.profile.ids
+        self.profile.raised = self.raise_alarm
+        sample_s, row_s = self.profile.rhythm(config)
+        self.events = row_s == 0
+
+        self.sealer = Sealer(aes, config["node"], identity.epoch, Counter(self._keep("ceiling")), link.max_frame)
+        self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"])
+        self.outbox.on_lost = self._count_lost
+        self.uplink = Uplink(
+            self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
+            lambda: self.supervisor.progress("uplink"),
+        )  # fmt: skip
+        staging = Staging("/stage", self.ids, self.profile.SCHEMA, row_s, 1 if self.events else config["stage_every"])
+        self.batcher = Batcher(
+            self.ids, self.profile.SCHEMA, row_s, config["report_s"],
+            _EVENT_ROWS if self.events else min(_ROWS_MAX, config["report_s"] // row_s + 4),
+            self.sealer, self.outbox, staging, self._closed,
+        )  # fmt: skip
+        self.alarms = Alarms(rules_from(self.profile.alarm_specs(config), self.ids), self.raise_alarm)
+        self.sampler = Sampler(
+            self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
+        )
+        self.downlink = Downlink(
+            self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self._on_config
+        )
+        self.health = Health(self, self.boots, self.sealer, self.outbox)
+        self.supervisor = supervisor.Supervisor(watchdog)
+        link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
+        self.clock.stepped.append(self._stepped)
+        self.rows_refused = 0
+        self._sampling = False
+        self._error = None
+        self._rtc = rtc
+
+    def _keep(self, name):
+        """A number kept twice. The counters belong to the key's life, everything else to the board's."""
+        mark = self._mark if name in ("ceiling", "down") else b"keep"
+        return Twice(self._nvs, name, "/%s.bin" % name, mark)
+
+    # --- what the sampler calls
+
+    def take_row(self, t, values, present):
+        """A row: into the batch. A flash that refuses loses the row, and that is counted."""
+        try:
+            self.batcher.append(t, values, present)
+        except OSError as e:
+            self.rows_refused += 1
+            self._count_lost(1)
+            log.error("row refused: %s", e)
+            return
+        if self.events and not self.uplink.down:
+            self.batcher.close()
+
+    def check(self, t, values, present):
+        """A sample: through the alarm rules."""
+        self.alarms.check(t, values, present)
+
+    def fault(self, sensor, t, active):
+        """A sensor failed for good, or works again."""
+        quantity = self.ids[max(0, [c for c in sensor.columns if c >= 0][0])] if sensor.columns else 0
+        self.raise_alarm(ALARM_FAULT if active else ALARM_CLEARED, t, quantity, None, None)
+
+    def entered(self, index):
+        """A sensor that is not proven is about to be read: whoever hangs now is known after the reset."""
+        self._rtc.buf[supervisor.ENTERED] = index + 1
+        self._rtc.save()
+
+    def broken(self, error):
+        """A bug in the sampler, or the flash is gone: end the node, the next boot looks at it."""
+        self.supervisor.fail(error)
+
+    # --- alarms, batches, downlinks
+
+    def raise_alarm(self, code, t, quantity, value, limit):
+        """Seal an alarm at once; it overtakes everything."""
+        s = self.sealer
+        at = s.begin(ALARM)
+        n = s.finish(messages.put_alarm(s.buf, at, code, t, quantity, value, limit))
+        self.outbox.append(ALARM, s.counter, s.buf, n)
+        log.info("alarm %d on q%d", code, quantity)
+        self.uplink.fresh(True)
+
+    def _closed(self):
+        self.uplink.fresh(self.events)
+
+    def _on_ack(self, ack):
+        self.uplink.on_ack(ack)
+        supervisor.healthy()
+        self.config.proven()
+        if self.events and self.batcher.rows:
+            self.batcher.close()  # rows that waited while the link was down
+
+    def _on_config(self, updates):
+        values = self.config.change(updates)
+        log.info("config version %d", values["version"])
+        sample_s, row_s = self.profile.rhythm(values)
+        self.batcher.set_interval(row_s, values["report_s"])
+        self._watch(sample_s, row_s, values["report_s"])
+        if self._sampling:
+            self.sampler.start(sample_s, row_s, values["report_s"])
+
+    def _stepped(self, step_s):
+        log.info("clock set by %d s", step_s)
+        self.batcher.close()
+        if hasattr(self.link, "duty"):
+            self.link.duty.shift(step_s)
+        if self._sampling:
+            self.sampler.stepped(step_s)
+            self._start_sampler()
+
+    def _count_lost(self, rows):
+        self.rows_lost += rows
+        self._nvs.put("lost", self.rows_lost)
+        log.warning("%d rows lost, %d in all", rows, self.rows_lost)
+
+    def faulty_ids(self):
+        """Quantity ids without a working sensor."""
+        out = []
+        for s in self.sampler._sensors:
+            if s.shed or s.failures:
+                out.extend([self.ids[c] for c in s.columns if c >= 0])
+        return out
+
+    # --- life
+
+    def _shed(self):
+        level = supervisor.level
+        for i in range(len(self.profile.sensors)):
+            s = self.profile.sensors[i]
+            s.shed = level == supervisor.SHED_ALL or level == supervisor.SHED_ONE and i == supervisor.shed_index()
+            if s.shed:
+                log.warning("%s is left out", s.name)
+
+    def _watch(self, sample_s, row_s, report_s):
+        silence = 4 * max(sample_s, row_s) + 600
+        self.supervisor.watch("samples", silence)
+
+    def _start_sampler(self):
+        config = self.config
+        sample_s, row_s = self.profile.rhythm(config)
+        self.sampler.start(sample_s, row_s, config["report_s"])
+
+    async def _sample(self):
+        await self.clock.ready.wait()
+        self._shed()
+        self._sampling = True
+        self._start_sampler()
+        seen = -1
+        self._watch(*self.profile.rhythm(self.config), self.config["report_s"])
+        while True:
+            await asyncio.sleep(60)
+            tried = sum([s.slot for s in self.profile.sensors])
+            if tried != seen or all([s.shed for s in self.profile.sensors]):
+                seen = tried
+                self.supervisor.progress("samples")
+
+    async def _report_health(self):
+        while True:
+            await asyncio.sleep(self.config["health_s"])
+            self.health.send(self.health.items())
+            self.uplink.fresh()
+
+    async def _tidy(self):
+        while True:
+            await asyncio.sleep(_GC_S)
+            gc.collect()
+
+    async def run(self):
+        """Work for ever; raises what must end in a reset."""
+        taken = self.batcher.recover()
+        log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
+        self.health.boot()
+        self.uplink.fresh()
+        keep = self.supervisor.keep
+        self.supervisor.watch("uplink", 3600)
+        self.supervisor.checks.append(self.sampler.check_hangs)
+        keep("link", self.link.run)
+        keep("uplink", self.uplink.run)
+        keep("sampler", self._sample)
+        keep("health", self._report_health)
+        keep("tidy", self._tidy)
+        await self.supervisor.run()

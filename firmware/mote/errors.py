@@ -1,0 +1,37 @@
+"""What can go wrong on a node and is acted upon; `reason` is the label under which it is counted."""
+
+
+class MoteError(Exception):
+    """Base of the node's own errors."""
+
+    reason = "mote_error"
+
+
+class NeedsKey(MoteError):
+    """The key or both copies of its frame counter are gone: sealing could repeat a nonce, so the node refuses (G2)."""
+
+    reason = "needs_key"
+
+
+class BadConfig(MoteError):
+    """A configuration value is missing, of the wrong type or out of range; the text names the key."""
+
+    reason = "bad_config"
+
+
+class Corrupt(MoteError):
+    """Stored bytes fail their CRC."""
+
+    reason = "corrupt"
+
+
+class NoSpace(MoteError):
+    """The outbox cannot take the frame even after evicting what may be evicted."""
+
+    reason = "no_space"
+
+
+class LinkDown(MoteError):
+    """The bearer is away (no access point, no broker); the frame stays in the outbox."""
+
+    reason = "link_down"

@@ -1,0 +1,78 @@
+"""Buses and pins by board.json (made from boards/<board>.toml). Nobody else knows a pin number."""
+
+import machine
+from mote.errors import BadConfig
+
+
+class Board:
+    """spec: the board file as a dict. Every factory takes a unit number, or None for the first one of its kind.
+
+    Raises BadConfig when the board has no such unit.
+    """
+
+    def __init__(self, spec):
+        self._spec = spec
+        self.radio_spec = spec.get("radio")
+        self.limits = spec.get("limits", {})
+        self._i2c = {}
+
+    def _unit(self, kind, unit):
+        units = self._spec.get(kind, {})
+        if unit is None and units:
+            unit = min(units)
+        if str(unit) not in units:
+            raise BadConfig("board.json: no %s %s" % (kind, "" if unit is None else unit))
+        return int(unit), units[str(unit)]
+
+    def spi_spec(self, unit):
+        """The table of SPI bus `unit`."""
+        return self._unit("spi", unit)[1]
+
+    def i2c(self, unit=None):
+        """The I2C bus; one object per bus, shared by its chips."""
+        n, spec = self._unit("i2c", unit)
+        if n not in self._i2c:
+            pin = machine.Pin
+            self._i2c[n] = machine.I2C(n, scl=pin(spec["scl"]), sda=pin(spec["sda"]), freq=spec.get("freq_hz", 100000))
+        return self._i2c[n]
+
+    def uart(self, unit=None, baud=9600, rxbuf=512):
+        """A UART, 8N1."""
+        n, spec = self._unit("uart", unit)
+        return machine.UART(n, baud, tx=spec["tx"], rx=spec["rx"], rxbuf=rxbuf)
+
+    def i2s(self, unit=None, rate=48000, ibuf=32768):
+        """An I2S microphone input, 32-bit mono; rate in Hz, ibuf in bytes."""
+        n, spec = self._unit("i2s", unit)
+        return machine.I2S(
+            n, sck=machine.Pin(spec["sck"]), ws=machine.Pin(spec["ws"]), sd=machine.Pin(spec["sd"]),
+            mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=ibuf,
+        )  # fmt: skip
+
+    def pulse(self, unit=None):
+        """A running pulse counter (PCNT, counts rising edges, 16 bit)."""
+        from esp32 import PCNT
+
+        n, spec = self._unit("pulse", unit)
+        counter = PCNT(n, pin=machine.Pin(spec["pin"], machine.Pin.IN), rising=PCNT.INCREMENT)
+        counter.start()
+        return counter
+
+    def pin(self, number, **how):
+        """An output pin by GPIO number (enable lines of sensors, named in the profile's options)."""
+        return machine.Pin(number, machine.Pin.OUT, **how)
+
+    def battery_mv(self):
+        """Supply voltage in mV, or None on a board without a divider."""
+        spec = self._spec.get("battery")
+        if not spec:
+            return None
+        uv = machine.ADC(machine.Pin(spec["pin"]), atten=machine.ADC.ATTN_11DB).read_uv()
+        return uv // 1000 * int(spec["divider"] * 100) // 100
+
+    def bench(self):
+        """True when the bench pin is tied to ground: a technician wants the REPL."""
+        number = self.limits.get("bench_pin")
+        if number is None:
+            return False
+        return machine.Pin(number, machine.Pin.IN, machine.Pin.PULL_UP).value() == 0

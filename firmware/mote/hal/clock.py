@@ -1,0 +1,31 @@
+"""The board's clocks: wall clock in seconds since 2000-01-01 (t2000), and uptime that neither steps nor wraps."""
+
+import time
+from machine import RTC
+
+_last = time.ticks_ms()
+_ms = 0
+_s = 0
+
+
+def now():
+    """Wall clock as t2000; counts from 0 after power-on until set() was called."""
+    return time.time()
+
+
+def set(t2000):
+    """Set the wall clock."""
+    y, mo, d, h, mi, s = time.gmtime(t2000)[:6]
+    RTC().datetime((y, mo, d, 0, h, mi, s, 0))
+
+
+def uptime_s():
+    """Whole seconds since this boot. Ticks wrap after 12 days: call it at least every 6 days (the supervisor does)."""
+    global _last, _ms, _s
+    t = time.ticks_ms()
+    _ms += time.ticks_diff(t, _last)
+    _last = t
+    if _ms >= 1000:
+        _s += _ms // 1000
+        _ms %= 1000
+    return _s

@@ -1,0 +1,43 @@
+"""The LoRa modem of board.json, through micropython-lib's `lora` (async classes)."""
+
+import machine
+from mote.errors import BadConfig
+
+_EIRP_LIMIT_CB = 1615  # 25 mW ERP + 2.15 dB, in 0.01 dBm
+
+
+def make(spec, spi_spec, sf):
+    """Return an async modem set up for EU868 LoRa, bandwidth 125 kHz, 4/5, preamble 8, sync word 0x12, at this SF.
+
+    spec, spi_spec: tables [radio] and [spi.N] of the board. Raises BadConfig (unknown chip), RuntimeError (wrong silicon).
+    """
+    pin = machine.Pin
+    spi = machine.SPI(
+        spec["spi"], baudrate=8000000, sck=pin(spi_spec["sck"]), mosi=pin(spi_spec["mosi"]), miso=pin(spi_spec["miso"])
+    )
+    power = min(spec.get("power_dbm", 14), (_EIRP_LIMIT_CB - int(100 * spec.get("antenna_gain_dbi", 2.15))) // 100)
+    cfg = {
+        "freq_khz": 868100, "sf": sf, "bw": "125", "coding_rate": 5, "preamble_len": 8, "syncword": 0x12,
+        "crc_en": True, "implicit_header": False, "output_power": power,
+    }  # fmt: skip
+    reset = pin(spec["reset"], pin.OUT, value=1) if "reset" in spec else None
+    chip = spec["chip"]
+    if chip in ("sx1261", "sx1262"):
+        from lora import AsyncSX1262
+
+        modem = AsyncSX1262(
+            spi, pin(spec["cs"], pin.OUT, value=1), pin(spec["busy"], pin.IN), dio1=pin(spec["dio1"], pin.IN),
+            dio2_rf_sw=spec.get("dio2_rf_switch", True), dio3_tcxo_millivolts=spec.get("tcxo_mv") or None,
+            reset=reset, lora_cfg=cfg,
+        )  # fmt: skip
+        modem.calibrate_image()
+        return modem
+    if chip in ("sx1276", "sx1277", "sx1278", "sx1279"):
+        from lora import AsyncSX1276
+
+        cfg["tx_ant"] = spec.get("tx_ant", "PA_BOOST")
+        return AsyncSX1276(
+            spi, pin(spec["cs"], pin.OUT, value=1), dio0=pin(spec["dio0"], pin.IN),
+            dio1=pin(spec["dio1"], pin.IN) if "dio1" in spec else None, reset=reset, lora_cfg=cfg,
+        )  # fmt: skip
+    raise BadConfig("board.json: radio chip " + str(chip))

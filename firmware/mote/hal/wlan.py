@@ -1,0 +1,41 @@
+"""WiFi station and TCP streams."""
+
+import asyncio
+import network
+
+from mote.errors import LinkDown
+
+
+class Wlan:
+    """Joins one access point; the port reconnects by itself while active."""
+
+    def __init__(self, ssid, password, hostname):
+        network.hostname(hostname)
+        self._wlan = network.WLAN(network.STA_IF)
+        self._ssid, self._password = ssid, password
+
+    def connected(self):
+        return self._wlan.isconnected()
+
+    def rssi(self):
+        """RSSI of the access point in dBm, or None when not joined."""
+        return self._wlan.status("rssi") if self._wlan.isconnected() else None
+
+    async def join(self, deadline_s):
+        """Join the access point. Raises LinkDown after deadline_s; the radio is then switched off and on again next time."""
+        w = self._wlan
+        if w.isconnected():
+            return
+        w.active(False)
+        w.active(True)
+        w.connect(self._ssid, self._password)
+        for _ in range(4 * deadline_s):
+            if w.isconnected():
+                return
+            await asyncio.sleep_ms(250)
+        w.active(False)
+        raise LinkDown("wifi %d" % w.status())
+
+    async def open(self, host, port):
+        """Open a TCP connection; return (reader, writer). Raises OSError. The name look-up blocks (lwIP, up to some seconds)."""
+        return await asyncio.open_connection(host, port)

@@ -1,0 +1,21 @@
+"""The bearers. One object per link with the same face:
+
+max_frame: longest frame in bytes. up: False while there is no bearer at all. acks_all: the gateway acks every frame.
+ack_wait_ms: how long after send() an ack may come. ready_in_ms(n, alarm) -> 0, or how long the duty cycle says to wait.
+await send(buf, n, kind, listen): send buf[0:n]; listen: an answer is expected. Raises LinkDown, OSError, TimeoutError.
+on_frame: set by the node, function(bytearray, rssi, snr) -> True when the frame was ours and authentic. on_up: function().
+async run(): what the link needs done in the background, for ever.
+"""
+
+LINKS = {"lora": "lora_link:open_link", "wifi": "wifi_link:open_link"}
+
+
+def open_link(config, board, rtc, nvs):
+    """Return the link that the configuration names. Raises BadConfig."""
+    from mote.errors import BadConfig
+
+    name = config["link"]
+    if name not in LINKS:
+        raise BadConfig("link: " + name)
+    module, function = LINKS[name].split(":")
+    return getattr(__import__("mote.links." + module, None, None, (function,)), function)(config, board, rtc, nvs)

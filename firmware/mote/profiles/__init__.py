@@ -1,0 +1,86 @@
+"""What a node measures. A profile is one file: which sensors, which columns, which statistics, which rules.
+
+PROFILES is a table of strings, because an import costs RAM.
+"""
+
+from mote.stats import MEAN, NAMES
+from motewire.quantities import ids_of
+
+PROFILES = {
+    "air_quality": "air_quality:AirQuality",
+    "noise": "noise:Noise",
+    "water_meter": "water_meter:WaterMeter",
+    "parking": "parking:Parking",
+    "bin_fill": "bin_fill:BinFill",
+}
+
+
+class Profile:
+    """Base of all profiles. Class data:
+
+    SCHEMA: number in motewire.schemas (None: the ids are sent). KEYS: quantity keys of the columns, in schema order.
+    HOWS: {key: "mean" | "last" | "min" | "max"}, mean when absent. ALARMS: default rules (configuration entries) for quantities
+    the configuration does not speak of.
+    """
+
+    SCHEMA = None
+    KEYS = ()
+    HOWS = {}
+    ALARMS = ()
+
+    def __init__(self, board, config, keep):
+        """board: mote.hal.board.Board. config: complete configuration. keep: function(name) -> mote.twice.Twice."""
+        self.ids = ids_of(self.KEYS)
+        self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
+        self.raised = None  # function(code, t, quantity id, value, limit), set by the node
+        self.sensors = self.build(board, config, keep)
+
+    def build(self, board, config, keep):
+        """Return the list of mote.sampler.Sensor."""
+        raise NotImplementedError
+
+    def rhythm(self, config):
+        """Return (sample_s, row_s) of this configuration; row_s 0 means event rows."""
+        return config["sample_s"], config["row_s"] or config["sample_s"]
+
+    def derive(self, values, present):
+        """Fill computed columns of one sample in place; return the mask. Called per sample: allocates nothing."""
+        return present
+
+    def row(self, t, row, present):
+        """Last look at a row before it is staged; return the mask."""
+        return present
+
+    def alarm_specs(self, config):
+        """The configuration's rules, and the defaults for quantities it does not mention."""
+        specs = list(config["alarms"])
+        named = [spec.get("q") for spec in specs]
+        specs.extend([spec for spec in self.ALARMS if spec["q"] not in named])
+        return specs
+
+
+def open_profile(name):
+    """Return the class of profile `name`. Raises BadConfig."""
+    from mote.errors import BadConfig
+
+    if name not in PROFILES:
+        raise BadConfig("profile: " + name)
+    module, cls = PROFILES[name].split(":")
+    return getattr(__import__("mote.profiles." + module, None, None, (cls,)), cls)
+
+
+def chip(name, bus, config, **defaults):
+    """Build a driver; the configuration's sensors.<name> gives its options (over `defaults`) and, as "unit", its bus.
+
+    bus: function(unit or None) -> bus. Raises BadConfig.
+    """
+    from mote.drivers import open_driver
+    from mote.errors import BadConfig
+
+    options = dict(defaults)
+    options.update(config["sensors"].get(name) or {})
+    unit = options.pop("unit", None)
+    try:
+        return open_driver(name, bus(unit), options)
+    except (TypeError, ValueError) as e:
+        raise BadConfig("sensors.%s: %s" % (name, e))

@@ -1,0 +1,235 @@
+"""Polls the sensors on the wall-clock grid and makes rows of what they say.
+
+Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s, rows on
+multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
+become gaps. The path from a sample to the batch allocates nothing but the coroutine of the driver.
+"""
+
+import asyncio
+from array import array
+
+from micropython import const
+from mote import log
+from mote.hal import clock as board_clock
+from mote.stats import Stats
+from motewire.batch import MAX_VALUE
+
+_FAULT_AFTER = const(3)  # failures in a row before an alarm
+_SKIP_MAX = const(32)  # slots left out at most between two tries
+_GRACE_S = const(20)  # a row waits so long for slow sensors
+_CHUNK_S = const(3600)  # asyncio.sleep() overflows at 6.2 days
+
+
+class Sensor:
+    """A driver as the sampler sees it.
+
+    driver: read_into(out), optional start() and stop(); CHANNELS unless `channels` is given. lead_s: how long before the
+    slot a reading must begin (warm-up, listening window). deadline_s: after that it hangs.
+    """
+
+    def __init__(self, name, driver, channels=None, lead_s=0, deadline_s=15):
+        self.name, self.driver, self.lead_s, self.deadline_s = name, driver, lead_s, deadline_s
+        self.channels = tuple(channels or driver.CHANNELS)
+        self.out = array("i", bytes(4 * len(self.channels)))
+        self.columns = ()  # per channel: its column, or -1
+        self.slot = 0  # last slot that was tried
+        self.began = -1  # uptime at which the reading under way began
+        self.failures = 0  # in a row
+        self.faults = 0  # since boot
+        self.skip = 0
+        self.shed = False
+        self.task = None
+
+
+class Sampler:
+    """Rows from sensors.
+
+    ids, hows: quantity ids and statistics (mote.stats) of the columns. sensors: list of Sensor. profile: derive(values,
+    present) -> present. clock: mote.clock.Clock. sink: object with take_row(t, values, present), check(t, values, present) for alarms,
+    fault(sensor, t, active) and entered(index).
+    """
+
+    def __init__(self, ids, keys, hows, sensors, profile, clock, sink):
+        self._n = len(ids)
+        self._sensors, self._profile, self._clock, self._sink = sensors, profile, clock, sink
+        self._stats = Stats(hows)
+        self._row = array("i", bytes(4 * self._n))
+        self._values = array("i", bytes(4 * self._n))  # of one sample
+        self._last = array("i", bytes(4 * self._n))  # event rows: what was said last
+        self._said = 0
+        self._last_t = 0
+        self._tasks = []
+        self.samples = 0
+        self.empty_rows = 0
+        self.out_of_range = 0
+        for s in sensors:
+            s.columns = tuple([keys.index(c) if c in keys else -1 for c in s.channels])
+
+    def start(self, sample_s, row_s, heartbeat_s):
+        """Begin to sample, or begin anew with another rhythm. row_s 0: a row per change, and one every heartbeat_s."""
+        self.stop()
+        self.sample_s, self.row_s, self._heartbeat_s = sample_s, row_s, heartbeat_s
+        self._stats.clear()
+        for i in range(len(self._sensors)):
+            if not self._sensors[i].shed:
+                self._spawn(i)
+        if row_s:
+            self._tasks.append(asyncio.create_task(self._rows()))
+
+    def _spawn(self, i):
+        s = self._sensors[i]
+        s.began = -1
+        s.task = asyncio.create_task(self._poll(s, i))
+
+    def stop(self):
+        """End all tasks; readings under way are lost."""
+        for s in self._sensors:
+            if s.task is not None:
+                s.task.cancel()
+                s.task = None
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+
+    async def _until(self, t):
+        while True:
+            left = t - self._clock.now()
+            if left <= 0:
+                return
+            await asyncio.sleep_ms(1000 * min(left, _CHUNK_S))
+
+    async def _poll(self, s, index):
+        try:
+            await self._poll_for_ever(s, index)
+        except Exception as e:
+            self._sink.broken(e)  # not the driver's fault: a bug of ours, or the flash
+
+    async def _poll_for_ever(self, s, index):
+        driver = s.driver
+        slot = 0
+        while True:
+            # the first slot whose lead lies ahead, never one twice
+            slot = max(slot, self._clock.now() + s.lead_s) // self.sample_s * self.sample_s + self.sample_s
+            await self._until(slot - s.lead_s)
+            if s.skip:
+                s.skip -= 1
+                s.slot = slot
+                continue
+            s.began = board_clock.uptime_s()
+            if s.faults or not s.slot:
+                self._sink.entered(index)
+            try:
+                await driver.read_into(s.out)
+            except Exception as e:
+                self._failed(s, slot, e)
+            else:
+                if s.failures:
+                    self._recovered(s, slot)
+                self._took(s, slot)
+            s.began = -1
+            s.slot = slot
+
+    def _failed(self, s, slot, error):
+        s.failures += 1
+        s.faults += 1
+        s.skip = min(1 << min(s.failures, 6) >> 1, _SKIP_MAX) - 1
+        log.warning("%s: %s", s.name, repr(error))
+        if s.failures == _FAULT_AFTER:
+            self._sink.fault(s, slot, True)
+
+    def _recovered(self, s, slot):
+        if s.failures >= _FAULT_AFTER:
+            self._sink.fault(s, slot, False)
+        s.failures = 0
+
+    def _took(self, s, slot):
+        """A reading is in s.out: to statistics, alarms and event rows. Allocates nothing."""
+        values, columns, out = self._values, s.columns, s.out
+        present = 0
+        for i in range(len(columns)):
+            c = columns[i]
+            if c >= 0:
+                v = out[i]
+                if -MAX_VALUE <= v <= MAX_VALUE:
+                    values[c] = v
+                    present |= 1 << c
+                else:
+                    self.out_of_range += 1
+        present = self._profile.derive(values, present)
+        self.samples += 1
+        self._sink.check(slot, values, present)
+        if not self.row_s:
+            self._event(values, present)
+            return
+        stats = self._stats
+        for c in range(self._n):
+            if present >> c & 1:
+                stats.add(c, values[c])
+
+    def _event(self, values, present):
+        if not present:
+            return
+        last = self._last
+        new = present & ~self._said
+        for c in range(self._n):
+            if present >> c & 1 and values[c] != last[c]:
+                new = 1
+        t = self._clock.now()
+        if not new and t - self._last_t < self._heartbeat_s:
+            return
+        t = max(t, self._last_t + 1)  # rows of a node are told apart by their time
+        for c in range(self._n):
+            if present >> c & 1:
+                last[c] = values[c]
+        self._said |= present
+        self._last_t = t
+        self._sink.take_row(t, last, present)
+
+    async def _rows(self):
+        try:
+            while True:
+                t = self._clock.now() // self.row_s * self.row_s + self.row_s
+                await self._until(t)
+                grace = min(_GRACE_S, self.sample_s - 1)
+                while self._waiting(t) and self._clock.now() - t < grace:
+                    await asyncio.sleep_ms(500)
+                self.finish_row(t)
+        except Exception as e:
+            self._sink.broken(e)
+
+    def _waiting(self, t):
+        """True while a sensor is still at work on slot t."""
+        for s in self._sensors:
+            if not s.shed and s.slot < t and (s.began >= 0 or s.skip == 0) and s.failures < _FAULT_AFTER:
+                return True
+        return False
+
+    def finish_row(self, t):
+        """Close the row at t and hand it over."""
+        row = self._row
+        present = self._stats.row_into(row)
+        self._stats.clear()
+        present = self._profile.row(t, row, present)
+        if t <= self._last_t:
+            return  # the clock was set back by less than a row: this one is out already
+        if not present:
+            self.empty_rows += 1
+            return
+        self._last_t = t
+        self._sink.take_row(t, row, present)
+
+    def stepped(self, step_s):
+        """The clock jumped: the grid is laid anew (call start() after it); an hour or more back opens the past again."""
+        if step_s <= -3600:
+            self._last_t = 0
+
+    def check_hangs(self):
+        """End readings that are past their deadline; call now and then."""
+        now = board_clock.uptime_s()
+        for i in range(len(self._sensors)):
+            s = self._sensors[i]
+            if s.began >= 0 and now - s.began > s.deadline_s and not s.shed:
+                s.task.cancel()
+                self._failed(s, self._clock.now(), RuntimeError("hangs"))
+                s.slot = self._clock.now()
+                self._spawn(i)

@@ -1,0 +1,132 @@
+"""Rows on flash before they are sealed: a power cut loses no row that was staged (G1).
+
+One file per batch, named by a staging id that only grows. The outbox record of the sealed frame carries that id and how
+many of its rows it holds, so that after a cut between "frame stored" and "staging file removed" no row is sealed again.
+"""
+
+import os
+from array import array
+from struct import pack_into, unpack, unpack_from
+from micropython import const
+from mote.crc import crc16
+from mote.files import make_dir, remove
+
+_MAGIC = const(0x5302)
+_HEAD = const(8)  # magic u16, columns u8, schema u8 (255: none), interval u32; then ids u16, then CRC
+_ROW = const(6)  # t u32, present u16; then values i32, then CRC
+_NO_SCHEMA = const(255)
+
+
+class Staged:
+    """What a staging file holds: id, ids (quantities), schema, interval_s; rows are read with next_row()."""
+
+    def __init__(self, root, stage):
+        """Open a file. Raises OSError, or ValueError when not even its head is whole."""
+        self.stage = stage
+        self._f = open(root + "/" + str(stage), "rb")
+        head = self._f.read(_HEAD)
+        if len(head) < _HEAD:
+            raise ValueError
+        magic, n, schema, self.interval_s = unpack(">HBBI", head)
+        tail = self._f.read(2 * n + 2)
+        whole = head + tail
+        if magic != _MAGIC or len(tail) != 2 * n + 2 or crc16(whole, len(whole) - 2) != unpack_from(">H", tail, 2 * n)[0]:
+            raise ValueError
+        self.schema = None if schema == _NO_SCHEMA else schema
+        self.ids = unpack(">%dH" % n, tail[: 2 * n])
+        self.values = array("i", bytes(4 * n))
+        self._buf = bytearray(_ROW + 4 * n + 2)
+
+    def next_row(self):
+        """Read a row into self.t, self.values, self.present; False at the end (a torn last row is the end)."""
+        buf = self._buf
+        n = len(buf) - 2
+        if self._f.readinto(buf) != len(buf) or crc16(buf, n) != buf[n] << 8 | buf[n + 1]:
+            return False
+        self.t, self.present = unpack_from(">IH", buf)
+        for c in range(len(self.values)):
+            self.values[c] = unpack_from(">i", buf, _ROW + 4 * c)[0]
+        return True
+
+    def close(self):
+        self._f.close()
+
+
+class Staging:
+    """The staging file of the open batch. add() allocates nothing once the file is open."""
+
+    def __init__(self, root, ids, schema, interval_s, every=1):
+        """every: flush to flash after so many rows (1: a row that add() took is on flash)."""
+        make_dir(root)
+        self._root, self._every = root, every
+        self._head = bytearray(_HEAD + 2 * len(ids) + 2)
+        pack_into(">HBBI", self._head, 0, _MAGIC, len(ids), _NO_SCHEMA if schema is None else schema, interval_s)
+        for i in range(len(ids)):
+            pack_into(">H", self._head, _HEAD + 2 * i, ids[i])
+        self._buf = bytearray(_ROW + 4 * len(ids) + 2)
+        self._n = len(ids)
+        self._f = None
+        self._wait = 0
+        self.stage = 0  # id of the open file, or of the next one
+        for name in os.listdir(root):
+            if name.isdigit():
+                self.stage = max(self.stage, int(name))
+        self.stage += 1
+
+    def leftovers(self):
+        """Return the ids of files from before this boot, oldest first."""
+        return sorted([int(name) for name in os.listdir(self._root) if name.isdigit() and int(name) < self.stage])
+
+    def open_leftover(self, stage):
+        """Return the Staged rows of a leftover. Raises OSError, ValueError."""
+        return Staged(self._root, stage)
+
+    def drop(self, stage):
+        """Forget a leftover."""
+        remove(self._root + "/" + str(stage))
+
+    def set_interval(self, interval_s):
+        """Change the nominal interval of files to come."""
+        pack_into(">I", self._head, 4, interval_s)
+
+    def skip_to(self, stage):
+        """Give files to come an id of at least `stage` (ids that the outbox knows must not come again)."""
+        self.stage = max(self.stage, stage)
+
+    def add(self, t, values, present):
+        """Put a row on flash. Raises OSError."""
+        f = self._f
+        if f is None:
+            head = self._head
+            n = len(head) - 2
+            pack_into(">H", head, n, crc16(head, n))
+            f = open(self._root + "/" + str(self.stage), "wb")
+            f.write(head)
+            self._f = f
+        buf = self._buf
+        pack_into(">I", buf, 0, t)
+        pack_into(">H", buf, 4, present)
+        at = _ROW
+        for c in range(self._n):
+            pack_into(">i", buf, at, values[c] if present >> c & 1 else 0)
+            at += 4
+        pack_into(">H", buf, at, crc16(buf, at))
+        f.write(buf)
+        self._wait += 1
+        if self._wait >= self._every:
+            self.flush()
+
+    def flush(self):
+        """Bring waiting rows to flash."""
+        if self._wait:
+            self._f.flush()
+            self._wait = 0
+
+    def end(self):
+        """The batch is in the outbox: remove its file, the next row begins another."""
+        self._wait = 0
+        if self._f is not None:
+            self._f.close()
+            self._f = None
+            remove(self._root + "/" + str(self.stage))
+        self.stage += 1
