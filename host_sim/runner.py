@@ -15,17 +15,35 @@ from typing import Any
 from host_sim import chance, provision
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
-from host_sim.broker import Broker, reachable
+from host_sim.broker import Broker, BrokerError, reachable
 from host_sim.collect import Collector
-from host_sim.fleet import Fleet
+from host_sim.compile import CompileError, firmware_root
+from host_sim.fleet import Fleet, FleetError
 from host_sim.forwarder import Forwarder, GatewaySilent
 from host_sim.gateway_process import GatewayError, GatewayProcess
 from host_sim.node import Node
 from host_sim.receiver import Receiver
-from host_sim.scenario import Scenario, load, unix
+from host_sim.scenario import Scenario, ScenarioError, known, load, unix
 from host_sim.truth import Truth, delivered_hash
 from host_sim.wifi import Bridge, BrokerUnreachable
 from host_sim.zygote import Zygote
+
+# The simulator's face: tools import from here and from nowhere else in host_sim (tests/test_layers.py).
+__all__ = [
+    "Broker",
+    "BrokerError",
+    "BrokerUnreachable",
+    "CompileError",
+    "FleetError",
+    "GatewayError",
+    "Result",
+    "Scenario",
+    "ScenarioError",
+    "firmware_root",
+    "known",
+    "load",
+    "run",
+]
 
 HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000

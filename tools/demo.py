@@ -11,8 +11,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from host_sim.broker import Broker
-from host_sim.runner import run
+from host_sim.runner import Broker, run
 from tools.report import document
 from tools.sim import REFUSALS, refuse, short, verdict
 from tools.table import Board

@@ -8,13 +8,18 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from host_sim.broker import BrokerError
-from host_sim.compile import CompileError
-from host_sim.fleet import FleetError
-from host_sim.gateway_process import GatewayError
-from host_sim.runner import Result, run
-from host_sim.scenario import ScenarioError, known, load
-from host_sim.wifi import BrokerUnreachable
+from host_sim.runner import (
+    BrokerError,
+    BrokerUnreachable,
+    CompileError,
+    FleetError,
+    GatewayError,
+    Result,
+    ScenarioError,
+    known,
+    load,
+    run,
+)
 from tools.report import FAILED, USAGE, document, fail, split_hint
 
 REFUSALS: dict[type[Exception], tuple[str, int]] = {
