@@ -26,6 +26,7 @@ class LIS3DHChip(Registers):
         self._on_us = 0
         self._noise = Noise(3)
         self._auto = False
+        self._taken = 0
 
     def write(self, data):
         # bit 7 of the register number asks for auto-increment
@@ -43,23 +44,27 @@ class LIS3DHChip(Registers):
         self.reg[register] = value
         if register == 0x20:
             self._on_us = self.now_us()
+            self._taken = 0
             self.reg[0x27] = 0
 
     def before_read(self, register):
         reg = self.reg
         reg[0x0F] = 0x32 if self.fault == "wrong_chip" else 0x33
         rate = ODR_HZ[min(reg[0x20] >> 4, 7)]
-        if not rate or self.fault == "stuck" or self.now_us() - self._on_us < 1000000 // rate + 1000:
+        made = (self.now_us() - self._on_us - 1000) * rate // 1000000 if rate else 0
+        if made <= self._taken or self.fault == "stuck":
             return
-        if register == 0x27:
-            reg[0x27] = 0x0F
+        self._taken = made
+        reg[0x27] = 0x0F
+        a = math.radians(self.sense("tilt"))
+        bits = 4 if reg[0x23] & 8 else 6
+        for i, g in ((0, math.sin(a)), (1, 0.0), (2, math.cos(a))):
+            mg = int(g * 1000 + 1000.5) - 1000 + self._noise.around(NOISE)
+            if self.fault == "shaken":
+                mg += 2000 if mg >= 0 else -2000
+            v = max(-2048, min(2047, mg)) >> bits - 4 << bits
+            reg[0x28 + 2 * i], reg[0x29 + 2 * i] = v & 255, v >> 8 & 255
+
+    def after_read(self, register):
         if register == 0x28:
-            a = math.radians(self.sense("tilt"))
-            bits = 4 if reg[0x23] & 8 else 6
-            for i, g in ((0, math.sin(a)), (1, 0.0), (2, math.cos(a))):
-                mg = int(g * 1000 + 1000.5) - 1000 + self._noise.around(NOISE)
-                if self.fault == "shaken":
-                    mg += 2000 if mg >= 0 else -2000
-                v = max(-2048, min(2047, mg)) >> bits - 4 << bits
-                reg[0x28 + 2 * i], reg[0x29 + 2 * i] = v & 255, v >> 8 & 255
-            reg[0x27] = 0
+            self.reg[0x27] = 0

@@ -18,7 +18,7 @@ class Noise:
 
 
 class Registers:
-    """An I2C chip with 8-bit registers. Subclasses give `wrote(register, value)` and `before_read(register)`.
+    """An I2C chip with 8-bit registers. Subclasses give `wrote(register, value)` `before_read` and `after_read`.
 
     fault None, or "nack" / "silent" (nobody answers: OSError 19, what the esp32 port raises), or the subclass's own.
     """
@@ -39,6 +39,9 @@ class Registers:
     def before_read(self, register):
         pass
 
+    def after_read(self, register):
+        pass
+
     def write(self, data):
         """The master's write: register number, then values for it and the following ones."""
         self.present()
@@ -54,7 +57,9 @@ class Registers:
         at = self._at
         self.before_read(at)
         self._at = (at + n) & 255
-        return bytes(self.reg[at : at + n])
+        data = bytes(self.reg[at : at + n])
+        self.after_read(at)
+        return data
 
 
 class Line:

@@ -7,6 +7,7 @@ LAeq is the energy mean, LAFmax the greatest Fast level, LA10/50/90 percentiles 
 """
 
 import asyncio
+import uctypes
 from array import array
 from micropython import const
 
@@ -37,6 +38,8 @@ class INMP441:
         self._i2s = i2s
         self._stream = asyncio.StreamReader(i2s)
         self._buf = array("i", bytes(4 * _FRAMES))
+        # the same memory as bytes, which is what a stream reads into
+        self._bytes = uctypes.bytearray_at(uctypes.addressof(self._buf), 4 * _FRAMES)
         self._state = aweight.new_state()
         self._levels = Levels()
         self._listen, self._settle, self._run_in = listen_ms * 48, settle_ms * 48, run_in_ms * 48
@@ -73,7 +76,7 @@ class INMP441:
 
     async def _hear(self, frames, count):
         """Take `frames` frames into the filters, and into the level histogram when `count`."""
-        buf = self._buf
+        buf = self._bytes
         while frames > 0:
             n = await self._stream.readinto(buf)
             n = min((n or 0) >> 2, frames)

@@ -5,8 +5,8 @@ first-order high-passes as 1 minus a trapezoidal low-pass, because a direct-form
 coefficient bits; then two low-pass shelves v + c*(x - v) fitted to the curve up to 20 kHz (0.03 dB). Each section costs
 one multiplication, 31 x 15 bits in two halves, exact.
 
-Every intermediate fits a signed 32-bit integer for any input (the ESP32's viper ints); tests/vm/mpy/test_dsp_aweight.py
-drives the worst-case input through and checks each one.
+Every intermediate stays below 2**30 for any input (viper ints have 32 bits on an ESP32, small ints 31):
+tests/vm/mpy/test_dsp_aweight.py drives the worst-case input through and checks each.
 
 State, array('i') of STATE words: 0..5 filters, 6..9 the running millisecond, 10 11 Fast detector (high, low 24 bits),
 12..14 energy sum (24-bit limbs, low first), 15 16 greatest Fast value, 17 milliseconds summed.
@@ -49,8 +49,7 @@ def seed(st):
 
 
 def run(samples, at, n, st):
-    """Process frames samples[at:at+n] (array('I') or ('i'), 24 bits left-justified in 32) into `st`; allocates nothing
-    where ints have 31 bits or more."""
+    """Process frames samples[at:at+n] (array('I') or ('i'), 24 bits left-justified in 32) into `st`; allocates nothing."""
     s1 = st[0]
     s2 = st[1]
     s3 = st[2]

@@ -32,6 +32,8 @@ class Levels:
 
         LOWEST when nothing was added.
         """
+        if not self._total:
+            return LOWEST
         left = self._total * percent
         bins = self._bins
         i = len(bins) - 1

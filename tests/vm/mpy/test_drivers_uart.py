@@ -1,7 +1,6 @@
 """UART drivers against their chip models and against byte vectors."""
 
 import asyncio
-import json
 import micropython
 import sim
 from chips.a02yyuw import A02YYUWChip
@@ -219,3 +218,32 @@ async def test_a02yyuw_corrects_for_the_air_temperature():
         d.set_temperature(int(celsius * 10))
         await d.read_into(out)
         assert abs(out[0] - 2000) <= 4, (celsius, out)
+
+
+async def test_line_that_babbles_for_ever_ends_in_time():
+    class Babble:
+        def any(self):
+            sim.advance_ms(1)  # one byte a millisecond, always one more than taken
+            return 1
+
+        def readinto(self, buf, n):
+            buf[0] = 0x42
+            return 1
+
+        def write(self, data):
+            pass
+
+    await fails(NoAnswer, open_driver("pms5003", Babble(), {"warm_up_ms": 1000}), 4000)
+    await fails(NoAnswer, open_driver("a02yyuw", Babble()), 3000)
+
+
+async def test_frozen_values_are_delivered_as_they_stand():
+    for name, cls, key in (("pms5003", PMS5003Chip, "pm1"), ("a02yyuw", A02YYUWChip, "distance")):
+        chip, d = board(name, cls)
+        out = [0] * len(d.CHANNELS)
+        await d.read_into(out)
+        chip.fault = "stuck"
+        sim.values[key] = 555
+        again = [0] * len(d.CHANNELS)
+        await d.read_into(again)
+        assert abs(again[0] - out[0]) <= 3, (out, again)

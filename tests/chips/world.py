@@ -1,0 +1,39 @@
+"""A small world for chip models: a clock that tests push, and physics they set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DATA = Path(__file__).resolve().parent.parent / "vm" / "mpy" / "data"
+VECTORS: dict[str, Any] = json.loads((DATA / "sensor_vectors.json").read_text())
+
+
+class World:
+    """`sense` and `now_us` for a chip's constructor; `values` is the truth, `us` the time."""
+
+    def __init__(self, **values: float) -> None:
+        self.us = 1_000_000
+        self.values = {
+            "temperature": 21.5,
+            "humidity": 48.3,
+            "pressure": 987.65,
+            "pm1": 11.0,
+            "pm25": 17.0,
+            "pm10": 24.0,
+            "laeq": 60.0,
+            "occupied": 0.0,
+            "distance": 1953.0,
+            "tilt": 0.0,
+            "water_pulses": 100.0,
+        } | values
+
+    def sense(self, name: str) -> float:
+        return self.values[name]
+
+    def now_us(self) -> int:
+        return self.us
+
+    def wait_ms(self, ms: float) -> None:
+        self.us += int(ms * 1000)
