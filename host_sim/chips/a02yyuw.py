@@ -12,14 +12,15 @@ KEPT = 64  # frames: 256 bytes, more than a receive buffer keeps
 class A02YYUWChip:
     """Senses distance (mm); outside 30 .. 4500 mm there is no echo (0 is sent). Two millimetres of noise.
 
-    assumes_340: take the time of flight at 340 m/s, so that the air's sensed temperature shows in the distance.
+    assumes_340: the module turns time of flight into distance at 340 m/s, so the air's temperature shows in it, where the
+    world has one.
     fault: "silent"; "checksum"; "noise" (garbage between frames, and every third frame loses a byte); "stuck" (the
     distance stays); "no_echo".
     """
 
     FAULTS = ("silent", "checksum", "noise", "stuck", "no_echo")
 
-    def __init__(self, sense, now_us, assumes_340=False):
+    def __init__(self, sense, now_us, assumes_340=True):
         self.sense, self.now_us = sense, now_us
         self.fault = None
         self._assumes_340 = assumes_340
@@ -37,7 +38,10 @@ class A02YYUWChip:
         if self.fault != "stuck" or self._mm is None:
             d = self.sense("distance")
             if self._assumes_340:
-                d *= 340.0 / (331.3 * (1 + self.sense("temperature") / 273.15) ** 0.5)
+                try:
+                    d *= 340.0 / (331.3 * (1 + self.sense("temperature") / 273.15) ** 0.5)
+                except KeyError:
+                    self._assumes_340 = False  # a world without weather
             self._mm = int(d + 0.5) + self._noise.around(2) if 30 <= d <= 4500 else 0
         mm = 0 if self.fault == "no_echo" else self._mm
         data = bytes((0xFF, mm >> 8, mm & 255, 0xFF + (mm >> 8) + (mm & 255) & 0xFF))

@@ -138,12 +138,19 @@ def test_pms_faults_show_on_the_line(fault):
 
 
 def test_a02_sends_the_published_frame():
-    world = World(distance=1953)
+    world = World(distance=1953, temperature=14.53)
     chip = A02YYUWChip(world.sense, world.now_us)
     chip._noise.around = lambda n: 0
     world.wait_ms(250)
     want = next(bytes.fromhex(v["hex"]) for v in VECTORS["a02yyuw"] if v["valid"])
     assert chip.produce() == want * 2
+
+
+def test_a02_in_a_world_without_weather_tells_the_distance():
+    world = World(distance=2000)
+    del world.values["temperature"]
+    f = A02YYUWChip(world.sense, world.now_us).frame()
+    assert (f[1] << 8 | f[2]) == pytest.approx(2000, abs=3)
 
 
 @pytest.mark.parametrize("distance", [10, 5000])
@@ -155,13 +162,13 @@ def test_a02_out_of_range_is_zero(distance):
 
 def test_a02_at_340_metres_a_second_sees_the_air():
     world = World(distance=2000, temperature=20)
-    chip = A02YYUWChip(world.sense, world.now_us, assumes_340=True)
+    chip = A02YYUWChip(world.sense, world.now_us)
     f = chip.frame()
     assert (f[1] << 8 | f[2]) == pytest.approx(2000 * 340 / 343.2, abs=3)
 
 
 def test_a02_after_an_hour_gives_one_buffer_of_old_frames_then_fresh_ones():
-    world = World(distance=1000)
+    world = World(distance=1000, temperature=14.53)
     chip = A02YYUWChip(world.sense, world.now_us)
     world.wait_ms(3600_000)
     assert len(chip.produce()) == 256

@@ -34,7 +34,7 @@ class Replay:
 
 
 def board(name, chip_class, **options):
-    sim.values.update({"temperature": 20.0, "pm1": 11, "pm25": 17.2, "pm10": 24, "distance": 1234.0})
+    sim.values.update({"temperature": 14.53, "pm1": 11, "pm25": 17.2, "pm10": 24, "distance": 1234.0})
     chip = chip_class(sim.sense, sim.now_us)
     sim.attach_uart(1, chip)
     return chip, open_driver(name, UART(1, 9600, rxbuf=256), options)
@@ -209,7 +209,7 @@ async def test_a02yyuw_reads_through_noise():
 
 async def test_a02yyuw_corrects_for_the_air_temperature():
     sim.values.update({"distance": 2000.0})
-    chip = A02YYUWChip(sim.sense, sim.now_us, assumes_340=True)
+    chip = A02YYUWChip(sim.sense, sim.now_us)
     sim.attach_uart(1, chip)
     d = open_driver("a02yyuw", UART(1, 9600), {"compensate": True})
     out = [0]
