@@ -1,0 +1,155 @@
+"""One frame, one decision: (state, frame) -> (state', event | refusal). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from motewire import frame
+
+from gateway.core import alarms
+from gateway.core.messages import decode_alarm, decode_status
+from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal
+from gateway.core.normalise import columns_of, quantity_of
+from gateway.core.receive import Header, Opener, authenticate
+from gateway.core.refusals import Unreadable
+from gateway.core.report import FUTURE_S, decode
+
+MAX_SCHEMAS = 8
+OFFLINE_INTERVALS = 3
+OFFLINE_LEAST_S = 300
+
+
+def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: Opener) -> Decision:
+    """Decide on a frame whose header was read and whose node is known. `state` is that node's.
+
+    Refusals without an event leave the state alone, but for a repeat that is answered (its downlink counter). Authentic frames
+    that cannot be read take their counter, are told as `opaque`, and carry the refusal beside the event.
+    """
+    if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
+        state = NodeState(
+            epoch=node.epoch, latest=state.latest, alarms=state.alarms, schemas=state.schemas, ids=state.ids
+        )
+    opened = authenticate(node, state, header, rx.data, opener)
+    if isinstance(opened, Refusal):
+        return Decision(state, refusal=opened)
+    counter, payload = opened
+    replay = state.replay.accept(counter)
+    if replay is None:
+        if state.replay.too_old(counter):
+            return Decision(state, counter, refusal=Refusal("too_old", node.id))
+        state, answer = _answered(state, counter, header)
+        return Decision(state, counter, refusal=Refusal("replayed", node.id), answer=answer)
+    in_order = counter == state.replay.next
+    online = None if state.online else True
+    state = replace(state, replay=replay, heard=max(state.heard, rx.received), online=True)
+    event = Event(
+        "opaque", f"{node.id}:{counter}", node.id, node.name, node.visibility, rx.received, node.interval_s,
+        counter, node.epoch, rx.link, rx.receiver, 1, rx.rssi, rx.snr, online=online,
+    )  # fmt: skip
+    refusal = None
+    try:
+        if header.kind == frame.REPORT:
+            state, event = _report(state, event, payload)
+        elif header.kind == frame.ALARM:
+            message = decode_alarm(payload, rx.received)
+            state, alarm = alarms.apply(state, message, counter)
+            event = replace(event, kind="alarm", alarm=alarm)
+        else:
+            state, event = _status(state, event, payload)
+    except Unreadable as e:
+        refusal = Refusal(e.reason, node.id, str(e), keep=True)
+    answer = None
+    # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
+    if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
+        state, answer = _answered(state, counter, header)
+    told = metadata(node, state)
+    text = repr(sorted(told.items()))
+    if text != state.meta:
+        state, event = replace(state, meta=text), replace(event, meta=told)
+    return Decision(state, counter, event, refusal, answer)
+
+
+def _answered(state: NodeState, counter: int, header: Header) -> tuple[NodeState, Answer]:
+    down = state.down + 1
+    with_time = header.kind == frame.STATUS or header.is_long
+    return replace(state, down=down), Answer(down, state.replay.ack(counter), with_time)
+
+
+def _report(state: NodeState, event: Event, payload: bytes) -> tuple[NodeState, Event]:
+    report = decode(payload, event.received, state.schemas)
+    future = int(event.received) + FUTURE_S
+    columns = columns_of(report, future)
+    latest, newest = dict(state.latest), []
+    for c, column in enumerate(columns):
+        best: int | None = None
+        for row, t in enumerate(report.times):
+            if t <= future and column.values[row] is not None and (best is None or t >= report.times[best]):
+                best = row
+        if best is not None and report.times[best] > latest.get(column.key, -1):
+            latest[column.key] = report.times[best]
+            newest.append((c, best))
+    ids = state.ids + tuple(q for q in report.ids if q not in state.ids)
+    return replace(state, latest=latest, ids=ids[:64]), replace(
+        event, kind="report", times=report.times, columns=columns, latest=tuple(newest), occurrences=report.events
+    )
+
+
+def _status(state: NodeState, event: Event, payload: bytes) -> tuple[NodeState, Event]:
+    status = decode_status(payload)
+    boots = status.values.get("boots")
+    firmware = status.values.get("firmware")
+    rebooted = isinstance(boots, int) and boots != state.boots
+    schemas = dict(state.schemas)
+    for number, ids in status.schemas.items():
+        if number in schemas or len(schemas) < MAX_SCHEMAS:
+            schemas[number] = ids
+    state = replace(
+        state,
+        schemas=schemas,
+        boots=boots if isinstance(boots, int) else state.boots,
+        firmware=firmware[:64] if isinstance(firmware, str) else state.firmware,
+    )
+    return state, replace(event, kind="status", status=status.values, rebooted=rebooted)
+
+
+def metadata(node: Node, state: NodeState) -> dict[str, Any]:
+    """Return what is published as a node's metadata; quantities are those it has reported so far."""
+    meta: dict[str, Any] = {
+        "id": node.id,
+        "name": node.name,
+        "profile": node.profile,
+        "interval": node.interval_s,
+        "visibility": node.visibility,
+        "quantities": {q.key: q.unit for q in map(quantity_of, state.ids)},
+    }
+    if node.lat is not None and node.lon is not None:
+        meta["location"] = {"type": "Point", "coordinates": [node.lon, node.lat]}
+    if state.firmware is not None:
+        meta["firmware"] = state.firmware
+    return meta
+
+
+def offline_at(node: Node, state: NodeState) -> float:
+    """Return when a node that stays silent counts as offline."""
+    return state.heard + max(OFFLINE_INTERVALS * node.interval_s, OFFLINE_LEAST_S)
+
+
+def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
+    """Return the decision that a node has been silent for too long."""
+    event = Event("offline", f"{node.id}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
+                  online=False)  # fmt: skip
+    return Decision(replace(state, online=False), event=event)
+
+
+def introduce(node: Node, state: NodeState, now: float) -> Decision | None:
+    """Return the decision that publishes a node's metadata if they differ from what was published last, else None."""
+    told: Mapping[str, Any] = metadata(node, state)
+    text = repr(sorted(told.items()))
+    if text == state.meta:
+        return None
+    event = Event(
+        "meta", f"{node.id}:meta:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s, meta=told
+    )
+    return Decision(replace(state, meta=text), event=event)

@@ -1,0 +1,102 @@
+"""Alarm and status payloads to typed values (WIRE.md sections 2 and 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from motewire import codes
+
+from gateway.core import cbor
+from gateway.core.refusals import Malformed
+from gateway.core.report import MAX_VALUE, check_ids, is_int, is_uint_map, resolve_stamp
+
+MAX_ANNOUNCED = 8
+
+STATUS_KEYS: Mapping[int, str] = {
+    codes.STATUS_UPTIME_S: "uptime",
+    codes.STATUS_RESET_CAUSE: "reset_cause",
+    codes.STATUS_BOOTS: "boots",
+    codes.STATUS_FIRMWARE: "firmware",
+    codes.STATUS_HEAP_FREE: "heap_free",
+    codes.STATUS_OUTBOX: "outbox_depth",
+    codes.STATUS_CLOCK: "clock_quality",
+    codes.STATUS_RSSI: "downlink_rssi",
+    codes.STATUS_SNR: "downlink_snr",
+    codes.STATUS_SENSOR_FAULTS: "sensor_faults",
+    codes.STATUS_BATTERY: "battery_voltage",
+    codes.STATUS_ROWS_LOST: "rows_lost",
+    codes.STATUS_EXCEPTION: "exception",
+    codes.STATUS_CONFIG: "config_version",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmMessage:
+    """A raw alarm: code (motewire.codes), Unix time, quantity id, raw value and limit."""
+
+    code: int
+    t: int
+    quantity: int
+    value: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusMessage:
+    """Named values of a status map, and the schemas it announces. Keys without a name are kept as `s<key>`."""
+
+    values: Mapping[str, Any]
+    schemas: Mapping[int, tuple[int, ...]]
+
+
+def _raw(value: Any) -> int | None:
+    if value is not None and (not is_int(value) or not -MAX_VALUE <= value <= MAX_VALUE):
+        raise Malformed("alarm value")
+    return value
+
+
+def decode_alarm(payload: bytes, received: float) -> AlarmMessage:
+    """Decode [code, stamp, quantity, value, ? limit, ? ext]. Raises Malformed."""
+    item = cbor.load(payload)
+    if not isinstance(item, list) or not 4 <= len(item) <= 6:
+        raise Malformed("an alarm is an array of 4 to 6")
+    rest = item[4:]
+    limit = None
+    if rest and not isinstance(rest[0], dict):
+        limit = _raw(rest.pop(0))
+    if len(rest) > 1 or rest and not is_uint_map(rest[0]):
+        raise Malformed("alarm ext")
+    code, quantity = item[0], item[2]
+    if not is_int(code) or code < 0 or not is_int(quantity) or not 0 < quantity < 65536:
+        raise Malformed("alarm code or quantity")
+    return AlarmMessage(code, resolve_stamp(item[1], received), quantity, _raw(item[3]), limit)
+
+
+def decode_status(payload: bytes) -> StatusMessage:
+    """Decode a status map. Raises Malformed for an impossible shape; unknown keys are kept."""
+    item = cbor.load(payload)
+    if not is_uint_map(item):
+        raise Malformed("a status is a map with uint keys")
+    values: dict[str, Any] = {}
+    schemas: dict[int, tuple[int, ...]] = {}
+    for key, value in item.items():
+        if key == codes.STATUS_SCHEMA:
+            if not is_uint_map(value) or len(value) > MAX_ANNOUNCED:
+                raise Malformed("schema announcement")
+            schemas = {number: check_ids(ids) for number, ids in value.items()}
+        else:
+            values[STATUS_KEYS.get(key, f"s{key}")] = _plain(value)
+    return StatusMessage(values, schemas)
+
+
+def _plain(value: Any) -> Any:
+    """Make any dialect value fit for JSON: bytes as hex, map keys as text."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value

@@ -1,0 +1,174 @@
+"""The values that flow through the core. All are frozen; times are Unix seconds, `received` with a fraction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gateway.core.replay import Replay
+
+OPEN = "open"
+RESTRICTED = "restricted"
+PERSONAL = "personal"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A provisioned node as the registry knows it. `key` is the 16-byte AES key and never part of a repr."""
+
+    id: int
+    name: str
+    key: bytes = field(repr=False)
+    epoch: int = 0
+    profile: str = "unknown"
+    interval_s: int = 3600
+    lat: float | None = None
+    lon: float | None = None
+    visibility: str = RESTRICTED
+
+
+@dataclass(frozen=True, slots=True)
+class Radio:
+    """How a LoRa frame was heard: what a downlink into its receive window must copy. tmst: concentrator us, 32 bits."""
+
+    freq_hz: int
+    sf: int
+    bw_hz: int
+    codr: str
+    tmst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none."""
+
+    data: bytes
+    received: float
+    link: str
+    receiver: str
+    rssi: int | None = None
+    snr: float | None = None
+    radio: Radio | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmState:
+    """A rule that is up: since when, and the (time, counter) of the message that said so last."""
+
+    since: int
+    t: int
+    counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeState:
+    """Everything the gateway remembers of a node between frames; committed with every decision.
+
+    down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
+    retained values. marks: (time, counter) of the newest alarm message per quantity id. schemas: announced by the node.
+    """
+
+    epoch: int = 0
+    replay: Replay = field(default_factory=Replay)
+    down: int = 0
+    heard: float = 0.0
+    online: bool = False
+    latest: Mapping[str, float] = field(default_factory=dict)
+    alarms: Mapping[str, AlarmState] = field(default_factory=dict)
+    marks: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    schemas: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    ids: tuple[int, ...] = ()
+    boots: int | None = None
+    firmware: str | None = None
+    meta: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """All values of one quantity in a report. `suspect` lists the rows outside the valid range or with an impossible time."""
+
+    key: str
+    unit: str
+    values: tuple[int | float | None, ...]
+    suspect: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only)."""
+
+    state: Literal["raised", "updated", "cleared", "event", "late"]
+    code: str
+    severity: str
+    quantity: str
+    unit: str
+    value: int | float | None
+    limit: int | float | None
+    t: int
+    since: int
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
+
+    kind: report, alarm, status, offline, meta, opaque (authentic, but kept raw). latest: (column, row) pairs that are newer
+    than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
+    meta: the node's metadata if they changed. status: named values of a status frame.
+    """
+
+    kind: str
+    id: str
+    node: int
+    name: str
+    visibility: str
+    received: float
+    interval_s: int
+    counter: int = 0
+    epoch: int = 0
+    link: str = ""
+    receiver: str = ""
+    copies: int = 1
+    rssi: int | None = None
+    snr: float | None = None
+    times: tuple[int, ...] = ()
+    columns: tuple[Column, ...] = ()
+    latest: tuple[tuple[int, int], ...] = ()
+    occurrences: bool = False
+    alarm: Alarm | None = None
+    status: Mapping[str, Any] | None = None
+    rebooted: bool = False
+    online: bool | None = None
+    meta: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a frame, or its content, was not taken. `reason` is the metric label; `keep` asks for the raw frame to be kept."""
+
+    reason: str
+    node: int | None = None
+    detail: str = ""
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time."""
+
+    counter: int
+    ack: Mapping[int, int | bytes]
+    with_time: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque."""
+
+    state: NodeState
+    counter: int = 0
+    event: Event | None = None
+    refusal: Refusal | None = None
+    answer: Answer | None = None

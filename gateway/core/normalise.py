@@ -1,0 +1,83 @@
+"""Raw integers to physical values with a unit and a quality flag.
+
+Gases are measured in ppb and published in ug/m3 at 293.15 K and 101.3 kPa, the reference state of Directive (EU) 2024/2881
+for gases; molar volume 24.0611 l/mol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from motewire.quantities import QUANTITIES
+
+from gateway.core.model import Column
+from gateway.core.report import Report
+
+INSTANCE = 256
+TOGGLE = 21
+GAS_UG_M3_PER_PPB = {"no2": 1.9120, "o3": 1.9949}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """How to read one quantity id: physical = (raw + offset) / divisor * factor; the valid range is given in raw values."""
+
+    key: str
+    unit: str
+    offset: int = 0
+    divisor: int = 1
+    factor: float | None = None
+    lowest: int | None = None
+    highest: int | None = None
+
+    def physical(self, raw: int) -> int | float:
+        """Return the physical value, correctly rounded (division, never multiplication by 0.1)."""
+        value = raw + self.offset
+        if self.divisor != 1:
+            value = value / self.divisor
+        return value if self.factor is None else round(value * self.factor, 2)
+
+    def is_valid(self, raw: int) -> bool:
+        """True inside the registry's range; what lies outside is delivered and marked."""
+        return (self.lowest is None or raw >= self.lowest) and (self.highest is None or raw <= self.highest)
+
+
+_BASE = {row[0]: row for row in QUANTITIES}
+
+
+@lru_cache(maxsize=1024)
+def quantity_of(number: int) -> Quantity:
+    """Return how to read a quantity id; 256 * i + id is instance i; an unknown one is `q<id>`, raw and without unit."""
+    instance, base = divmod(number, INSTANCE)
+    row = _BASE.get(base)
+    if row is None:
+        return Quantity(f"q{number}", "")
+    _, key, unit, exponent, offset, low, high = row
+    divisor = 10 ** max(-exponent, 0)
+    factor = GAS_UG_M3_PER_PPB.get(key)
+    return Quantity(
+        key if not instance else f"{key}-{instance}",
+        unit if factor is None else "ug/m3",
+        offset,
+        divisor,
+        factor,
+        round(low * divisor) - offset,
+        round(high * divisor) - offset,
+    )
+
+
+def columns_of(report: Report, future: int) -> tuple[Column, ...]:
+    """Return the report's columns in physical values; rows later than Unix time `future` are suspect throughout."""
+    ahead = tuple(i for i, t in enumerate(report.times) if t > future)
+    return tuple(_column(number, cells, ahead) for number, cells in zip(report.ids, report.columns, strict=True))
+
+
+def _column(number: int, cells: Sequence[int | None], ahead: tuple[int, ...]) -> Column:
+    q = quantity_of(number)
+    if number % INSTANCE == TOGGLE:  # the wire carries the state after the first row; each row flips it
+        cells = tuple(None if raw is None else raw ^ (i & 1) for i, raw in enumerate(cells))
+    values = tuple(None if raw is None else q.physical(raw) for raw in cells)
+    suspect = tuple(i for i, raw in enumerate(cells) if raw is not None and (i in ahead or not q.is_valid(raw)))
+    return Column(q.key, q.unit, values, suspect)

@@ -1,0 +1,1 @@
+"""Where frames come from and downlinks leave. A link turns bytes into Reception and back; it decides nothing."""

@@ -1,0 +1,43 @@
+"""Counters: cheap to bump, exposed as a Prometheus registry and as a dict for gw info. Labels come from code, so they are bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+
+class Metrics(Collector):
+    """frames by link, refused by reason, and further totals by name; `gauges` hold current values."""
+
+    def __init__(self) -> None:
+        self.frames: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter()
+        self.totals: Counter[str] = Counter()
+        self.gauges: dict[str, float] = {}
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """Yield every metric for Prometheus."""
+        frames = CounterMetricFamily(
+            "citymote_frames", "Frames heard, by link; copies are not counted", labels=["link"]
+        )
+        for link, n in self.frames.items():
+            frames.add_metric([link], n)
+        yield frames
+        refused = CounterMetricFamily("citymote_refused", "What was refused, by reason", labels=["reason"])
+        for reason, n in self.refused.items():
+            refused.add_metric([reason], n)
+        yield refused
+        for name, n in self.totals.items():
+            yield CounterMetricFamily(f"citymote_{name}", name.replace("_", " "), value=n)
+        for name, value in self.gauges.items():
+            yield GaugeMetricFamily(f"citymote_{name}", name.replace("_", " "), value=value)
+
+    def snapshot(self) -> dict[str, dict[str, int]]:
+        """Return the counters for publishing."""
+        return {"frames": dict(self.frames), "refused": dict(self.refused), "totals": dict(self.totals)}

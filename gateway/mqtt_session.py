@@ -1,0 +1,176 @@
+"""One MQTT 3.1.1 connection through paho, driven by the asyncio loop: no thread, no queue inside paho that we do not see.
+
+A session lives as long as its TCP connection. Reconnecting means a new session, so that what must be sent again is decided
+by the cursor of an output and not by a library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from gateway.config import Broker
+
+CONNECT_S = 10.0
+KEEPALIVE_S = 30
+
+
+class MqttError(Exception):
+    """The broker cannot be reached, refused us, or is gone."""
+
+
+class MqttSession:
+    """Use: await connect(); publish(); `closed` resolves when the connection ends. Callbacks run in the loop."""
+
+    def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes] | None = None) -> None:
+        """will: (topic, payload) published by the broker, retained with QoS 1, when we vanish."""
+        self._broker = broker
+        self._loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[str] = self._loop.create_future()
+        self._connected: asyncio.Future[None] = self._loop.create_future()
+        self._subscribed: dict[int, asyncio.Future[None]] = {}
+        self._sock: socket.socket | None = None
+        self._misc: asyncio.Task[None] | None = None
+        self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self.on_puback: Callable[[int], None] = lambda _mid: None
+        c = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
+        c.max_inflight_messages_set(65535)  # the window is kept by the caller
+        c.max_queued_messages_set(0)
+        if will is not None:
+            c.will_set(will[0], will[1], qos=1, retain=True)
+        c.on_connect = self._on_connect
+        c.on_disconnect = self._on_disconnect
+        c.on_message = lambda _c, _d, m: self.on_message(m.topic, bytes(m.payload))
+        c.on_publish = lambda _c, _d, mid, _r, _p: self.on_puback(mid)
+        c.on_subscribe = lambda _c, _d, mid, _r, _p: self._on_subscribe(mid)
+        c.on_socket_close = lambda _c, _d, sock: self._forget(sock)
+        c.on_socket_register_write = lambda *_: self._want_write()
+        self._client = c
+
+    async def connect(self) -> None:
+        """Open the connection and wait for CONNACK. Raises MqttError."""
+        b = self._broker
+        try:
+            if b.username is not None:
+                password = b.password_file.read_text().strip() if b.password_file else None
+                self._client.username_pw_set(b.username, password)
+            if b.ca_file is not None:
+                self._client.tls_set(ca_certs=str(b.ca_file), tls_version=ssl.PROTOCOL_TLS_CLIENT)
+            self._client.connect_timeout = CONNECT_S / 2
+            await asyncio.to_thread(self._client.connect, b.host, b.port, KEEPALIVE_S)
+            sock = self._client.socket()
+            if not isinstance(sock, socket.socket):
+                raise MqttError("no connection")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sock = sock
+            self._loop.add_reader(sock, self._readable)
+            self._want_write()
+            self._misc = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
+            async with asyncio.timeout(CONNECT_S):
+                await self._connected
+        except (OSError, ValueError, TimeoutError) as e:
+            self._drop("connect failed")
+            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e) or type(e).__name__
+            raise MqttError(f"{b.host}:{b.port}: {reason}") from e
+        except BaseException:
+            self._drop("connect failed")
+            raise
+
+    async def subscribe(self, topic: str, qos: int = 0) -> None:
+        """Subscribe and wait for SUBACK. Raises MqttError."""
+        result, mid = self._client.subscribe(topic, qos)
+        if result != paho.MQTT_ERR_SUCCESS or mid is None:
+            raise MqttError(f"subscribe: {paho.error_string(result)}")
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._subscribed[mid] = future
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await future
+        except TimeoutError as e:
+            raise MqttError("no SUBACK") from e
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
+        """Send a message; return its id for on_puback (QoS 1), or None when the connection is gone."""
+        if self.closed.done():
+            return None
+        info = self._client.publish(topic, payload, qos, retain)
+        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
+
+    async def disconnect(self) -> None:
+        """Say good-bye and close; pending bytes get a second to leave."""
+        if not self.closed.done() and self._sock is not None:
+            self._client.disconnect()
+            for _ in range(100):
+                if self.closed.done() or not self._client.want_write():
+                    break
+                self._want_write()
+                await asyncio.sleep(0.01)
+        self._drop("disconnected")
+
+    def _on_connect(self, _c: Any, _d: Any, _flags: Any, code: Any, _props: Any) -> None:
+        if self._connected.done():
+            return
+        if code.is_failure:
+            self._connected.set_exception(MqttError(f"{self._broker.host}:{self._broker.port}: broker says {code}"))
+        else:
+            self._connected.set_result(None)
+
+    def _on_disconnect(self, _c: Any, _d: Any, _flags: Any, code: Any, _props: Any) -> None:
+        self._loop.call_soon_threadsafe(self._drop, str(code))
+
+    def _on_subscribe(self, mid: int) -> None:
+        future = self._subscribed.pop(mid, None)
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def _want_write(self) -> None:
+        # paho calls this from the connecting thread too, before the socket is ours
+        if self._sock is not None and self._sock.fileno() >= 0:
+            self._loop.add_writer(self._sock, self._writable)
+
+    def _readable(self) -> None:
+        if self._client.loop_read(16) != paho.MQTT_ERR_SUCCESS:
+            self._drop("connection lost")
+
+    def _writable(self) -> None:
+        if self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
+            self._drop("connection lost")
+        elif self._sock is not None and not self._client.want_write():
+            self._loop.remove_writer(self._sock)
+
+    async def _keep_alive(self) -> None:
+        while self._client.loop_misc() == paho.MQTT_ERR_SUCCESS:
+            await asyncio.sleep(1.0)
+        self._drop("no answer to ping")
+
+    def _forget(self, sock: Any) -> None:
+        # paho closes its socket at a protocol error; the loop must let go of the descriptor before that
+        if sock is self._sock:
+            self._sock = None
+            self._loop.remove_reader(sock)
+            self._loop.remove_writer(sock)
+
+    def _drop(self, reason: str) -> None:
+        sock = self._sock
+        if sock is not None:
+            self._forget(sock)
+            sock.close()
+        if self._misc is not None:
+            self._misc.cancel()
+            self._misc = None
+        if not self._connected.done():
+            self._connected.set_exception(MqttError(f"{self._broker.host}:{self._broker.port}: {reason}"))
+        if self._connected.exception() is None and not self.closed.done():
+            self.closed.set_result(reason)
+        elif not self.closed.done():
+            self.closed.cancel()
+        for future in self._subscribed.values():
+            if not future.done():
+                future.set_exception(MqttError(reason))
+        self._subscribed.clear()

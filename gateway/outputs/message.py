@@ -1,0 +1,37 @@
+"""What every format produces, and the spelling they share: topics, times, JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Message(NamedTuple):
+    """An MQTT message. newest: time that a retained payload stands for, so that older ones are not sent after a restart."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    newest: float | None = None
+
+
+def iso(t: float) -> str:
+    """Return RFC 3339 UTC with Z; milliseconds only when there are any."""
+    d = datetime.fromtimestamp(t, UTC)
+    return d.strftime("%Y-%m-%dT%H:%M:%S") + (f".{d.microsecond // 1000:03d}Z" if d.microsecond >= 1000 else "Z")
+
+
+json = msgspec.json.Encoder().encode
+
+
+def node_topic(root: str, node: str, *levels: str) -> str:
+    """Return <root>/v1/node/<node>/..."""
+    return "/".join((root, "v1", "node", node, *levels))
+
+
+def drop_none(**values: Any) -> dict[str, Any]:
+    """Return the values that are there."""
+    return {k: v for k, v in values.items() if v is not None}

@@ -1,0 +1,116 @@
+"""`native`: flat JSON per quantity, retained newest value; node state, metadata, alerts and events."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.core.model import Event
+from gateway.outputs.message import Message, drop_none, iso, json, node_topic
+
+VALID_INTERVALS = 3
+_HEALTH = {
+    "uptime": "s",
+    "boots": "count",
+    "heap_free": "B",
+    "outbox_depth": "count",
+    "rows_lost": "count",
+    "downlink_rssi": "dBm",
+    "battery_voltage": "V",
+}
+_SCALE = {"battery_voltage": 100}  # 10 mV steps
+
+
+def messages(e: Event, root: str) -> list[Message]:
+    """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
+    out: list[Message] = []
+    if e.online is not None:
+        out.append(
+            Message(
+                node_topic(root, e.name, "state"), b"online" if e.online else b"offline", retain=True, newest=e.received
+            )
+        )
+    if e.meta is not None:
+        out.append(Message(node_topic(root, e.name, "meta"), json(e.meta), retain=True, newest=e.received))
+    if e.kind in ("offline", "meta"):
+        return out
+    until = e.received + VALID_INTERVALS * e.interval_s
+    for c, row in e.latest:
+        column, t = e.columns[c], e.times[row]
+        quality = "suspect" if row in column.suspect else "ok"
+        out.append(
+            _value(e, root, column.key, column.values[row], column.unit, t, quality, t + VALID_INTERVALS * e.interval_s)
+        )
+    if e.rssi is not None:
+        out.append(_value(e, root, "rssi", e.rssi, "dBm", e.received, "ok", until))
+    if e.snr is not None:
+        out.append(_value(e, root, "snr", e.snr, "dB", e.received, "ok", until))
+    if e.occurrences:
+        out += _occurrences(e, root)
+    if e.alarm is not None:
+        out += _alarm(e, root)
+    if e.status is not None:
+        out += _status(e, root, until)
+    return out
+
+
+def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quality: str, until: float) -> Message:
+    body = {"v": value, "u": unit, "t": iso(t), "q": quality, "until": iso(until), "rx": iso(e.received)}
+    return Message(node_topic(root, e.name, "q", key), json(body), retain=True, newest=t)
+
+
+def _event(e: Event, root: str, nth: int, body: dict[str, Any]) -> Message:
+    return Message(node_topic(root, e.name, "event"), json({"id": f"{e.id}:{nth}", **body, "rx": iso(e.received)}))
+
+
+def _occurrences(e: Event, root: str) -> list[Message]:
+    out = []
+    for row, t in enumerate(e.times):
+        for column in e.columns:
+            value = column.values[row]
+            if value is None or column.key == "confidence":
+                continue
+            name = "change"
+            if column.key.split("-")[0] in ("occupied", "toggle"):
+                name = "arrival" if value else "departure"
+            out.append(_event(e, root, len(out), {"event": name, "quantity": column.key, "v": value, "t": iso(t)}))
+    return out
+
+
+def _alarm(e: Event, root: str) -> list[Message]:
+    a = e.alarm
+    assert a is not None
+    body = drop_none(
+        code=a.code,
+        severity=a.severity,
+        quantity=a.quantity,
+        value=a.value,
+        limit=a.limit,
+        unit=a.unit,
+        since=iso(a.since),
+        t=iso(a.t),
+    )
+    out = [_event(e, root, 0, {"event": f"alarm_{a.state}", **body})]
+    for rule in a.rules:
+        payload = b"" if a.state == "cleared" else json(body)
+        out.append(Message(node_topic(root, e.name, "alert", rule), payload, retain=True, newest=a.t))
+    return out
+
+
+def _status(e: Event, root: str, until: float) -> list[Message]:
+    status = e.status or {}
+    out = []
+    for key, unit in _HEALTH.items():
+        value = status.get(key)
+        if isinstance(value, int):
+            scale = _SCALE.get(key)
+            out.append(_value(e, root, key, value / scale if scale else value, unit, e.received, "ok", until))
+    name = "reboot" if e.rebooted else "status"
+    out.append(
+        _event(
+            e,
+            root,
+            0,
+            {"event": name, "t": iso(e.received), **{k: v for k, v in status.items() if k not in ("event", "t", "id")}},
+        )
+    )
+    return out

@@ -1,0 +1,362 @@
+"""From a reception to a committed decision and its answer: the rim's side of `decide`.
+
+Order of things: decide in memory, wait a moment for copies through other receivers (LoRa), commit in one transaction, and only
+then answer. A failed commit forgets every state decided since, so that nothing is acknowledged that is not on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import structlog
+
+from gateway import crypto
+from gateway.clock import Clock
+from gateway.core import downlink
+from gateway.core.airtime import DutyLedger, time_on_air_us
+from gateway.core.decide import decide, goes_offline, introduce, offline_at
+from gateway.core.dedupe import Heard, Recent
+from gateway.core.model import Answer, Decision, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.receive import Header, parse
+from gateway.links.link import Link
+from gateway.metrics import Metrics
+from gateway.store.engine import Engine, RawFrame, StoreError, Write
+
+MAX_PENDING = 20_000
+MAX_STATES = 4096
+RESUME_S = 1.0
+RX_DELAY_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Work:
+    """A decided frame on its way to the disk and back to the node."""
+
+    node: Node
+    header: Header
+    decision: Decision
+    done: asyncio.Future[None]
+    heard: Heard[_Work | None] | None = None
+
+
+class Pipeline:
+    """deliver() is what links call; everything runs in one event loop. committed() is called with the spool grown;
+    rejected() with a public description of every refusal."""
+
+    def __init__(
+        self,
+        nodes: Mapping[int, Node],
+        engine: Engine,
+        clock: Clock,
+        metrics: Metrics,
+        committed: Callable[[], None],
+        rejected: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._nodes, self._engine, self._clock, self._metrics = nodes, engine, clock, metrics
+        self._committed, self._rejected = committed, rejected
+        self._loop = asyncio.get_running_loop()
+        self._links: dict[str, Link] = {}
+        self._collect_s: dict[str, float] = {}
+        self._recent: Recent[_Work | None] = Recent()
+        self._states: OrderedDict[int, NodeState] = OrderedDict()
+        self._busy: dict[int, int] = {}  # nodes with decisions that are not committed yet
+        self._collecting: list[_Work] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
+        self._in_flight: set[asyncio.Future[int]] = set()
+        self._pending = 0
+        self._generation = 0
+        self._deadlines: list[tuple[float, int]] = []
+        self._watched: set[int] = set()
+        self._ledgers: dict[str, DutyLedger] = {}
+        booked: dict[str, list[tuple[int, int, int]]] = {}
+        for transmitter, band, start, airtime in engine.airtime(
+            0
+        ):  # the ledger forgets what is older than an hour itself
+            booked.setdefault(transmitter, []).append((band, start, airtime))
+        for transmitter, sent in booked.items():
+            self._ledgers[transmitter] = DutyLedger(sent)
+        for number, state in engine.online():
+            self._watch(number, state)
+
+    def attach(self, link: Link, collect_s: float) -> None:
+        """Make a link known; collect_s is how long its frames wait for copies."""
+        self._links[link.name] = link
+        self._collect_s[link.name] = collect_s
+
+    @property
+    def pending(self) -> int:
+        """Decisions that are not committed and answered yet."""
+        return self._pending
+
+    # frames
+
+    def deliver(self, rx: Reception) -> asyncio.Future[None] | None:
+        """Take one reception; the future resolves when it is committed and answered. None: refused, or long done."""
+        heard = self._recent.copy_of(rx)
+        if heard is not None:
+            self._metrics.totals["copies"] += 1
+            return heard.work.done if heard.work is not None else None
+        self._metrics.frames[rx.link] += 1
+        if self._pending >= MAX_PENDING:
+            self._refuse(rx, Refusal("overload"))
+            return None
+        work = self._decide(rx)
+        if isinstance(work, Refusal):
+            self._refuse(rx, work)
+            self._recent.enter(rx, None)
+            return None
+        work.heard = self._recent.enter(rx, work)
+        self._pending += 1
+        self._hold(work.node.id)
+        self._collecting.append(work)
+        wait = self._collect_s.get(rx.link, 0.0)
+        due = self._loop.time() + wait
+        if self._timer is None or due < self._timer_due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer, self._timer_due = self._loop.call_later(wait, self.flush), due
+        return work.done
+
+    def _decide(self, rx: Reception) -> _Work | Refusal:
+        header = parse(rx.data)
+        if isinstance(header, Refusal):
+            return header
+        node = self._nodes.get(header.node)
+        if node is None:
+            return Refusal("unknown_node", header.node)
+        decision = decide(node, self._state(node.id), header, rx, crypto.opener)
+        if decision.refusal is not None:
+            if decision.event is None and decision.answer is None:
+                return decision.refusal
+            self._refuse(rx, decision.refusal, kept=decision.event is not None)
+        self._keep(node.id, decision.state)
+        return _Work(node, header, decision, self._loop.create_future())
+
+    def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:
+        self._metrics.refused[refusal.reason] += 1
+        node = self._nodes.get(refusal.node) if refusal.node is not None else None
+        log.info(
+            "uplink_refused", reason=refusal.reason, node=refusal.node, link=rx.link, detail=refusal.detail or None
+        )
+        body: dict[str, Any] = {"reason": refusal.reason, "link": rx.link}
+        if node is not None:
+            body["node"] = node.name
+        elif refusal.node is not None:
+            body["node_id"] = refusal.node
+        self._rejected(body)
+        if refusal.keep and not kept:
+            self._engine.quarantine(rx.data, refusal.reason, rx.received)
+
+    def flush(self) -> None:
+        """Wait for no further copies: hand what was decided to the store."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        works, self._collecting = self._collecting, []
+        if works:
+            self._commit([self._write(w) for w in works], works)
+
+    def _write(self, w: _Work) -> Write:
+        event, rx = w.decision.event, w.heard.best if w.heard else None
+        if event is None or rx is None or w.heard is None:
+            return Write(w.node.id, w.decision.state)
+        event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=w.heard.copies)
+        reason = w.decision.refusal.reason if w.decision.refusal else ""
+        raw = RawFrame(
+            w.node.id,
+            event.epoch,
+            event.counter,
+            w.header.kind,
+            rx.data,
+            event.received,
+            rx.link,
+            rx.receiver,
+            rx.rssi,
+            rx.snr,
+            reason,
+        )
+        return Write(w.node.id, w.decision.state, event, raw)
+
+    def _commit(self, writes: list[Write], works: list[_Work]) -> None:
+        generation = self._generation
+        if not works:  # decisions without a frame: their states must stay in memory until they are on disk all the same
+            for w in writes:
+                self._hold(w.node)
+        future = self._engine.commit(writes)
+        self._in_flight.add(future)
+        future.add_done_callback(lambda f: self._after(f, generation, writes, works))
+
+    def _after(self, future: asyncio.Future[int], generation: int, writes: list[Write], works: list[_Work]) -> None:
+        self._in_flight.discard(future)
+        if not works:
+            for write in writes:
+                self._release(write.node)
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self._failed(error, generation, len(works))
+        else:
+            self._committed()
+        for w in works:
+            if error is None:
+                self._answer(w)
+            self._pending -= 1
+            self._release(w.node.id)
+            if not w.done.done():
+                w.done.set_result(None)
+
+    def _failed(self, error: BaseException, generation: int, frames: int) -> None:
+        self._metrics.refused["store_failed"] += frames
+        if generation != self._generation:
+            return  # decided on the same dead state as the one that failed first
+        self._generation += 1
+        # what waits for copies was decided on that state too: it goes the same way, the nodes will resend
+        works, self._collecting = self._collecting, []
+        self._states.clear()
+        self._recent = Recent()
+        log.error("commit_failed", error=str(error), next=getattr(error, "hint", "") or "look at the log above")
+        for w in works:
+            self._metrics.refused["store_failed"] += 1
+            self._pending -= 1
+            self._release(w.node.id)
+            w.done.set_result(None)
+        self._resume()
+
+    def _resume(self) -> None:
+        def after(f: asyncio.Future[int]) -> None:
+            if not f.cancelled() and f.exception() is not None:
+                self._loop.call_later(RESUME_S, self._resume)
+
+        self._engine.resume().add_done_callback(after)
+
+    # answers
+
+    def _answer(self, w: _Work) -> None:
+        event, heard = w.decision.event, w.heard
+        if event is not None:
+            self._metrics.totals["committed"] += 1
+            self._metrics.totals["rows"] += len(event.times)
+            log.info(
+                "uplink_committed", node=w.node.name, counter=w.decision.counter, kind=event.kind, rows=len(event.times),
+                link=event.link, copies=heard.copies if heard else 1,
+            )  # fmt: skip
+            self._watch(w.node.id, w.decision.state)
+        answer = w.decision.answer
+        if answer is None or heard is None:
+            return
+        rx = heard.best
+        link = self._links.get(rx.link)
+        if link is None:
+            return
+        time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
+        frame = downlink.seal(w.node, answer.counter, downlink.payload(answer.ack, time), crypto.sealer)
+        if rx.radio is not None and not self._may_send(rx, len(frame)):
+            self._metrics.refused["duty_cycle"] += 1
+            log.info("downlink_refused", reason="duty_cycle", node=w.node.name, receiver=rx.receiver)
+            return
+        if link.send(rx, w.node.id, frame):
+            self._metrics.totals["downlinks"] += 1
+
+    def _time_at_node(self, node: Node, answer: Answer, rx: Reception) -> int:
+        """Return what time it will be when the node has received the answer; on air it takes up to 2.5 s."""
+        if rx.radio is None:
+            return round(self._clock.now())
+        size = len(downlink.payload(answer.ack, 1 << 31)) + downlink.overhead(node)
+        return round(rx.received + RX_DELAY_S + _airtime_us(rx.radio, size) / 1e6)
+
+    def _may_send(self, rx: Reception, size: int) -> bool:
+        """Book the airtime of a downlink with its transmitter, or say no."""
+        radio = rx.radio
+        assert radio is not None
+        ledger = self._ledgers.setdefault(rx.receiver, DutyLedger())
+        airtime = _airtime_us(radio, size)
+        start = int((rx.received + RX_DELAY_S) * 1e6)
+        band = ledger.book(radio.freq_hz, start, airtime)
+        if band is None:
+            return False
+        self._engine.book(rx.receiver, band, start, airtime)
+        return True
+
+    # states and presence
+
+    def _state(self, number: int) -> NodeState:
+        state = self._states.get(number)
+        if state is None:
+            state = self._engine.load(number) or NodeState()
+        return state
+
+    def _keep(self, number: int, state: NodeState) -> None:
+        self._states[number] = state
+        self._states.move_to_end(number)
+        if len(self._states) > MAX_STATES:
+            for old in self._states:
+                if old not in self._busy:  # its newest state is on disk
+                    del self._states[old]
+                    break
+
+    def _hold(self, number: int) -> None:
+        self._busy[number] = self._busy.get(number, 0) + 1
+
+    def _release(self, number: int) -> None:
+        self._busy[number] -= 1
+        if not self._busy[number]:
+            del self._busy[number]
+
+    def _watch(self, number: int, state: NodeState) -> None:
+        if state.online and number not in self._watched and number in self._nodes:
+            self._watched.add(number)
+            heapq.heappush(self._deadlines, (offline_at(self._nodes[number], state), number))
+
+    def check_presence(self, limit: int = 1000) -> None:
+        """Declare nodes offline whose time is up; costs only as much as there is to do."""
+        now = self._clock.now()
+        writes: list[Write] = []
+        while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:
+            _, number = heapq.heappop(self._deadlines)
+            self._watched.discard(number)
+            state = self._state(number)
+            if not state.online or number in self._busy:
+                self._watch(number, replace(state, heard=max(state.heard, now)))
+                continue
+            if offline_at(self._nodes[number], state) > now:
+                self._watch(number, state)
+                continue
+            decision = goes_offline(self._nodes[number], state, now)
+            self._keep(number, decision.state)
+            writes.append(Write(number, decision.state, decision.event))
+            log.info("node_offline", node=self._nodes[number].name)
+        if writes:
+            self._commit(writes, [])
+
+    def introduce(self) -> None:
+        """Publish metadata of nodes whose registry entry is new or changed (start-up only: O(nodes))."""
+        now = self._clock.now()
+        writes: list[Write] = []
+        for number, node in self._nodes.items():
+            decision = introduce(node, self._state(number), now)
+            if decision is not None:
+                self._states.pop(number, None)
+                writes.append(Write(number, decision.state, decision.event))
+        for i in range(0, len(writes), 1000):
+            self._commit(writes[i : i + 1000], [])
+
+    async def settle(self) -> None:
+        """Flush and wait until every decision is committed (or has failed) and answered."""
+        self.flush()
+        while self._in_flight:
+            await asyncio.wait(self._in_flight)
+            await asyncio.sleep(0)  # let the callbacks of those futures run
+
+
+def _airtime_us(radio: Radio, size: int) -> int:
+    return time_on_air_us(size, radio.sf, radio.bw_hz, int(radio.codr[2]) - 4)
+
+
+__all__ = ["Pipeline", "StoreError"]

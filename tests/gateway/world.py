@@ -1,0 +1,264 @@
+"""Stand-ins for the outside of a gateway: nodes that seal frames with motewire, a concentrator, a backend, the real process.
+
+Sealing here is written on motewire's encoder and the `cryptography` package; the gateway decodes with cbor2 and a bit reader of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+from cryptography.hazmat.primitives.ciphers.aead import AESCCM
+from motewire import EPOCH_2000, frame
+from motewire.batch import Batch
+from motewire.messages import Ack, put_alarm, put_map, read
+from motewire.schemas import SCHEMAS
+from paho.mqtt.enums import CallbackAPIVersion
+
+REPO = Path(__file__).resolve().parents[2]
+T0 = 1767225600  # 2026-01-01T00:00:00Z
+PUSH_DATA, PUSH_ACK, PULL_DATA, PULL_RESP, PULL_ACK, TX_ACK = range(6)
+
+
+@dataclass
+class Mote:
+    """A node's wire side: seals reports, alarms and status frames with ever rising counters, opens downlinks."""
+
+    id: int
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
+    epoch: int = 0
+    counter: int = 0
+
+    def seal(self, kind: int, payload: bytes, counter: int | None = None, long: bool = False) -> bytes:
+        """Seal a payload under the next (or the given) counter."""
+        if counter is None:
+            self.counter += 1
+            counter = self.counter
+        buf = bytearray(frame.HEADER_MAX)
+        end = frame.put_header(buf, kind, self.id, counter, self.epoch & 3, long)
+        nonce = bytearray(frame.NONCE)
+        frame.put_nonce(nonce, frame.UP, self.id, self.epoch, counter)
+        head = bytes(buf[:end])
+        return head + AESCCM(self.key, tag_length=8).encrypt(bytes(nonce), payload, head)
+
+    def report(
+        self, t: int, rows: Sequence[Sequence[int | None]], schema: int = 3, interval: int = 60, **seal: Any
+    ) -> bytes:
+        """Seal a packed report of rows on a grid from Unix time t."""
+        return self.seal(frame.REPORT, report(t, rows, schema, interval), **seal)
+
+    def alarm(
+        self, code: int, t: int, quantity: int, value: int | None, limit: int | None = None, **seal: Any
+    ) -> bytes:
+        """Seal an alarm."""
+        buf = bytearray(64)
+        return self.seal(
+            frame.ALARM, bytes(buf[: put_alarm(buf, 0, code, t - EPOCH_2000, quantity, value, limit)]), **seal
+        )
+
+    def status(self, items: dict[int, Any], **seal: Any) -> bytes:
+        """Seal a status map."""
+        buf = bytearray(512)
+        return self.seal(frame.STATUS, bytes(buf[: put_map(buf, 0, sorted(items.items()))]), **seal)
+
+    def open(self, downlink: bytes) -> dict[int, Any]:
+        """Return the map of a downlink frame; raises when it is not for this node or not authentic."""
+        kind, node, counter, is_long, slot, end = frame.parse_header(downlink)
+        assert (kind, node, is_long, slot) == (frame.DOWNLINK, self.id, True, self.epoch & 3)
+        nonce = bytearray(frame.NONCE)
+        frame.put_nonce(nonce, frame.DOWN, node, self.epoch, counter)
+        plain = AESCCM(self.key, tag_length=8).decrypt(bytes(nonce), downlink[end:], downlink[:end])
+        return read(plain, 0, len(plain))
+
+    def acked(self, downlink: bytes) -> Ack:
+        """Return the ack of a downlink frame."""
+        return Ack(self.open(downlink))
+
+
+def report(t: int, rows: Sequence[Sequence[int | None]], schema: int = 3, interval: int = 60) -> bytes:
+    """Return a packed report payload."""
+    batch = Batch(SCHEMAS[schema], schema, interval, 240)
+    for i, row in enumerate(rows):
+        present = sum(1 << c for c, v in enumerate(row) if v is not None)
+        batch.append(t + i * interval - EPOCH_2000, [v or 0 for v in row], present)
+    buf = bytearray(1200)
+    return bytes(buf[: batch.encode(buf, 0, 1100)])
+
+
+class Concentrator:
+    """A packet forwarder on a UDP socket; pull() is the barrier behind which everything pushed is committed."""
+
+    def __init__(self, port: int, eui: str = "aa555a0000000001") -> None:
+        self.eui = bytes.fromhex(eui)
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.connect(("127.0.0.1", port))
+        self.tmst = 1000
+        self.push_acks = 0
+
+    def _send(self, kind: int, body: bytes = b"") -> bytes:
+        token = secrets.token_bytes(2)
+        self.sock.send(bytes((2,)) + token + bytes((kind,)) + self.eui + body)
+        return token
+
+    def push(self, data: bytes, **fields: Any) -> None:
+        """PUSH_DATA one packet as heard at SF7 on 868.1 MHz; fields replace those of rxpk."""
+        self.tmst += 10_000
+        rxpk = {
+            "tmst": self.tmst, "freq": 868.1, "chan": 0, "rfch": 0, "stat": 1, "modu": "LORA", "datr": "SF7BW125", "codr": "4/5",
+            "rssi": -80, "lsnr": 7.5, "size": len(data), "data": base64.b64encode(data).decode(), **fields,
+        }  # fmt: skip
+        self.raw(json.dumps({"rxpk": [rxpk]}).encode())
+
+    def raw(self, body: bytes) -> None:
+        """PUSH_DATA any body."""
+        self._send(PUSH_DATA, body)
+
+    def pull(self, timeout: float = 10.0) -> list[dict[str, Any]]:
+        """PULL_DATA, wait for its PULL_ACK, return the txpk of every PULL_RESP that came before."""
+        token = self._send(PULL_DATA)
+        found = []
+        deadline = time.monotonic() + timeout
+        while True:
+            self.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            got = self.sock.recv(65536)
+            if got[3] == PUSH_ACK:
+                self.push_acks += 1
+            elif got[3] == PULL_RESP:
+                found.append(json.loads(got[4:])["txpk"])
+                self.sock.send(bytes((2, got[1], got[2], TX_ACK)) + self.eui)
+            elif got[3] == PULL_ACK and got[1:3] == token:
+                return found
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self.sock.close()
+
+
+def frame_of(txpk: dict[str, Any]) -> bytes:
+    """Return the frame of a txpk."""
+    return base64.b64decode(txpk["data"])
+
+
+class Backend:
+    """An MQTT subscriber that keeps all messages in order of arrival: (topic below city/v1, payload, retain flag)."""
+
+    def __init__(self, address: tuple[str, int], topic: str = "city/#") -> None:
+        self.messages: list[tuple[str, bytes, bool]] = []
+        self._news = threading.Condition()
+        ready = threading.Event()
+        c = paho.Client(CallbackAPIVersion.VERSION2, f"backend-{secrets.token_hex(4)}")
+        c.on_connect = lambda *_: c.subscribe(topic, 1)
+        c.on_subscribe = lambda *_: ready.set()
+        c.on_message = self._arrived
+        c.reconnect_delay_set(0.05, 0.2)  # type: ignore[arg-type]
+        self._client = c
+        c.connect(*address)
+        c.loop_start()
+        assert ready.wait(10)
+
+    def _arrived(self, _c: Any, _d: Any, m: paho.MQTTMessage) -> None:
+        with self._news:
+            self.messages.append((m.topic.removeprefix("city/v1/"), bytes(m.payload), m.retain))
+            self._news.notify_all()
+
+    def wait(self, enough: Callable[[], Any], timeout: float = 20.0, what: str = "") -> None:
+        """Wait until `enough()` is true; fail with what has arrived."""
+        with self._news:
+            if not self._news.wait_for(enough, timeout):
+                raise AssertionError(
+                    f"not in {timeout} s: {what or enough}; have {[t for t, _, _ in self.messages][-20:]}"
+                )
+
+    def on(self, topic: str) -> list[bytes]:
+        """Return the payloads of one topic, in order."""
+        return [payload for t, payload, _ in self.messages if t == topic]
+
+    def packs(self) -> dict[str, list[dict[str, Any]]]:
+        """Return SenML packs by their id; a repeat must be identical."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for t, payload, _ in list(self.messages):
+            if t.endswith("/senml"):
+                pack = json.loads(payload)
+                assert found.setdefault(pack[0]["id"], pack) == pack
+        return found
+
+    def close(self) -> None:
+        """Leave."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def toml_of(folder: Path, broker: tuple[str, int], nodes: Sequence[Mote], clock: str = "host", **extra: str) -> Path:
+    """Write gateway.toml and nodes.toml; extra: text appended to a section by name (link_lora, output_city, gateway)."""
+    address = f"{broker[0]}:{broker[1]}"
+    (folder / "nodes.toml").write_text(
+        "".join(
+            f'[[node]]\nid = {n.id}\nname = "n-{n.id}"\nkey = "{n.key.hex()}"\nepoch = {n.epoch}\nprofile = "air_quality"\n'
+            f'interval_s = 600\nlat = 45.54\nlon = 13.73\nvisibility = "open"\n'
+            for n in nodes
+        )
+    )
+    file = folder / "gateway.toml"
+    file.write_text(
+        f'[gateway]\nid = "gw-1"\nclock = "{clock}"\n{extra.get("gateway", "")}\n'
+        f'[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n{extra.get("link_lora", "")}\n'
+        f'[link.wifi]\nkind = "mqtt"\nbroker = "{address}"\n'
+        f'[output.city]\nkind = "mqtt"\nbroker = "{address}"\n{extra.get("output_city", "")}\n'
+    )
+    return file
+
+
+class Process:
+    """The real gateway process."""
+
+    def __init__(self, config: Path, ready_s: float = 20.0) -> None:
+        self.log = config.parent / f"gateway-{secrets.token_hex(3)}.log"
+        notify = config.parent / f"n{secrets.token_hex(3)}.sock"
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(str(notify))
+        self._notify.settimeout(ready_s)
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gateway", "run", "--config", str(config)],
+                cwd=REPO, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "NOTIFY_SOCKET": str(notify)},
+            )  # fmt: skip
+        self.told = self._notify.recv(4096)
+        assert b"READY=1" in self.told, self.log.read_text()
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the JSON log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    @property
+    def port(self) -> int:
+        """The UDP port it listens on."""
+        place = next(line for line in self.lines() if line["event"] == "ready")["links"]["lora"]
+        return int(place.rsplit(":", 1)[1])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, sig: int = signal.SIGTERM, timeout: float = 40) -> int:
+        """End it in order and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        try:
+            return self.process.wait(timeout)
+        finally:
+            self.kill()
+            self._notify.close()
