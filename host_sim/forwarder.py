@@ -33,10 +33,12 @@ def iso(unix_us: int) -> str:
 
 
 class Forwarder:
-    """One receiver's UDP socket. eui: 8 bytes. timeout_s: longest real wait for a PULL_ACK (the gateway promises 5 s)."""
+    """One receiver's UDP socket. eui: 8 bytes. TIMEOUT_S: longest real wait for a PULL_ACK (the gateway promises 5 s)."""
 
-    def __init__(self, eui: bytes, gateway: tuple[str, int], timeout_s: float = 15.0) -> None:
-        self._eui, self._timeout = eui, timeout_s
+    TIMEOUT_S = 15.0
+
+    def __init__(self, eui: bytes, gateway: tuple[str, int]) -> None:
+        self._eui, self._timeout = eui, self.TIMEOUT_S
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.connect(gateway)
         self._token = self._pulled = 0

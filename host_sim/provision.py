@@ -23,7 +23,7 @@ CHIPS = {
     "noise": (("i2s", "", "inmp441"),),
     "water_meter": (("pulse", "", "pulse"),),
     "parking": (("i2c", "0x0d", "qmc5883l"),),
-    "bin_fill": (("uart", "", "a02yyuw"), ("i2c", "0x18", "lis3dh")),
+    "bin_fill": (("uart", "", "a02yyuw"), ("i2c", "0x76", "bme280"), ("i2c", "0x18", "lis3dh")),
 }
 
 

@@ -27,6 +27,7 @@ class I2S(io.IOBase):
         self._next = 0  # frame number the reader gets next
         self.lost = 0
         self._blocking = True
+        self._known, self._item = None, 1
 
     def deinit(self):
         self._start = None
@@ -58,7 +59,9 @@ class I2S(io.IOBase):
         return frames * self._frame
 
     def readinto(self, buf):
-        want = len(buf) // self._frame
+        if buf is not self._known:  # this VM's memoryview has no itemsize
+            self._known, self._item = buf, len(bytes(memoryview(buf)[:1]))
+        want = len(buf) * self._item // self._frame
         if self._blocking:
             got = 0
             view = memoryview(buf)
@@ -66,7 +69,7 @@ class I2S(io.IOBase):
                 part = min(want - got, self._ring // 2)
                 while self._available() < part:
                     _c.advance(self._time_of(self._next + part))
-                self._fill(view[got * self._frame :], part)
+                self._fill(view[got * self._frame // self._item :], part)
                 got += part
             return want * self._frame
         n = min(self._available(), want)

@@ -110,16 +110,18 @@ if _cfg.get("probe"):
         _b.Batcher.append = _probe(_b.Batcher.append, sim_link.send)
     del _b
 _argv = _cfg.get("argv", [])
-_free = _cfg["heap"]
+_want = _cfg["heap"]
 del _cfg, _f, _m, _root, _files, _rom, _extra, _chips, _fresh
 gc.collect()
-_used, _free = gc.mem_alloc(), gc.mem_free() - _free
-if _free < 0:
-    raise MemoryError("the stand-ins leave less heap than promised: %d bytes short" % -_free)
-if _free > 256:
-    sim_hw.ballast = bytearray(_free - 64)
+_used = gc.mem_alloc()
+if gc.mem_free() < _want:
+    raise MemoryError("the stand-ins leave less heap than promised: %d bytes short" % (_want - gc.mem_free()))
+# in small pieces: they fill the holes start-up left at the bottom, and the firmware gets the whole stretch above
+sim_hw.ballast = []
+while gc.mem_free() > _want + 2048:
+    sim_hw.ballast.append(bytes(440))
 sim_link.send("H", "%d %d" % (_used, gc.mem_free()))
-del _used, _free
+del _used, _want
 
 
 def _run(name):
