@@ -1,9 +1,10 @@
 """I2C drivers against their chip models: right values, and each fault ends in its named error within a bound."""
 
 import asyncio
+import json
 import micropython
 import sim
-from chips.bme280 import BME280Chip
+from chips.bme280 import BME280Chip, humidity, pressure, temperature
 from chips.lis3dh import LIS3DHChip
 from chips.qmc5883l import QMC5883LChip
 from chips.sht4x import SHT4xChip
@@ -44,6 +45,48 @@ async def test_bme280_reads_the_weather_over_its_whole_range():
                 assert abs(out[0] - celsius * 10) <= 0.6, (celsius, out)
                 assert abs(out[1] - percent * 10) <= 1.2, (percent, celsius, out)
                 assert abs(out[2] + 10000 - hpa * 10) <= 0.6, (hpa, celsius, out)
+
+
+def test_bme280_integers_give_the_datasheets_example():
+    with open("/host0/data/sensor_vectors.json") as f:
+        vectors = json.load(f)
+    v, h = vectors["bmp280_bme280"], vectors["bme280_humidity"]
+    d = open_driver("bme280", None, {})
+    d._t = tuple([v["trim"]["dig_T%d" % i] for i in range(1, 4)])
+    d._p = tuple([v["trim"]["dig_P%d" % i] for i in range(1, 10)])
+    d._h = tuple([h["trim"]["dig_H%d" % i] for i in range(1, 7)])
+    fine = d.fine(v["adc_T"])
+    assert fine == v["t_fine"] and fine * 5 + 128 >> 8 == v["temperature_centi_c"]
+    assert abs(d.pressure(v["adc_P"], fine) / 4 - v["pressure_pa_float_full_t_fine"]) < 0.6
+    for case in h["cases"]:
+        assert abs(d.humidity(case["adc_H"], fine) / 1024 - case["rh_float"]) < 0.02, case
+
+
+def test_bme280_integers_follow_the_double_formula_for_other_trims():
+    # trims spread around those of real pieces, from a seeded generator
+    x = 7
+    d = open_driver("bme280", None, {})
+    worst = [0, 0, 0]
+    for _ in range(300):
+        r = []
+        for _ in range(18):
+            x = (x * 1103515245 + 12345) & 0x7FFFFFFF
+            r.append((x >> 8) % 2001 - 1000)
+        trim = {
+            "T": (27700 + r[0], 26500 + r[1] // 2, r[2] // 20 + 50),
+            "P": (37000 + 2 * r[3], -10600 + r[4] // 3, 3024, 6000 + 5 * r[5], r[6] // 5, -7, 12000 + 4 * r[7], -12000 + 3 * r[8], 5000 + r[9]),
+            "H": (75, 365 + r[10] // 50, 0, 320 + r[11] // 20, 50 + r[12] // 100, 30),
+        }  # fmt: skip
+        d._t, d._p, d._h = trim["T"], trim["P"], trim["H"]
+        t, p, h = 520000 + 120 * r[13], 400000 + 120 * r[14], 28000 + 8 * r[15]
+        celsius, fine = temperature(trim, t)
+        got = d.fine(t)
+        worst[0] = max(worst[0], abs(got / 5120 - celsius))
+        worst[1] = max(worst[1], abs(d.pressure(p, got) / 4 - pressure(trim, p, fine)))
+        percent = min(100, max(0, humidity(trim, h, fine)))
+        worst[2] = max(worst[2], abs(d.humidity(h, got) / 1024 - percent))
+    print("largest differences to double precision: Cel, Pa, %RH:", worst)
+    assert worst[0] < 0.01 and worst[1] < 1 and worst[2] < 0.05, worst
 
 
 async def test_bme280_conversion_allocates_nothing():
