@@ -5,6 +5,7 @@ import sys
 
 def main():
     import asyncio
+    import gc
 
     from cryptolib import aes
     from mote import log, supervisor
@@ -17,6 +18,7 @@ def main():
     from mote.identity import Identity
     from mote.links import open_link
 
+    gc.threshold(8192)  # collect while starting: otherwise garbage splinters the heap and a 9,600-byte buffer finds no place
     if supervisor.rtc is None:  # boot.py failed before it got there
         supervisor.begin()
     config = Config()
@@ -27,6 +29,8 @@ def main():
     link = open_link(config, board, supervisor.rtc, nvs)
     guard = watchdog.start(1000 * config["wdt_s"]) if config["wdt_s"] else None
     node = Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
+    gc.collect()
+    gc.threshold(-1)
     asyncio.run(node.run())
 
 

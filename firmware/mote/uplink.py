@@ -115,15 +115,14 @@ class Uplink:
         box = self._outbox
         if not box.depth or not self._link.up:
             return _IDLE_S
-        at = now + _IDLE_S
         if self._failures:
-            at = min(at, self._retry_at)
-        elif self._count(SENT) < box.depth:
-            at = min(at, self._hold)
+            return max(1, min(self._retry_at - now, _IDLE_S))
+        if self._count(SENT) < box.depth:
+            return max(1, min(self._hold - now, _IDLE_S))
+        at = now + _IDLE_S
         for i in range(box.depth):
-            if box.states[i] == SENT:
-                at = min(at, box.times[i] + self._ack_age_s + 1)
-        return max(1, at - now)
+            at = min(at, box.times[i] + self._ack_age_s + 1)
+        return max(1, max(at, self._hold) - now)
 
     async def run(self):
         """Send for ever. Raises OSError when the flash fails."""

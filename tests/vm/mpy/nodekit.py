@@ -1,6 +1,7 @@
 """Helpers for tests of the engine: a gateway that fits in the VM, a scripted link, a RAM flash whose power can be cut."""
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -26,20 +27,18 @@ class Cut(BaseException):
 
 
 class RamFlash:
-    """A littlefs block device in RAM (16-byte granularity, erased to FF) that stops after `budget` writes and erases.
+    """A littlefs block device in RAM that stops after `budget` writes and erases; with `tear` half of the last write still happens.
 
-    Every write is torn: with `tear` only its first half reaches the flash before the power goes.
+    `old` devices belong to boots that are over: files of theirs, closed late by the garbage collector, change nothing.
     """
 
-    def __init__(self, blocks=48, size=512):
-        self.data = bytearray(b"\xff" * (blocks * size))
-        self.blocks, self.size = blocks, size
+    def __init__(self, data, size):
+        self.data, self.size = data, size
         self.budget = -1
         self.ops = 0
-        self.tear = False
-        self.dead = False
+        self.tear = self.dead = self.old = False
 
-    def _op(self):
+    def _cut(self):
         if self.dead:
             raise Cut
         if self.budget == 0:
@@ -50,13 +49,16 @@ class RamFlash:
         return False
 
     def readblocks(self, block, buf, off=0):
+        if self.old:
+            return
         at = block * self.size + off
         buf[:] = self.data[at : at + len(buf)]
 
     def writeblocks(self, block, buf, off=0):
+        if self.old:
+            return
         at = block * self.size + off
-        cut = self._op()
-        if cut:
+        if self._cut():
             if self.tear:
                 half = len(buf) // 2
                 self.data[at : at + half] = buf[:half]
@@ -64,12 +66,14 @@ class RamFlash:
         self.data[at : at + len(buf)] = buf
 
     def ioctl(self, op, arg):
+        if self.old:
+            return 0
         if op == 4:
-            return self.blocks
+            return len(self.data) // self.size
         if op == 5:
             return self.size
         if op == 6:
-            if self._op():
+            if self._cut():
                 raise Cut
             at = arg * self.size
             self.data[at : at + self.size] = b"\xff" * self.size
@@ -77,25 +81,30 @@ class RamFlash:
 
 
 class Disk:
-    """A RamFlash mounted at /d."""
+    """A flash chip mounted at /d. mount() is "power on": nothing of the boot before may still be referenced by the test."""
 
-    def __init__(self, **kwargs):
-        self.flash = RamFlash(**kwargs)
-        vfs.VfsLfs2.mkfs(self.flash, progsize=32, readsize=32, lookahead=32)
-        self.mounted = False
+    def __init__(self, blocks=48, size=512):
+        try:
+            vfs.umount("/d")  # of a test that failed
+        except OSError:
+            pass
+        self.data = bytearray(b"\xff" * (blocks * size))
+        self._size = size
+        vfs.VfsLfs2.mkfs(RamFlash(self.data, size), progsize=32, readsize=32, lookahead=32)
+        self.flash = self._fs = None
 
     def mount(self):
-        """Power on: the file system as it is, without a cut to come."""
-        if self.mounted:
-            vfs.umount("/d")
-        self.flash.dead, self.flash.budget, self.flash.ops = False, -1, 0
-        vfs.mount(vfs.VfsLfs2(self.flash, progsize=32, readsize=32, lookahead=32), "/d")
-        self.mounted = True
+        self.umount()
+        self.flash = RamFlash(self.data, self._size)
+        self._fs = vfs.VfsLfs2(self.flash, progsize=32, readsize=32, lookahead=32)
+        vfs.mount(self._fs, "/d")
 
     def umount(self):
-        if self.mounted:
+        if self.flash is not None:
+            self.flash.old = True
             vfs.umount("/d")
-            self.mounted = False
+            gc.collect()  # its files are finalised while their file system still exists
+            self.flash = self._fs = None
 
 
 class Store:
