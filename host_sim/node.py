@@ -136,7 +136,13 @@ class Node:
             config["cut_at"] = cut.at
         path = spec.folder / "boot.json"
         path.write_text(json.dumps(config))
-        argv = ["micropython", "-X", f"heapsize={heap_bytes(spec.heap) + STANDINS_BYTES}", f"{config['lib']}/sim_boot.py", str(path)]
+        argv = [
+            "micropython",
+            "-X",
+            f"heapsize={heap_bytes(spec.heap) + STANDINS_BYTES}",
+            f"{config['lib']}/sim_boot.py",
+            str(path),
+        ]
         with self.console.open("ab") as console:
             self.pid, self.line = zygote.spawn(argv, console.fileno())
         self.line.setblocking(False)
