@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
 from collections import defaultdict
@@ -24,7 +25,7 @@ class Bridge:
         self._down: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._held: dict[str, list[bytes]] = defaultdict(list)
         self.unanswered = 0
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="citymote-sim-wifi")
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"citymote-sim-wifi-{os.getpid()}")
         self._client.on_message = lambda _c, _u, m: self._down.put((m.topic, bytes(m.payload)))
         ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._client.on_connect = self._subscribe

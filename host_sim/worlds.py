@@ -45,6 +45,19 @@ def _window(name: str, column: str, seconds: float, *seed: object) -> list[Point
     return points
 
 
+def _stitched(name: str, column: str, seconds: float, *seed: object) -> list[Point]:
+    """As _window for a series with closed days: consecutive days that have data, one after the other, from the start again."""
+    days: dict[int, list[Point]] = {}
+    for row in _columns(name):
+        t, v = row["t"], row[column]
+        if t is not None and v is not None:
+            days.setdefault(int(t // DAY), []).append((t % DAY, v))
+    chosen = sorted(days)
+    first = int(chance.uniform(*seed, name, "day") * len(chosen))
+    count = int(seconds // DAY) + 2
+    return [(i * DAY + t, v) for i in range(count) for t, v in days[chosen[(first + i) % len(chosen)]]]
+
+
 def _scaled(points: list[Point], factor: float, offset: float = 0.0) -> Series:
     return Series([(t, max(v * factor + offset, 0.0)) for t, v in points])
 
@@ -113,12 +126,8 @@ def water_meter(seconds: float, *seed: object) -> World:
 
 def parking(seconds: float, *seed: object) -> World:
     """One bay of the Birmingham car park (DECISIONS.md "parking"): occupied with the probability its occupancy gives."""
-    curve = Series(
-        [
-            (t, min(0.98, max(0.02, v / PARKING_CAPACITY)))
-            for t, v in _window("parking_birmingham.csv", "occupancy", seconds, *seed)
-        ]
-    )
+    taken = _stitched("parking_birmingham.csv", "occupancy", seconds, *seed)
+    curve = Series([(t, min(0.98, max(0.02, v / PARKING_CAPACITY))) for t, v in taken])
     rng = chance.stream(*seed, "bay")
     t, occupied = 0.0, rng.random() < curve.at(0.0)
     events: list[Point] = [(0.0, float(occupied))]
@@ -126,9 +135,10 @@ def parking(seconds: float, *seed: object) -> World:
     while t < seconds:
         p = curve.at(t)
         mean = stay if occupied else stay * (1 - p) / p
-        t += max(20.0, rng.expovariate(1 / mean))
-        occupied = not occupied
-        events.append((round(t, 1), float(occupied)))
+        if rng.random() < 1 - math.exp(-60 / mean):  # a minute at a time: the rates change through the day
+            occupied = not occupied
+            events.append((round(t + 60 * rng.random(), 1), float(occupied)))
+        t += 60
     return weather(seconds, *seed) | {"occupied": Series(events, linear=False)}
 
 
