@@ -86,7 +86,7 @@ def command(hours: float | None, nodes: int | None, seed: int | None, stay: bool
 
     Exit code 0 only if every reading arrived once. Nothing leaves this machine.
     """
-    console = Console(stderr=True)
+    console = Console(stderr=True) if sys.stderr.isatty() else Console(stderr=True, width=140)
     show = Show(console)
     started = time.monotonic()
     try:

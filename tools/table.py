@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
-# What one looks at first; the rest of a node's quantities is on MQTT too.
+# What one looks at first; the rest of a node's quantities, and its health, are on MQTT too.
 _SHOWN = (
     "pm10",
     "pm25",
@@ -77,13 +78,13 @@ class Board:
             return
         line.values[quantity] = value.get("v"), value.get("u", "")
         taken, received = value.get("t"), value.get("rx")
-        if taken and received:
+        if quantity in _SHOWN and taken and received:
             line.time = max(line.time, taken)
             line.delay_s = (datetime.fromisoformat(received) - datetime.fromisoformat(taken)).total_seconds()
 
     def render(self, title: str) -> Table:
         """Draw the table as it stands."""
-        table = Table(title=title, title_justify="left", expand=False)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
         for name in ("node", "profile", "last values", "alarms", "at", "delay", "RSSI"):
             table.add_column(
                 name, justify="right" if name in ("delay", "RSSI") else "left", no_wrap=name != "last values"
@@ -103,7 +104,6 @@ class Board:
 
 
 def _show(values: dict[str, tuple[Any, str]], most: int = 3) -> Iterable[str]:
-    ordered = [q for q in _SHOWN if q in values] + [q for q in values if q not in _SHOWN]
-    for quantity in ordered[:most]:
+    for quantity in [q for q in _SHOWN if q in values][:most]:
         value, unit = values[quantity]
         yield f"{quantity} {value}" + (f" {unit}" if unit not in ("", "1") else "")
