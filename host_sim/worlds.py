@@ -19,6 +19,7 @@ DAY = 86_400
 MARGIN_S = 6 * 3600
 World = dict[str, Series]
 PARKING_CAPACITY = 1920  # "Shopping", UCI data set 482
+FREE_S = 600  # a bay is free while its node is installed: the magnetometer learns the empty bay's field
 BIN_EMPTY_MM, BIN_FULL_MM = 1000, 200
 
 
@@ -129,8 +130,8 @@ def parking(seconds: float, *seed: object) -> World:
     taken = _stitched("parking_birmingham.csv", "occupancy", seconds, *seed)
     curve = Series([(t, min(0.98, max(0.02, v / PARKING_CAPACITY))) for t, v in taken])
     rng = chance.stream(*seed, "bay")
-    t, occupied = 0.0, rng.random() < curve.at(0.0)
-    events: list[Point] = [(0.0, float(occupied))]
+    t, occupied = float(FREE_S), False
+    events: list[Point] = [(0.0, 0.0)]
     stay = 5400 * math.exp(0.4 * chance.gauss(*seed, "stay"))
     while t < seconds:
         p = curve.at(t)
