@@ -16,7 +16,7 @@ def crc8(data):
 class SHT4xChip:
     """Senses temperature (Cel), humidity (%RH). Busy or without a measurement it does not acknowledge a read.
 
-    fault: "nack"/"silent"; "crc" (both words damaged); "stuck" (values stay).
+    fault: "nack"/"silent"; "crc" (one word damaged: temperature and humidity by turns); "stuck" (values stay).
     """
 
     FAULTS = ("nack", "silent", "crc", "stuck")
@@ -26,6 +26,7 @@ class SHT4xChip:
         self.fault = None
         self._ready_us = None
         self._raw = None
+        self._answers = 0
 
     def write(self, data):
         if self.fault in ("nack", "silent"):
@@ -41,8 +42,10 @@ class SHT4xChip:
             t = (self.sense("temperature") + 45) / 175 * 65535 + 0.5
             h = (self.sense("humidity") + 6) / 125 * 65535 + 0.5
             self._raw = (int(min(max(t, 0), 65535)), int(min(max(h, 0), 65535)))
+        self._answers += 1
         out = b""
-        for raw in self._raw:
-            word = bytes((raw >> 8, raw & 255))
-            out += word + bytes((crc8(word) ^ (1 if self.fault == "crc" else 0),))
+        for i in range(2):
+            word = bytes((self._raw[i] >> 8, self._raw[i] & 255))
+            bad = self.fault == "crc" and (self._answers ^ i) & 1
+            out += word + bytes((crc8(word) ^ (1 if bad else 0),))
         return out[:n]

@@ -33,7 +33,10 @@ class BME280:
         self._i2c, self._addr = i2c, addr
         self._one = bytearray(1)
         self._rx = bytearray(8)
-        self._t = None
+        self._known = False
+        self._t = (0, 0, 0)
+        self._p = (0,) * 9
+        self._h = (0,) * 6
 
     async def start(self):
         """Check the chip and read its trims (once; read_into does it when nobody did). OSError, WrongChip."""
@@ -58,10 +61,11 @@ class BME280:
         h4 = (r[3] ^ 128) - 128 << 4 | r[4] & 15
         h5 = (r[5] ^ 128) - 128 << 4 | r[4] >> 4
         self._h = (h1, _s16(r, 0), r[2], h4, h5, (r[6] ^ 128) - 128)
+        self._known = True
 
     async def read_into(self, out):
         """Measure; out[0:3] = 0.1 Cel, 0.1 %RH, 0.1 hPa above 1000 hPa. 10 ms, at most 20. OSError, NoAnswer, OutOfRange."""
-        if self._t is None:
+        if not self._known:
             await self.start()
         i2c, addr, rx = self._i2c, self._addr, self._rx
         i2c.writeto_mem(addr, _CTRL_HUM, _HUM_X1)  # becomes effective with the write to ctrl_meas
