@@ -24,6 +24,7 @@ def main():
     config = Config()
     log.level = config["log"]
     board = Board(read_json("/board.json") or {})
+    supervisor.bench = board.bench()
     nvs = Nvs()
     identity = Identity(nvs)
     link = open_link(config, board, supervisor.rtc, nvs)
@@ -41,6 +42,7 @@ except KeyboardInterrupt:  # a technician on the serial line
 except Exception as error:
     try:
         from mote.supervisor import failed
-    except Exception:  # not even that can be imported: start again, never the REPL
+
+        failed(error)
+    except Exception:  # not even that works: start again (the port resets on SystemExit), never the REPL
         sys.exit()
-    failed(error)

@@ -5,11 +5,11 @@ is at or under `clear`; `below` the other way round. Checking allocates nothing;
 """
 
 from micropython import const
-from motewire.codes import ALARM_ABOVE, ALARM_BELOW, ALARM_CLEARED
+from mote.crc import crc16
 from mote.errors import BadConfig
-from motewire.quantities import EXPONENT, ID, KEY, OFFSET, QUANTITIES
+from motewire.codes import ALARM_ABOVE, ALARM_BELOW, ALARM_CLEARED
 
-_MAX_RULES = const(16)
+_MAX_RULES = const(15)
 
 
 class Rule:
@@ -38,12 +38,37 @@ class Rule:
         return 0
 
 
-class Alarms:
-    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit) called on every edge."""
+class Mask:
+    """A set of small numbers (0..14) that survives a power cut, in one NVS int; another `label` is another set."""
 
-    def __init__(self, rules, raised):
+    def __init__(self, nvs, key, label):
+        data = label.encode()
+        self._nvs, self._key, self._label = nvs, key, crc16(data, len(data)) & 0x7FFF
+        v = nvs.get(key) or 0
+        self._bits = v & 0x7FFF if v >> 15 == self._label else 0
+
+    def has(self, n):
+        return bool(self._bits >> n & 1)
+
+    def set(self, n, on):
+        """Put n in or take it out; flash is written only when that changes anything. Raises OSError."""
+        bits = self._bits | 1 << n if on else self._bits & ~(1 << n)
+        if bits != self._bits:
+            self._bits = bits
+            self._nvs.put(self._key, self._label << 15 | bits)
+
+
+class Alarms:
+    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit) called on every edge.
+
+    active: a Mask of the rules that are up, so that an alarm raised before a power cut is cleared after it.
+    """
+
+    def __init__(self, rules, raised, active):
         self.rules = rules
-        self._raised = raised
+        self._raised, self._active = raised, active
+        for i in range(len(rules)):
+            rules[i].active = active.has(i)
 
     def check(self, t, values, present):
         """Step every rule whose column has a value."""
@@ -54,10 +79,19 @@ class Alarms:
                 code = rule.step(values[rule.column])
                 if code:
                     self._raised(code, t, rule.quantity, values[rule.column], rule.limit)
+                    self._active.set(i, rule.active)
+
+    def say_again(self, t, quantity):
+        """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""
+        for rule in self.rules:
+            if rule.active and rule.quantity == quantity:
+                self._raised(ALARM_ABOVE if rule.up else ALARM_BELOW, t, quantity, None, rule.limit)
 
 
 def raw_of(key, physical):
     """Return the raw integer of a physical value (config numbers are in the quantity's unit). Raises BadConfig."""
+    from motewire.quantities import EXPONENT, KEY, OFFSET, QUANTITIES
+
     for q in QUANTITIES:
         if q[KEY] == key:
             scale = 10 ** -q[EXPONENT]
@@ -68,6 +102,8 @@ def raw_of(key, physical):
 
 def rules_from(specs, ids):
     """Build rules from config entries {"q", "above" | "below", "clear", "hold"} for the columns `ids`. Raises BadConfig."""
+    from motewire.quantities import ID, KEY, QUANTITIES
+
     rules = []
     if len(specs) > _MAX_RULES:
         raise BadConfig("alarms: more than %d" % _MAX_RULES)

@@ -2,10 +2,11 @@
 
 import asyncio
 import gc
+import sys
 
 from micropython import const
 from mote import log, supervisor
-from mote.alarms import Alarms, rules_from
+from mote.alarms import Alarms, Mask, rules_from
 from mote.batcher import Batcher
 from mote.clock import Clock
 from mote.counter import Counter
@@ -62,7 +63,9 @@ class Node:
             _EVENT_ROWS if self.events else min(_ROWS_MAX, config["report_s"] // row_s + 4),
             self.sealer, self.outbox, staging, self._closed,
         )  # fmt: skip
-        self.alarms = Alarms(rules_from(self.profile.alarm_specs(config), self.ids), self.raise_alarm)
+        specs = self.profile.alarm_specs(config)
+        self.alarms = Alarms(rules_from(specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", repr(specs)))
+        self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
             self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
         )
@@ -77,6 +80,7 @@ class Node:
         self._sampling = False
         self._error = None
         self._rtc = rtc
+        sys.modules.pop("motewire.quantities", None)  # looked up, not needed again: 3 kB
 
     def _keep(self, name):
         """A number kept twice. The counters belong to the key's life, everything else to the board's."""
@@ -102,9 +106,16 @@ class Node:
         self.alarms.check(t, values, present)
 
     def fault(self, sensor, t, active):
-        """A sensor failed for good, or works again."""
-        quantity = self.ids[max(0, [c for c in sensor.columns if c >= 0][0])] if sensor.columns else 0
+        """A sensor failed for good, or works (again): said once, also when a reset lies between."""
+        n = self.profile.sensors.index(sensor)
+        columns = [c for c in sensor.columns if c >= 0]
+        if not columns or not active and not self._faults.has(n):
+            return
+        quantity = self.ids[columns[0]]
         self.raise_alarm(ALARM_FAULT if active else ALARM_CLEARED, t, quantity, None, None)
+        self._faults.set(n, active)
+        if not active:
+            self.alarms.say_again(t, quantity)
 
     def entered(self, index):
         """A sensor that is not proven is about to be read: whoever hangs now is known after the reset."""
@@ -217,6 +228,7 @@ class Node:
         log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
         self.health.boot()
         self.uplink.fresh()
+        asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))
         keep = self.supervisor.keep
         self.supervisor.watch("uplink", 3600)
         self.supervisor.checks.append(self.sampler.check_hangs)

@@ -100,7 +100,10 @@ class Duty:
         until, last = unpack_from(">II", buf, DUTY_AT)
         newest = self._now() // _SPAN_S
         # one bucket of rounding: move what is there so that the newest stays the newest
-        old = [[unpack_from(">H", buf, self._place(band, last - i))[0] for i in range(_BUCKETS)] for band in range(len(self._bands))]
+        old = [
+            [unpack_from(">H", buf, self._place(band, last - i))[0] for i in range(_BUCKETS)]
+            for band in range(len(self._bands))
+        ]
         for band in range(len(self._bands)):
             for i in range(_BUCKETS):
                 pack_into(">H", buf, self._place(band, newest - i), old[band][i])

@@ -38,6 +38,7 @@ class Sensor:
         self.faults = 0  # since boot
         self.skip = 0
         self.shed = False
+        self.works = False  # has been read since boot
         self.task = None
 
 
@@ -123,7 +124,7 @@ class Sampler:
             except Exception as e:
                 self._failed(s, slot, e)
             else:
-                if s.failures:
+                if s.failures or not s.works:
                     self._recovered(s, slot)
                 self._took(s, slot)
             s.began = -1
@@ -138,9 +139,10 @@ class Sampler:
             self._sink.fault(s, slot, True)
 
     def _recovered(self, s, slot):
-        if s.failures >= _FAULT_AFTER:
+        if s.failures >= _FAULT_AFTER or not s.works:
             self._sink.fault(s, slot, False)
         s.failures = 0
+        s.works = True
 
     def _took(self, s, slot):
         """A reading is in s.out: to statistics, alarms and event rows. Allocates nothing."""

@@ -26,7 +26,11 @@ def functions() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("file", "name"), functions())
+SLOW = {"test_the_heap_is_flat_over_thirty_days"}
+CASES = [pytest.param(f, n, marks=[pytest.mark.slow] if n in SLOW else [], id=f"{f[:-3]}-{n[5:]}") for f, n in functions()]
+
+
+@pytest.mark.parametrize(("file", "name"), CASES)
 def test_engine(file: str, name: str) -> None:
     done = run_vm(
         mpy.VM_FOLDER / "sim_tests.py",

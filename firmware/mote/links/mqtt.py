@@ -54,6 +54,7 @@ class Mqtt:
         self._max = max_packet
         self._id = 0
         self._ping_sent = False
+        self._inside = False  # between the first and the last byte of a packet
         self.keepalive_s = 0
 
     async def _exactly(self, n, ms):
@@ -77,7 +78,9 @@ class Mqtt:
 
     async def _read_packet(self, first_ms):
         """Return (first byte, body) of the next packet; first_ms: how long the first byte may take. Raises OSError."""
+        self._inside = False
         first = (await self._exactly(1, first_ms))[0]
+        self._inside = True
         n = 0
         for shift in (0, 7, 14, 21):
             b = (await self._exactly(1, self._ms))[0]
@@ -140,7 +143,7 @@ class Mqtt:
             try:
                 kind, body = await self._read_packet(self._ms if self._ping_sent else idle_ms)
             except OSError as e:
-                if e.errno != _TIMEDOUT or self._ping_sent:
+                if e.errno != _TIMEDOUT or self._ping_sent or self._inside:
                     raise
                 self._ping_sent = True
                 await self._write(_packet(_PINGREQ, b""))

@@ -4,7 +4,6 @@ PROFILES is a table of strings, because an import costs RAM.
 """
 
 from mote.stats import MEAN, NAMES
-from motewire.quantities import ids_of
 
 PROFILES = {
     "air_quality": "air_quality:AirQuality",
@@ -30,6 +29,8 @@ class Profile:
 
     def __init__(self, board, config, keep):
         """board: mote.hal.board.Board. config: complete configuration. keep: function(name) -> mote.twice.Twice."""
+        from motewire.quantities import ids_of
+
         self.ids = ids_of(self.KEYS)
         self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
         self.raised = None  # function(code, t, quantity id, value, limit), set by the node

@@ -1,0 +1,192 @@
+"""The LoRa link on the `lora` stand-in: window, foreign frames, duty cycle; the supervisor's watchdog and restarts."""
+
+import asyncio
+import struct
+
+import hw_lora
+import machine
+import nodekit as kit
+import sim
+import sim_clock
+import sim_link
+from lora import AsyncSX1262
+from mote import supervisor
+from mote.duty import Duty
+from mote.hal.rtc import RtcMemory
+from mote.links.lora_link import LoraLink
+
+
+class Air:
+    """Hears what the modem says; answer(at_ms after the end of the uplink, bytes)."""
+
+    def __init__(self):
+        self.sent = []
+        self.answers = []
+        self.listened = []
+
+    def speak(self, op, rest):
+        now = sim_clock.now
+        if op == "T":
+            fields = rest.split(" ")
+            frame = bytes.fromhex(fields[-1])
+            us = hw_lora._radio[0].get_time_on_air_us(len(frame))
+            self.sent.append((now, int(fields[0]), us))
+            for after_ms, data in self.answers:
+                sim_clock.at(now + us + 1000 * after_ms, self._begin, data)
+        elif op == "L":
+            self.began = now
+        elif op == "U":
+            self.listened.append((self.began, now))
+
+    def _begin(self, data):
+        us = hw_lora._radio[0].get_time_on_air_us(len(data))
+        if hw_lora._radio[0]._mode == 1:
+            hw_lora._radio[0]._lock(sim_clock.now + us)
+            sim_clock.at(sim_clock.now + us, hw_lora._on_packet, struct.pack("<hh", -97, -12) + data)
+
+
+def link(sf=7, allowed=True):
+    machine._state["rtc"] = b""
+    nvs = kit.Store()
+    rtc = RtcMemory()
+    modem = AsyncSX1262(None, 1, 2, lora_cfg={"freq_khz": 868100, "sf": sf, "preamble_len": 8})
+    made = LoraLink(modem, sf, [868100, 868300, 868500], [1], Duty(rtc, nvs, lambda: sim_clock.now // 1000000, [1]))
+    air = Air()
+    sim_link.speak = air.speak
+    made.heard = []
+
+    def take(frame, rssi, snr):
+        made.heard.append((bytes(frame), rssi, snr))
+        return frame[0] != 0xFF
+
+    made.on_frame = take
+    return made, air
+
+
+async def test_an_answer_one_second_after_the_uplink_is_heard_at_every_spreading_factor():
+    for sf in (7, 8, 9, 10, 11, 12):
+        made, air = link(sf)
+        air.answers = [(1000, b"\x01" * 30)]
+        await made.send(bytearray(51), 40, 2, True)
+        assert made.heard == [(b"\x01" * 30, -97, -12)], sf
+        assert made._modem.is_idle()
+
+
+async def test_the_window_is_short_when_nobody_answers():
+    for sf, most in ((7, 500), (12, 7000)):
+        made, air = link(sf)
+        await made.send(bytearray(51), 40, 2, True)
+        began, ended = air.listened[-1]
+        assert ended - began < most * 1000, (sf, ended - began)
+        start, _, us = air.sent[0]
+        assert start + us + 850_000 <= began <= start + us + 1_000_000, (sf, began - start - us)
+
+
+async def test_a_foreign_frame_in_the_window_does_not_end_it():
+    made, air = link()
+    air.answers = [(910, b"\xff" * 8), (1000, b"\x01" * 8)]
+    await made.send(bytearray(51), 40, 2, True)
+    assert [h[0][0] for h in made.heard] == [0xFF, 1] and made.foreign == 1
+
+
+async def test_a_frame_that_wants_no_ack_is_not_followed_by_a_window():
+    made, air = link()
+    await made.send(bytearray(51), 40, 0, False)
+    assert air.listened == []
+
+
+async def test_channels_are_random_and_the_ledger_stops_what_is_too_much():
+    made, air = link()
+    sent = 0
+    while not made.ready_in_ms(51, False):
+        await made.send(bytearray(51), 51, 0, False)
+        sent += 1
+    assert sent == 3600 // 103, sent  # the allowance after a power cut
+    assert len({f for _, f, _ in air.sent}) == 3
+    try:
+        await made.send(bytearray(51), 51, 0, False)
+    except OSError:
+        pass
+    else:
+        raise AssertionError
+    assert len(air.sent) == sent
+
+
+async def test_the_watchdog_is_fed_by_progress_only():
+    fed = []
+
+    class Dog:
+        def feed(self):
+            fed.append(sim.now_us())
+
+    machine._state["rtc"] = b""
+    supervisor.begin()
+    s = supervisor.Supervisor(Dog())
+    s.watch("work", 100)
+
+    async def work():
+        for _ in range(10):
+            s.progress("work")
+            await asyncio.sleep(30)
+        await asyncio.sleep(100000)
+
+    s.keep("work", work)
+    t = sim.now_us()
+    run = asyncio.create_task(s.run())
+    await asyncio.sleep(2000)
+    assert 300_000_000 < fed[-1] - t < 420_000_000, (fed[-1] - t) // 1000000
+    run.cancel()
+
+
+async def test_a_bus_error_restarts_a_task_and_a_bug_ends_the_node():
+    s = supervisor.Supervisor(None)
+    runs = []
+
+    async def flaky():
+        runs.append(sim.now_us() // 1000000)
+        if len(runs) < 6:
+            raise OSError(5)
+        raise ValueError("a bug")
+
+    s.keep("flaky", flaky)
+    try:
+        await s.run()
+    except ValueError:
+        pass
+    else:
+        raise AssertionError
+    gaps = [b - a for a, b in zip(runs, runs[1:])]
+    assert gaps == [1, 2, 4, 8, 16], gaps
+
+
+def test_crashes_in_a_row_climb_the_ladder_and_a_healthy_boot_comes_down():
+    machine._state["rtc"] = b""
+    levels = [supervisor.begin() for _ in range(8)]
+    assert levels == [0, 0, 0, 1, 1, 1, 2, 2], levels
+    supervisor.healthy()
+    assert supervisor.begin() == 0
+
+
+def test_last_words_are_kept_and_the_node_sleeps_longer_every_time():
+    machine._state["rtc"] = b""
+    kinds = []
+    for _ in range(6):
+        supervisor.begin()
+        try:
+            supervisor.failed(ValueError("broken sensor"))
+        except sim.Reset as e:
+            kinds.append((e.kind, e.arg))
+        assert supervisor.last_words().startswith("ValueError: broken sensor")
+    assert kinds == [("R", "hard"), ("R", "hard"), ("Z", 8000), ("Z", 16000), ("Z", 32000), ("Z", 64000)], kinds
+    supervisor.forget_words()
+    assert supervisor.last_words() == ""
+
+
+def test_at_the_bench_a_failure_ends_at_the_repl():
+    machine._state["rtc"] = b""
+    supervisor.begin()
+    supervisor.bench = True
+    try:
+        supervisor.failed(ValueError("x"))
+    finally:
+        supervisor.bench = False
