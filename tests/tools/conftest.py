@@ -1,0 +1,3 @@
+from tests.gateway.conftest import broker, mosquitto
+
+__all__ = ["broker", "mosquitto"]
