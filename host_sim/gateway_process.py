@@ -11,6 +11,13 @@ import time
 from pathlib import Path
 
 
+# a runner that is killed outright must not leave its gateway behind
+_LEASH = (
+    "import os, signal, sys; from host_sim.zygote import die_with_parent; die_with_parent(signal.SIGTERM); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
 class GatewayError(Exception):
     """The gateway is missing, does not become ready, or died; the text holds the end of its log."""
 
@@ -26,7 +33,7 @@ class GatewayProcess:
         program = command or [sys.executable, "-m", "gateway", "run"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*program, "--config", str(config)],
+                [sys.executable, "-c", _LEASH, *program, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

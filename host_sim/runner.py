@@ -196,7 +196,7 @@ class _Run:
         collector.offline.wait(5)
         if code:
             raise GatewayError(f"the gateway ended with code {code}\n{gateway.tail()}")
-        self._settle(collector)
+        self._settle(collector, quiet_s=3.0)
         return self._result(fleet, collector, drained, time.monotonic() - started)
 
     def _broker(self) -> tuple[str, int]:

@@ -68,8 +68,9 @@ class Zygote:
         self.close()
 
 
-def die_with_parent() -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def die_with_parent(with_signal: int = signal.SIGKILL) -> None:
+    """Ask Linux for a signal to this process when its parent ends, however it ends; survives exec."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
 
 
 def _become_vm(argv: list[str], line: int, console: int) -> None:

@@ -45,7 +45,7 @@ def plan(**changes: Any) -> Scenario:
     """A four-node scenario; keyword tables replace those of TABLE."""
     from datetime import UTC, datetime
 
-    head = {"description": "test", "start": datetime(2026, 3, 2, tzinfo=UTC)}
+    head = {"description": "test", "start": datetime(2026, 3, 2, tzinfo=UTC), "drain_hours": 1}
     return parse("tiny", {"scenario": head, **TABLE, **changes}, "tiny.toml")
 
 

@@ -26,7 +26,14 @@ client.on_connect = lambda c, *_: c.subscribe("citymote/v1/up/#")
 client.on_message = lambda c, _u, m: c.publish(m.topic.replace("/up/", "/down/"), b"ok" + m.payload[:4])
 client.connect(broker, int(broker_port))
 client.loop_start()
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+
+
+def leave(*_):
+    client.publish("city/v1/gw/gw-1/state", "offline").wait_for_publish(2)
+    sys.exit(0)
+
+
+signal.signal(signal.SIGTERM, leave)
 if FAULT == "never-ready":
     signal.pause()
 if FAULT == "die":
