@@ -47,6 +47,7 @@ class Outbox:
         self.depth = 0
         self.bytes = 0
         self.rows_lost = 0  # evicted since this object was made; the owner keeps the total
+        self.damaged = 0  # records found at start whose CRC is wrong
         self.on_lost = None  # function(rows) called at every eviction
         self.last_stage = 0
         self._stages = {}  # staging id -> rows sealed, of frames found at start
@@ -79,17 +80,20 @@ class Outbox:
                     break
                 size = head[2] << 8 | head[3]
                 frame = f.read(size + 4)
-                if len(frame) < size + 4 or crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
+                if len(frame) < size + 4:
                     break  # the power went here
+                at, here = at + _HEAD + size + 4, at
+                if crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
+                    self.damaged += 1  # torn, or rotten: what follows may still be whole
+                    continue
                 kind = head[1]
                 counter, stage, upto, rows = unpack_from(">IIHB", head, 4)
                 if not self._knows(counter):
-                    self._put(segment, at, size, kind, counter, rows)
+                    self._put(segment, here, size, kind, counter, rows)
                     count += 1
                 if stage:
                     self.last_stage = max(self.last_stage, stage)
                     self._stages[stage] = max(self._stages.get(stage, 0), upto)
-                at += _HEAD + size + 4
         if count:
             self._live[segment] = count
             self._used[segment] = at

@@ -38,11 +38,14 @@ class Staged:
         self._buf = bytearray(_ROW + 4 * n + 2)
 
     def next_row(self):
-        """Read a row into self.t, self.values, self.present; False at the end (a torn last row is the end)."""
+        """Read a row into self.t, self.values, self.present; False at the end. A torn or rotten row is left out."""
         buf = self._buf
         n = len(buf) - 2
-        if self._f.readinto(buf) != len(buf) or crc16(buf, n) != buf[n] << 8 | buf[n + 1]:
-            return False
+        while True:
+            if self._f.readinto(buf) != len(buf):
+                return False
+            if crc16(buf, n) == buf[n] << 8 | buf[n + 1]:
+                break
         self.t, self.present = unpack_from(">IH", buf)
         for c in range(len(self.values)):
             self.values[c] = unpack_from(">i", buf, _ROW + 4 * c)[0]

@@ -14,6 +14,7 @@ from mote.duty import Duty, sub_band
 from mote.errors import BadConfig, Corrupt
 from mote.hal.rtc import RtcMemory
 from mote.outbox import FRESH, MISSING, SENT, Outbox
+from mote.staging import Staging
 from mote.stats import LAST, MAX, MEAN, MIN, Stats
 from motewire import messages
 from motewire.frame import ALARM, REPORT
@@ -272,6 +273,45 @@ def test_a_frame_that_rots_on_flash_is_noticed():
     out.drop(0)
     assert out.depth == 1 and out.rows_lost == 5 and out.states[0] == FRESH
     out = None
+    disk.umount()
+
+
+def flip(name, at):
+    with open(name, "rb") as f:
+        data = bytearray(f.read())
+    data[at] ^= 0x10
+    with open(name, "wb") as f:
+        f.write(data)
+
+
+def test_a_frame_that_rotted_before_a_restart_is_never_offered_and_the_rest_is():
+    disk, out = box()
+    for c in range(1, 6):
+        put(out, c, n=30)
+    out = None
+    flip("/d/out/" + os.listdir("/d/out")[0], 2 * 50 + 20)
+    out = Outbox("/d/out", 16384, 64)
+    assert list(out.counters[: out.depth]) == [1, 2, 4, 5] and out.damaged == 1
+    out = None
+    disk.umount()
+
+
+def test_a_staged_row_that_rotted_is_left_out_and_the_rest_taken_up():
+    disk = kit.Disk()
+    disk.mount()
+    staging = Staging("/d/stage", (4, 5), None, 60)
+    for i in range(5):
+        staging.add(1000 + 60 * i, [i, -i], 3)
+    staging = None
+    size = 4 + 2 + 8 + 2
+    flip("/d/stage/1", 8 + 4 + 2 + size + 7)
+    f = Staging("/d/stage", (4, 5), None, 60).open_leftover(1)
+    rows = []
+    while f.next_row():
+        rows.append((f.t, f.values[0], f.values[1]))
+    f.close()
+    assert rows == [(1000, 0, 0), (1120, 2, -2), (1180, 3, -3), (1240, 4, -4)], rows
+    f = None
     disk.umount()
 
 
