@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-
 # a runner that is killed outright must not leave its gateway behind
 _LEASH = (
     "import os, signal, sys; from host_sim.zygote import die_with_parent; die_with_parent(signal.SIGTERM); "
