@@ -18,7 +18,9 @@ def main():
     from mote.identity import Identity
     from mote.links import open_link
 
-    gc.threshold(8192)  # collect while starting: otherwise garbage splinters the heap and a 9,600-byte buffer finds no place
+    gc.threshold(
+        8192
+    )  # collect while starting: otherwise garbage splinters the heap and a 9,600-byte buffer finds no place
     if supervisor.rtc is None:  # boot.py failed before it got there
         supervisor.begin()
     config = Config()

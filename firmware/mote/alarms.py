@@ -94,9 +94,8 @@ def raw_of(key, physical):
 
     for q in QUANTITIES:
         if q[KEY] == key:
-            scale = 10 ** -q[EXPONENT]
-            v = physical * scale
-            return (int(v + 0.5) if v >= 0 else -int(0.5 - v)) - q[OFFSET]
+            v = physical * 10 ** -int(q[EXPONENT])
+            return (int(v + 0.5) if v >= 0 else -int(0.5 - v)) - int(q[OFFSET])
     raise BadConfig("alarms: unknown quantity " + str(key))
 
 

@@ -69,9 +69,7 @@ class Node:
         self.sampler = Sampler(
             self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
         )
-        self.downlink = Downlink(
-            self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self._on_config
-        )
+        self.downlink = Downlink(self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self._on_config)
         self.health = Health(self, self.boots, self.sealer, self.outbox)
         self.supervisor = supervisor.Supervisor(watchdog)
         link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
@@ -152,7 +150,7 @@ class Node:
         log.info("config version %d", values["version"])
         sample_s, row_s = self.profile.rhythm(values)
         self.batcher.set_interval(row_s, values["report_s"])
-        self._watch(sample_s, row_s, values["report_s"])
+        self._watch(sample_s, row_s)
         if self._sampling:
             self.sampler.start(sample_s, row_s, values["report_s"])
 
@@ -188,9 +186,8 @@ class Node:
             if s.shed:
                 log.warning("%s is left out", s.name)
 
-    def _watch(self, sample_s, row_s, report_s):
-        silence = 4 * max(sample_s, row_s) + 600
-        self.supervisor.watch("samples", silence)
+    def _watch(self, sample_s, row_s):
+        self.supervisor.watch("samples", 4 * max(sample_s, row_s) + 600)
 
     def _start_sampler(self):
         config = self.config
@@ -203,7 +200,7 @@ class Node:
         self._sampling = True
         self._start_sampler()
         seen = -1
-        self._watch(*self.profile.rhythm(self.config), self.config["report_s"])
+        self._watch(*self.profile.rhythm(self.config))
         while True:
             await asyncio.sleep(60)
             tried = sum([s.slot for s in self.profile.sensors])

@@ -71,18 +71,19 @@ class Config:
         self._path, self._good = path, good
         self.problem = ""
         self.fallback = False
-        self._raw = read_json(path)
+        raw = read_json(path)
         try:
-            if self._raw is None:
+            if raw is None:
                 raise BadConfig("config.json is missing or no JSON object")
-            self.values = check(self._raw)
+            self.values = check(raw)
         except BadConfig as e:
             self.problem = str(e)
-            self._raw = read_json(good)
-            if self._raw is None:
+            raw = read_json(good)
+            if raw is None:
                 raise
-            self.values = check(self._raw)
+            self.values = check(raw)
             self.fallback = True
+        self._raw = raw
         self._proven = False
 
     def __getitem__(self, key):
@@ -101,7 +102,7 @@ class Config:
         Nothing is stored when they do not fit together. Raises BadConfig, OSError.
         """
         names = {CONFIG_SAMPLE_S: "sample_s", CONFIG_ROW_S: "row_s", CONFIG_REPORT_S: "report_s"}
-        raw = dict(self._raw)
+        raw: dict = dict(self._raw)
         for key, value in updates.items():
             if key in names:
                 raw[names[key]] = value

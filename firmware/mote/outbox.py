@@ -12,6 +12,7 @@ from binascii import crc32
 from struct import pack, pack_into, unpack_from
 from micropython import const
 from motewire.frame import ALARM
+from mote import nobody
 from mote.errors import Corrupt, NoSpace
 from mote.files import make_dir, remove
 
@@ -48,13 +49,13 @@ class Outbox:
         self.bytes = 0
         self.rows_lost = 0  # evicted since this object was made; the owner keeps the total
         self.damaged = 0  # records found at start whose CRC is wrong
-        self.on_lost = None  # function(rows) called at every eviction
+        self.on_lost = nobody  # function(rows) called at every eviction
         self.last_stage = 0
         self._stages = {}  # staging id -> rows sealed, of frames found at start
         self._live = {}  # segment number -> frames in the index
         self._used = {}  # segment number -> bytes of its file
         self._head = bytearray(_HEAD)
-        self._open = [None, None]  # (segment number, file) of bulk, of alarms
+        self._open: list = [None, None]  # (segment number, file) of bulk, of alarms
         self._next = 1
         self._scan()
 
@@ -195,7 +196,7 @@ class Outbox:
         self.depth = keep
         self._free(segment)
         self.rows_lost += lost
-        if lost and self.on_lost is not None:
+        if lost:
             self.on_lost(lost)
 
     def _move(self, i, to):
@@ -266,5 +267,4 @@ class Outbox:
         if not self._live[segment]:
             self._free(segment)
         self.rows_lost += lost
-        if self.on_lost is not None:
-            self.on_lost(lost)
+        self.on_lost(lost)

@@ -30,7 +30,11 @@ class Staged:
         magic, n, schema, self.interval_s = unpack(">HBBI", head)
         tail = self._f.read(2 * n + 2)
         whole = head + tail
-        if magic != _MAGIC or len(tail) != 2 * n + 2 or crc16(whole, len(whole) - 2) != unpack_from(">H", tail, 2 * n)[0]:
+        if (
+            magic != _MAGIC
+            or len(tail) != 2 * n + 2
+            or crc16(whole, len(whole) - 2) != unpack_from(">H", tail, 2 * n)[0]
+        ):
             raise ValueError
         self.schema = None if schema == _NO_SCHEMA else schema
         self.ids = unpack(">%dH" % n, tail[: 2 * n])
@@ -121,7 +125,7 @@ class Staging:
 
     def flush(self):
         """Bring waiting rows to flash."""
-        if self._wait:
+        if self._wait and self._f is not None:
             self._f.flush()
             self._wait = 0
 

@@ -26,7 +26,7 @@ SHED_ALL = const(2)  # all sensors: uplink and diagnostics only
 _ONE_AT = const(3)
 _ALL_AT = const(6)
 
-rtc = None
+rtc: RtcMemory = None  # pyright: ignore[reportAssignmentType]  (begin() makes it)
 level = NORMAL
 bench = False  # the bench pin is grounded: a failure ends at the REPL, for a technician
 
@@ -59,8 +59,9 @@ def failed(error):
     sys.print_exception(error)
     try:
         text = io.StringIO()
-        sys.print_exception(error, text)
-        lines = text.getvalue().strip().split("\n")
+        sys.print_exception(error, text)  # pyright: ignore[reportArgumentType]
+        lines = text.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+        lines = lines.strip().split("\n")
         where = lines[-2].strip() if len(lines) > 1 else ""
         with open(_CRASH_FILE, "w") as f:
             f.write((lines[-1] + " | " + where)[:_TEXT])
@@ -95,7 +96,7 @@ class Supervisor:
         self._marks = {}  # name -> [uptime of the last progress, longest silence in s]
         self._tasks = []
         self._failed = asyncio.Event()
-        self._error = None
+        self._error = RuntimeError("no task")
         self.restarts = 0
         self.checks = []  # functions() called at every tick
 

@@ -27,7 +27,9 @@ def functions() -> list[tuple[str, str]]:
 
 
 SLOW = {"test_the_heap_is_flat_over_thirty_days"}
-CASES = [pytest.param(f, n, marks=[pytest.mark.slow] if n in SLOW else [], id=f"{f[:-3]}-{n[5:]}") for f, n in functions()]
+CASES = [
+    pytest.param(f, n, marks=[pytest.mark.slow] if n in SLOW else [], id=f"{f[:-3]}-{n[5:]}") for f, n in functions()
+]
 
 
 @pytest.mark.parametrize(("file", "name"), CASES)

@@ -44,7 +44,9 @@ print("\\x1e" + json.dumps({"end": end, "rtc": machine._state["rtc"].hex(), "nvs
 
 
 def boot(node: Path, files: dict[str, str], *, seconds: int = 900, **how):
-    done = run_vm(SCRIPT % (files, seconds), node_dir=node, heap="130wK", hw={"i2c": {"0": {"0x0d": "qmc5883l"}}}, **how)
+    done = run_vm(
+        SCRIPT % (files, seconds), node_dir=node, heap="130wK", hw={"i2c": {"0": {"0x0d": "qmc5883l"}}}, **how
+    )
     for line in done.out.split("\n"):
         if line.startswith("\x1e"):
             return json.loads(line[1:])

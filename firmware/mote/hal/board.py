@@ -20,7 +20,7 @@ class Board:
         units = self._spec.get(kind, {})
         if unit is None and units:
             unit = min(units)
-        if str(unit) not in units:
+        if unit is None or str(unit) not in units:
             raise BadConfig("board.json: no %s %s" % (kind, "" if unit is None else unit))
         return int(unit), units[str(unit)]
 

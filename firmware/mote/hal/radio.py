@@ -23,7 +23,7 @@ def make(spec, spi_spec, sf):
     reset = pin(spec["reset"], pin.OUT, value=1) if "reset" in spec else None
     chip = spec["chip"]
     if chip in ("sx1261", "sx1262"):
-        from lora import AsyncSX1262
+        from lora import AsyncSX1262  # pyright: ignore[reportMissingImports]  (mip package)
 
         modem = AsyncSX1262(
             spi, pin(spec["cs"], pin.OUT, value=1), pin(spec["busy"], pin.IN), dio1=pin(spec["dio1"], pin.IN),
@@ -33,7 +33,7 @@ def make(spec, spi_spec, sf):
         modem.calibrate_image()
         return modem
     if chip in ("sx1276", "sx1277", "sx1278", "sx1279"):
-        from lora import AsyncSX1276
+        from lora import AsyncSX1276  # pyright: ignore[reportMissingImports]
 
         cfg["tx_ant"] = spec.get("tx_ant", "PA_BOOST")
         return AsyncSX1276(

@@ -10,7 +10,7 @@ import random
 from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
-from mote import log
+from mote import log, nobody
 from mote.duty import Duty, sub_band
 from mote.errors import BadConfig
 from mote.hal import clock as board_clock
@@ -20,7 +20,9 @@ from motewire.frame import max_frame
 _RX_DELAY_MS = const(1000)
 _EARLY_MS = const(100)  # switched on so long before: crystals, the gateway's jitter
 _LATE_MS = const(200)
-_PREAMBLE_SYMBOLS = const(25)  # 8 + 4.25 of preamble and sync, 8 of the header, and some: detected by then, or there is nothing
+_PREAMBLE_SYMBOLS = const(
+    25
+)  # 8 + 4.25 of preamble and sync, 8 of the header, and some: detected by then, or there is nothing
 _TX_SLACK_MS = const(3000)
 
 
@@ -34,7 +36,7 @@ class LoraLink:
     def __init__(self, modem, sf, channels, bands, duty):
         self.max_frame = max_frame(sf)
         self._modem, self._sf, self._channels, self._bands, self.duty = modem, sf, channels, bands, duty
-        self.on_frame = self.on_up = None
+        self.on_frame = self.on_up = nobody
         self._window_ms = _EARLY_MS + _LATE_MS + (_PREAMBLE_SYMBOLS << sf) // 125
         self.airtime_ms = 0
         self.foreign = 0
@@ -53,7 +55,7 @@ class LoraLink:
     def _channel(self, need, alarm):
         """A random channel whose sub-band has the time."""
         able = [khz for khz in self._channels if self.duty.budget_ms(self._bands.index(sub_band(khz)), alarm) >= need]
-        return random.choice(able) if able else 0
+        return able[random.randrange(len(able))] if able else 0
 
     async def run(self):
         """Nothing to keep up."""

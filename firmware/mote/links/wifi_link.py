@@ -4,7 +4,7 @@ import asyncio
 import random
 
 from micropython import const
-from mote import log
+from mote import log, nobody
 from mote.errors import BadConfig, LinkDown
 from mote.hal.wlan import Wlan
 from mote.links.mqtt import Mqtt
@@ -29,7 +29,7 @@ class WifiLink:
         self._topic_up = "citymote/v1/up/%08x" % node
         self._topic_down = "citymote/v1/down/%08x" % node
         self._mqtt = None
-        self.on_frame = self.on_up = None
+        self.on_frame = self.on_up = nobody
         self.connects = 0
         self.airtime_ms = 0
 
@@ -96,4 +96,6 @@ def open_link(config, board, rtc, nvs):
         raise BadConfig("wifi.port")
     name = config["name"] or "mote-%d" % config["node"]
     wlan = Wlan(wifi["ssid"], wifi["password"], name)
-    return WifiLink(wlan, wifi["host"], port, config["node"], config["name"], wifi.get("user"), wifi.get("mqtt_password"))
+    return WifiLink(
+        wlan, wifi["host"], port, config["node"], config["name"], wifi.get("user"), wifi.get("mqtt_password")
+    )

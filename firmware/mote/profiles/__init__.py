@@ -3,6 +3,7 @@
 PROFILES is a table of strings, because an import costs RAM.
 """
 
+from mote import nobody
 from mote.stats import MEAN, NAMES
 
 PROFILES = {
@@ -33,7 +34,7 @@ class Profile:
 
         self.ids = ids_of(self.KEYS)
         self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
-        self.raised = None  # function(code, t, quantity id, value, limit), set by the node
+        self.raised = nobody  # function(code, t, quantity id, value, limit), set by the node
         self.sensors = self.build(board, config, keep)
 
     def build(self, board, config, keep):

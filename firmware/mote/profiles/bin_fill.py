@@ -19,7 +19,9 @@ class BinFill(Profile):
     def build(self, board, config, keep):
         geometry = config["sensors"].get("bin") or {}
         self._empty, self._full = geometry.get("empty_mm", 1200), geometry.get("full_mm", 200)
-        if not (isinstance(self._empty, int) and isinstance(self._full, int) and 0 <= self._full < self._empty <= 10000):
+        if not (
+            isinstance(self._empty, int) and isinstance(self._full, int) and 0 <= self._full < self._empty <= 10000
+        ):
             raise BadConfig("sensors.bin: 0 <= full_mm < empty_mm <= 10000")
         self._ping = chip("a02yyuw", board.uart, config, compensate=True)
         return [

@@ -18,7 +18,9 @@ class Rig:
     """The storing half of a node on the flash at /d."""
 
     def __init__(self, nvs, max_frame=51, closed=lambda: None):
-        self.sealer = Sealer(aes(kit.KEY, 1), kit.NODE, 0, Counter(Twice(nvs, "ceiling", "/d/ceiling.bin", b"mark")), max_frame)
+        self.sealer = Sealer(
+            aes(kit.KEY, 1), kit.NODE, 0, Counter(Twice(nvs, "ceiling", "/d/ceiling.bin", b"mark")), max_frame
+        )
         self.outbox = Outbox("/d/out", 64 * 1024, 64)
         self.batcher = Batcher(
             IDS, None, 60, 600, 12, self.sealer, self.outbox, Staging("/d/stage", IDS, None, 60), closed

@@ -1,3 +1,4 @@
+# ruff: noqa: UP031
 """G6: bounded memory. The path of a sample and of a row allocates nothing, and thirty days leave no trace on the heap."""
 
 import asyncio
@@ -59,7 +60,11 @@ async def test_the_path_of_a_sample_and_a_row_allocates_nothing():
     kit.clean()
     kit.known_time()
     node = kit.make_node(
-        kit.Link(kit.Gateway()), sensors(), stage_every=240, report_s=86400, alarms=[{"q": "pm10", "above": 500, "clear": 300}]
+        kit.Link(kit.Gateway()),
+        sensors(),
+        stage_every=240,
+        report_s=86400,
+        alarms=[{"q": "pm10", "above": 500, "clear": 300}],
     )
     sampler, batcher = node.sampler, node.batcher
     sampler.row_s, sampler.sample_s = 300, 60

@@ -1,7 +1,5 @@
 """The whole node on a scripted link: samples, rows, acks, losses, power cuts, downlinks."""
 
-import asyncio
-
 import nodekit as kit
 from mote.sampler import Sensor
 

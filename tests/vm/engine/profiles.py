@@ -1,3 +1,4 @@
+# ruff: noqa: C419
 """The five profiles on the chip models: what the sensors feel arrives as rows in the registry's scale."""
 
 import machine
@@ -89,7 +90,8 @@ async def test_noise_reports_levels():
     fit("i2s", 0, "inmp441")
     node, rows = await play("noise", 1.1)
     from mote import log
-    assert len(rows) >= 12, (len(rows), log.tail(20), [(s.faults,s.slot) for s in node.profile.sensors])
+
+    assert len(rows) >= 12, (len(rows), log.tail(20), [(s.faults, s.slot) for s in node.profile.sensors])
     assert all(abs(v - 620) < 25 for v in column(rows, "laeq")), column(rows, "laeq")
 
 

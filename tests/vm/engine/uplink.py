@@ -1,3 +1,4 @@
+# ruff: noqa: B905, ASYNC230
 """The uplink on a scripted link: lost frames, a gateway that is away, alarms first, downlinks of all kinds (G3)."""
 
 import asyncio
@@ -145,7 +146,9 @@ async def test_downlinks_that_are_forged_cut_replayed_or_foreign_are_refused_and
     assert not down.handle(uplink)
     assert node.clock.now() - t0 < 2 and node.outbox.depth == depth and quality == node.clock.quality
     refused = dict(down.refused)
-    assert refused["bad_tag"] > 100 and refused["truncated"] > 5 and refused["foreign"] >= 2 and refused["bad_version"], refused
+    assert (
+        refused["bad_tag"] > 100 and refused["truncated"] > 5 and refused["foreign"] >= 2 and refused["bad_version"]
+    ), refused
     assert down.handle(bytearray(good))
     assert node.clock.now() - t0 > 80000
     assert not down.handle(bytearray(good))  # the very same again

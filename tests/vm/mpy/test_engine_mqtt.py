@@ -177,7 +177,14 @@ async def test_half_a_message_ends_the_connection_instead_of_hanging():
 
 
 async def test_nonsense_from_the_broker_ends_the_connection():
-    for bad in (b"\x30\xff\xff\xff\xff\x01", b"\x30\xff\xff\x7f", b"\x32\x05\x00\x01t\x00\x01", b"\x30\x02\x00\x09", b"\x30\x00", b"\xe0\x00"):
+    for bad in (
+        b"\x30\xff\xff\xff\xff\x01",
+        b"\x30\xff\xff\x7f",
+        b"\x32\x05\x00\x01t\x00\x01",
+        b"\x30\x02\x00\x09",
+        b"\x30\x00",
+        b"\xe0\x00",
+    ):
         s, c = await connected()
         s.data = bad
         await fails(c.run(), 5.2, 71)

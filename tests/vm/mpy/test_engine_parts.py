@@ -54,11 +54,21 @@ def test_a_mean_of_large_values_stays_small_inside():
 
 def test_an_alarm_is_raised_once_and_cleared_once():
     told = []
-    rules = rules_from([{"q": "pm10", "above": 180, "clear": 150, "hold": 2}, {"q": "temperature", "below": -5.5}], (6, 1))
+    rules = rules_from(
+        [{"q": "pm10", "above": 180, "clear": 150, "hold": 2}, {"q": "temperature", "below": -5.5}], (6, 1)
+    )
     nvs = kit.Store()
     alarms = Alarms(rules, lambda *a: told.append(a), Mask(nvs, "alarms", "x"))
     row = array("i", (0, 0))
-    for t, pm, temp in ((1, 190, 0), (2, 170, 0), (3, 200, 0), (4, 201, -55), (5, 160, -56), (6, 181, -60), (7, 150, -55)):
+    for t, pm, temp in (
+        (1, 190, 0),
+        (2, 170, 0),
+        (3, 200, 0),
+        (4, 201, -55),
+        (5, 160, -56),
+        (6, 181, -60),
+        (7, 150, -55),
+    ):
         row[0], row[1] = pm, temp
         alarms.check(t, row, 3)
     assert told == [(2, 4, 6, 201, 180), (3, 5, 1, -56, -55), (1, 7, 6, 150, 180), (1, 7, 1, -55, -55)], told
@@ -86,7 +96,16 @@ def test_a_configuration_is_checked_key_by_key():
     good = {"node": 1, "profile": "noise"}
     full = check(good)
     assert full["row_s"] == 300 and full["sf"] == 7 and full["jitter_s"] == 300
-    for key, value in (("node", "1"), ("node", 0), ("sf", 6), ("sf", 7.5), ("row_s", 61), ("report_s", 301), ("alarms", {}), ("node", True)):
+    for key, value in (
+        ("node", "1"),
+        ("node", 0),
+        ("sf", 6),
+        ("sf", 7.5),
+        ("row_s", 61),
+        ("report_s", 301),
+        ("alarms", {}),
+        ("node", True),
+    ):
         bad = dict(good)
         bad[key] = value
         text = refused(check, bad)
