@@ -13,8 +13,6 @@ from rich.table import Table
 _SHOWN = (
     "pm10",
     "pm25",
-    "temperature",
-    "humidity",
     "laeq",
     "lafmax",
     "water_volume",
@@ -22,6 +20,8 @@ _SHOWN = (
     "occupied",
     "fill_level",
     "distance",
+    "temperature",
+    "humidity",
 )
 _HIDDEN = ("rssi", "snr")
 
@@ -64,7 +64,7 @@ class Board:
                 line.packs += 1
             case "alert" if payload:
                 alert = json.loads(payload)
-                line.alerts[parts[5]] = f"{alert.get('quantity', '')} {alert.get('value', '')}".strip()
+                line.alerts[parts[5]] = _alert(alert)
             case "alert":
                 line.alerts.pop(parts[5], None)
             case "q" if payload:
@@ -107,3 +107,10 @@ def _show(values: dict[str, tuple[Any, str]], most: int = 3) -> Iterable[str]:
     for quantity in [q for q in _SHOWN if q in values][:most]:
         value, unit = values[quantity]
         yield f"{quantity} {value}" + (f" {unit}" if unit not in ("", "1") else "")
+
+
+def _alert(alert: dict[str, Any]) -> str:
+    sign = {"above": ">", "below": "<"}.get(str(alert.get("code", "")), "")
+    if not sign or alert.get("limit") is None:
+        return f"{alert.get('quantity', '')} {alert.get('code', '')}".strip()
+    return f"{alert['quantity']} {alert.get('value')} {sign} {alert['limit']}"
