@@ -51,8 +51,7 @@ class Node:
         self.events = row_s == 0
 
         self.sealer = Sealer(aes, config["node"], identity.epoch, Counter(self._keep("ceiling")), link.max_frame)
-        self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"])
-        self.outbox.on_lost = self._count_lost
+        self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"], self._count_lost)
         self.uplink = Uplink(
             self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
             lambda: self.supervisor.progress("uplink"),

@@ -30,13 +30,13 @@ MISSING = const(2)  # sent, and the gateway says that it lacks it
 class Outbox:
     """Frames in the order they were appended. Index 0 is the oldest; indices shift when frames leave.
 
-    root: folder. cap_bytes: of flash for frames. cap: frames in the index (19 bytes of RAM each).
+    root: folder. on_lost: function(rows) called at every eviction. cap_bytes: of flash for frames. cap: frames in the index (19 bytes of RAM each).
     counters, kinds, rows, states, times (uptime seconds of the last send) are arrays over 0..depth-1.
     """
 
-    def __init__(self, root, cap_bytes, cap):
+    def __init__(self, root, cap_bytes, cap, on_lost=nobody):
         make_dir(root)
-        self._root, self._cap_bytes, self._cap = root, cap_bytes, cap
+        self._root, self._cap_bytes, self._cap, self._on_lost = root, cap_bytes, cap, on_lost
         self.counters = array("i", bytes(4 * cap))
         self.times = array("i", bytes(4 * cap))
         self._segment = array("i", bytes(4 * cap))
@@ -49,7 +49,6 @@ class Outbox:
         self.bytes = 0
         self.rows_lost = 0  # evicted since this object was made; the owner keeps the total
         self.damaged = 0  # records found at start whose CRC is wrong
-        self.on_lost = nobody  # function(rows) called at every eviction
         self.last_stage = 0
         self._stages = {}  # staging id -> rows sealed, of frames found at start
         self._live = {}  # segment number -> frames in the index
@@ -197,7 +196,7 @@ class Outbox:
         self._free(segment)
         self.rows_lost += lost
         if lost:
-            self.on_lost(lost)
+            self._on_lost(lost)
 
     def _move(self, i, to):
         if i != to:
@@ -267,4 +266,4 @@ class Outbox:
         if not self._live[segment]:
             self._free(segment)
         self.rows_lost += lost
-        self.on_lost(lost)
+        self._on_lost(lost)

@@ -7,7 +7,7 @@ from array import array
 import machine
 import nodekit as kit
 import sim
-from mote import duty as duty_module
+from mote import duty as duty_module, nobody
 from mote.alarms import Alarms, Mask, rules_from
 from mote.config import Config, check
 from mote.duty import Duty, sub_band
@@ -210,7 +210,7 @@ def test_channels_outside_the_bands_are_not_ours():
 def box(**kwargs):
     disk = kit.Disk(blocks=64)
     disk.mount()
-    return disk, Outbox("/d/out", kwargs.get("cap_bytes", 16384), kwargs.get("cap", 64))
+    return disk, Outbox("/d/out", kwargs.get("cap_bytes", 16384), kwargs.get("cap", 64), kwargs.get("on_lost", nobody))
 
 
 def put(out, counter, kind=REPORT, n=50, rows=5):
@@ -247,9 +247,8 @@ def test_acks_drop_ranges_and_mark_what_is_missing():
 
 
 def test_a_full_outbox_evicts_the_oldest_bulk_and_counts_its_rows_but_keeps_alarms():
-    disk, out = box(cap_bytes=9000)
     told = []
-    out.on_lost = told.append
+    disk, out = box(cap_bytes=9000, on_lost=told.append)
     put(out, 1, ALARM, rows=0)
     for c in range(2, 200):
         put(out, c, n=100)
