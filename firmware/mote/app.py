@@ -139,7 +139,6 @@ class Node:
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
-        supervisor.healthy()
         self.config.proven()
         if self.events and self.batcher.rows:
             self.batcher.close()  # rows that waited while the link was down

@@ -1,7 +1,7 @@
 """Comes back from everything: crash counter before set-up, a ladder of what is left out, watchdog fed by progress only.
 
 begin() runs in boot.py, failed() in main.py's last except. The counter lives in RTC memory, so a power cut begins afresh, and
-is cleared by healthy() once the gateway has answered or the node has worked for ten minutes.
+is cleared by healthy() once the node has worked for ten minutes (an ack is no proof: a sensor may hang a minute later).
 """
 
 import asyncio

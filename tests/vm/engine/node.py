@@ -30,3 +30,81 @@ async def test_a_node_without_time_says_hello_and_samples_once_it_has_been_told(
     assert all(t % 300 == 0 for t, _ in rows)
     assert all(len(v) == 6 for _, v in rows)
     assert node.clock.quality == 2
+
+
+class Hanging(kit.Scripted):
+    async def read_into(self, out):
+        self.reads += 1
+        import asyncio
+
+        await asyncio.sleep(100000)
+
+
+async def play(bad):
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    dust = Sensor("dust", bad)
+    climate = sensors()[1]
+    node = kit.make_node(kit.Link(gw), [dust, climate])
+    await kit.run_for(node, 6 * 3600)
+    rows = gw.rows()
+    assert len(rows) >= 60, len(rows)
+    assert all(len(v) == 3 for _, v in rows), "the other sensor's columns, gaps for the rest"
+    assert [p[0] for p in gw.frames_of(1)] == [4], "one fault"
+    assert node.faulty_ids() == [4, 5, 6]
+    return bad
+
+
+async def test_a_driver_that_hangs_is_ended_counted_and_backed_off_while_the_rest_goes_on():
+    bad = await play(Hanging(("pm1", "pm25", "pm10"), None))
+    assert 5 < bad.reads < 30, bad.reads
+
+
+async def test_a_driver_that_raises_anything_is_counted_and_backed_off_while_the_rest_goes_on():
+    for error in (OSError(19), ValueError("bug"), MemoryError(), ZeroDivisionError()):
+        bad = kit.Scripted(("pm1", "pm25", "pm10"), None)
+        bad.error = error
+        await play(bad)
+        assert 5 < bad.reads < 40, bad.reads
+
+
+async def test_a_sensor_that_comes_back_is_said_to_and_its_columns_return():
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    dust, climate = sensors()
+    dust.driver.error = OSError(19)
+    node = kit.make_node(kit.Link(gw), [dust, climate])
+    import asyncio
+
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(3 * 3600)
+    dust.driver.error = None
+    await asyncio.sleep(3 * 3600)
+    assert [p[0] for p in gw.frames_of(1)] == [4, 1]
+    assert len(gw.rows()[-1][1]) == 6 and node.faulty_ids() == []
+    assert not task.done()
+
+
+async def test_at_the_top_of_the_ladder_no_sensor_is_read_and_the_node_still_answers():
+    kit.clean()
+    kit.known_time()
+    from mote import supervisor
+
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    for _ in range(6):
+        supervisor.begin()
+    both = sensors()
+    node = kit.make_node(kit.Link(gw), both)
+    assert supervisor.level == supervisor.SHED_ALL
+    await kit.run_for(node, 13 * 3600)
+    assert both[0].driver.reads == 0 and gw.rows() == []
+    said = {}
+    for p in gw.frames_of(2):
+        said.update(p)
+    assert said[11] == [4, 5, 6, 1, 2, 3], said
+    assert supervisor.rtc.buf[2] == 0, "it works: the next boot tries the sensors again"

@@ -193,6 +193,11 @@ class Gateway:
         self.extra = {}
         return self.seal(payload)
 
+    def frames_of(self, kind):
+        """Payloads of one kind, by counter."""
+        plain = [self.frames[c][1] for c in sorted(self.frames) if self.frames[c][0] == kind]
+        return [cbor.read(p, 0, len(p)) for p in plain]
+
     def rows(self):
         """Every row of every report: [(t2000, {id: value})], decoded by tests/vm's own reader."""
         out = []
