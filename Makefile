@@ -22,7 +22,7 @@ $(VENV)/.run: pyproject.toml requirements-vm.txt
 	@echo "setup: $(VENV) (packages from PyPI)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "next: install the venv module (Debian: python3-venv)"; exit 2; }
 	@$(BIN)/python -m pip install -q --require-hashes --no-deps -r requirements-vm.txt
-	@$(BIN)/python -m pip install -q -e .
+	@$(BIN)/python -m pip install -q -e '.[sim]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,20 +22,23 @@ class CompileError(Exception):
     """mpy-cross refused a file; the text is its own."""
 
 
+def _shipped(folder: str) -> Path:
+    for root in (HERE.parent, Path(sys.prefix) / "share" / "citymote"):
+        if (root / folder).is_dir():
+            return root / folder
+    raise FileNotFoundError(
+        f"no {folder} folder: neither beside host_sim nor in {sys.prefix}/share/citymote; next: install citymote again"
+    )
+
+
 def firmware_root() -> Path:
-    """Folder of the firmware: beside host_sim in a source tree, inside it in an installed wheel. FileNotFoundError."""
-    for folder in (HERE.parent / "firmware", HERE / "_firmware"):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError("firmware folder not found beside host_sim")
+    """Folder of the firmware: beside host_sim in a source tree, in share/citymote of an installed wheel. FileNotFoundError."""
+    return _shipped("firmware")
 
 
 def boards_root() -> Path:
     """Folder of the board files, found like firmware_root()."""
-    for folder in (HERE.parent / "boards", HERE / "_boards"):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError("boards folder not found beside host_sim")
+    return _shipped("boards")
 
 
 def cache_root() -> Path:

