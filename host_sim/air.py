@@ -92,6 +92,11 @@ class AirStats:
     duty_violations: list[str] = field(default_factory=list)
 
 
+def logged(payload: bytes) -> bytes:
+    """What the air log keeps of a frame: its first five bytes (header) and its length (DECISIONS.md "result hash")."""
+    return f"{payload[:5].hex()} {len(payload)}".encode()
+
+
 def sub_band(freq: int, bw: int) -> int | None:
     """Index into SUB_BANDS of the band that holds the whole channel, or None."""
     for i, (low, high, _) in enumerate(SUB_BANDS):
@@ -123,7 +128,7 @@ class Air:
             self.stats.bytes += len(tx.payload)
             self.stats.airtime_us += tx.end - tx.start
             head = f"{tx.start} {tx.sender} {tx.mod.freq} {tx.mod.sf} {tx.mod.bw} {tx.dbm} "
-            self.log.update(head.encode() + tx.payload.hex().encode() + b"\n")
+            self.log.update(head.encode() + logged(tx.payload) + b"\n")
 
     def _audit(self, tx: Transmission) -> None:
         band = sub_band(tx.mod.freq, tx.mod.bw)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from host_sim.air import Air, Modulation, Transmission
+from host_sim.air import Air, Modulation, Transmission, logged
 from host_sim.lora import LOCK_SYMBOLS, SNR_LIMIT, noise_floor_dbm, time_on_air_us
 from host_sim.mqtt_endpoint import Endpoint
 from host_sim.mqtt_wire import publish
@@ -346,7 +346,7 @@ class Fleet:
     def air_log_wifi(self, t: int, node: Node, payload: bytes) -> None:
         """WiFi frames belong to the log that the result hash covers, too."""
         if t < self._end:
-            self.air.log.update(f"{t} {node.spec.name} wifi {payload.hex()}\n".encode())
+            self.air.log.update(f"{t} {node.spec.name} wifi ".encode() + logged(payload) + b"\n")
 
     def close(self) -> None:
         """End every VM and socket; may be called twice."""

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from host_sim import chance
+from host_sim import compile as mpy
 from host_sim.air import Modulation, Station, Transmission
 from host_sim.mqtt_endpoint import Endpoint
 from host_sim.protocol import NEVER, PWRON, Delivery, answer
-from host_sim.vm.run import STANDINS_BYTES, boot_config, heap_bytes
-from host_sim.zygote import LINE_FD, Zygote
+from host_sim.vm.run import STANDINS_BYTES, heap_bytes
+from host_sim.zygote import LINE_FD, Zygote, inside
 
 BOOT_US = 300_000  # ROM, bootloader and MicroPython's own start
 
@@ -113,49 +114,45 @@ class Node:
             self.rtc, self.rtc_off = "", -t
         self.stats.boots += 1
         cut = self.next_cut(t)
-        flash: dict[str, Any] = {"image": spec.folder / "flash.img", "flash": spec.flash} if spec.flash else {}
+        home, lib, chips, rom = (inside(i) for i in range(4))
+        flash = {"image": f"{home}/flash.img", "flash": spec.flash} if spec.flash else {"folder": f"{home}/flash"}
         if not spec.flash:
-            flash = {"folder": self._plain_folder()}
-        config = boot_config(
-            heap=spec.heap,
-            rom=self._rom,
-            files={name: str(path) for name, path in spec.files.items()},
-            now=t,
-            rtc_off=self.rtc_off,
-            cause=cause,
-            rtc=self.rtc,
-            nvs=self.nvs,
-            seed=chance.number(self._seed, "node", spec.id, self.stats.boots),
-            world=str(spec.world),
-            hw=spec.hw,
-            fd=LINE_FD,
-            probe=True,
+            self._fill_plain_folder()
+        config = {
+            "lib": lib,
+            "chips": chips,
+            "rom": rom,
+            "heap": heap_bytes(spec.heap),
+            "files": {name: f"{home}/{path.name}" for name, path in spec.files.items()},
+            "now": t,
+            "rtc_off": self.rtc_off,
+            "cause": cause,
+            "rtc": self.rtc,
+            "nvs": self.nvs,
+            "seed": chance.number(self._seed, "node", spec.id, self.stats.boots),
+            "world": f"{home}/{spec.world.name}",
+            "hw": spec.hw,
+            "fd": LINE_FD,
+            "probe": True,
+            "cut_at": NEVER if cut is None else cut.at,
             **flash,
-        )
-        if cut is not None:
-            config["cut_at"] = cut.at
-        path = spec.folder / "boot.json"
-        path.write_text(json.dumps(config))
-        argv = [
-            "micropython",
-            "-X",
-            f"heapsize={heap_bytes(spec.heap) + STANDINS_BYTES}",
-            f"{config['lib']}/sim_boot.py",
-            str(path),
-        ]
+        }
+        (spec.folder / "boot.json").write_text(json.dumps(config))
+        size = heap_bytes(spec.heap) + STANDINS_BYTES
+        argv = ["micropython", "-X", f"heapsize={size}", f"{lib}/sim_boot.py", f"{home}/boot.json"]
+        folders = [spec.folder, mpy.compiled(mpy.VM_FOLDER), mpy.chips_parent(), self._rom]
         with self.console.open("ab") as console:
-            self.pid, self.line = zygote.spawn(argv, console.fileno())
+            self.pid, self.line = zygote.spawn(argv, folders, console.fileno())
         self.line.setblocking(False)
         self.now, self.running, self.asking, self.buffer = t, True, None, b""
         self.inbox, self.radio, self.sockets = [], None, {}
 
-    def _plain_folder(self) -> Path:
+    def _fill_plain_folder(self) -> None:
         folder = self.spec.folder / "flash"
         if not folder.is_dir():
             folder.mkdir()
             for name, path in self.spec.files.items():
                 (folder / name.lstrip("/")).write_bytes(path.read_bytes())
-        return folder
 
     def stop(self, zygote: Zygote) -> None:
         """End the VM process, if there is one."""

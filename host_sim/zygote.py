@@ -1,7 +1,7 @@
 """Forks node VMs: imports the MicroPython extension once, then one fork per boot (1 to 3 ms, half a MiB each).
 
 Runs as `python -m host_sim.zygote FD`. Over the inherited socket: one JSON request per message, descriptors attached,
-one JSON answer each. {"spawn": [argv], "fds": n} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
+one JSON answer each. {"spawn": argv, "folders": [...]} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
 Children die with the zygote, and the zygote ends when its socket closes.
 """
 
@@ -16,8 +16,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from host_sim.vm.run import vm_environment
+
 PR_SET_PDEATHSIG = 1
 LINE_FD = 10
+FOLDER_FD = 11  # the first of the folders a VM is given
 
 
 class Zygote:
@@ -32,14 +35,21 @@ class Zygote:
                 start_new_session=True,  # a Ctrl-C at the terminal is the runner's business
                 stdin=subprocess.DEVNULL,
                 cwd=Path(__file__).resolve().parent.parent,
-                env={**os.environ, "TZ": "UTC"},
+                env=vm_environment(),
             )
 
-    def spawn(self, argv: list[str], console: int) -> tuple[int, socket.socket]:
-        """Start a VM with `argv` (micropython's own); return its pid and our end of its line (fd LINE_FD there)."""
+    def spawn(self, argv: list[str], folders: list[Path], console: int) -> tuple[int, socket.socket]:
+        """Start a VM with `argv` (micropython's own); return its pid and our end of its line (fd LINE_FD there).
+
+        The VM sees folders[i] as inside(i): no path of this machine gets into its heap, whose use it reports.
+        """
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self._sock, [json.dumps({"spawn": argv}).encode()], [theirs.fileno(), console])
+            socket.send_fds(
+                self._sock,
+                [json.dumps({"spawn": argv, "folders": [str(f) for f in folders]}).encode()],
+                [theirs.fileno(), console],
+            )
         return self._answer()["pid"], ours
 
     def kill(self, pid: int) -> int:
@@ -73,7 +83,12 @@ def die_with_parent(with_signal: int = signal.SIGKILL) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, with_signal, 0, 0, 0)
 
 
-def _become_vm(argv: list[str], line: int, console: int) -> None:
+def inside(index: int) -> str:
+    """Path of a spawned VM's folder number `index`, the same on every machine."""
+    return f"/proc/self/fd/{FOLDER_FD + index}"
+
+
+def _become_vm(argv: list[str], folders: list[str], line: int, console: int) -> None:
     parent = os.getppid()
     die_with_parent()
     if os.getppid() != parent:
@@ -87,6 +102,12 @@ def _become_vm(argv: list[str], line: int, console: int) -> None:
     os.set_inheritable(LINE_FD, True)
     os.closerange(3, LINE_FD)
     os.closerange(LINE_FD + 1, 64)
+    for i, folder in enumerate(folders):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        if fd != FOLDER_FD + i:
+            os.dup2(fd, FOLDER_FD + i)
+            os.close(fd)
+    os.chdir("/")
     from micropython_run import run_main
 
     os._exit(run_main(argv) or 0)
@@ -106,7 +127,7 @@ def serve(sock: socket.socket) -> None:
             pid = os.fork()
             if not pid:
                 try:
-                    _become_vm(request["spawn"], *fds)
+                    _become_vm(request["spawn"], request["folders"], *fds)
                 finally:
                     os._exit(70)
             children.add(pid)

@@ -87,7 +87,21 @@ for _name in _files:
     with open(_name, "wb") as _f:
         _f.write(_files[_name])
 sim_clock.now = sim_clock.boot  # formatting and provisioning happened at the factory
-if _cfg.get("probe"):
+_argv = _cfg.get("argv", [])
+_want = _cfg["heap"]
+_probing = _cfg.get("probe")
+del _cfg, _f, _m, _root, _files, _rom, _extra, _chips, _fresh
+gc.collect()
+_used = gc.mem_alloc()
+if gc.mem_free() < _want:
+    raise MemoryError("the stand-ins leave less heap than promised: %d bytes short" % (_want - gc.mem_free()))
+# in small pieces: they fill the holes start-up left at the bottom, and the firmware gets the whole stretch above
+sim_hw.ballast = []
+while gc.mem_free() > _want + 2048:
+    sim_hw.ballast.append(bytes(440))
+sim_link.send("H", "%d %d" % (_used, gc.mem_free()))
+del _used, _want
+if _probing:  # after the measure: these modules are the firmware's own
     try:
         from mote import batcher as _b
     except ImportError:
@@ -109,19 +123,7 @@ if _cfg.get("probe"):
 
         _b.Batcher.append = _probe(_b.Batcher.append, sim_link.send)
     del _b
-_argv = _cfg.get("argv", [])
-_want = _cfg["heap"]
-del _cfg, _f, _m, _root, _files, _rom, _extra, _chips, _fresh
-gc.collect()
-_used = gc.mem_alloc()
-if gc.mem_free() < _want:
-    raise MemoryError("the stand-ins leave less heap than promised: %d bytes short" % (_want - gc.mem_free()))
-# in small pieces: they fill the holes start-up left at the bottom, and the firmware gets the whole stretch above
-sim_hw.ballast = []
-while gc.mem_free() > _want + 2048:
-    sim_hw.ballast.append(bytes(440))
-sim_link.send("H", "%d %d" % (_used, gc.mem_free()))
-del _used, _want
+del _probing
 
 
 def _run(name):
