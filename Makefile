@@ -10,12 +10,13 @@ export npm_config_cache := $(CURDIR)/$(VENV)/npm-cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help setup system demo test test-fast lint bench soak clean
+.PHONY: help setup system demo test test-fast lint bench soak guards clean
 help:
 	@echo "make demo       a simulated district for 24 virtual hours, readings arriving on MQTT (ARGS=--stay keeps it up)"
 	@echo "make test       all tests        make test-fast  those under a minute in all"
 	@echo "make lint       ruff, pyright on host and firmware, mpy-cross on every firmware file"
 	@echo "make bench      measurements     make soak       long runs        make clean  remove $(VENV)"
+	@echo "make guards     remove one guard at a time and see that a test notices"
 
 $(VENV)/.run: pyproject.toml requirements-vm.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11"; echo "next: make PYTHON=python3.11 ..."; exit 2; }
@@ -66,6 +67,9 @@ lint: $(VENV)/.dev $(VENV)/.typings
 
 bench: $(VENV)/.dev
 	@$(BIN)/citymote bench $(ARGS)
+
+guards: $(VENV)/.dev system
+	@$(BIN)/python -m tests.guards $(ARGS)
 
 soak: $(VENV)/.dev $(WASM)/package.json system
 	@$(BIN)/python -m pytest -q -m soak --timeout 3600 $(ARGS)

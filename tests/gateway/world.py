@@ -113,7 +113,7 @@ class Concentrator:
         self.sock.send(bytes((2,)) + token + bytes((kind,)) + self.eui + body)
         return token
 
-    def push(self, data: bytes, **fields: Any) -> None:
+    def push(self, data: bytes, /, **fields: Any) -> None:
         """PUSH_DATA one packet as heard at SF7 on 868.1 MHz; fields replace those of rxpk."""
         self.tmst += 10_000
         rxpk = {

@@ -1,0 +1,199 @@
+"""decide(): what gets in, what does not, and what is told (G3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.decide import decide, goes_offline, introduce, offline_at
+from gateway.core.model import Decision, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.receive import Header, parse
+from gateway.core.replay import WINDOW, Replay
+from gateway.crypto import opener
+from tests.gateway.world import T0, Mote
+
+ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
+KEY = bytes(range(16))
+NODE = Node(263, "aq-01", KEY, interval_s=600)
+RADIO = Radio(868_100_000, 7, 125_000, "4/5", 1)
+
+
+def mote(counter: int = 0, **changes: object) -> Mote:
+    return replace(Mote(263, KEY, 0, counter), **changes)  # type: ignore[arg-type]
+
+
+def take(state: NodeState, data: bytes, received: float = T0 + 100, node: Node = NODE, wifi: bool = False) -> Decision:
+    header = parse(data)
+    assert isinstance(header, Header), header
+    rx = Reception(data, received, "lora", "aa", -80, 7.0, None if wifi else RADIO)
+    return decide(node, state, header, rx, opener)
+
+
+def reason(d: Decision) -> str | None:
+    return d.refusal.reason if d.refusal else None
+
+
+def test_the_golden_frame_is_opened_with_the_counter_it_was_sealed_with() -> None:
+    golden = bytes.fromhex("40010723452907ab6bd5df50c0820fc59a3c88bfb6ac0a08ca4eba9cdeebffeeb84e488632")
+    d = take(NodeState(replay=Replay(next=0x12345, floor=0x12000)), golden, T0 + 200)
+    assert d.event is not None and d.counter == 0x12345 and d.event.id == "263:74565"
+    assert d.event.times == (T0, T0 + 60, T0 + 120) and d.event.columns[0].values == (3, 9, 3)
+    assert [c.key for c in d.event.columns] == ["pm1", "pm25", "pm10", "temperature", "humidity", "pressure"]
+    assert d.event.columns[5].values == (1012.1, 1012.0, 1012.0)
+
+
+def test_a_report_is_told_once_and_its_repeat_is_answered_again() -> None:
+    data = mote().report(T0, ROWS)
+    first = take(NodeState(), data)
+    assert first.event and first.event.kind == "report" and first.event.latest == tuple((c, 1) for c in range(6))
+    again = take(first.state, data)
+    assert again.event is None and reason(again) == "replayed"
+    assert again.answer and again.answer.ack == {1: 2} and again.state.down == first.state.down + 1
+    assert again.state.replay == first.state.replay
+
+
+def test_who_is_answered_on_lora_and_on_wifi() -> None:
+    m, state, answered = mote(), NodeState(), []
+    for _ in range(8):
+        d = take(state, m.report(T0, ROWS))
+        state = d.state
+        answered.append(d.answer is not None)
+    assert answered == [False, False, False, True] * 2
+    assert take(state, m.report(T0, ROWS), wifi=True).answer
+    assert take(state, m.report(T0, ROWS, counter=30)).answer, "out of order"
+    assert take(state, m.alarm(2, T0, 6, 181, 150)).answer
+    status = take(state, m.status({1: 5}))
+    assert status.answer and status.answer.with_time
+
+
+def test_the_first_frames_after_a_boot_learn_the_time() -> None:
+    d = take(NodeState(), mote(3).report(T0, ROWS, long=True))
+    assert d.answer and d.answer.with_time
+
+
+def test_another_key_another_node_another_epoch_and_a_changed_bit_are_refused() -> None:
+    good = mote().report(T0, ROWS)
+    assert reason(take(NodeState(), mote(key=bytes(16)).report(T0, ROWS))) == "bad_tag"
+    assert reason(take(NodeState(), good, node=replace(NODE, id=264))) == "bad_tag"
+    assert reason(take(NodeState(), good, node=replace(NODE, epoch=1))) == "wrong_epoch"
+    assert reason(take(NodeState(), good, node=replace(NODE, epoch=4))) == "bad_tag"
+    down = bytes((good[0] | 0x30,)) + good[1:]
+    assert parse(down) == Refusal("wrong_direction", 263)
+
+
+@given(st.data())
+def test_no_bit_may_be_changed(data: st.DataObject) -> None:
+    good = bytearray(mote().report(T0, ROWS))
+    bit = data.draw(st.integers(0, 8 * len(good) - 1))
+    good[bit >> 3] ^= 1 << (bit & 7)
+    header = parse(bytes(good))
+    if isinstance(header, Refusal) or header.node != 263:
+        return
+    assert take(NodeState(), bytes(good)).event is None
+
+
+@given(st.binary(max_size=1200))
+def test_any_bytes_are_refused_or_unknown(data: bytes) -> None:
+    header = parse(data)
+    if isinstance(header, Refusal):
+        assert header.reason in ("too_short", "too_long", "bad_version", "garbage", "wrong_direction")
+        assert header.keep == (header.reason == "bad_version")
+    else:
+        assert (
+            decide(replace(NODE, id=header.node), NodeState(), header, Reception(data, T0, "l", "r"), opener).event
+            is None
+        )
+
+
+def test_a_counter_that_is_too_old_is_counted_as_such() -> None:
+    state = NodeState(replay=Replay(100_000, 100_000 - WINDOW))
+    d = take(state, mote().report(T0, ROWS, counter=100_000 - WINDOW - 1, long=True))
+    assert reason(d) == "too_old" and d.event is None and d.answer is None
+
+
+def test_a_backlog_behind_an_alarm_of_the_third_day_gets_in() -> None:
+    m = mote(70_000)
+    state = take(NodeState(replay=Replay(70_000, 60_000)), m.alarm(2, T0, 6, 181, 150, counter=70_900)).state
+    for counter in range(70_001, 70_900):
+        d = take(state, m.report(T0, ROWS, counter=counter))
+        assert d.event is not None, reason(d)
+        state = d.state
+    assert state.replay.missing == ((70_000, 70_001),)
+
+
+def test_a_new_epoch_starts_new_counters() -> None:
+    state = NodeState(epoch=0, replay=Replay(500, 1), down=77)
+    d = take(state, mote(epoch=1).report(T0, ROWS), node=replace(NODE, epoch=1))
+    assert d.event and d.state.epoch == 1 and d.state.replay.next == 2
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"), [(b"\x80", "malformed"), (bytes.fromhex("8518c81a6955b90008014100"), "unknown_schema")]
+)
+def test_an_authentic_frame_nobody_can_read_is_kept_and_takes_its_counter(payload: bytes, why: str) -> None:
+    d = take(NodeState(), mote().seal(0, payload))
+    assert reason(d) == why and d.refusal and d.refusal.keep
+    assert d.event and d.event.kind == "opaque" and d.state.replay.next == 2
+
+
+def test_late_rows_are_told_but_not_as_the_newest() -> None:
+    m = mote()
+    state = take(NodeState(), m.report(T0, ROWS)).state
+    late = take(state, m.report(T0 - 3600, ROWS))
+    assert late.event and late.event.latest == () and len(late.event.times) == 2
+    mixed = take(late.state, m.report(T0 + 60, [[1, None, 1, 1, 1, 1], [2, None, 2, 2, 2, 2]]))
+    assert mixed.event and mixed.event.latest == tuple((c, 1) for c in (0, 2, 3, 4, 5))
+
+
+def test_values_out_of_range_and_times_in_the_future_are_suspect() -> None:
+    d = take(NodeState(), mote().report(T0, [[3, 2000, 5, 900, 631, 121]]))
+    assert d.event and [c.suspect for c in d.event.columns] == [(), (0,), (), (0,), (), ()]
+    ahead = take(NodeState(), mote().report(T0 + 1000, ROWS), received=T0)
+    assert ahead.event and all(c.suspect == (0, 1) for c in ahead.event.columns) and ahead.event.latest == ()
+
+
+def test_gases_are_told_in_micrograms_and_toggles_as_states() -> None:
+    d = take(NodeState(), mote().report(T0, [[1, 2, 3, 20, 40, 231, 631, 121]], schema=8))
+    assert d.event and d.event.columns[3].values == (38.24,) and d.event.columns[3].unit == "ug/m3"
+    assert d.event.columns[4].values == (79.8,)
+
+
+def test_alarms_rise_are_updated_and_clear_whatever_order_they_come_in() -> None:
+    m = mote()
+    up = take(NodeState(), m.alarm(2, T0, 6, 181, 150))
+    assert up.event and up.event.alarm and up.event.alarm.state == "raised" and up.event.alarm.rules == ("pm10-above",)
+    more = take(up.state, m.alarm(2, T0 + 60, 6, 200, 150))
+    assert more.event and more.event.alarm and (more.event.alarm.state, more.event.alarm.since) == ("updated", T0)
+    end = take(more.state, m.alarm(1, T0 + 120, 6, 140, 150))
+    assert (
+        end.event
+        and end.event.alarm
+        and end.event.alarm.state == "cleared"
+        and end.event.alarm.rules == ("pm10-above",)
+    )
+    assert end.state.alarms == {}
+    late = take(end.state, m.alarm(2, T0 + 90, 6, 190, 150))
+    assert late.event and late.event.alarm and late.event.alarm.state == "late" and late.event.alarm.rules == ()
+    assert late.state.alarms == {}
+
+
+def test_metadata_follow_what_a_node_turns_out_to_measure() -> None:
+    d = introduce(NODE, NodeState(), T0)
+    assert d and d.event and d.event.meta and d.event.meta["quantities"] == {}
+    assert introduce(NODE, d.state, T0) is None
+    told = take(d.state, mote().report(T0, ROWS)).event
+    assert told and told.meta and told.meta["quantities"]["pm10"] == "ug/m3"
+
+
+def test_presence_turns_once() -> None:
+    m = mote()
+    d = take(NodeState(), m.report(T0, ROWS))
+    assert d.event and d.event.online is True
+    assert offline_at(NODE, d.state) == T0 + 100 + 1800
+    gone = goes_offline(NODE, d.state, T0 + 1901)
+    assert gone.event and gone.event.online is False and not gone.state.online
+    back = take(gone.state, m.report(T0, ROWS))
+    assert back.event and back.event.online is True

@@ -1,0 +1,209 @@
+"""The rim round the core, with a memory store: ack after commit (G1), copies, presence, the gateway's own duty cycle."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+
+from gateway.clock import HostClock
+from gateway.core.model import Node, Radio, Reception
+from gateway.metrics import Metrics
+from gateway.pipeline import Pipeline
+from gateway.store.memory import MemoryEngine
+from tests.gateway.world import T0, Mote
+
+ROWS = [[3, 5, 5, 231, 631, 121]]
+
+
+class Clock(HostClock):
+    time = float(T0)
+
+    def now(self) -> float:
+        return self.time
+
+
+@dataclass
+class World:
+    """A pipeline with one LoRa link that notes what it was told to send."""
+
+    engine: MemoryEngine = field(default_factory=lambda: MemoryEngine(["city"]))
+    clock: Clock = field(default_factory=Clock)
+    metrics: Metrics = field(default_factory=Metrics)
+    sent: list[tuple[Reception, bytes]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    name: str = "lora"
+
+    def __post_init__(self) -> None:
+        self.mote = Mote(263)
+        nodes = {263: Node(263, "n-263", self.mote.key, interval_s=600)}
+        self.pipeline = Pipeline(nodes, self.engine, self.clock, self.metrics, lambda: None, self.rejects.append)
+        self.pipeline.attach(self, 0.01)  # type: ignore[arg-type]
+        self.tmst = 0
+
+    def send(self, to: Reception, node: int, frame: bytes) -> bool:
+        self.sent.append((to, frame))
+        return True
+
+    def rx(self, data: bytes, receiver: str = "aa", rssi: int = -80, sf: int = 7, **changes: Any) -> Reception:
+        self.tmst += 1000
+        rx = Reception(
+            data, self.clock.time, "lora", receiver, rssi, 5.0, Radio(868_100_000, sf, 125_000, "4/5", self.tmst)
+        )
+        return replace(rx, **changes)
+
+    async def take(self, data: bytes, **changes: Any) -> None:
+        self.pipeline.deliver(self.rx(data, **changes))
+        await self.pipeline.settle()
+
+    def ids(self) -> list[str]:
+        return [e.event.id for e in self.engine.fetch(0, 10_000)]
+
+
+@pytest.fixture
+async def world() -> World:
+    return World()
+
+
+async def test_nothing_is_acknowledged_that_was_not_committed(world: World) -> None:
+    status = world.mote.status({1: 5})
+    world.engine.failing = True
+    await world.take(status)
+    assert world.sent == [] and world.ids() == [] and world.metrics.refused["store_failed"] == 1
+    world.engine.failing = False
+    world.clock.time += 20
+    await asyncio.sleep(0)
+    await world.take(status)  # the node resends, and this time it is new
+    assert world.ids() == ["263:1"] and len(world.sent) == 1
+    assert world.mote.acked(world.sent[0][1]).covers(1)
+
+
+async def test_an_ack_leaves_only_after_its_commit(world: World) -> None:
+    order: list[str] = []
+    commit = world.engine.commit
+
+    def slow(writes: Any) -> asyncio.Future[int]:
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def durable() -> None:
+            commit(writes)
+            order.append("committed")
+            future.set_result(1)
+
+        asyncio.get_running_loop().call_later(0.05, durable)
+        return future
+
+    world.engine.commit = slow  # type: ignore[method-assign]
+    world.send = lambda to, node, frame: order.append("sent") or True  # type: ignore[method-assign, func-returns-value]
+    await world.take(world.mote.status({1: 5}))
+    assert order == ["committed", "sent"]
+
+
+async def test_copies_are_one_event_answered_through_the_best_receiver(world: World) -> None:
+    data = world.mote.status({1: 5})
+    for receiver, rssi in (("aa", -100), ("bb", -70), ("cc", -90)):
+        world.pipeline.deliver(world.rx(data, receiver, rssi))
+    await world.pipeline.settle()
+    (entry,) = world.engine.fetch(0, 10)
+    assert (entry.event.receiver, entry.event.rssi, entry.event.copies) == ("bb", -70, 3)
+    assert [rx.receiver for rx, _ in world.sent] == ["bb"]
+    world.pipeline.deliver(world.rx(data, "dd", -60))  # a straggler after the commit is neither news nor a resend
+    await world.pipeline.settle()
+    assert len(world.sent) == 1 and world.metrics.totals["copies"] == 3
+
+
+async def test_a_datagram_twice_is_a_copy_and_a_resend_gets_its_ack_again(world: World) -> None:
+    rx = world.rx(world.mote.status({1: 5}))
+    for _ in range(2):
+        world.pipeline.deliver(rx)
+        await world.pipeline.settle()
+    assert len(world.sent) == 1
+    world.clock.time += 15
+    await world.take(rx.data)
+    assert len(world.sent) == 2 and len(world.ids()) == 1 and world.metrics.refused["replayed"] == 1
+    assert world.sent[0][1] != world.sent[1][1], "a downlink counter is never used twice"
+
+
+async def test_a_backlog_in_any_order_is_taken_once(world: World) -> None:
+    frames = [world.mote.report(T0 + i, ROWS) for i in range(200)]
+    for i in (*range(0, 200, 3), *range(199, -1, -1), *range(200)):
+        world.clock.time += 2
+        await world.take(frames[i])
+    assert sorted(world.ids(), key=lambda x: int(x[4:])) == [f"263:{c}" for c in range(1, 201)]
+    assert world.mote.acked(world.sent[-1][1]).next == 201
+
+
+async def test_the_gateways_own_duty_cycle_is_kept_and_refusals_are_counted(world: World) -> None:
+    for _ in range(60):
+        world.clock.time += 10
+        await world.take(world.mote.status({1: 5}), sf=12)
+    airtime = sum(row[3] for row in world.engine.airtime(0))
+    assert airtime <= 36_000_000 and world.metrics.refused["duty_cycle"] == 60 - len(world.sent) > 0
+    assert len(world.ids()) == 60, "a missing ack loses nothing"
+    world.clock.time += 4000
+    await world.take(world.mote.status({1: 5}), sf=12)
+    again = Pipeline({}, world.engine, world.clock, Metrics(), lambda: None, lambda _: None)
+    assert again._ledgers["aa"].used_us(2, int(world.clock.time * 1e6) + 2_000_000) > 0
+
+
+async def test_the_time_downlink_says_what_time_it_is_when_it_arrives(world: World) -> None:
+    await world.take(world.mote.status({1: 5}), sf=12)
+    assert world.mote.open(world.sent[0][1])[3] == T0 + 2  # 1 s to the window and 1.48 s for 24 bytes at SF12
+
+
+async def test_garbage_strangers_and_forgers_are_counted_and_reach_nothing(world: World) -> None:
+    m = world.mote
+    good = m.report(T0, ROWS)
+    forged = good[:-1] + bytes((good[-1] ^ 1,))
+    for data in (
+        b"",
+        b"hello",
+        bytes(40),
+        good[:12],
+        forged,
+        Mote(99).report(T0, ROWS),
+        b"\x80" + good[1:],
+        good + b"\0",
+    ):
+        world.clock.time += 2
+        await world.take(data)
+    assert world.ids() == [] and world.sent == []
+    assert world.metrics.refused == {"too_short": 3, "bad_version": 2, "bad_tag": 2, "unknown_node": 1}
+    assert [reason for reason, _ in world.engine.quarantined] == ["bad_version"] * 2
+    assert {"reason": "bad_tag", "link": "lora", "node": "n-263"} in world.rejects
+    assert not any(key in str(world.rejects) for key in (m.key.hex(), good.hex()))
+
+
+async def test_a_silent_node_goes_offline_once_and_comes_back(world: World) -> None:
+    await world.take(world.mote.report(T0, ROWS))
+    for step in (1000, 790, 20, 500):
+        world.clock.time += step
+        world.pipeline.check_presence()
+        await world.pipeline.settle()
+    assert [e.event.online for e in world.engine.fetch(0, 10)] == [True, False]
+    await world.take(world.mote.report(T0, ROWS))
+    assert world.engine.fetch(0, 10)[-1].event.online is True
+
+
+async def test_a_restarted_gateway_knows_who_is_online_and_what_was_taken(world: World) -> None:
+    data = world.mote.report(T0, ROWS)
+    await world.take(data)
+    second = World(engine=world.engine)
+    second.mote.key = world.mote.key
+    second.pipeline = Pipeline(
+        {263: Node(263, "n-263", world.mote.key, interval_s=600)},
+        world.engine,
+        second.clock,
+        second.metrics,
+        lambda: None,
+        lambda _: None,
+    )
+    second.pipeline.attach(second, 0.0)  # type: ignore[arg-type]
+    await second.take(data)
+    assert second.metrics.refused["replayed"] == 1 and len(second.ids()) == 1
+    second.clock.time += 5000
+    second.pipeline.check_presence()
+    await second.pipeline.settle()
+    assert second.engine.fetch(0, 10)[-1].event.online is False

@@ -1,0 +1,135 @@
+"""Both engines: one transaction, exactly once, in order, and nothing after a failure that was decided on it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.core.model import Alarm, Column, Event, NodeState
+from gateway.core.replay import Replay
+from gateway.store.engine import RawFrame, StoreError, Write
+from gateway.store.memory import MemoryEngine
+from gateway.store.sqlite import QUARANTINE_MAX, SqliteEngine
+from tests.gateway.world import T0
+
+STATE = NodeState(
+    replay=Replay(9, 2, ((3, 5),)), down=4, heard=T0 + 0.5, online=True, latest={"pm10": T0}, marks={6: (T0, 3)}, schemas={200: (1, 2)},
+    ids=(1, 2), boots=3, firmware="0.1", meta="x",
+)  # fmt: skip
+
+
+def write(counter: int, node: int = 263, state: NodeState = STATE) -> Write:
+    event = Event(
+        "report", f"{node}:{counter}", node, f"n-{node}", "open", T0 + 1.5, 600, counter, times=(T0, T0 + 60),
+        columns=(Column("pm10", "ug/m3", (5, None)), Column("temperature", "Cel", (21.5, 22), (1,))), latest=((0, 0),),
+        alarm=Alarm("raised", "above", "warning", "pm10", "ug/m3", 5, 4.5, T0, T0, ("pm10-above",)), status={"a": [1, None]},
+    )  # fmt: skip
+    raw = RawFrame(node, 0, counter, 0, b"\x01\x02", T0 + 1.5, "lora", "aa", -80, 7.5)
+    return Write(node, state, event, raw)
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqliteEngine | MemoryEngine]:  # type: ignore[misc]
+    made = SqliteEngine(tmp_path / "g.db", ["city"]) if request.param == "sqlite" else MemoryEngine(["city"])
+    yield made
+    made.close()
+
+
+async def test_what_is_committed_comes_back_the_same(engine: SqliteEngine | MemoryEngine) -> None:
+    w = write(1)
+    assert await engine.commit([w]) == 1
+    assert engine.load(263) == STATE and engine.load(264) is None
+    (entry,) = engine.fetch(0, 10)
+    assert (entry.seq, entry.event) == (1, w.event)
+    assert isinstance(entry.event.columns[0].values[0], int)
+    assert engine.online() == [(263, STATE)]
+
+
+async def test_a_frame_enters_the_spool_once(engine: SqliteEngine | MemoryEngine) -> None:
+    await engine.commit([write(1), write(1), write(2)])
+    await engine.commit([write(2)])
+    assert [e.event.id for e in engine.fetch(0, 10)] == ["263:1", "263:2"]
+    assert [e.event.id for e in engine.fetch(1, 10)] == ["263:2"]
+
+
+async def test_cursors_are_kept_apart_and_never_step_back(engine: SqliteEngine | MemoryEngine) -> None:
+    await engine.commit([write(c) for c in range(1, 6)])
+    assert engine.cursor("city") == 0
+    await engine.ack("city", 4)
+    await engine.ack("city", 2)
+    assert (engine.cursor("city"), engine.cursor("other"), engine.newest()) == (4, 0, 5)
+
+
+async def test_only_what_every_output_took_is_purged(engine: SqliteEngine | MemoryEngine) -> None:
+    await engine.commit([write(c) for c in range(1, 6)])
+    await engine.ack("city", 3)
+    assert await engine.purge(T0) == 0, "too young"
+    assert await engine.purge(T0 + 100) == 3
+    assert [e.seq for e in engine.fetch(0, 10)] == [4, 5] and engine.newest() == 5
+    assert await engine.commit([write(9)]) == 6, "numbers go on"
+
+
+async def test_booked_airtime_survives(engine: SqliteEngine | MemoryEngine) -> None:
+    await engine.book("aa", 2, 1000, 50)
+    assert engine.airtime(999) == [("aa", 2, 1000, 50)] and engine.airtime(1000) == []
+
+
+async def test_the_quarantine_is_bounded(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db")
+    for i in range(QUARANTINE_MAX + 50):
+        last = engine.quarantine(bytes(4) + i.to_bytes(4, "big"), "bad_version", T0)
+    await last
+    engine.close()
+    db = sqlite3.connect(tmp_path / "g.db")
+    assert db.execute("SELECT count(*) FROM quarantine").fetchone()[0] == QUARANTINE_MAX
+    db.close()
+
+
+async def test_rows_are_kept_in_physical_values_and_once(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db", ["city"])
+    await engine.commit([write(1), write(1)])
+    engine.close()
+    db = sqlite3.connect(tmp_path / "g.db")
+    assert db.execute("SELECT row, t, vals, suspect FROM rows ORDER BY row").fetchall() == [
+        (0, T0, '{"pm10":5,"temperature":21.5}', None),
+        (1, T0 + 60, '{"temperature":22}', "temperature"),
+    ]
+    assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    db.close()
+
+
+async def test_a_second_gateway_on_the_same_store_is_refused(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db")
+    with pytest.raises(StoreError, match="in use by another gateway") as e:
+        SqliteEngine(tmp_path / "g.db")
+    assert "gateway.store" in e.value.hint
+    engine.close()
+    SqliteEngine(tmp_path / "g.db").close()
+
+
+async def test_a_file_that_is_no_database_is_refused_with_advice(tmp_path: Path) -> None:
+    (tmp_path / "g.db").write_bytes(b"not a database, not at all" * 100)
+    with pytest.raises(StoreError, match="not a database") as e:
+        SqliteEngine(tmp_path / "g.db")
+    assert "move" in e.value.hint
+
+
+async def test_after_a_failed_commit_nothing_is_taken_until_resumed(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db", ["city"])
+    await engine.commit([write(1)])
+    impossible = Write(1 << 70, STATE)  # SQLite integers end at 2**63
+    failed = engine.commit([write(2), impossible])
+    later = engine.commit([write(3)])
+    with pytest.raises(StoreError):
+        await failed
+    with pytest.raises(StoreError):
+        await later
+    with pytest.raises(StoreError):
+        await engine.commit([write(4)])
+    await engine.resume()
+    await engine.commit([write(5)])
+    assert [e.event.counter for e in engine.fetch(0, 10)] == [1, 5]
+    engine.close()

@@ -1,0 +1,140 @@
+"""Removes one guard at a time from a copy of the tree and demands that a test notices. `make guards`.
+
+A promise is only as good as the test that would miss it. Each row: what is removed, where, the text before and after, and the
+tests that must then fail. The same tests must pass on the untouched copy. Exit code 1 when a removal goes unnoticed, 2 when a
+row no longer fits the code.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """`before` must stand exactly once in `file`; it is replaced by `after`; `tests` (pytest arguments) must fail then."""
+
+    promise: str
+    what: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+
+CUTS = ("tests/vm/test_engine.py", "-k", "cuts")
+COUNTER = ("tests/vm/mpy/test_engine_counter.py",)
+PARTS = ("tests/vm/mpy/test_engine_parts.py",)
+UPLINK = ("tests/vm/test_engine.py", "-k", "uplink")
+MEMORY = ("tests/vm/test_engine.py", "-k", "allocates_nothing")
+PIPELINE = ("tests/gateway/test_pipeline.py",)
+DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
+PROCESS = ("tests/gateway/test_process.py", "-k", "kill_9 or bounces")
+
+GUARDS = (
+    Guard("G1", "rows are staged on flash", "firmware/mote/staging.py", "        f.write(buf)\n        self._wait += 1", "        self._wait += 1", CUTS),
+    Guard("G1", "a staged row is flushed", "firmware/mote/staging.py", "            self._f.flush()\n", "            pass\n", CUTS),
+    Guard(
+        "G1", "the frame is stored before its staging file goes", "firmware/mote/batcher.py",
+        "        self._seal(batch, self._staging.stage, batch.rows)\n        self._staging.end()\n",
+        "        stage = self._staging.stage\n        self._staging.end()\n        self._seal(batch, stage, batch.rows)\n", CUTS,
+    ),
+    Guard("G1", "rows already sealed are not sealed again", "firmware/mote/batcher.py", "                if count <= done:", "                if count <= 0:", CUTS),
+    Guard(
+        "G1", "a torn staged row is the end of its file", "firmware/mote/staging.py",
+        "if self._f.readinto(buf) != len(buf) or crc16(buf, n) != buf[n] << 8 | buf[n + 1]:", "if not self._f.readinto(buf):", CUTS,
+    ),
+    Guard("G1", "a stored frame is flushed", "firmware/mote/outbox.py", "        f.flush()\n        return segment", "        return segment", CUTS),
+    Guard("G1", "a frame that rots on flash is noticed", "firmware/mote/outbox.py", "        if got != size or len(tail) != 4 or crc32(view, crc32(head)) != unpack_from(\">I\", tail)[0]:\n            raise Corrupt\n", "", PARTS),
+    Guard("G1", "an ack drops only what it covers", "firmware/mote/outbox.py", "            if ack.covers(c):", "            if c < ack.next:", PARTS),
+    Guard("G1", "alarms are not evicted before bulk", "firmware/mote/outbox.py", "            if self.kinds[i] != ALARM:\n                victim = i\n                break\n", "            break\n", PARTS),
+    Guard("G1", "the gateway answers only what it committed", "gateway/pipeline.py", "            if error is None:\n                self._answer(w)", "            if True:\n                self._answer(w)", PIPELINE),
+    Guard("G1", "a failed commit is forgotten", "gateway/pipeline.py", "        self._states.clear()\n        self._recent = Recent()\n", "", PIPELINE),
+    Guard("G1", "what was in flight is sent again after a reconnect", "gateway/outputs/mqtt.py", "        self._sent = self._cursor\n", "", PROCESS),
+    Guard("G1", "a backlog behind an alarm gets in", "gateway/core/replay.py", "WINDOW = 16384", "WINDOW = 256", DECIDE),
+    Guard("G2", "a block of counters is reserved ahead", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "            self._store.put(c)\n", COUNTER),
+    Guard("G2", "a doubtful counter jumps ahead", "firmware/mote/counter.py", "            ceiling += BLOCK\n", "            pass\n", COUNTER),
+    Guard("G2", "a lost counter refuses to seal", "firmware/mote/counter.py", '            raise NeedsKey("no counter")', "            ceiling = 1", COUNTER),
+    Guard("G2", "another key's counter is not believed", "firmware/mote/twice.py", " or data[:4] != self._mark", "", COUNTER),
+    Guard("G3", "the tag decides", "gateway/core/receive.py", "        if payload is not None:\n            return counter, payload\n", "        return counter, payload or b\"\"\n", DECIDE),
+    Guard("G3", "a counter is accepted once", "gateway/core/replay.py", "        if i is None:\n            return None\n", "        if i is None:\n            return self\n", DECIDE),
+    Guard("G3", "a frame of another key epoch is refused", "gateway/core/receive.py", "    if header.slot != node.epoch & 3:\n        return Refusal(\"wrong_epoch\", node.id)\n", "", DECIDE),
+    Guard("G3", "the node checks the tag", "firmware/motewire/ccm.py", "        if diff:\n", "        if diff > 255:\n", ("tests/wire/test_ccm.py",)),
+    Guard("G3", "the node refuses a replayed downlink", "firmware/mote/downlink.py", "        self._floor = floor\n        if store:", "        if store:", UPLINK),
+    Guard("G3", "a downlink floor survives a power cut", "firmware/mote/downlink.py", "            self._store.put(floor)", "            pass", UPLINK),
+    Guard("G5", "the node's duty ledger refuses", "firmware/mote/links/lora_link.py", "            self.duty.spend(self._bands.index(sub_band(khz)), need)\n", "", ("tests/vm/mpy/test_engine_link.py",)),
+    Guard("G6", "a row allocates nothing", "firmware/motewire/batch.py", "            self._values[at + c] = v\n", "            self._values[at + c] = [v][0]\n", MEMORY),
+    Guard("G6", "encoding allocates nothing", "firmware/motewire/batch.py", "                    bits.put_eg(6, zigzag(v))\n", "                    bits.put_eg(*(6, zigzag(v)))\n", MEMORY),
+)  # fmt: skip
+
+
+def _copy(target: Path) -> None:
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in names.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    (target / ".venv").symlink_to(ROOT / ".venv")
+
+
+def _pytest(tree: Path, tests: tuple[str, ...]) -> bool:
+    """True when the tests pass in that tree (its packages come before the installed ones)."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:randomly", "-p", "no:cacheprovider", *tests]
+    path = f"{tree}:{tree / 'firmware'}"
+    env = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(command, cwd=tree, env={**os.environ, **env}, capture_output=True, text=True, timeout=600)
+    if done.returncode not in (0, 1):
+        raise RuntimeError(
+            f"pytest ended with {done.returncode} for {tests}:\n{done.stdout[-1500:]}{done.stderr[-1500:]}"
+        )
+    return done.returncode == 0
+
+
+def main() -> int:
+    """Try every guard (or those of the promises named, `G2 G3`); print a line each; --json prints one document."""
+    console = Console(stderr=True)
+    rows: list[dict[str, str]] = []
+    chosen = [g for g in GUARDS if g.promise in sys.argv[1:]] or list(GUARDS)
+    with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:
+        tree = Path(tmp)
+        _copy(tree)
+        sound = {g.tests: None for g in chosen}
+        for tests in sound:
+            if not _pytest(tree, tests):
+                console.print(f"error: {' '.join(tests)} fails on the untouched tree")
+                return 1
+        for g in chosen:
+            path = tree / g.file
+            text = path.read_text()
+            if text.count(g.before) != 1:
+                console.print(
+                    f"error: {g.file} does not hold the guard of {g.what!r} exactly once; next: mend tests/guards.py"
+                )
+                return 2
+            path.write_text(text.replace(g.before, g.after))
+            try:
+                outcome = "UNNOTICED" if _pytest(tree, g.tests) else "noticed"
+            finally:
+                path.write_text(text)
+            rows.append({"promise": g.promise, "guard": g.what, "outcome": outcome})
+            console.print(f"{g.promise}  {outcome:9}  without: {g.what}", highlight=False)
+    unnoticed = sum(r["outcome"] != "noticed" for r in rows)
+    if "--json" in sys.argv:
+        print(json.dumps({"guards": rows, "unnoticed": unnoticed}, indent=2))
+    console.print(f"{len(rows) - unnoticed} of {len(rows)} removed guards were noticed by a test")
+    return 1 if unnoticed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
