@@ -62,7 +62,6 @@ GUARDS = (
     Guard("G1", "what was in flight is sent again after a reconnect", "gateway/outputs/mqtt.py", "        self._sent = self._cursor\n", "", PROCESS),
     Guard("G1", "a backlog behind an alarm gets in", "gateway/core/replay.py", "WINDOW = 16384", "WINDOW = 256", DECIDE),
     Guard("G2", "a block of counters is reserved ahead", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "            self._store.put(c)\n", COUNTER),
-    Guard("G2", "a doubtful counter jumps ahead", "firmware/mote/counter.py", "            ceiling += BLOCK\n", "            pass\n", COUNTER),
     Guard("G2", "a lost counter refuses to seal", "firmware/mote/counter.py", '            raise NeedsKey("no counter")', "            ceiling = 1", COUNTER),
     Guard("G2", "another key's counter is not believed", "firmware/mote/twice.py", " or data[:4] != self._mark", "", COUNTER),
     Guard("G3", "the tag decides", "gateway/core/receive.py", "        if payload is not None:\n            return counter, payload\n", "        return counter, payload or b\"\"\n", DECIDE),
