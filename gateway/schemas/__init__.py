@@ -1,0 +1,269 @@
+"""JSON Schemas (draft 2020-12) of everything the gateway publishes, generated from the registry; see README.md.
+
+`python -m gateway.schemas` writes them beside this file. Version 1 is the `v1` of the topics: a change that breaks a reader is a
+new version beside it; new optional members are not.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from motewire.quantities import EXPONENT, HIGHEST, ID, KEY, LOWEST, OFFSET, QUANTITIES, UNIT
+
+from gateway.core.normalise import quantity_of
+from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES
+from gateway.outputs.senml import primary
+
+FOLDER = Path(__file__).parent
+VERSION = 1
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+HEALTH_UNITS = (
+    "s",
+    "count",
+    "B",
+    "dBm",
+    "V",
+    "dB",
+)  # units of a status frame's values; all but the first three are quantities' too
+
+TIME = {
+    "type": "string",
+    "format": "date-time",
+    "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{3})?Z$",
+    "description": "RFC 3339, UTC",
+}
+KEY_NAME = {
+    "type": "string",
+    "pattern": "^[a-z0-9_-]{1,32}$",
+    "description": "quantity key; -1, -2 ... are further instances",
+}
+NODE_NAME = {"type": "string", "pattern": "^[a-z0-9_-]{1,32}$"}
+NUMBER = {"type": "number"}
+FRAME_ID = {
+    "type": "string",
+    "pattern": "^[0-9]+:[0-9]+$",
+    "description": "<node id>:<counter>, the same at every repeat",
+}
+QUALITY = {
+    "enum": ["ok", "suspect"],
+    "description": "suspect: outside the quantity's valid range, or a time ahead of receipt",
+}
+
+
+def _units() -> list[str]:
+    published = {quantity_of(int(q[ID])).unit for q in QUANTITIES}
+    return sorted({*published, *HEALTH_UNITS, ""})
+
+
+def _senml_units() -> list[str]:
+    found = {primary(1.0, quantity_of(int(q[ID])).unit)[1] for q in QUANTITIES}
+    return sorted(u for u in found if u is not None)
+
+
+def _unit() -> dict[str, Any]:
+    return {"enum": _units(), "description": "empty: a quantity that the registry does not know, raw"}
+
+
+def _object(title: str, properties: dict[str, Any], required: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    return {"title": title, "type": "object", "properties": properties, "required": list(required), **more}
+
+
+def native_q() -> dict[str, Any]:
+    """Newest value of one quantity."""
+    return _object(
+        "Newest value of a quantity (retained): <root>/v1/node/<node>/q/<quantity>",
+        {"v": NUMBER, "u": _unit(), "t": TIME, "q": QUALITY, "until": TIME, "rx": TIME},
+        ("v", "u", "t", "q", "until", "rx"),
+    )
+
+
+def senml() -> dict[str, Any]:
+    """A SenML pack."""
+    record = {
+        "bn": {"type": "string", "pattern": "^urn:dev:ops:citymote-[a-z0-9_-]{1,32}:$"},
+        "bt": {"type": "integer", "minimum": 1 << 28, "description": "Unix seconds of the first row"},
+        "id": FRAME_ID,
+        "n": KEY_NAME,
+        "u": {"enum": _senml_units(), "description": "SenML primary unit; absent where SenML has none"},
+        "t": {"type": "integer", "description": "seconds after bt"},
+        "v": NUMBER,
+        "q": {"const": "suspect"},
+    }
+    later = {"not": {"anyOf": [{"required": [k]} for k in ("bn", "bt", "id")]}}
+    return {
+        "title": "All samples of a report as a SenML pack (RFC 8428): <root>/v1/node/<node>/senml",
+        "type": "array",
+        "minItems": 1,
+        "prefixItems": [{"$ref": "#/$defs/record", "required": ["bn", "bt", "id"]}],
+        "items": {"$ref": "#/$defs/record", **later},
+        "$defs": {"record": _object("record", record, ("n", "v"))},
+    }
+
+
+def _alarm_members() -> dict[str, Any]:
+    return {
+        "code": {"enum": ["cleared", "above", "below", "fault", "event"]},
+        "severity": {"enum": ["fault", "preventive", "warning", "emergency"]},
+        "quantity": KEY_NAME,
+        "value": NUMBER,
+        "limit": NUMBER,
+        "unit": _unit(),
+        "since": TIME,
+        "t": TIME,
+    }
+
+
+def alert() -> dict[str, Any]:
+    """An alarm that is up."""
+    members = _alarm_members()
+    members["code"] = {"enum": ["above", "below", "fault"]}
+    return _object(
+        "An alarm while it is up (retained; an empty payload clears it): <root>/v1/node/<node>/alert/<rule>",
+        members,
+        ("code", "severity", "quantity", "unit", "since", "t"),
+    )
+
+
+def event() -> dict[str, Any]:
+    """Something that happened once."""
+    occurrence = {"quantity": KEY_NAME, "v": NUMBER}
+    return {
+        "title": "What happened at a node, told once: <root>/v1/node/<node>/event",
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$", "description": "<node id>:<counter>:<nth>"},
+            "event": {"type": "string"},
+            "t": TIME,
+            "rx": TIME,
+        },
+        "required": ["id", "event", "t", "rx"],
+        "oneOf": [
+            _object(
+                "change of state",
+                {"event": {"enum": ["arrival", "departure", "change"]}, **occurrence},
+                ("quantity", "v"),
+            ),
+            _object(
+                "alarm",
+                {
+                    "event": {"enum": [f"alarm_{s}" for s in ("raised", "updated", "cleared", "event", "late")]},
+                    **_alarm_members(),
+                },
+                ("code", "severity", "quantity", "unit", "since"),
+            ),
+            _object(
+                "status frame",
+                {"event": {"enum": ["reboot", "status"]}},
+                (),
+                description="further members: values of the status frame",
+            ),
+        ],
+    }
+
+
+def meta() -> dict[str, Any]:
+    """What a node is."""
+    return _object(
+        "What a node is (retained): <root>/v1/node/<node>/meta",
+        {
+            "id": {"type": "integer", "minimum": 1, "maximum": (1 << 32) - 2},
+            "name": NODE_NAME,
+            "profile": {"type": "string"},
+            "interval": {"type": "integer", "minimum": 1, "description": "seconds between reports"},
+            "visibility": {"enum": list(VISIBILITIES)},
+            "quantities": {"type": "object", "propertyNames": KEY_NAME, "additionalProperties": _unit()},
+            "location": _object(
+                "GeoJSON point, WGS 84",
+                {
+                    "type": {"const": "Point"},
+                    "coordinates": {
+                        "type": "array",
+                        "prefixItems": [
+                            {"type": "number", "minimum": -180, "maximum": 180},
+                            {"type": "number", "minimum": -90, "maximum": 90},
+                        ],
+                        "items": False,
+                        "minItems": 2,
+                    },
+                },
+                ("type", "coordinates"),
+            ),
+            "firmware": {"type": "string", "maxLength": 64},
+        },
+        ("id", "name", "profile", "interval", "visibility", "quantities"),
+    )
+
+
+def gateway_info() -> dict[str, Any]:
+    """What a gateway is."""
+    return _object(
+        "What a gateway is and has done (retained): <root>/v1/gw/<gw>/info",
+        {
+            "version": {"type": "string"},
+            "started": TIME,
+            "nodes": {"type": "integer", "minimum": 0},
+            "counters": {"type": "object"},
+            "formats": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+        },
+        ("version", "started", "nodes", "counters", "formats"),
+    )
+
+
+def reject() -> dict[str, Any]:
+    """Why a frame was refused."""
+    return _object(
+        "Why a frame was refused: <root>/v1/gw/<gw>/reject",
+        {
+            "reason": {"type": "string", "pattern": "^[a-z0-9_]+$"},
+            "link": {"type": "string"},
+            "node": NODE_NAME,
+            "node_id": {"type": "integer", "description": "of a node that is not in the registry"},
+            "t": TIME,
+        },
+        ("reason", "link", "t"),
+        **{"not": {"required": ["node", "node_id"]}},
+    )
+
+
+SCHEMAS = {
+    "native-q": native_q,
+    "senml": senml,
+    "alert": alert,
+    "event": event,
+    "meta": meta,
+    "gateway-info": gateway_info,
+    "reject": reject,
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return a complete schema document."""
+    return {"$schema": DIALECT, "$id": f"urn:citymote:v{VERSION}:{name}", **SCHEMAS[name]()}
+
+
+def registry() -> dict[str, Any]:
+    """The quantities as a document for backends: how raw integers are read, ranges, and what people are told."""
+    rows = [
+        {
+            "id": q[ID],
+            "key": q[KEY],
+            "unit": q[UNIT],
+            "published_unit": quantity_of(int(q[ID])).unit,
+            "exponent": q[EXPONENT],
+            "offset": q[OFFSET],
+            "range": [q[LOWEST], q[HIGHEST]],
+            "method": (about := ABOUT[str(q[KEY])]).method,
+            "visibility": about.visibility,
+            "label": {language: getattr(about, language) for language in LANGUAGES},
+        }
+        for q in QUANTITIES
+    ]
+    return {"version": VERSION, "quantities": rows}
+
+
+def documents() -> dict[str, str]:
+    """File name -> text of everything that is generated."""
+    found = {f"{name}.json": schema(name) for name in SCHEMAS} | {"registry.json": registry()}
+    return {name: json.dumps(doc, indent=1, ensure_ascii=False) + "\n" for name, doc in found.items()}
