@@ -26,7 +26,8 @@ BITS = "463a4d28b169458b0838102977899040"
 
 @pytest.mark.parametrize("vector", VECTORS["reports"], ids=lambda v: v["name"])
 def test_golden_reports_decode_to_what_they_mean(vector: dict[str, Any]) -> None:
-    found = decode(bytes.fromhex(vector["hex"]), T0, {})
+    announced = {number: tuple(ids) for number, ids in vector.get("announced", [])}
+    found = decode(bytes.fromhex(vector["hex"]), vector.get("received", T0), announced)
     assert found.ids == tuple(vector["ids"])
     assert found.times == tuple(t + EPOCH_2000 for t in vector["times"])
     assert [list(row) for row in zip(*found.columns, strict=True)] == vector["rows"]
