@@ -6,6 +6,7 @@ One Batch is made at start-up and reused: append, encode and clear allocate noth
 from array import array
 
 from motewire import cbor
+from motewire._const import const
 from motewire.bits import BitWriter, rice_parameter, zigzag
 from motewire.errors import Full, Malformed, TooLong
 from motewire.interval import code_of
@@ -13,6 +14,9 @@ from motewire.interval import code_of
 MAX_ROWS = 240
 MAX_COLUMNS = 16
 MAX_VALUE = 1 << 27
+
+# A sum this large asks for the largest k (239 << 14 is far below) whatever follows; going on could reach 2**30, a big integer.
+_ENOUGH = const(1 << 28)
 
 
 class Batch:
@@ -86,10 +90,12 @@ class Batch:
             at = cbor.put_head(buf, at, cbor.UINT, q)
         return at
 
-    def encode(self, buf, at, limit, ext=None):
+    def encode(self, buf, at, limit, ext=None, stamp=cbor.ABSOLUTE, now=0):
         """Write the packed report at buf[at]; return the next offset, at most `limit`. Raise Full if it is longer.
 
-        ext: None, or a dict with uint keys. buf needs 3 bytes behind `limit` (room for the string head to settle).
+        ext: None, or a dict with uint keys (that one may allocate). buf needs 3 bytes behind `limit` (room for the string head to
+        settle). stamp: cbor.ABSOLUTE; LOW16 for what is sent within hours to a gateway with a clock; AGE for a node without a
+        clock, `now` then being its own count of seconds at sending. Raise Malformed when `now` is before the first row.
         """
         if not self.rows:
             raise Malformed
@@ -97,7 +103,7 @@ class Batch:
             raise Full
         at = cbor.put_head(buf, at, cbor.ARRAY, 5 if ext is None else 6)
         at = self._put_schema(buf, at)
-        at = cbor.put_time(buf, at, self.t0)
+        at = cbor.put_stamp(buf, at, self.t0, stamp, now)
         regular = self._regular()
         if regular:
             at = cbor.put_int(buf, at, code_of(self.interval_s))
@@ -130,7 +136,8 @@ class Batch:
         nominal, steps, rows = self.interval_s, self._steps, self.rows
         total = 0
         for i in range(1, rows):
-            total += zigzag(steps[i] - nominal) if nominal else steps[i]
+            if total < _ENOUGH:
+                total += zigzag(steps[i] - nominal) if nominal else steps[i]
         k = rice_parameter(total, rows - 1)
         bits.put(k, 4)
         if k == 15:
@@ -146,7 +153,7 @@ class Batch:
         for i in range(rows):
             if present[i] >> c & 1:
                 v = values[at]
-                if count:
+                if count and total < _ENOUGH:
                     total += zigzag(v - prev)
                 prev = v
                 count += 1
@@ -175,23 +182,24 @@ class Batch:
                 prev = v
             at += n
 
-    def encode_plain(self, buf, at, limit, ext=None):
+    def encode_plain(self, buf, at, limit, ext=None, stamp=cbor.ABSOLUTE, now=0):
         """Write the plain report (debugging and MQTT fallback, about twice the size); as `encode` otherwise."""
         rows, n = self.rows, len(self.ids)
         if not rows:
             raise Malformed
-        if len(buf) < at + 24 + 5 * rows * (n + 1) + 5 * n:  # every cell at its longest: checked once, not at every byte
+        # every cell at its longest: checked once, not at every byte
+        if len(buf) < at + 24 + 5 * rows * (n + 1) + 5 * n:
             raise Full
         at = cbor.put_head(buf, at, cbor.ARRAY, 4 if ext is None else 5)
         at = self._put_schema(buf, at)
         regular = self._regular() or rows == 1 and self.interval_s
         if not regular and rows > 1:
             at = cbor.put_head(buf, at, cbor.ARRAY, rows)
-            at = cbor.put_time(buf, at, self.t0)
+            at = cbor.put_stamp(buf, at, self.t0, stamp, now)
             for i in range(1, rows):
                 at = cbor.put_int(buf, at, self._steps[i])
         else:
-            at = cbor.put_time(buf, at, self.t0)
+            at = cbor.put_stamp(buf, at, self.t0, stamp, now)
         at = cbor.put_int(buf, at, code_of(self.interval_s) if regular else 0)
         at = cbor.put_head(buf, at, cbor.ARRAY, n)
         for c in range(n):

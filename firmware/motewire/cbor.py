@@ -14,6 +14,9 @@ TEXT = const(3)
 ARRAY = const(4)
 MAP = const(5)
 NULL = const(0xF6)
+ABSOLUTE = const(0)  # forms of a stamp (WIRE.md section 2)
+LOW16 = const(1)
+AGE = const(2)
 
 _MAX_DEPTH = const(6)
 _MAX_ITEMS = const(256)
@@ -73,10 +76,22 @@ def put_time(buf, at, t2000):
     return at + 5
 
 
+def put_stamp(buf, at, t2000, form, now):
+    """Write a stamp of `form` ABSOLUTE, LOW16 or AGE; `now` (device seconds) counts for AGE only. Raise Malformed: now < t2000."""
+    if form == ABSOLUTE:
+        return put_time(buf, at, t2000)
+    if form == LOW16:
+        return put_head(buf, at, UINT, (t2000 & 0xFFFF) + _EPOCH_LO & 0xFFFF)
+    if now < t2000:
+        raise Malformed
+    return put_head(buf, at, NINT, now - t2000)
+
+
 def put_any(buf, at, v):
     """Write int, bool, None, bytes, str, list or tuple (of these), or dict with uint keys in ascending order.
 
-    For status and downlink maps, not for the measuring path: it may allocate. Raises Malformed for other types.
+    For status and downlink maps, not for the measuring path: it may allocate. Raises Malformed for other types and for integers
+    outside -2**32 .. 2**32 - 1.
     """
     if v is None:
         buf[at] = NULL
@@ -85,6 +100,8 @@ def put_any(buf, at, v):
         buf[at] = 0xF5 if v else 0xF4
         return at + 1
     if isinstance(v, int):
+        if (v if v >= 0 else -1 - v) >> 32:
+            raise Malformed
         return put_int(buf, at, v)
     if isinstance(v, str):
         return put_bytes(buf, at, v.encode(), TEXT)
@@ -155,7 +172,7 @@ class _Reader:
                 raise TooLong
             out = {}
             for _ in range(n):
-                key = self.item(_MAX_DEPTH)  # scalar keys only
+                key = self.item(_MAX_DEPTH)  # integers and strings only: True would be 1 and hide it
                 if key in out:
                     raise Malformed
                 out[key] = self.item(depth + 1)

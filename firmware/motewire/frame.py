@@ -41,7 +41,9 @@ def put_header(buf, kind, node, counter, slot, long_counter):
     """
     if node in (0, 0xFFFF) or counter < 1:
         raise Malformed
-    buf[0] = _VERSION_BITS | kind << 4 | (_LONG_COUNTER if long_counter else 0) | (_LONG_NODE if node > 0xFFFF else 0) | slot
+    buf[0] = (
+        _VERSION_BITS | kind << 4 | (_LONG_COUNTER if long_counter else 0) | (_LONG_NODE if node > 0xFFFF else 0) | slot
+    )
     at = _put_be(buf, 1, node, 4 if node > 0xFFFF else 2)
     return _put_be(buf, at, counter, 4) if long_counter else _put_be(buf, at, counter & 0xFFFF, 2)
 

@@ -5,18 +5,23 @@ from motewire.codes import DOWN_MISSING, DOWN_NEXT, DOWN_SINCE
 from motewire.errors import Malformed
 
 
-def put_alarm(buf, at, code, t2000, quantity, value, limit=None):
-    """Write [code, stamp, quantity, value, ? limit]; value may be None (a fault has none). At most 26 bytes."""
-    at = cbor.put_head(buf, at, cbor.ARRAY, 4 if limit is None else 5)
+def put_alarm(buf, at, code, t2000, quantity, value, limit=None, ext=None, stamp=cbor.ABSOLUTE, now=0):
+    """Write [code, stamp, quantity, value, ? limit, ? ext]; value may be None (a fault has none). At most 26 bytes without ext.
+
+    ext: dict with uint keys; stamp and now: see Batch.encode.
+    """
+    at = cbor.put_head(buf, at, cbor.ARRAY, 4 + (limit is not None) + (ext is not None))
     at = cbor.put_head(buf, at, cbor.UINT, code)
-    at = cbor.put_time(buf, at, t2000)
+    at = cbor.put_stamp(buf, at, t2000, stamp, now)
     at = cbor.put_head(buf, at, cbor.UINT, quantity)
     if value is None:
         buf[at] = cbor.NULL
         at += 1
     else:
         at = cbor.put_int(buf, at, value)
-    return at if limit is None else cbor.put_int(buf, at, limit)
+    if limit is not None:
+        at = cbor.put_int(buf, at, limit)
+    return at if ext is None else cbor.put_any(buf, at, ext)
 
 
 def put_map(buf, at, items):

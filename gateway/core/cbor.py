@@ -69,6 +69,8 @@ def _scan(data: bytes, at: int, depth: int) -> int:
     for _ in range(n):
         start = at
         at = _scan(data, at, MAX_DEPTH)  # scalar keys only
+        if data[start] >= 0xE0:  # Python's True is 1 as a key: one would hide the other
+            raise Malformed("simple value as a key")
         if data[start:at] in keys:
             raise Malformed("repeated key")
         keys.add(data[start:at])

@@ -34,13 +34,14 @@ STATUS_KEYS: Mapping[int, str] = {
 
 @dataclass(frozen=True, slots=True)
 class AlarmMessage:
-    """A raw alarm: code (motewire.codes), Unix time, quantity id, raw value and limit."""
+    """A raw alarm: code (motewire.codes), Unix time, quantity id, raw value and limit; ext is kept as it came."""
 
     code: int
     t: int
     quantity: int
     value: int | None
     limit: int | None
+    ext: Mapping[int, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ def decode_alarm(payload: bytes, received: float) -> AlarmMessage:
     code, quantity = item[0], item[2]
     if not is_int(code) or code < 0 or not is_int(quantity) or not 0 < quantity < 65536:
         raise Malformed("alarm code or quantity")
-    return AlarmMessage(code, resolve_stamp(item[1], received), quantity, _raw(item[3]), limit)
+    return AlarmMessage(
+        code, resolve_stamp(item[1], received), quantity, _raw(item[3]), limit, rest[0] if rest else None
+    )
 
 
 def decode_status(payload: bytes) -> StatusMessage:

@@ -1,0 +1,108 @@
+"""Downlink payloads: the shape of every key, checked before it is sent and before it is believed (WIRE.md section 6)."""
+
+from motewire import cbor
+from motewire.codes import (
+    DOWN_COMMAND,
+    DOWN_CONFIG,
+    DOWN_MISSING,
+    DOWN_NEXT,
+    DOWN_SCHEMA,
+    DOWN_SINCE,
+    DOWN_TIME,
+    DOWN_UPDATE,
+)
+from motewire.errors import Malformed
+
+MAX_NAME = 32  # bytes of a command name or version text
+MAX_ARGUMENTS = 8
+MAX_SCHEMAS = 8
+_BITMAP = 8
+_DIGEST_MIN, _DIGEST_MAX = 8, 32
+
+
+def _uint(v):
+    return type(v) is int and 0 <= v <= 0xFFFFFFFF
+
+
+def _text(v):
+    return isinstance(v, str) and 1 <= len(v.encode()) <= MAX_NAME
+
+
+def _scalar(v):
+    return v is None or isinstance(v, (bool, int, str, bytes))  # on the VM a bool is no int
+
+
+def is_bitmap(v):
+    """True for the bitmap of an ack: at most 8 bytes, the last of which is not zero."""
+    return isinstance(v, bytes) and len(v) <= _BITMAP and (not v or v[-1] > 0)
+
+
+def is_config(v):
+    """True for {uint: anything}, not empty; what a key takes is the node's affair."""
+    return isinstance(v, dict) and len(v) > 0 and all(_uint(k) for k in v)
+
+
+def is_command(v):
+    """True for [id, name, * argument]: id uint, name text of 1..32 bytes, at most 8 scalar arguments."""
+    if not isinstance(v, (list, tuple)) or not 2 <= len(v) <= 2 + MAX_ARGUMENTS:
+        return False
+    return _uint(v[0]) and _text(v[1]) and all(_scalar(x) for x in v[2:])
+
+
+def is_update(v):
+    """True for [version, size, digest]: text of 1..32 bytes, bytes of the image (uint), first 8..32 bytes of its SHA-256."""
+    if not isinstance(v, (list, tuple)) or len(v) != 3:
+        return False
+    return (
+        _text(v[0]) and _uint(v[1]) and v[1] > 0 and isinstance(v[2], bytes) and _DIGEST_MIN <= len(v[2]) <= _DIGEST_MAX
+    )
+
+
+def is_schema_request(v):
+    """True for [* number]: at most 8 schema numbers to announce in status key 4; an empty list asks for the one in use."""
+    return isinstance(v, (list, tuple)) and len(v) <= MAX_SCHEMAS and all(_uint(x) for x in v)
+
+
+_SHAPES = {
+    DOWN_NEXT: _uint,
+    DOWN_MISSING: is_bitmap,
+    DOWN_TIME: _uint,
+    DOWN_CONFIG: is_config,
+    DOWN_COMMAND: is_command,
+    DOWN_UPDATE: is_update,
+    DOWN_SCHEMA: is_schema_request,
+    DOWN_SINCE: _uint,
+}
+
+
+def fits(key, value):
+    """True when `value` has the shape of downlink key `key`; a key that nobody knows has no shape to break."""
+    shape = _SHAPES.get(key)
+    return shape is None or shape(value)
+
+
+def put_downlink(buf, at, items):
+    """Write a downlink map from (key, value) pairs; return the next offset. Raises Malformed for a wrong shape."""
+    for key, value in items:
+        if not _uint(key) or not fits(key, value):
+            raise Malformed
+    return cbor.put_any(buf, at, dict(items))
+
+
+def read_downlink(buf, start, end):
+    """Return (known, wrong): {key: value} of every well-shaped or unknown key, and the keys whose value has no right shape.
+
+    One wrong value does not take the others with it. Raises WireError when the bytes are no map with uint keys.
+    """
+    payload = cbor.read(buf, start, end)
+    if not isinstance(payload, dict):
+        raise Malformed
+    known, wrong = {}, []
+    for key in payload:
+        if not _uint(key):
+            raise Malformed
+        if fits(key, payload[key]):
+            known[key] = payload[key]
+        else:
+            wrong.append(key)
+    return known, wrong
