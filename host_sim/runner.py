@@ -55,7 +55,8 @@ Progress = Callable[[dict[str, Any]], None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both directions."""
+    """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both
+    directions; bytes_per_reading divides them by the readings that LoRa nodes delivered."""
 
     scenario: str
     seed: int
@@ -68,6 +69,7 @@ class Result:
     duplicates: int
     frames: int
     bytes_on_air: int
+    bytes_per_reading: float
     airtime_ms: int
     alarms: int
     result_hash: str
@@ -278,6 +280,8 @@ class _Run:
     def _result(self, fleet: Fleet, collector: Collector, drained: int, wall: float) -> Result:
         delivered = dict(collector.readings)
         missing = self.truth.missing(delivered)
+        lora, gone = {n.spec.name for n in fleet.nodes if n.spec.link == "lora"}, set(missing)
+        by_lora = sum(1 for k in self.truth.readings if k[0] in lora and k not in gone)
         stats = fleet.air.stats
         resets: dict[str, int] = {}
         refused: dict[str, int] = {}
@@ -301,6 +305,7 @@ class _Run:
             duplicates=collector.repeats,
             frames=stats.frames,
             bytes_on_air=stats.bytes,
+            bytes_per_reading=round(stats.bytes / by_lora, 2) if by_lora else 0.0,
             airtime_ms=round(stats.airtime_us / 1000),
             alarms=collector.alarms,
             result_hash=delivered_hash(fleet.air.log.digest(), delivered, self.truth.end),

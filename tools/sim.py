@@ -43,13 +43,12 @@ def refuse(e: Exception, *, as_json: bool) -> None:
 
 def short(result: Result) -> str:
     """The result in words, a few lines."""
-    per_reading = result.bytes_on_air / result.delivered if result.delivered else 0.0
     return (
         f"{result.nodes} nodes, {result.virtual_s / 3600:g} virtual hours in {result.wall_s:.1f} s of wall time\n"
         f"readings   sampled {result.sampled}  delivered {result.delivered}  lost {result.lost}  duplicates {result.duplicates}\n"
         f"frames     {result.frames} on LoRa ({result.frames_down} down), {result.frames_wifi} over WiFi, "
         f"{result.collisions} collided, {result.lossy} lost to the lossy stretch\n"
-        f"air        {result.bytes_on_air} bytes, {per_reading:.2f} bytes per reading, {result.airtime_ms / 1000:.1f} s on air\n"
+        f"air        {result.bytes_on_air} bytes, {result.bytes_per_reading:.2f} bytes per reading over LoRa, {result.airtime_ms / 1000:.1f} s on air\n"
         f"nodes      {result.boots} boots, {result.power_cuts} power cuts, {result.alarms} alarms raised\n"
         f"hash       {result.result_hash}"
     )
