@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from host_sim.runner import firmware_root
 from tools.bench_series import shipped
 from tools.bench_wire import BATCH_ROWS, bytes_per_row
 from tools.report import document
@@ -23,6 +22,8 @@ PARTS = {
 
 def sizes() -> dict[str, int]:
     """Bytes of compiled firmware (mpy-cross -O2) by part, and in all."""
+    from host_sim.runner import firmware_root  # here, so that `bench wire` needs no simulator
+
     root = firmware_root()
     out: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as tmp:
