@@ -201,6 +201,14 @@ def _body(payload: dict[str, Any], say: Any, console: Console) -> None:
         case ("status" | "downlink") as kind if "values" in payload:
             for key, value in payload["values"].items():
                 say(kind, f"{key} = {value}")
+            if ack := payload.get("ack"):
+                but = f", but {', '.join(map(str, ack['missing']))} missing" if ack["missing"] else ""
+                say(
+                    "ack",
+                    f"every counter from {ack['committed_from']} to {ack['committed_below'] - 1} is committed{but}",
+                )
+            for name in payload.get("wrong", ()):
+                say("wrong", f"{name}: the value has no shape that a node believes; the other keys count")
             for number, names in payload.get("schemas", {}).items():
                 say(kind, f"schema {number} = {', '.join(names)}")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
-from motewire import codes, frame
+from motewire import codes, downlink, frame
 from motewire.errors import BadVersion, Truncated, WireError
 
 from gateway.core import cbor
@@ -18,10 +18,11 @@ from gateway.core.alarms import CODES
 from gateway.core.messages import decode_alarm, decode_status
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
-from gateway.core.report import FUTURE_S, decode, is_int
+from gateway.core.report import FUTURE_S, decode, is_int, is_uint_map
 
 KINDS = ("report", "alarm", "status", "downlink")
 DOWN_KEYS = {getattr(codes, name): name[5:].lower() for name in dir(codes) if name.startswith("DOWN_")}
+CONFIG_KEYS = {getattr(codes, name): name[7:].lower() for name in dir(codes) if name.startswith("CONFIG_")}
 
 EXIT_CODES = {
     "bad_hex": 2,
@@ -246,7 +247,7 @@ def _alarm(payload: bytes, item: Any, received: float, _schemas: object) -> dict
         "unit": q.unit,
         "value": None if alarm.value is None else q.physical(alarm.value),
         "limit": None if alarm.limit is None else q.physical(alarm.limit),
-    }
+    } | ({} if alarm.ext is None else {"ext": diagnostic(alarm.ext)})
 
 
 def _status(payload: bytes, _item: Any, _received: float, _schemas: object) -> dict[str, Any]:
@@ -256,9 +257,22 @@ def _status(payload: bytes, _item: Any, _received: float, _schemas: object) -> d
 
 
 def _downlink(_payload: bytes, item: Any, _received: float, _schemas: object) -> dict[str, Any]:
-    if not isinstance(item, dict) or not all(is_int(k) and k >= 0 for k in item):
+    if not is_uint_map(item):
         raise Malformed("a downlink is a map with uint keys")
-    return {"values": {DOWN_KEYS.get(k, f"d{k}"): _jsonable(v) for k, v in item.items()}}
+    values = {DOWN_KEYS.get(k, f"d{k}"): _jsonable(v) for k, v in item.items()}
+    wrong = [DOWN_KEYS.get(k, f"d{k}") for k, v in item.items() if not downlink.fits(k, v)]
+    out: dict[str, Any] = {"values": values}
+    if isinstance(config := item.get(codes.DOWN_CONFIG), dict):
+        values["config"] = {CONFIG_KEYS.get(k, f"c{k}"): _jsonable(v) for k, v in config.items()}
+    if codes.DOWN_NEXT in item and not {"next", "missing", "since"} & set(wrong):
+        bitmap, following = item.get(codes.DOWN_MISSING, b""), item[codes.DOWN_NEXT]
+        since = item.get(codes.DOWN_SINCE, 0)
+        flags = (i for i in range(8 * len(bitmap)) if bitmap[i >> 3] >> 7 - (i & 7) & 1)
+        missing = sorted(c for i in flags if (c := following - 1 - i) >= since)
+        out["ack"] = {"committed_from": since, "committed_below": following, "missing": missing}
+    if wrong:
+        out["wrong"] = wrong
+    return out
 
 
 _BODIES = {"report": _report, "alarm": _alarm, "status": _status, "downlink": _downlink}

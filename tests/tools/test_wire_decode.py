@@ -90,6 +90,59 @@ def test_every_golden_frame_opens(vector: dict[str, Any]) -> None:
     assert found["payload"]["hex"] == vector["payload"]
 
 
+@pytest.mark.parametrize("vector", VECTORS["reports"] + VECTORS["foreign"], ids=lambda v: v["name"])
+def test_every_golden_report_is_explained(vector: dict[str, Any]) -> None:
+    found = explain_payload(unhex(vector["hex"]), None, vector.get("received", T0), {900: tuple(vector["ids"])}, {})
+    assert found["type"] == "report" and [c["id"] for c in found["columns"]] == vector["ids"]
+    assert [list(row) for row in zip(*(c["raw"] for c in found["columns"]), strict=True)] == vector["rows"]
+    if "received" not in vector:
+        stamps = [t - T0 + 820540800 for t in found["unix"]]
+        assert stamps == vector["times"] or "low 16" in found["stamp"] or "age" in found["stamp"]
+
+
+@pytest.mark.parametrize("vector", VECTORS["alarms"], ids=lambda v: v["name"])
+def test_every_golden_alarm_is_explained(vector: dict[str, Any]) -> None:
+    found = explain_payload(unhex(vector["hex"]), None, T0, {}, {})
+    assert (found["type"], found["code"]) == ("alarm", vector["code"])
+    assert (found["value"] is None) == (vector["value"] is None)
+
+
+@pytest.mark.parametrize("vector", VECTORS["maps"], ids=lambda v: v["name"])
+def test_every_golden_map_is_explained(vector: dict[str, Any]) -> None:
+    kind = ("report", "alarm", "status", "downlink")[vector["kind"]]
+    found = explain_payload(unhex(vector["hex"]), kind, T0, {}, {})
+    assert len(found["values"]) + ("schemas" in found) == len(vector["items"]) and "wrong" not in found
+
+
+@pytest.mark.parametrize("vector", VECTORS["bad_headers"], ids=lambda v: v["name"])
+def test_every_bad_header_is_refused_by_its_reason(vector: dict[str, Any]) -> None:
+    with pytest.raises(Refused) as e:
+        explained(unhex(vector["hex"]))
+    assert e.value.name == (vector["reason"] if vector["hex"] else "bad_hex")
+
+
+@pytest.mark.parametrize("vector", VECTORS["bad_payloads"], ids=lambda v: v["name"])
+def test_every_bad_payload_is_refused_by_name(vector: dict[str, Any]) -> None:
+    kind = ("report", "alarm", "status", "downlink")[vector["kind"]]
+    with pytest.raises(Refused) as e:
+        explain_payload(bytes.fromhex(vector["hex"]), kind, T0, {}, {})
+    assert e.value.name in ("malformed", "truncated", "unknown_schema")
+
+
+@pytest.mark.parametrize("vector", VECTORS["bad_downlinks"], ids=lambda v: v["name"])
+def test_every_bad_downlink_value_is_named(vector: dict[str, Any]) -> None:
+    found = explain_payload(unhex(vector["hex"]), "downlink", T0, {}, {})
+    assert len(found["wrong"]) == len(vector["wrong"])
+
+
+def test_an_ack_is_told_in_counters() -> None:
+    found = explain_payload(cbor2.dumps({1: 20, 2: b"\x41", 8: 13}), "downlink", T0, {}, {})
+    assert found["ack"] == {"committed_from": 13, "committed_below": 20, "missing": [18]}  # bit 7 is 12: before since
+    done = decode("--payload", "--type", "downlink", cbor2.dumps({1: 20, 2: b"\x41", 4: {1: 60}, 7: True}).hex())
+    assert "from 0 to 19 is committed, but 12, 18 missing" in done.stdout
+    assert "{'sample_s': 60}" in done.stdout and "wrong    schema:" in done.stdout
+
+
 def test_bare_payloads_of_every_type() -> None:
     done = decode("--payload", "850219b9000518b51896", "--received", str(T0 + 9))
     assert done.returncode == 0 and "above: pm25 181 ug/m3, limit 150, 2026-01-01T00:00:00Z" in done.stdout
