@@ -21,6 +21,7 @@ from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
 from gateway.core.dedupe import Heard, Recent
+from gateway.core.lockout import Lockout
 from gateway.core.model import Answer, Decision, Node, NodeState, Radio, Reception, Refusal
 from gateway.core.receive import Header, parse
 from gateway.links.link import Link
@@ -65,6 +66,7 @@ class Pipeline:
         self._links: dict[str, Link] = {}
         self._collect_s: dict[str, float] = {}
         self._recent: Recent[_Work | None] = Recent()
+        self._lockout = Lockout()
         self._states: OrderedDict[int, NodeState] = OrderedDict()
         self._busy: dict[int, int] = {}  # nodes with decisions that are not committed yet
         self._collecting: list[_Work] = []
@@ -132,8 +134,12 @@ class Pipeline:
         node = self._nodes.get(header.node)
         if node is None:
             return Refusal("unknown_node", header.node)
+        if not self._lockout.may_try(node.id, header.is_long, rx.received):
+            return Refusal("locked_out", node.id)
         decision = decide(node, self._state(node.id), header, rx, crypto.opener)
         if decision.refusal is not None:
+            if decision.refusal.reason == "bad_tag":
+                self._lockout.failed(node.id, header.is_long, rx.received)
             if decision.event is None and decision.answer is None:
                 return decision.refusal
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
@@ -243,6 +249,8 @@ class Pipeline:
         if event is not None:
             self._metrics.totals["committed"] += 1
             self._metrics.totals["rows"] += len(event.times)
+            if w.decision.state.replay.too_old(event.counter):
+                self._metrics.totals["below_floor"] += 1
             log.info(
                 "uplink_committed", node=w.node.name, counter=w.decision.counter, kind=event.kind, rows=len(event.times),
                 link=event.link, copies=heard.copies if heard else 1,

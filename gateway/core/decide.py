@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from motewire import frame
+from motewire.codes import DOWN_NEXT, DOWN_SINCE
 
 from gateway.core import alarms
 from gateway.core.messages import decode_alarm, decode_status
@@ -38,17 +39,33 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     replay = state.replay.accept(counter)
     if replay is None:
         if state.replay.too_old(counter):
-            return Decision(state, counter, refusal=Refusal("too_old", node.id))
+            return _below_floor(node, state, header, rx, counter, payload)
         state, answer = _answered(state, counter, header)
         return Decision(state, counter, refusal=Refusal("replayed", node.id), answer=answer)
     in_order = counter == state.replay.next
     online = None if state.online else True
     state = replace(state, replay=replay, heard=max(state.heard, rx.received), online=True)
+    state, event, refusal = _read(node, state, header, rx, counter, payload)
+    event = replace(event, online=online)
+    answer = None
+    # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
+    if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
+        state, answer = _answered(state, counter, header)
+    told = metadata(node, state)
+    text = repr(sorted(told.items()))
+    if text != state.meta:
+        state, event = replace(state, meta=text), replace(event, meta=told)
+    return Decision(state, counter, event, refusal, answer)
+
+
+def _read(
+    node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes
+) -> tuple[NodeState, Event, Refusal | None]:
+    """Return what an authentic payload changes and tells; unreadable: told as opaque, with the refusal beside it."""
     event = Event(
         "opaque", f"{node.id}:{counter}", node.id, node.name, node.visibility, rx.received, node.interval_s,
-        counter, node.epoch, rx.link, rx.receiver, 1, rx.rssi, rx.snr, online=online,
+        counter, node.epoch, rx.link, rx.receiver, 1, rx.rssi, rx.snr,
     )  # fmt: skip
-    refusal = None
     try:
         if header.kind == frame.REPORT:
             state, event = _report(state, event, payload)
@@ -59,16 +76,26 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
         else:
             state, event = _status(state, event, payload)
     except Unreadable as e:
-        refusal = Refusal(e.reason, node.id, str(e), keep=True)
-    answer = None
-    # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
-    if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
-        state, answer = _answered(state, counter, header)
-    told = metadata(node, state)
-    text = repr(sorted(told.items()))
-    if text != state.meta:
-        state, event = replace(state, meta=text), replace(event, meta=told)
-    return Decision(state, counter, event, refusal, answer)
+        return state, event, Refusal(e.reason, node.id, str(e), keep=True)
+    return state, event, None
+
+
+def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes) -> Decision:
+    """Decide on an authentic frame of which the replay state knows nothing any more: history, nothing else.
+
+    Whether it was taken before is then the store's knowledge: it adds a (node, epoch, counter) once and leaves a repeat without a
+    trace. So that a repeat, which anyone may play back, changes nothing, the state stays as it was, presence and newest values too.
+    The answer speaks of this one counter, for the node to let go of it.
+    """
+    _, event, refusal = _read(node, state, header, rx, counter, payload)
+    event = replace(event, latest=(), rebooted=False)
+    if event.kind == "status":  # says how the node is now, which an old one cannot
+        event = replace(event, kind="opaque", status=None)
+    if event.alarm is not None:
+        event = replace(event, alarm=replace(event.alarm, state="late", rules=()))
+    down = state.down + 1
+    ack = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter}
+    return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 
 
 def _answered(state: NodeState, counter: int, header: Header) -> tuple[NodeState, Answer]:

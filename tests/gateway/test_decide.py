@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from motewire.messages import Ack
 
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
 from gateway.core.model import Decision, Node, NodeState, Radio, Reception, Refusal
@@ -108,10 +109,21 @@ def test_any_bytes_are_refused_or_unknown(data: bytes) -> None:
         )
 
 
-def test_a_counter_that_is_too_old_is_counted_as_such() -> None:
-    state = NodeState(replay=Replay(100_000, 100_000 - WINDOW))
-    d = take(state, mote().report(T0, ROWS, counter=100_000 - WINDOW - 1, long=True))
-    assert reason(d) == "too_old" and d.event is None and d.answer is None
+def test_a_frame_from_below_the_floor_is_history_that_is_answered_and_changes_nothing_else() -> None:
+    state = NodeState(replay=Replay(100_000, 100_000 - WINDOW), down=7, heard=T0 - 9.0)
+    counter = 100_000 - WINDOW - 1
+    for data in (
+        mote().report(T0, ROWS, counter=counter, long=True),
+        mote().alarm(2, T0, 6, 181, 150, counter=counter, long=True),
+        mote().status({1: 5, 3: 99}, counter=counter, long=True),
+    ):
+        d = take(state, data)
+        assert reason(d) is None and d.event and d.event.counter == counter and d.event.latest == ()
+        assert d.state == replace(state, down=8)
+        assert d.answer and d.answer.counter == 8
+        ack = Ack(dict(d.answer.ack))
+        assert [c for c in range(counter - 100, 100_100) if ack.covers(c)] == [counter]
+    assert take(state, mote().alarm(2, T0, 6, 181, 150, counter=counter, long=True)).event.alarm.state == "late"  # type: ignore[union-attr]
 
 
 def test_a_backlog_behind_an_alarm_of_the_third_day_gets_in() -> None:

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from gateway.clock import HostClock
+from gateway.core.lockout import BURST, REFILL_S
 from gateway.core.model import Node, Radio, Reception
+from gateway.crypto import opener
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
 from gateway.store.memory import MemoryEngine
@@ -207,3 +209,42 @@ async def test_a_restarted_gateway_knows_who_is_online_and_what_was_taken(world:
     second.pipeline.check_presence()
     await second.pipeline.settle()
     assert second.engine.fetch(0, 10)[-1].event.online is False
+
+
+async def test_a_frame_from_below_the_floor_is_kept_once_and_the_node_lets_go_of_it(world: World) -> None:
+    await world.take(world.mote.report(T0, ROWS, counter=60_000, long=True))
+    old = world.mote.report(T0 - 600, ROWS, counter=5, long=True)
+    for again in (1, 2):
+        world.clock.time += 20
+        await world.take(old)
+        assert world.ids() == ["263:60000", "263:5"], "told once"
+        ack = world.mote.acked(world.sent[-1][1])
+        assert ack.covers(5) and not ack.covers(4) and not ack.covers(6)
+        assert world.metrics.totals["below_floor"] == again
+
+
+async def test_forged_frames_cost_a_bounded_number_of_tag_checks_and_silence_nobody(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = 0
+
+    def counted(*sealed: bytes) -> bytes | None:
+        nonlocal tried
+        tried += 1
+        return opener(*sealed)
+
+    monkeypatch.setattr("gateway.crypto.opener", counted)
+    forger = Mote(263)
+    for _ in range(500):
+        world.clock.time += 0.01
+        await world.take(forger.report(T0, ROWS))
+    assert tried <= 2 * (BURST + 5 / REFILL_S + 1) and world.metrics.refused["locked_out"] > 400
+    await world.take(world.mote.status({1: 5}, long=True))
+    assert world.ids() == ["263:1"], "the whole counter has a budget of its own"
+    world.clock.time += REFILL_S
+    await world.take(world.mote.report(T0, ROWS))
+    assert world.ids() == ["263:1", "263:2"]
+    before = tried
+    await world.take(Mote(999).report(T0, ROWS))
+    await world.take(replace(world.mote, epoch=1).report(T0, ROWS))
+    assert tried == before, "an unknown node and a wrong slot cost no tag check"
