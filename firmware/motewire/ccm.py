@@ -40,7 +40,8 @@ class Ccm:
                 self._aes.encrypt(x, x)
 
     def _crypt(self, buf, at, end, sealing):
-        x, ctr, s, aes = self._x, self._ctr, self._s, self._aes
+        x, ctr, s = self._x, self._ctr, self._s
+        aes = self._aes  # a fourth in the line above would build a tuple on the heap
         block = 0
         while at < end:
             block += 1

@@ -8,7 +8,11 @@ from motewire import cbor
 from motewire.ccm import Ccm
 from motewire.errors import WireError
 from motewire.frame import parse_header
-from replay import ROOM, report_bytes, tohex, unhex
+
+try:
+    from replay import ROOM, report_bytes, tohex, unhex  # beside it in a VM
+except ImportError:
+    from tests.wire.replay import ROOM, report_bytes, tohex, unhex
 
 
 class ThreeByteLength:

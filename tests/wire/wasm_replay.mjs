@@ -5,7 +5,7 @@ import { pathToFileURL } from "node:url";
 
 const [pkg, firmware, here, data, module] = process.argv.slice(2);
 const { loadMicroPython } = await import(pathToFileURL(pkg + "/micropython.mjs").href);
-const mp = await loadMicroPython({ heapsize: 2 * 1024 * 1024, stdout: (s) => console.log(s) });
+const mp = await loadMicroPython({ heapsize: 8 * 1024 * 1024, stdout: (s) => console.log(s) });
 mp.FS.mkdir("/lib");
 mp.FS.mkdir("/lib/motewire");
 for (const f of readdirSync(firmware + "/motewire")) {
