@@ -21,7 +21,8 @@ Rows = tuple[Row, ...]
 SCHEMA = 3  # a one-byte schema number: every format but JSON and SenML is given a column list out of band
 ENVELOPE = 13  # header with 2-byte node and counter, 8-byte tag
 
-_buf = bytearray(24000)
+_ROOM = 48000  # 240 rows of 16 columns at 66 bits a value, and then some
+_buf = bytearray(_ROOM + 16)
 
 
 def json_rows(s: Series, b: Rows) -> bytes:
@@ -143,14 +144,9 @@ def cayenne(s: Series, b: Rows) -> bytes:
 
 
 def _lpp(c: Column, value: int) -> bytes:
-    if c.quantity == "temperature":
-        return b"\x67" + struct.pack(">h", value)
-    if c.quantity == "humidity":
-        return b"\x68" + struct.pack(">B", min(255, value // 5))
-    if c.quantity == "pressure":
-        return b"\x73" + struct.pack(">H", value)
-    if c.quantity == "fill_level":
-        return b"\x78" + struct.pack(">B", value)
+    for quantity, head, low, high, code, step in _LPP:
+        if c.quantity == quantity and low <= c.low and c.high <= high:
+            return head + struct.pack(code, value // step)
     if c.exponent == 0 and c.low >= 0 and c.high <= 255:
         return b"\x00" + struct.pack(">B", value)
     if c.exponent == 0 and c.low >= 0 and c.high <= 65535:
@@ -160,6 +156,15 @@ def _lpp(c: Column, value: int) -> bytes:
         if max(-c.low, c.high) * step <= 32767:
             return b"\x02" + struct.pack(">h", value * step)
     return b"\x64" + struct.pack(">I", value & 0xFFFFFFFF)
+
+
+# quantity, type byte, range it can hold in our steps, layout, our steps per step of the type
+_LPP = (
+    ("temperature", b"\x67", -32768, 32767, ">h", 1),
+    ("humidity", b"\x68", 0, 1279, ">B", 5),
+    ("pressure", b"\x73", 0, 65535, ">H", 1),
+    ("fill_level", b"\x78", 0, 255, ">B", 1),
+)
 
 
 def varint(v: int) -> bytes:
@@ -224,12 +229,12 @@ def _batch(s: Series, b: Rows) -> Batch:
 
 def plain(s: Series, b: Rows) -> bytes:
     """motewire's plain columns, absolute stamp: the very encoder of the node."""
-    return bytes(_buf[: _batch(s, b).encode_plain(_buf, 0, 23900)])
+    return bytes(_buf[: _batch(s, b).encode_plain(_buf, 0, _ROOM)])
 
 
 def packed(s: Series, b: Rows) -> bytes:
     """motewire's packed columns, absolute stamp: the very encoder of the node."""
-    return bytes(_buf[: _batch(s, b).encode(_buf, 0, 23900)])
+    return bytes(_buf[: _batch(s, b).encode(_buf, 0, _ROOM)])
 
 
 Format = Callable[[Series, Rows], bytes]

@@ -108,7 +108,8 @@ def lora(series: Series) -> dict[str, Any]:
 def _fill(series: Series, name: str, runs: Iterable[list[Row]], room: int) -> list[tuple[int, int]]:
     """Cut runs of rows into payloads of at most `room` bytes; return (rows, bytes) of each full one (the last of a run is left out).
 
-    Every format grows with its rows, so the longest batch that fits is found by looking up and down from the one before.
+    A format grows with its rows (packed almost always), so the longest batch is sought from the size of the one before, by doubling
+    steps and then by halves.
     """
     encode = FORMATS[name]
     frames: list[tuple[int, int]] = []
@@ -116,23 +117,29 @@ def _fill(series: Series, name: str, runs: Iterable[list[Row]], room: int) -> li
         at, guess = 0, 1
         while at < len(run):
             most = min(MAX_ROWS, len(run) - at)
-            count = min(guess, most)
-            size = len(encode(series, tuple(run[at : at + count])))
-            while size > room and count > 1:
-                count -= 1
-                size = len(encode(series, tuple(run[at : at + count])))
-            if size > room:
+            sizes: dict[int, int] = {}
+
+            def fits(count: int, at: int = at, run: list[Row] = run, sizes: dict[int, int] = sizes) -> bool:
+                sizes[count] = len(encode(series, tuple(run[at : at + count])))
+                return sizes[count] <= room
+
+            fit, over, step = 0, most + 1, 1
+            probe = min(guess, most)
+            while over - fit > 1:
+                if fits(probe):
+                    fit, probe = probe, probe + step
+                else:
+                    over, probe = probe, probe - step
+                step *= 2
+                if not fit < probe < over:
+                    probe, step = (fit + over) // 2, over
+            if not fit:
                 at += 1  # a row too long for any frame
                 continue
-            while count < most:
-                longer = len(encode(series, tuple(run[at : at + count + 1])))
-                if longer > room:
-                    break
-                count, size = count + 1, longer
-            if count < most or count == MAX_ROWS or not frames:
-                frames.append((count, size))
-            at += count
-            guess = count
+            if fit < most or fit == MAX_ROWS or not frames:
+                frames.append((fit, sizes[fit]))
+            at += fit
+            guess = fit
     return frames
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from gateway.core.report import decode
 from tools.bench_formats import FORMATS, varint
 from tools.bench_series import CsvError, Series, parse, shipped
-from tools.bench_wire import bytes_per_row, entropy_floor, lora, report
+from tools.bench_wire import _fill, bytes_per_row, entropy_floor, lora, report
 
 CITYMOTE = str(Path(sys.executable).with_name("citymote"))
 T0 = 1767225600
@@ -165,11 +165,12 @@ def test_awkward_series_are_taken_and_what_was_done_is_said() -> None:
         ),
         min_size=1,
         max_size=30,
-    )
+    ),
+    st.permutations(["temp", "humidity", "pres", "fill_level", "pm25", "x"]),
 )
-def test_any_numbers_can_be_judged(rows: list[tuple[int, Any, int | None]]) -> None:
+def test_any_numbers_can_be_judged(rows: list[tuple[int, Any, int | None]], names: list[str]) -> None:
     lines = [f"{T0 + t},{'' if a is None else a},{'' if b is None else b}" for t, a, b in rows]
-    s = series_of("t,a,b\n" + "\n".join(lines) + "\n")
+    s = series_of(f"t,{names[0]},{names[1]}\n" + "\n".join(lines) + "\n")
     found = bytes_per_row(s, len(rows))
     assert found is not None and found["packed"] > 0 and entropy_floor(s) >= 0
     batch = next(iter(s.batches(len(rows))))
@@ -177,6 +178,35 @@ def test_any_numbers_can_be_judged(rows: list[tuple[int, Any, int | None]]) -> N
         payload = FORMATS[form](s, batch)
         read = decode(b"%c\x18\x64%b" % (payload[0], payload[2:]), T0, {100: (1, 2)})
         assert list(zip(read.times, zip(*read.columns, strict=True), strict=True)) == list(batch)
+
+
+def wild(columns: int, calm_rows: int, wild_rows: int) -> Series:
+    """Rows of zeros, then rows whose every column jumps over the whole range."""
+    lines = [f"{T0 + 60 * i}," + ",".join(["0"] * columns) for i in range(calm_rows)]
+    for i in range(calm_rows, calm_rows + wild_rows):
+        lines.append(f"{T0 + 60 * i}," + ",".join([str((-1) ** i * 2**27)] * columns))
+    return series_of("t," + ",".join(f"c{i}" for i in range(columns)) + "\n" + "\n".join(lines) + "\n")
+
+
+def test_the_widest_payload_there_is_can_be_counted() -> None:
+    s = wild(16, 120, 120)
+    (batch,) = s.batches(240)
+    assert all(len(encode(s, batch)) > 3000 for encode in FORMATS.values())
+
+
+def test_frames_after_a_change_of_weather_are_as_full_as_they_get() -> None:
+    """The search for the longest batch that fits must come down from 240 calm rows to one wild one, and never overfill."""
+    s = wild(4, 480, 20)
+    runs = [list(part) for part in s.parts]
+    for name in ("packed", "protobuf", "cayenne_lpp"):
+        frames, at = _fill(s, name, runs, 209), 0
+        for count, size in frames:
+            assert size == len(FORMATS[name](s, tuple(runs[0][at : at + count]))) <= 209
+            if count < 240 and at + count < len(runs[0]):
+                assert len(FORMATS[name](s, tuple(runs[0][at : at + count + 1]))) > 209
+            at += count
+        # 30 B a row of LPP (time 6, columns 6 each); 10 B a row of protobuf behind 7 B
+        assert frames[0][0] == {"packed": 240, "protobuf": 20, "cayenne_lpp": 6}[name]
 
 
 @pytest.mark.parametrize(
