@@ -1,3 +1,0 @@
-from tests.gateway.conftest import broker, mosquitto
-
-__all__ = ["broker", "mosquitto"]
