@@ -343,4 +343,20 @@ def _node(t: _Table) -> Node:
         lat,
         lon,
         t.choice("visibility", VISIBILITIES, RESTRICTED),
+        *_next_key(t, key),
     )
+
+
+def _next_key(t: _Table, key: str) -> tuple[bytes | None, int | None]:
+    """Read next_key and next_epoch: both or neither, another key, and 1 to 3 epochs on, so that the slots differ."""
+    following = t.get("next_key", str, None, '"32 hex digits"')
+    if following is None:
+        if "next_epoch" in t.data:
+            raise t.error("next_epoch", "stands alone", "give next_key too, or neither")
+        return None, None
+    if not re.fullmatch(r"[0-9a-fA-F]{32}", following):
+        raise t.error("next_key", "is not 32 hex digits", "make one with: openssl rand -hex 16")
+    if following.lower() == key.lower():
+        raise t.error("next_key", "is the key the node has", "make one with: openssl rand -hex 16")
+    epoch = t.number("epoch", 0, 0, (1 << 32) - 1)
+    return bytes.fromhex(following), t.number("next_epoch", epoch + 1, epoch + 1, min(epoch + 3, (1 << 31) - 1))

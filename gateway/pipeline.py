@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from motewire.frame import MAX_FRAME, max_frame
 
 from gateway import crypto
 from gateway.clock import Clock
@@ -264,7 +265,15 @@ class Pipeline:
         if link is None:
             return
         time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
-        frame = downlink.seal(w.node, answer.counter, downlink.payload(answer.ack, time), crypto.sealer)
+        node = w.node.under(w.decision.state.epoch)
+        body = downlink.payload(answer.ack, time)
+        after = node.next() if answer.rekey else None
+        if after is not None:
+            longer = downlink.payload(answer.ack, time, rekey=after)
+            if downlink.overhead(node) + len(longer) <= (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME):
+                body = longer
+                self._metrics.totals["rekey_offers"] += 1
+        frame = downlink.seal(node, answer.counter, body, crypto.sealer)
         if rx.radio is not None and not self._may_send(rx, len(frame)):
             self._metrics.refused["duty_cycle"] += 1
             log.info("downlink_refused", reason="duty_cycle", node=w.node.name, receiver=rx.receiver)

@@ -32,6 +32,7 @@ DOWN_COMMAND = const(5)
 DOWN_UPDATE = const(6)
 DOWN_SCHEMA = const(7)
 DOWN_SINCE = const(8)
+DOWN_REKEY = const(9)  # [epoch, key of 16 bytes]: to be used once nothing sealed with the old one waits
 
 CONFIG_SAMPLE_S = const(1)
 CONFIG_ROW_S = const(2)

@@ -6,6 +6,7 @@ from motewire.codes import (
     DOWN_CONFIG,
     DOWN_MISSING,
     DOWN_NEXT,
+    DOWN_REKEY,
     DOWN_SCHEMA,
     DOWN_SINCE,
     DOWN_TIME,
@@ -63,6 +64,13 @@ def is_schema_request(v):
     return isinstance(v, (list, tuple)) and len(v) <= MAX_SCHEMAS and all(_uint(x) for x in v)
 
 
+def is_rekey(v):
+    """True for [epoch, key]: epoch 1..2**31-1, key of 16 bytes."""
+    if not isinstance(v, (list, tuple)) or len(v) != 2:
+        return False
+    return type(v[0]) is int and 1 <= v[0] <= 0x7FFFFFFF and isinstance(v[1], bytes) and len(v[1]) == 16
+
+
 _SHAPES = {
     DOWN_NEXT: _uint,
     DOWN_MISSING: is_bitmap,
@@ -72,6 +80,7 @@ _SHAPES = {
     DOWN_UPDATE: is_update,
     DOWN_SCHEMA: is_schema_request,
     DOWN_SINCE: _uint,
+    DOWN_REKEY: is_rekey,
 }
 
 

@@ -15,11 +15,13 @@ from gateway.core.model import Answer, Decision, Event, Node, NodeState, Recepti
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener, authenticate
 from gateway.core.refusals import Unreadable
+from gateway.core.replay import Replay
 from gateway.core.report import FUTURE_S, decode
 
 MAX_SCHEMAS = 8
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
+REKEY_EVERY = 8  # downlinks, and every status frame's: how often the next key is offered
 
 
 def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: Opener) -> Decision:
@@ -28,19 +30,23 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     Refusals without an event leave the state alone, but for a repeat that is answered (its downlink counter). Authentic frames
     that cannot be read take their counter, are told as `opaque`, and carry the refusal beside the event.
     """
+    before, node = state, node.under(state.epoch)
     if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
-        state = NodeState(
-            epoch=node.epoch, latest=state.latest, alarms=state.alarms, schemas=state.schemas, ids=state.ids
-        )
+        state = _fresh(node, state)
+    after = node.next()
+    if (
+        after is not None and header.slot == after.epoch & 3
+    ):  # until such a frame proves itself, both keys are the node's
+        node, state = after, _fresh(after, state)
     opened = authenticate(node, state, header, rx.data, opener)
     if isinstance(opened, Refusal):
-        return Decision(state, refusal=opened)
+        return Decision(before, refusal=opened)
     counter, payload = opened
     replay = state.replay.accept(counter)
     if replay is None:
         if state.replay.too_old(counter):
             return _below_floor(node, state, header, rx, counter, payload)
-        state, answer = _answered(state, counter, header)
+        state, answer = _answered(node, state, counter, header)
         return Decision(state, counter, refusal=Refusal("replayed", node.id), answer=answer)
     in_order = counter == state.replay.next
     online = None if state.online else True
@@ -50,12 +56,17 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     answer = None
     # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
     if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
-        state, answer = _answered(state, counter, header)
+        state, answer = _answered(node, state, counter, header)
     told = metadata(node, state)
     text = repr(sorted(told.items()))
     if text != state.meta:
         state, event = replace(state, meta=text), replace(event, meta=told)
     return Decision(state, counter, event, refusal, answer)
+
+
+def _fresh(node: Node, state: NodeState) -> NodeState:
+    """Return the state under a new key: counters of both directions start again, what was measured stays known."""
+    return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={})
 
 
 def _read(
@@ -98,10 +109,11 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
     return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 
 
-def _answered(state: NodeState, counter: int, header: Header) -> tuple[NodeState, Answer]:
+def _answered(node: Node, state: NodeState, counter: int, header: Header) -> tuple[NodeState, Answer]:
     down = state.down + 1
     with_time = header.kind == frame.STATUS or header.is_long
-    return replace(state, down=down), Answer(down, state.replay.ack(counter), with_time)
+    rekey = node.next_key is not None and (header.kind == frame.STATUS or down % REKEY_EVERY == 0)
+    return replace(state, down=down), Answer(down, state.replay.ack(counter), with_time, rekey)
 
 
 def _report(state: NodeState, event: Event, payload: bytes) -> tuple[NodeState, Event]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from motewire import frame
-from motewire.codes import DOWN_CONFIG, DOWN_TIME
+from motewire.codes import DOWN_CONFIG, DOWN_REKEY, DOWN_TIME
 from motewire.messages import put_map
 
 from gateway.core.model import Node
@@ -15,13 +15,21 @@ Sealer = Callable[[bytes, bytes, bytes, bytes], bytes]
 """(key, nonce, plaintext, associated data) -> ciphertext and 8-byte tag: AES-128-CCM, M = 8, L = 2."""
 
 
-def payload(ack: Mapping[int, int | bytes], time: int | None = None, config: Mapping[int, int] | None = None) -> bytes:
-    """Return a downlink map: ack keys, Unix time when given, config {1 sample_s, 2 row_s, 3 report_s} when given."""
+def payload(
+    ack: Mapping[int, int | bytes],
+    time: int | None = None,
+    config: Mapping[int, int] | None = None,
+    rekey: Node | None = None,
+) -> bytes:
+    """Return a downlink map: ack keys, Unix time when given, config {1 sample_s, 2 row_s, 3 report_s} when given,
+    the epoch and key of `rekey` when given."""
     items: dict[int, Any] = dict(ack)
     if time is not None:
         items[DOWN_TIME] = time
     if config:
         items[DOWN_CONFIG] = dict(config)
+    if rekey is not None:
+        items[DOWN_REKEY] = [rekey.epoch, rekey.key]
     buf = bytearray(1024)
     return bytes(buf[: put_map(buf, 0, sorted(items.items()))])
 

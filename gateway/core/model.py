@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from gateway.core.replay import Replay
@@ -15,7 +15,10 @@ PERSONAL = "personal"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A provisioned node as the registry knows it. `key` is the 16-byte AES key and never part of a repr."""
+    """A provisioned node as the registry knows it. `key` is the 16-byte AES key and never part of a repr.
+
+    next_key, next_epoch: what it is to change to; both or neither.
+    """
 
     id: int
     name: str
@@ -26,6 +29,19 @@ class Node:
     lat: float | None = None
     lon: float | None = None
     visibility: str = RESTRICTED
+    next_key: bytes | None = field(default=None, repr=False)
+    next_epoch: int | None = None
+
+    def next(self) -> Node | None:
+        """Return this node under the key it is to change to, None when it is to keep the one it has."""
+        if self.next_key is None or self.next_epoch is None:
+            return None
+        return replace(self, key=self.next_key, epoch=self.next_epoch, next_key=None, next_epoch=None)
+
+    def under(self, epoch: int) -> Node:
+        """Return this node with the key that the committed `epoch` of its state has proven."""
+        after = self.next()
+        return after if after is not None and after.epoch == epoch else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +172,15 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time."""
+    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time.
+
+    rekey: the next key is due to be offered with it.
+    """
 
     counter: int
     ack: Mapping[int, int | bytes]
     with_time: bool
+    rekey: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, MqttLinkConfig, UdpForwarderConfig, load
+from gateway.config import ConfigError, MqttLinkConfig, UdpForwarderConfig, load, load_registry
 from tests.gateway.world import REPO
 
 GOOD = """\
@@ -111,3 +111,27 @@ def test_check_ends_with_code_2_and_one_line_of_advice(tmp_path: Path) -> None:
     assert done.returncode == 0 and "2 nodes" in done.stdout
     assert gateway("run").returncode == 2
     assert gateway("run", "--config", str(tmp_path / "nowhere.toml")).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("lines", "complaint"),
+    [
+        ("next_epoch = 1", "stands alone"),
+        ('next_key = "00"', "is not 32 hex digits"),
+        (f'next_key = "{"ab" * 16}"', "is the key the node has"),
+        (f'next_key = "{"cd" * 16}"\nnext_epoch = 5', "is 5"),
+    ],
+)
+def test_a_wrong_next_key_is_named_and_never_quoted(tmp_path: Path, lines: str, complaint: str) -> None:
+    file = tmp_path / "nodes.toml"
+    file.write_text(f'[[node]]\nid = 1\nkey = "{"ab" * 16}"\nepoch = 1\n{lines}\n')
+    with pytest.raises(ConfigError, match=complaint) as e:
+        load_registry(file)
+    assert "cdcd" not in str(e.value) + e.value.hint
+
+
+def test_the_next_key_takes_the_next_epoch(tmp_path: Path) -> None:
+    file = tmp_path / "nodes.toml"
+    file.write_text(f'[[node]]\nid = 1\nkey = "{"ab" * 16}"\nepoch = 1\nnext_key = "{"cd" * 16}"\n')
+    node = load_registry(file)[1]
+    assert (node.next_key, node.next_epoch) == (b"\xcd" * 16, 2)

@@ -209,3 +209,38 @@ def test_presence_turns_once() -> None:
     assert gone.event and gone.event.online is False and not gone.state.online
     back = take(gone.state, m.report(T0, ROWS))
     assert back.event and back.event.online is True
+
+
+NEXT_KEY = bytes(range(100, 116))
+CHANGING = replace(NODE, next_key=NEXT_KEY, next_epoch=1)
+
+
+def test_both_keys_are_the_nodes_until_the_new_one_is_proven_then_only_that() -> None:
+    old, new = mote(), mote(key=NEXT_KEY, epoch=1)
+    d = take(NodeState(), old.report(T0, ROWS), node=CHANGING)
+    assert d.event and d.event.epoch == 0 and d.state.epoch == 0
+    forged = take(d.state, mote(key=bytes(16), epoch=1).report(T0, ROWS), node=CHANGING)
+    assert reason(forged) == "bad_tag" and forged.state == d.state
+    d = take(d.state, old.report(T0 + 60, ROWS), node=CHANGING)
+    assert d.event and d.event.id == "263:2"
+    known = d.state.latest
+    d = take(d.state, new.status({1: 5}, long=True), node=CHANGING)
+    assert d.event and d.event.epoch == 1 and d.state.epoch == 1 and d.state.replay.next == 2 and d.state.down == 1
+    assert d.state.latest == known and d.answer and not d.answer.rekey
+    proven = d.state
+    for registry in (CHANGING, replace(NODE, key=NEXT_KEY, epoch=1)):  # nodes.toml may go on saying so
+        assert reason(take(proven, old.report(T0 + 120, ROWS), node=registry)) == "wrong_epoch"
+        assert take(proven, new.report(T0 + 120, ROWS, counter=2), node=registry).state.epoch == 1
+
+
+def test_the_next_key_is_offered_with_status_answers_and_every_eighth_downlink_only() -> None:
+    m, state, offered = mote(), NodeState(), []
+    for _ in range(32):
+        d = take(state, m.report(T0, ROWS), node=CHANGING, wifi=True)
+        state = d.state
+        offered.append(d.answer is not None and d.answer.rekey)
+    assert offered == ([False] * 7 + [True]) * 4
+    d = take(state, m.status({1: 5}), node=CHANGING)
+    assert d.answer and d.answer.rekey
+    d = take(state, m.status({1: 5}), node=NODE)
+    assert d.answer and not d.answer.rekey

@@ -40,10 +40,14 @@ class World:
 
     def __post_init__(self) -> None:
         self.mote = Mote(263)
-        nodes = {263: Node(263, "n-263", self.mote.key, interval_s=600)}
-        self.pipeline = Pipeline(nodes, self.engine, self.clock, self.metrics, lambda: None, self.rejects.append)
-        self.pipeline.attach(self, 0.01)  # type: ignore[arg-type]
+        self.nodes = {263: Node(263, "n-263", self.mote.key, interval_s=600)}
+        self.pipeline = self.start()
         self.tmst = 0
+
+    def start(self) -> Pipeline:
+        pipeline = Pipeline(self.nodes, self.engine, self.clock, self.metrics, lambda: None, self.rejects.append)
+        pipeline.attach(self, 0.01)  # type: ignore[arg-type]
+        return pipeline
 
     def send(self, to: Reception, node: int, frame: bytes) -> bool:
         self.sent.append((to, frame))
@@ -248,3 +252,31 @@ async def test_forged_frames_cost_a_bounded_number_of_tag_checks_and_silence_nob
     await world.take(Mote(999).report(T0, ROWS))
     await world.take(replace(world.mote, epoch=1).report(T0, ROWS))
     assert tried == before, "an unknown node and a wrong slot cost no tag check"
+
+
+async def test_a_node_is_given_its_next_key_and_found_under_it_also_after_a_restart(world: World) -> None:
+    key = bytes(range(16))
+    world.nodes[263] = replace(world.nodes[263], next_key=key, next_epoch=1)
+    await world.take(world.mote.status({1: 5}))
+    assert world.mote.open(world.sent[-1][1])[9] == [1, key] and world.metrics.totals["rekey_offers"] == 1
+    old = world.mote.report(T0, ROWS)
+    changed = Mote(263, key, 1)
+    await world.take(changed.status({1: 6}, long=True))
+    assert 9 not in changed.open(world.sent[-1][1]), "sealed with the new key, and no longer offered"
+    world.pipeline = world.start()  # from what was committed
+    await world.take(old)
+    assert world.metrics.refused["wrong_epoch"] == 1
+    await world.take(changed.status({1: 7}))
+    assert changed.acked(world.sent[-1][1]).covers(2)
+    assert key.hex() not in repr(world.nodes) and repr(key) not in repr(world.nodes)
+
+
+async def test_the_next_key_is_left_out_where_it_does_not_fit_the_frame(world: World) -> None:
+    world.nodes[263] = replace(world.nodes[263], next_key=bytes(range(16)), next_epoch=1)
+    world.mote.counter = 70_000
+    for n in (2, 2, 2):  # every other frame is missing: the ack is at its longest
+        world.mote.counter += n
+        await world.take(world.mote.report(T0, ROWS, long=True), sf=12)
+    world.mote.counter += 2
+    await world.take(world.mote.status({1: 5}), sf=12)
+    assert len(world.sent[-1][1]) <= 51 and {3} <= world.mote.open(world.sent[-1][1]).keys()
