@@ -4,6 +4,7 @@ import asyncio
 import gc
 import sys
 
+from cryptolib import aes
 from micropython import const
 from mote import log, supervisor
 from mote.alarms import Alarms, Mask, rules_from
@@ -21,6 +22,7 @@ from mote.twice import Twice
 from mote.uplink import Uplink
 from motewire import messages
 from motewire.codes import ALARM_CLEARED, ALARM_FAULT
+from motewire.downlink import is_rekey
 from motewire.frame import ALARM
 
 _GC_S = const(600)
@@ -29,14 +31,14 @@ _EVENT_ROWS = const(64)
 
 
 class Node:
-    """config: mote.config.Config. board, nvs: mote.hal. identity: mote.identity.Identity. link: mote.links. aes: block cipher.
+    """config: mote.config.Config. board, nvs: mote.hal. identity: mote.identity.Identity. link: mote.links. cipher: of identity.key.
 
     watchdog: object with feed(), or None. Raises BadConfig, NeedsKey, OSError.
     """
 
-    def __init__(self, config, board, nvs, identity, link, aes, watchdog=None):
+    def __init__(self, config, board, nvs, identity, link, cipher, watchdog=None):
         self.config, self.board = config, board
-        self._nvs, self._mark = nvs, identity.mark
+        self._nvs, self._identity = nvs, identity
         rtc = supervisor.rtc
         self.clock = Clock(rtc)
         self.boots = (nvs.get("boots") or 0) + 1
@@ -50,7 +52,7 @@ class Node:
         sample_s, row_s = self.profile.rhythm(config)
         self.events = row_s == 0
 
-        self.sealer = Sealer(aes, config["node"], identity.epoch, Counter(self._keep("ceiling")), link.max_frame)
+        self.sealer = Sealer(cipher, config["node"], identity.epoch, Counter(self._keep("ceiling")), link.max_frame)
         self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"], self._count_lost)
         self.uplink = Uplink(
             self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
@@ -68,7 +70,9 @@ class Node:
         self.sampler = Sampler(
             self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
         )
-        self.downlink = Downlink(self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self._on_config)
+        self.downlink = Downlink(
+            self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self._on_config, self._on_rekey
+        )
         self.health = Health(self, self.boots, self.sealer, self.outbox)
         self.supervisor = supervisor.Supervisor(watchdog)
         link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
@@ -81,7 +85,7 @@ class Node:
 
     def _keep(self, name):
         """A number kept twice. The counters belong to the key's life, everything else to the board's."""
-        mark = self._mark if name in ("ceiling", "down") else b"keep"
+        mark = self._identity.mark if name in ("ceiling", "down") else b"keep"
         return Twice(self._nvs, name, "/%s.bin" % name, mark)
 
     # --- what the sampler calls
@@ -140,8 +144,31 @@ class Node:
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
         self.config.proven()
+        self._change_key()
         if self.events and self.batcher.rows:
             self.batcher.close()  # rows that waited while the link was down
+
+    def _on_rekey(self, value):
+        if not is_rekey(value):
+            raise ValueError
+        if self._identity.offer(value[1], value[0]):
+            log.info("key of epoch %d taken, in use once the outbox is empty", value[0])
+
+    def _change_key(self):
+        """Change to the pending key at a moment when nothing sealed with the old one waits: no ack is ambiguous then."""
+        identity = self._identity
+        if identity.pending is None or self.outbox.depth:
+            return
+        try:
+            identity.change()
+            self.sealer.rekey(aes(identity.key, 1), identity.epoch, Counter(self._keep("ceiling")))
+            self.downlink.restart(self._keep("down"))
+        except OSError as e:  # half way: the next boot goes on from what the flash holds
+            self.broken(e)
+            return
+        log.info("key of epoch %d in use", identity.epoch)
+        self.health.send(self.health.items())  # the proof, without waiting for the next report
+        self.uplink.fresh()
 
     def _on_config(self, updates):
         values = self.config.change(updates)

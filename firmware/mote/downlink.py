@@ -8,27 +8,34 @@ from mote import log
 from mote.errors import BadConfig
 from mote.sealer import Foreign
 from motewire import messages
-from motewire.codes import DOWN_CONFIG, DOWN_MISSING, DOWN_NEXT, DOWN_SINCE, DOWN_TIME
+from motewire.codes import DOWN_CONFIG, DOWN_MISSING, DOWN_NEXT, DOWN_REKEY, DOWN_SINCE, DOWN_TIME
 from motewire.errors import Malformed, WireError
 
 _ACK_KEYS = (DOWN_NEXT, DOWN_MISSING, DOWN_SINCE)
+_DONE_KEYS = (DOWN_TIME, DOWN_CONFIG, DOWN_REKEY)
 
 
 class Downlink:
     """handle() one received frame.
 
     sealer: open(frame, floor). floor: mote.twice.Twice of the lowest counter not yet seen. on_ack(Ack), on_time(unix s),
-    on_config({key: value}): what to do. refused: {reason: count}; unknown: payload keys nobody knows.
+    on_config({key: value}), on_rekey([epoch, key]): what to do. refused: {reason: count}; unknown: payload keys nobody knows.
     """
 
-    def __init__(self, sealer, floor, on_ack, on_time, on_config):
-        self._sealer, self._store = sealer, floor
-        self._floor = floor.get() or 0
+    def __init__(self, sealer, floor, on_ack, on_time, on_config, on_rekey):
+        self._sealer = sealer
+        self.restart(floor)
+        self._on_rekey = on_rekey
         self._on_ack, self._on_time, self._on_config = on_ack, on_time, on_config
         self.refused = {}
         self.unknown = 0
         self.heard = 0
         self.rssi = self.snr = None
+
+    def restart(self, floor):
+        """Count downlinks by this floor from now on: another key's."""
+        self._store = floor
+        self._floor = floor.get() or 0
 
     def _refuse(self, reason):
         self.refused[reason] = self.refused.get(reason, 0) + 1
@@ -62,12 +69,14 @@ class Downlink:
         self._raise_floor(counter + 1, not plain)
         if DOWN_TIME in payload:
             self._do(DOWN_TIME, self._on_time, payload[DOWN_TIME], int)
+        if DOWN_REKEY in payload:
+            self._do(DOWN_REKEY, self._on_rekey, payload[DOWN_REKEY], list)
         if ack is not None:
             self._on_ack(ack)
         if DOWN_CONFIG in payload:
             self._do(DOWN_CONFIG, self._on_config, payload[DOWN_CONFIG], dict)
         for key in payload:
-            if key not in _ACK_KEYS and key != DOWN_TIME and key != DOWN_CONFIG:
+            if key not in _ACK_KEYS and key not in _DONE_KEYS:
                 self.unknown += 1
                 log.info("downlink key %s is not known here", key)
         return True

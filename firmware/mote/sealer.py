@@ -39,6 +39,13 @@ class Sealer:
         self.buf = bytearray(max_frame + 8)
         self.counter = 0
 
+    def rekey(self, aes, epoch, counter):
+        """Seal and open with another key from now on; the next frames carry the whole counter, as after a boot."""
+        self._head = 0  # a frame that was begun under the old key cannot be finished
+        self._ccm = Ccm(aes)
+        self._epoch, self._counter = epoch, counter
+        self._boot_frames = 0
+
     def begin(self, kind):
         """Take a counter and write the header; return where the payload begins. Raises OSError, NeedsKey.
 

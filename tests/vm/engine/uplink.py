@@ -258,3 +258,57 @@ async def test_status_frames_fit_51_bytes_and_come_at_boot_and_every_six_hours()
     assert items[3] >= 1 and items[5] == "0.1.0" and items[6] > 1000 and items[8] == 2 and items[11] == []
     assert items[9] == -90 and items[10] == 20
     assert not task.done()
+
+
+class TwoKeys:
+    """A gateway that offers the next key with every answer and takes both keys until the new one has proven itself."""
+
+    def __init__(self):
+        self.old, self.new = kit.Gateway(), kit.Gateway(bytes(range(60, 76)), epoch=1)
+        self.old.clock = self.new.clock = kit.unix_now
+        self.now = self.old
+        self.down = 0
+
+    def take(self, frame):
+        if frame[0] & 3 == 1:
+            self.now = self.new
+        assert frame[0] & 3 == self.now.epoch, "a frame of the old key after the new one was proven"
+        return self.now.take(frame)
+
+    def ack(self):
+        if self.now is self.old:
+            self.old.extra = {9: [1, self.new.key]}
+        return self.now.ack()
+
+    def rows(self):
+        return self.old.rows() + self.new.rows()
+
+
+async def test_the_key_changes_when_nothing_waits_and_no_row_is_lost_or_doubled_over_it():
+    gw = TwoKeys()
+    link = kit.Link(gw)
+    link.up_loss = link.down_loss = 40
+    node = build(link)
+    watched(node)
+    task = asyncio.create_task(node.run())
+    change, depths = node._identity.change, []
+
+    def seen():
+        depths.append(node.outbox.depth)
+        change()
+
+    node._identity.change = seen
+    await asyncio.sleep(12 * 3600)
+    assert depths == [0], depths
+    assert node._identity.epoch == 1 and gw.now is gw.new and min(gw.new.frames) == 1
+    assert not node.downlink.handle(gw.old.seal({DOWN_TIME: kit.unix_now() + 90000})), "the old key is over"
+    assert not node.downlink.handle(kit.Gateway().seal({9: [2, bytes(16)]}))
+    for wrong in ([2, b"short"], [2], "x", [-1, bytes(16)]):
+        assert node.downlink.handle(gw.new.seal({9: wrong}))
+    assert node.downlink.handle(gw.new.seal({9: [1, bytes(16)]})) and node._identity.pending is None
+    assert node.downlink.refused["bad_value"] == 4
+    link.up_loss = link.down_loss = 0
+    await asyncio.sleep(4 * 3600)
+    assert not task.done()
+    assert delivered_all(gw, node) > 100
+    assert node.downlink.refused["bad_value"] == 4

@@ -1,5 +1,6 @@
 """G2: a (key, counter) pair never seals two plaintexts, whatever happens to power, NVS and flash."""
 
+import os
 import random
 
 import nodekit as kit
@@ -165,4 +166,119 @@ def test_the_whole_counter_travels_in_the_first_frames_and_every_64th():
         if is_long:
             long.append(counter)
     assert long == [1, 2, 3, 64], long
+    disk.umount()
+
+
+NEXT = bytes(range(50, 66))
+
+
+class Keyed(Watched):
+    """Logs by (key, epoch, counter)."""
+
+    def __init__(self, identity, nvs):
+        counter = Counter(Twice(nvs, "ceiling", "/d/ceiling.bin", identity.mark))
+        super().__init__(aes(identity.key, 1), kit.NODE, identity.epoch, counter, 222)
+        self.key = identity.key
+
+    def finish(self, end):
+        plain = bytes(self.buf[self._head : end])
+        name = (self.key, self._epoch, self.counter)
+        assert used.setdefault(name, plain) == plain, "%s sealed two plaintexts" % repr(name[1:])
+        return Sealer.finish(self, end)
+
+
+class Metered(kit.Store):
+    """NVS whose commits draw on the same budget as the flash: one line of operations to cut."""
+
+    def __init__(self, disk, **values):
+        super().__init__(**values)
+        self.disk = disk
+
+    def put(self, key, value):
+        if self.disk.flash._cut():
+            raise kit.Cut
+        self.values[key] = value
+
+    put_blob = put
+
+
+def change(disk, nvs, salt):
+    """A boot that is offered the next key, seals, changes, seals again."""
+    identity = Identity(nvs, "/d/identity")
+    seal_some(Keyed(identity, nvs), 3, salt)
+    identity.offer(NEXT, 1)
+    if identity.pending is not None:
+        seal_some(Keyed(identity, nvs), 2, salt + 1)
+        identity.change()
+        assert identity.pending is None
+    seal_some(Keyed(identity, nvs), 3, salt + 2)
+
+
+def every_cut_of_a_change(tear):
+    disk = kit.Disk(blocks=24)
+    factory = bytes(disk.data)
+    cut = changed = 0
+    finished = False
+    while not finished:
+        disk.umount()
+        disk.data[:] = factory
+        disk.mount()
+        used.clear()
+        nvs = Metered(disk, key=kit.KEY, epoch=0, ceiling=0)
+        disk.flash.budget, disk.flash.tear = cut, tear
+        try:
+            change(disk, nvs, 10)
+            finished = True
+        except kit.Cut:
+            pass
+        for again in (4, 9, -1):  # and cut in the boots that follow, then let be
+            disk.mount()
+            disk.flash.budget, disk.flash.tear = again, tear
+            try:
+                before = Identity(nvs, "/d/identity")
+                changed += before.epoch
+                assert (before.key, before.epoch) in ((kit.KEY, 0), (NEXT, 1))
+                seal_some(Keyed(before, nvs), 1, 1000 + 10 * cut + again)
+                if again < 0:
+                    change(disk, nvs, 2000 + 10 * cut)
+                    after = Identity(nvs, "/d/identity")
+                    assert after.key == NEXT and after.epoch == 1 and after.pending is None
+                    assert nvs.values["key"] == NEXT and nvs.values["epoch"] == 1
+            except kit.Cut:
+                pass
+        cut += 1
+    disk.umount()
+    print("cut points", cut)
+    assert cut > 30 and changed > 10, (cut, changed)
+
+
+def test_a_change_of_keys_cut_anywhere_neither_loses_the_node_nor_repeats_a_counter():
+    every_cut_of_a_change(False)
+
+
+def test_a_change_of_keys_torn_anywhere_neither_loses_the_node_nor_repeats_a_counter():
+    every_cut_of_a_change(True)
+
+
+def test_a_new_key_counts_from_one_both_ways_and_an_old_one_never_comes_back():
+    used.clear()
+    disk = kit.Disk(blocks=24)
+    disk.mount()
+    nvs = kit.Store(key=kit.KEY, epoch=0, ceiling=0, down=77)
+    identity = Identity(nvs, "/d/identity")
+    seal_some(Keyed(identity, nvs), 200, 1)
+    assert not identity.offer(NEXT, 0) and identity.pending is None
+    assert identity.offer(NEXT, 1) and not identity.offer(kit.KEY, 1)
+    os.remove("/d/identity.next")
+    assert Identity(nvs, "/d/identity").pending == (NEXT, 1), "from NVS"
+    identity.change()
+    assert Counter(Twice(nvs, "ceiling", "/d/ceiling.bin", identity.mark)).take() == 1
+    assert Twice(nvs, "down", "/d/down.bin", identity.mark).get() == 0
+    nvs.values["key"], nvs.values["epoch"], nvs.values["ceiling"] = kit.KEY, 0, 0
+    try:
+        Identity(nvs, "/d/identity")
+    except NeedsKey:
+        pass
+    else:
+        raise AssertionError("a key that was given up is believed")
     disk.umount()
