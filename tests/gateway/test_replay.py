@@ -131,3 +131,48 @@ def test_a_missing_older_counter_is_tried_first() -> None:
     assert candidates(replay, 60_020 & 0xFFFF, False) == (60_020 + 65536, 60_020)
     assert candidates(replay, 123_456, True) == (123_456,)
     assert candidates(replay, 0, True) == ()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_whatever_a_node_does_its_frames_are_opened_or_the_next_whole_counter_finds_it(data: st.DataObject) -> None:
+    """Resets that leave counters unused, stretches that nobody heard, wraps of 16 bits, a backlog behind an alarm.
+
+    Frames of fewer than 65536 - 64 counters on are opened at once; beyond that every frame with C set is, and those after it.
+    """
+    start = data.draw(st.sampled_from([1, 65_400, 131_000, 1 << 24]) | st.integers(1, 1 << 29))
+    replay = Replay().accept(start) or Replay()
+    counter = start
+
+    def arrives(c: int, is_long: bool) -> bool:
+        nonlocal replay
+        found = candidates(replay, c if is_long else c & 0xFFFF, is_long)
+        assert len(found) <= 2
+        if c not in found:
+            return False
+        replay = replay.accept(c) or replay
+        return True
+
+    for _ in range(data.draw(st.integers(1, 12))):
+        act = data.draw(st.sampled_from(["next", "reset", "unheard", "far", "backlog"]))
+        if act == "next":
+            counter += 1
+            assert arrives(counter, False)
+        elif act == "reset":
+            counter += data.draw(st.integers(1, 128))
+            assert all(arrives(counter + i, i < 3) for i in range(5))
+            counter += 4
+        elif act == "unheard":
+            counter += data.draw(st.integers(1, 65_000))
+            assert arrives(counter, False)
+        elif act == "far":
+            counter += data.draw(st.integers(1, 1 << 24))
+            heard = [arrives(counter + i, (counter + i) % 64 == 0) for i in range(130)]
+            assert all(heard[-counter % 64 :]), "from the next whole counter on"
+            counter += 129
+        else:
+            first, n = counter + 1, data.draw(st.integers(1, WINDOW - 1))
+            counter += n
+            assert arrives(counter, False), "the alarm"
+            for c in data.draw(st.lists(st.integers(first, counter - 1), max_size=20, unique=True)) if n > 1 else []:
+                assert replay.lacks(c) and arrives(c, False)
