@@ -1,5 +1,7 @@
 """What a node encodes, the gateway's independent reader (cbor2 and its own bit reader) decodes to the same rows."""
 
+from itertools import pairwise
+
 import cbor2
 import pytest
 from hypothesis import given
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from motewire import EPOCH_2000
 from motewire.batch import MAX_VALUE, Batch
 from motewire.errors import Full, Malformed, TooLong
+from motewire.interval import SECONDS
 
 from gateway.core.report import decode
 
@@ -45,6 +48,32 @@ def test_the_gateway_reads_what_the_node_wrote(
     assert list(report.times) == times
     assert [list(r) for r in zip(*report.columns, strict=True)] == rows
     assert buf[7:end] == cbor2.dumps(cbor2.loads(bytes(buf[7:end])), canonical=True)
+
+
+@given(batches())
+def test_a_plain_report_is_what_cbor2_writes_for_its_meaning(
+    case: tuple[Batch, list[int], list[list[int | None]]],
+) -> None:
+    """The plain form written a second time, from WIRE.md section 2 and with cbor2."""
+    batch, times, rows = case
+    interval = batch.interval_s
+    grid = interval and all(b - a == interval for a, b in pairwise(times))
+    code = SECONDS.index(interval) if interval in SECONDS else interval if interval >= 24 else 0
+    columns: list[object] = []
+    for cells in zip(*rows, strict=True):
+        column: list[int | None] = []
+        last = 0
+        for v in cells:
+            column.append(None if v is None else v - last)
+            last = last if v is None else v
+        columns.append(column if len(rows) > 1 else column[0])
+    if grid and code or len(rows) == 1:
+        stamp: object = times[0]
+    else:
+        stamp, code = [times[0], *(b - a for a, b in pairwise(times))], 0
+    schema = list(batch.ids) if batch.schema is None else batch.schema
+    buf = bytearray(8000)
+    assert buf[: batch.encode_plain(buf, 0, 7900)] == cbor2.dumps([schema, stamp, code, columns])
 
 
 @given(batches(), st.integers(0, 200))

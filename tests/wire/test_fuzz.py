@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from motewire import cbor, downlink, frame, messages
 from motewire.ccm import Ccm
@@ -89,6 +89,7 @@ def counted() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("name", READERS)
+@settings(max_examples=400)
 @given(data=st.one_of(st.binary(max_size=300), mutants()))
 def test_any_bytes_give_a_value_or_a_typed_refusal_in_bounded_work(name: str, data: bytes) -> None:
     read, refusal = READERS[name]
@@ -97,6 +98,7 @@ def test_any_bytes_give_a_value_or_a_typed_refusal_in_bounded_work(name: str, da
     assert calls[0] <= CALLS_AT_MOST + CALLS_A_BYTE * len(data)
 
 
+@settings(max_examples=400)
 @given(data=mutants())
 def test_both_readers_of_the_dialect_agree(data: bytes) -> None:
     """The node's reader and the gateway's scan with cbor2 behind it: the same value, or both refuse."""
