@@ -28,7 +28,11 @@ _FROM_PRIMARY: dict[tuple[str, str], tuple[float, float]] = {
     ("rad", "deg"): (57.29577951308232, 0.0),
     ("1/m3", "1/cm3"): (1e-6, 0.0),
     ("dBW", "dBm"): (1.0, 30.0),
+    ("T", "uT"): (1e6, 0.0),
+    ("", "1/cm3"): (1.0, 0.0),  # SenML has no unit for it
 }
+# gases travel as ppb and are told in ug/m3 at 293.15 K and 101.3 kPa (from molar masses)
+_UG_M3_PER_PPB = {"no2": 1.9120, "o3": 1.9949}
 _BY_KEY = {str(row[KEY]): (str(row[UNIT]), int(row[EXPONENT]), int(row[OFFSET])) for row in QUANTITIES}
 
 Reading = tuple[str, str, int]  # node name, quantity, Unix seconds
@@ -37,7 +41,10 @@ Reading = tuple[str, str, int]  # node name, quantity, Unix seconds
 def raw_of(quantity: str, value: float, unit: str) -> int:
     """Return the raw integer behind a SenML value. Raises KeyError for a quantity or unit nobody told us of."""
     own_unit, exponent, offset = _BY_KEY[quantity]
-    factor, summand = (1.0, 0.0) if unit == own_unit else _FROM_PRIMARY[unit, own_unit]
+    if quantity in _UG_M3_PER_PPB and unit == "kg/m3":
+        factor, summand = 1e9 / _UG_M3_PER_PPB[quantity], 0.0
+    else:
+        factor, summand = (1.0, 0.0) if unit == own_unit else _FROM_PRIMARY[unit, own_unit]
     return round((value * factor + summand) / 10.0**exponent) - offset
 
 
