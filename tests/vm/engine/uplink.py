@@ -298,6 +298,12 @@ async def test_the_key_changes_when_nothing_waits_and_no_row_is_lost_or_doubled_
         change()
 
     node._identity.change = seen
+    link.quiet = True
+    await asyncio.sleep(3 * 3600)
+    assert node.outbox.depth
+    assert node.downlink.handle(gw.old.seal({1: 1, 9: [1, gw.new.key]}))
+    assert not depths and node._identity.pending is not None and node._identity.epoch == 0, "frames of the old key wait"
+    link.quiet = False
     await asyncio.sleep(12 * 3600)
     assert depths == [0], depths
     assert node._identity.epoch == 1 and gw.now is gw.new and min(gw.new.frames) == 1
