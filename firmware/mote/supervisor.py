@@ -10,6 +10,7 @@ import sys
 
 from micropython import const
 from mote import log
+from mote.errors import NeedsKey
 from mote.files import remove
 from mote.hal import clock, reset
 from mote.hal.rtc import CRASHES, ENTERED, RtcMemory
@@ -18,6 +19,7 @@ _CRASH_FILE = "/crash.txt"
 _TICK_S = const(20)
 _HEALTHY_S = const(600)
 _TEXT = const(160)
+_NEEDS_KEY_MS = const(3600000)  # how long a node without a key or counter sleeps; what it staged waits on flash
 
 # the ladder: what a node leaves out after so many crashes in a row
 NORMAL = const(0)
@@ -69,6 +71,11 @@ def failed(error):
         pass  # a full or broken flash must not keep the node from restarting
     if bench:
         return
+    if isinstance(error, NeedsKey):
+        log.error("nothing can be sealed; next: provision this node with a new key and the next epoch, then reset it")
+        if rtc is not None:
+            healthy()  # no crash: after provisioning it starts with all its sensors
+        reset.restart(_NEEDS_KEY_MS)
     n = rtc.buf[CRASHES] if rtc is not None else 0
     reset.restart(0 if n < _ONE_AT else 1000 << min(n, 10))
 

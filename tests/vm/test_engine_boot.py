@@ -92,8 +92,6 @@ def test_a_provisioned_node_comes_up_and_keeps_running_without_a_gateway(node: P
         (whole(profile="zebra"), NVS, "zebra"),
         (whole(link="pigeon"), NVS, "pigeon"),
         (whole() | {"/board.json": "{}"}, NVS, "radio"),
-        (whole(), {}, "NeedsKey"),
-        (whole(), {"citymote": {"key": "00" * 16, "epoch": 0}}, "NeedsKey"),
         (whole(alarms=[{"q": "pm10", "above": 5}]), NVS, "pm10"),
         (whole(sensors={"qmc5883l": {"speed": 9}}), NVS, "qmc5883l"),
     ],
@@ -102,6 +100,18 @@ def test_what_cannot_work_is_recorded_and_followed_by_a_reset(node: Path, files,
     result = boot(node, files, nvs=nvs)
     assert result["end"] == "Rhard", result
     assert word in result["crash"], result["crash"]
+
+
+@pytest.mark.parametrize("nvs", [{}, {"citymote": {"key": "00" * 16, "epoch": 0}}])
+def test_a_node_without_key_or_counter_sleeps_by_the_hour_and_starts_afresh_once_provisioned(node: Path, nvs) -> None:
+    rtc = ""
+    for _ in range(8):  # never the REPL, never a crash loop that sheds sensors
+        result = boot(node, whole(), nvs=nvs, rtc=rtc, cause=4)
+        rtc = result["rtc"]
+        assert result["end"] == "Z3600000" and "NeedsKey" in result["crash"], result
+        assert bytes.fromhex(rtc)[2] == 0
+    fresh = {"citymote": {"key": "11" * 16, "epoch": 1, "ceiling": 0}}
+    assert boot(node, whole(), nvs=fresh, rtc=rtc, cause=2)["end"] == "running"
 
 
 def test_a_crash_loop_sleeps_ever_longer_and_ends_as_soon_as_the_cause_is_gone(node: Path) -> None:
