@@ -182,3 +182,30 @@ def test_an_ack_that_is_cut_anywhere_leaves_frames_that_are_whole():
         Rig(nvs).deliver(gateway)  # Gateway.take() refuses a counter with another plaintext
         judge(gateway, persisted, cut)
     disk.umount()
+
+
+def test_rows_staged_when_the_counter_was_lost_wait_for_a_fresh_one_and_come_out():
+    from mote.errors import NeedsKey
+
+    disk = kit.Disk()
+    disk.mount()
+    gateway, persisted = kit.Gateway(), []
+    rig = Rig(kit.Store(ceiling=0))
+    for t in range(60060, 60180, 60):
+        rig.batcher.append(t, [value(t, c) for c in range(3)], 7)
+        persisted.append(t)
+    rig = None
+    disk.mount()
+    for _ in range(3):
+        try:
+            Rig(kit.Store())
+        except NeedsKey:
+            pass
+        else:
+            raise AssertionError("sealed without a counter")
+    rig = Rig(kit.Store(ceiling=0))
+    assert rig.taken == len(persisted), (rig.taken, rig.outbox.depth)
+    rig.deliver(gateway)
+    judge(gateway, persisted, "no counter")
+    rig = None
+    disk.umount()
