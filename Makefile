@@ -78,6 +78,7 @@ guards: $(VENV)/.dev system
 	@$(BIN)/python -m tests.guards $(ARGS)
 
 soak: $(VENV)/.dev $(WASM)/package.json system
+	@$(BIN)/python -m pip install -q -e '.[soak]'
 	@$(BIN)/python -m pytest -q -m soak --timeout 3600 $(ARGS)
 
 clean:

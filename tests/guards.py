@@ -75,6 +75,8 @@ GUARDS = (
     Guard("G3", "failed tags have a budget", "gateway/pipeline.py", '            return Refusal("locked_out", node.id)\n', "            pass\n", PIPELINE),
     Guard("G3", "whole counters have a budget of their own", "gateway/core/lockout.py", "        bucket = pair[is_long]\n", "        bucket = pair[False]\n", ("tests/gateway/test_lockout.py",)),
     Guard("G3", "the old key is over once the new one is proven", "gateway/core/model.py", "        return after if after is not None and after.epoch == epoch else self\n", "        return self\n", DECIDE),
+    Guard("G3", "text is well-formed UTF-8 on the node too", "firmware/motewire/cbor.py", "            if not _is_utf8(self.buf, at, at + n):", "            if False:", ("tests/wire/test_cbor.py",)),
+    Guard("G1", "frames of a key that is gone are not sent for ever", "firmware/mote/uplink.py", "            if not self._ours(self._buf):", "            if False:", UPLINK),
     Guard("G5", "the node's duty ledger refuses", "firmware/mote/links/lora_link.py", "            self.duty.spend(self._bands.index(sub_band(khz)), need)\n", "", ("tests/vm/mpy/test_engine_link.py",)),
     Guard("G6", "a row allocates nothing", "firmware/motewire/batch.py", "            self._values[at + c] = v\n", "            self._values[at + c] = [v][0]\n", MEMORY),
     Guard("G6", "encoding allocates nothing", "firmware/motewire/batch.py", "                    bits.put_eg(6, zigzag(v))\n", "                    bits.put_eg(*(6, zigzag(v)))\n", MEMORY),

@@ -56,7 +56,7 @@ class Node:
         self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"], self._count_lost)
         self.uplink = Uplink(
             self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
-            lambda: self.supervisor.progress("uplink"),
+            lambda: self.supervisor.progress("uplink"), self.sealer.ours,
         )  # fmt: skip
         staging = Staging("/stage", self.ids, self.profile.SCHEMA, row_s, 1 if self.events else config["stage_every"])
         self.batcher = Batcher(

@@ -57,6 +57,10 @@ class Sealer:
         self._head = put_header(self.buf, kind, self._node, c, self._epoch & 3, full)
         return self._head
 
+    def ours(self, frame):
+        """True when this uplink frame names the key epoch in use (its slot, epoch mod 4)."""
+        return frame[0] & 3 == self._epoch & 3
+
     def finish(self, end):
         """Seal buf[0:end]; return the length of the frame."""
         if not self._head:

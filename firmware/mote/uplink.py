@@ -24,13 +24,13 @@ class Uplink:
 
     outbox, link: see mote.outbox and mote.links. jitter_s: a fresh batch waits 0..jitter_s. hello_s: the first frame after
     boot waits 0..hello_s. ack_age_s: a frame sent so long ago without an ack is sent again. backoff_s: longest pause.
-    progress: function() called at every turn.
+    progress: function() called at every turn. ours: function(frame) that is False for a frame of a key that is gone.
     """
 
-    def __init__(self, outbox, link, jitter_s, hello_s, ack_age_s, backoff_s, progress):
+    def __init__(self, outbox, link, jitter_s, hello_s, ack_age_s, backoff_s, progress, ours):
         self._outbox, self._link = outbox, link
         self.jitter_s, self._ack_age_s, self._backoff_s = jitter_s, ack_age_s, backoff_s
-        self._progress = progress
+        self._progress, self._ours = progress, ours
         self._buf = bytearray(link.max_frame)
         self._wake = asyncio.Event()
         self._hold = random.randint(0, hello_s)  # uptime before which nothing but alarms is sent
@@ -139,6 +139,10 @@ class Uplink:
                 n = self._outbox.read_into(i, self._buf)
             except Corrupt:
                 log.error("frame %d is damaged on flash", self._outbox.counters[i])
+                self._outbox.drop(i)
+                continue
+            if not self._ours(self._buf):  # provisioned anew with frames waiting: nobody would take it, ever
+                log.error("frame %d is sealed with a key that is gone", self._outbox.counters[i])
                 self._outbox.drop(i)
                 continue
             wait = self._link.ready_in_ms(n, alarm)

@@ -120,6 +120,29 @@ def put_any(buf, at, v):
     raise Malformed("no CBOR form for " + str(type(v)))
 
 
+def _is_utf8(buf, at, end):
+    """True when buf[at:end] is well-formed UTF-8 (RFC 3629 section 4)."""
+    while at < end:
+        b = buf[at]
+        at += 1
+        if b < 0x80:
+            continue
+        if b < 0xC2 or b > 0xF4:
+            return False
+        more = 1 if b < 0xE0 else 2 if b < 0xF0 else 3
+        if at + more > end:
+            return False
+        low = 0xA0 if b == 0xE0 else 0x90 if b == 0xF0 else 0x80
+        high = 0x9F if b == 0xED else 0x8F if b == 0xF4 else 0xBF
+        if not low <= buf[at] <= high:
+            return False
+        for i in range(1, more):
+            if buf[at + i] & 0xC0 != 0x80:
+                return False
+        at += more
+    return True
+
+
 class _Reader:
     def __init__(self, buf, at, end):
         self.buf, self.at, self.end = buf, at, end
@@ -157,10 +180,9 @@ class _Reader:
             return bytes(self.buf[at : at + n])
         if major == TEXT:
             at = self.take(n)
-            try:
-                return str(bytes(self.buf[at : at + n]), "utf-8")
-            except (UnicodeError, ValueError):
+            if not _is_utf8(self.buf, at, at + n):  # the VM's str() would let overlong forms and surrogates pass
                 raise Malformed
+            return str(bytes(self.buf[at : at + n]), "utf-8")
         if depth >= _MAX_DEPTH:
             raise TooLong
         if major == ARRAY:

@@ -59,6 +59,10 @@ def test_any_bytes_give_a_value_or_a_wire_error(data: bytes) -> None:
         ("a201010102", Malformed),  # repeated key
         ("0000", Malformed),  # left over
         ("61ff", Malformed),  # not UTF-8
+        ("62c080", Malformed),  # overlong
+        ("63eda080", Malformed),  # surrogate
+        ("64f4908080", Malformed),  # past U+10FFFF
+        ("62e282", Malformed),  # cut short
         ("43aabb", Truncated),
         ("8201", Truncated),
         ("", Truncated),

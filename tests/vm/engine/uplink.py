@@ -5,6 +5,7 @@ import asyncio
 
 import nodekit as kit
 import sim
+from cryptolib import aes
 from mote.sampler import Sensor
 from motewire.codes import DOWN_CONFIG, DOWN_TIME
 
@@ -318,3 +319,24 @@ async def test_the_key_changes_when_nothing_waits_and_no_row_is_lost_or_doubled_
     assert not task.done()
     assert delivered_all(gw, node) > 100
     assert node.downlink.refused["bad_value"] == 4
+
+
+async def test_frames_of_a_key_that_is_gone_are_dropped_and_counted():
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    link = kit.Link(gw)
+    node = build(link)
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(2 * 3600)
+    link.quiet = True
+    await asyncio.sleep(5 * 3600)
+    waiting = [node.outbox.counters[i] for i in range(node.outbox.depth)]
+    rows = sum(node.outbox.rows[: node.outbox.depth])
+    assert len(waiting) > 2 and rows > 10, (waiting, rows)
+    node.sealer.rekey(aes(bytes(range(60, 76)), 1), 1, node.sealer._counter)  # as after a fresh provisioning
+    mark = len(link.log)
+    await asyncio.sleep(7200)
+    assert not task.done()
+    assert node.rows_lost == rows, (node.rows_lost, rows)
+    assert not [c for _, _, c, _ in link.log[mark:] if c in waiting], "none of them may cost time on air"
+    assert not set(waiting) & set(node.outbox.counters[: node.outbox.depth])
