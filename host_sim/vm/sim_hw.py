@@ -76,7 +76,7 @@ values = {}  # fixed values; tests set them
 
 
 def sense(name):
-    """Physical truth of quantity `name` now (SI-ish units, CONTRACTS of the chip models). KeyError names the unknown."""
+    """Physical truth of quantity `name` now (units: chips/README.md). KeyError names the unknown."""
     s = _series.get(name)
     return s.value() if s is not None else values[name]
 
