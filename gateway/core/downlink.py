@@ -7,7 +7,7 @@ from typing import Any
 
 from motewire import frame
 from motewire.codes import DOWN_CONFIG, DOWN_REKEY, DOWN_TIME
-from motewire.messages import put_map
+from motewire.downlink import put_downlink
 
 from gateway.core.model import Node
 
@@ -31,7 +31,7 @@ def payload(
     if rekey is not None:
         items[DOWN_REKEY] = [rekey.epoch, rekey.key]
     buf = bytearray(1024)
-    return bytes(buf[: put_map(buf, 0, sorted(items.items()))])
+    return bytes(buf[: put_downlink(buf, 0, sorted(items.items()))])
 
 
 def seal(node: Node, counter: int, plaintext: bytes, sealer: Sealer) -> bytes:

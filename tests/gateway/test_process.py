@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.conftest import BrokerAddress, Mosquitto
-from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, frame_of, toml_of
+from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, ScriptedBroker, frame_of, toml_of, until
 
 ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
 NOW = int(time.time())
@@ -346,66 +346,6 @@ def test_the_watchdog_is_fed_by_the_working_loop(
         p.stop()
 
 
-class ScriptedBroker(threading.Thread):
-    """Takes every connection and PUBLISH, and acknowledges the QoS 1 ones or not; `senml` lists their packs' ids."""
-
-    def __init__(self, port: int = 0, *, acknowledges: bool) -> None:
-        super().__init__(daemon=True)
-        self._server = socket.create_server(("127.0.0.1", port))
-        self.address = BrokerAddress("127.0.0.1", self._server.getsockname()[1])
-        self._acknowledges = acknowledges
-        self._clients: list[socket.socket] = []
-        self.senml: list[str] = []
-
-    def run(self) -> None:
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            self._clients.append(client)
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        stream = client.makefile("rb")
-        while head := stream.read(1):
-            length = shift = 0
-            while True:
-                (byte,) = stream.read(1)
-                length |= (byte & 127) << shift
-                shift += 7
-                if byte < 128:
-                    break
-            body = stream.read(length)
-            kind = head[0] >> 4
-            if kind == 1:
-                client.sendall(bytes((0x20, 2, 0, 0)))
-            elif kind == 8:
-                client.sendall(bytes((0x90, 3, *body[:2], 0)))
-            elif kind == 3 and head[0] & 6:
-                end = 2 + int.from_bytes(body[:2], "big")
-                if body[2:end].endswith(b"/senml"):
-                    self.senml.append(json.loads(body[end + 2 :])[0]["id"])
-                if self._acknowledges:
-                    client.sendall(bytes((0x40, 2, *body[end : end + 2])))
-
-    def end(self) -> None:
-        """Close the door and drop who is inside."""
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for client in self._clients:
-            client.shutdown(socket.SHUT_RDWR)
-            client.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    """Wait for something; True when it came."""
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return condition()
-
-
 def test_what_a_broker_took_without_acknowledging_is_sent_again(tmp_path: Path, start: Start) -> None:
     m = Mote(263)
     hole = ScriptedBroker(acknowledges=False)
@@ -418,7 +358,7 @@ def test_what_a_broker_took_without_acknowledging_is_sent_again(tmp_path: Path, 
     ids = [f"263:{n}" for n in range(1, 6)]
     assert until(lambda: hole.senml == ids)
     hole.end()
-    honest = ScriptedBroker(hole.address.port, acknowledges=True)
+    honest = ScriptedBroker(hole.address[1], acknowledges=True)
     honest.start()
     assert until(lambda: honest.senml == ids), honest.senml
     assert p.stop() == 0

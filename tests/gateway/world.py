@@ -262,3 +262,63 @@ class Process:
         finally:
             self.kill()
             self._notify.close()
+
+
+class ScriptedBroker(threading.Thread):
+    """Takes every connection and PUBLISH, and acknowledges the QoS 1 ones or not; `senml` lists their packs' ids."""
+
+    def __init__(self, port: int = 0, *, acknowledges: bool) -> None:
+        super().__init__(daemon=True)
+        self._server = socket.create_server(("127.0.0.1", port))
+        self.address: tuple[str, int] = self._server.getsockname()
+        self._acknowledges = acknowledges
+        self._clients: list[socket.socket] = []
+        self.senml: list[str] = []
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            self._clients.append(client)
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        stream = client.makefile("rb")
+        while head := stream.read(1):
+            length = shift = 0
+            while True:
+                (byte,) = stream.read(1)
+                length |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+            body = stream.read(length)
+            kind = head[0] >> 4
+            if kind == 1:
+                client.sendall(bytes((0x20, 2, 0, 0)))
+            elif kind == 8:
+                client.sendall(bytes((0x90, 3, *body[:2], 0)))
+            elif kind == 3 and head[0] & 6:
+                end = 2 + int.from_bytes(body[:2], "big")
+                if body[2:end].endswith(b"/senml"):
+                    self.senml.append(json.loads(body[end + 2 :])[0]["id"])
+                if self._acknowledges:
+                    client.sendall(bytes((0x40, 2, *body[end : end + 2])))
+
+    def end(self) -> None:
+        """Close the door and drop who is inside."""
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for client in self._clients:
+            client.shutdown(socket.SHUT_RDWR)
+            client.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Wait for something; True when it came."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
