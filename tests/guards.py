@@ -33,7 +33,7 @@ class Guard:
 
 CUTS = ("tests/vm/test_engine.py", "-k", "cuts")
 COUNTER = ("tests/vm/mpy/test_engine_counter.py",)
-PARTS = ("tests/vm/mpy/test_engine_parts.py",)
+PARTS = ("tests/vm/mpy/test_engine_parts.py", "tests/vm/mpy/test_engine_store.py")
 UPLINK = ("tests/vm/test_engine.py", "-k", "uplink")
 MEMORY = ("tests/vm/test_engine.py", "-k", "allocates_nothing")
 PIPELINE = ("tests/gateway/test_pipeline.py",)

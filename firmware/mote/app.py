@@ -8,10 +8,11 @@ from cryptolib import aes
 from micropython import const
 from mote import log, supervisor
 from mote.alarms import Alarms, Mask, rules_from
-from mote.batcher import Batcher
+from mote.batcher import ESTIMATED, Batcher
 from mote.clock import Clock
 from mote.counter import Counter
 from mote.downlink import Downlink
+from mote.hal.clock import FIRST
 from mote.health import Health
 from mote.outbox import Outbox
 from mote.profiles import open_profile
@@ -20,7 +21,7 @@ from mote.sealer import Sealer
 from mote.staging import Staging
 from mote.twice import Twice
 from mote.uplink import Uplink
-from motewire import messages
+from motewire import cbor, messages
 from motewire.codes import ALARM_CLEARED, ALARM_FAULT
 from motewire.downlink import is_rekey
 from motewire.frame import ALARM
@@ -58,11 +59,17 @@ class Node:
             self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
             lambda: self.supervisor.progress("uplink"), self.sealer.ours,
         )  # fmt: skip
-        staging = Staging("/stage", self.ids, self.profile.SCHEMA, row_s, 1 if self.events else config["stage_every"])
+        self.cycle = nvs.get("cycles") or 0
+        if rtc.fresh or not self.cycle:
+            self.cycle += 1
+            nvs.put("cycles", self.cycle)
+        staging = Staging(
+            "/stage", self.ids, self.profile.SCHEMA, row_s, 1 if self.events else config["stage_every"], self.cycle
+        )
         self.batcher = Batcher(
             self.ids, self.profile.SCHEMA, row_s, config["report_s"],
             _EVENT_ROWS if self.events else min(_ROWS_MAX, config["report_s"] // row_s + 4),
-            self.sealer, self.outbox, staging, self._closed,
+            self.sealer, self.outbox, staging, self._closed, self._count_lost,
         )  # fmt: skip
         specs = self.profile.alarm_specs(config)
         self.alarms = Alarms(rules_from(specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", repr(specs)))
@@ -133,7 +140,11 @@ class Node:
         """Seal an alarm at once; it overtakes everything."""
         s = self.sealer
         at = s.begin(ALARM)
-        n = s.finish(messages.put_alarm(s.buf, at, code, t, quantity, value, limit))
+        if t >= FIRST:
+            n = messages.put_alarm(s.buf, at, code, t, quantity, value, limit)
+        else:  # no time yet: its age, which is right when it gets through at once
+            n = messages.put_alarm(s.buf, at, code, t, quantity, value, limit, ESTIMATED, cbor.AGE, self.clock.now())
+        n = s.finish(n)
         self.outbox.append(ALARM, s.counter, s.buf, n)
         log.info("alarm %d on q%d", code, quantity)
         self.uplink.fresh(True)
@@ -143,6 +154,8 @@ class Node:
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
+        if not self.clock.quality and self.batcher.parked:  # somebody listens but nobody tells the time
+            self.batcher.date(0, self.clock.now())
         self.config.proven()
         self._change_key()
         if self.events and self.batcher.rows:
@@ -179,11 +192,13 @@ class Node:
         if self._sampling:
             self.sampler.start(sample_s, row_s, values["report_s"])
 
-    def _stepped(self, step_s):
+    def _stepped(self, step_s, board_step_s):
         log.info("clock set by %d s", step_s)
         self.batcher.close()
         if hasattr(self.link, "duty"):
-            self.link.duty.shift(step_s)
+            self.link.duty.shift(board_step_s)
+        if self.batcher.parked:
+            self.batcher.date(self.clock.born)
         if self._sampling:
             self.sampler.stepped(step_s)
             self._start_sampler()
@@ -220,7 +235,6 @@ class Node:
         self.sampler.start(sample_s, row_s, config["report_s"])
 
     async def _sample(self):
-        await self.clock.ready.wait()
         self._shed()
         self._sampling = True
         self._start_sampler()
@@ -247,6 +261,8 @@ class Node:
     async def run(self):
         """Work for ever; raises what must end in a reset."""
         taken = self.batcher.recover()
+        if self.clock.born and self.batcher.parked:
+            self.batcher.date(self.clock.born)
         log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
         self.health.boot()
         self.uplink.fresh()

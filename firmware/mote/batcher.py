@@ -1,28 +1,40 @@
 """Rows become frames: staged on flash, encoded into one batch, sealed once, handed to the outbox.
 
 The batch closes when the next row would not fit the frame (trial encode, not a row count), on a wall-clock multiple of
-report_s, on a clock step and on demand.
+report_s, on a clock step and on demand. A batch of rows without a time is not sealed when it closes: its staging file is parked
+until date() is told when the power came on.
 """
 
+from micropython import const
+from mote import log, nobody
+from mote.hal.clock import FIRST
+from motewire import cbor
 from motewire.batch import Batch
+from motewire.codes import EXT_TIME, TIME_ESTIMATED
 from motewire.errors import Full
 from motewire.frame import REPORT
+
+_PARKED_MAX = const(64)  # files; days of rows of a node that nobody tells the time
+ESTIMATED = {EXT_TIME: TIME_ESTIMATED}
+_EXT_BYTES = const(4)  # of ESTIMATED
 
 
 class Batcher:
     """One open batch of a node.
 
     ids, schema, interval_s (0: events), report_s: what and how often. sealer, outbox, staging: see their modules.
-    closed: function() called when a frame entered the outbox. append() and close() raise OSError (flash), NeedsKey.
+    closed: function() called when a frame entered the outbox. lost: function(rows) called when parked rows had to go.
+    append(), close(), date() raise OSError (flash), NeedsKey.
     """
 
-    def __init__(self, ids, schema, interval_s, report_s, rows_max, sealer, outbox, staging, closed):
+    def __init__(self, ids, schema, interval_s, report_s, rows_max, sealer, outbox, staging, closed, lost=nobody):
         self.ids = tuple(ids)
         self.report_s = report_s
         self.rows_taken = 0
         self._t = 0
         self._batch = Batch(ids, schema, interval_s, rows_max)
-        self._sealer, self._outbox, self._staging, self._closed = sealer, outbox, staging, closed
+        self._sealer, self._outbox, self._staging, self._closed, self._lost = sealer, outbox, staging, closed, lost
+        self.parked = len(staging.leftovers(False))
 
     @property
     def rows(self):
@@ -53,29 +65,45 @@ class Batcher:
         if batch.interval_s and t % self.report_s == 0:
             self.close()
 
-    def _fits(self, batch):
+    def _fits(self, batch, ext=None):
+        """Trial encode; rows without a time leave room for what says so."""
         s = self._sealer
         try:
-            batch.encode(s.buf, s.head_max, s.room)
+            batch.encode(s.buf, s.head_max, s.room - _EXT_BYTES if ext or batch.t0 < FIRST else s.room)
         except Full:
             return False
         return True
 
     def close(self):
-        """Seal the open batch into the outbox; nothing happens when it is empty."""
+        """Seal the open batch into the outbox, or park it when it has no time; nothing happens when it is empty."""
         batch = self._batch
         if not batch.rows:
+            return
+        if batch.t0 < FIRST:
+            self._staging.park()
+            batch.clear()
+            self.parked += 1
+            if self.parked > _PARKED_MAX:
+                self._forget_parked()
             return
         self._seal(batch, self._staging.stage, batch.rows)
         self._staging.end()
         batch.clear()
         self._closed()
 
-    def _seal(self, batch, stage, upto):
+    def _seal(self, batch, stage, upto, ext=None, stamp=cbor.ABSOLUTE, now=0):
         s = self._sealer
         at = s.begin(REPORT)
-        n = s.finish(batch.encode(s.buf, at, s.room))
+        n = s.finish(batch.encode(s.buf, at, s.room, ext, stamp, now))
         self._outbox.append(REPORT, s.counter, s.buf, n, batch.rows, stage, upto)
+
+    def _forget_parked(self):
+        """Too many files without a time: the oldest goes, and its rows are counted."""
+        cycle, stage = self._staging.leftovers(False)[0]
+        rows = self._count(cycle, stage)[0]
+        self._staging.drop(cycle, stage)
+        self.parked -= 1
+        self._lost(rows)
 
     def set_interval(self, interval_s, report_s):
         """Change the rhythm from now on; rows at hand are sealed first."""
@@ -91,20 +119,63 @@ class Batcher:
         """
         outbox, staging = self._outbox, self._staging
         rows = 0
-        for stage in staging.leftovers():
+        for cycle, stage in staging.leftovers():
+            rows += self._take_up(cycle, stage)
+        for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
             done = outbox.sealed_rows(stage)
-            rows += self._take_up(stage, done)
-            staging.drop(stage)
+            if done and self._count(cycle, stage)[0] <= done:
+                staging.drop(cycle, stage)
+                self.parked -= 1
         staging.skip_to(outbox.last_stage + 1)
         if rows:
             self._closed()
         return rows
 
-    def _take_up(self, stage, done):
+    def date(self, born, now=0):
+        """Seal what was parked. born: t2000 at which the power came on. Returns the number of rows.
+
+        Rows of an earlier power-on ended before this one began, nobody knows how long: they are dated as late as possible and
+        marked as estimated. With `now` (seconds since power-on) instead of `born` nobody told the time: sealed with their age, also marked.
+        """
+        rows = 0
+        begins = born
+        stamp = cbor.AGE if now else cbor.ABSOLUTE
+        parked = self._staging.leftovers(False)
+        while parked:
+            cycle = parked[-1][0]
+            of_cycle = [stage for c, stage in parked if c == cycle]
+            parked = [p for p in parked if p[0] != cycle]
+            known = cycle == self._staging.cycle
+            if not known:  # its last row, or what is left of it, came before the power-on that followed
+                begins -= self._count(cycle, of_cycle[-1])[1] + 1
+            for stage in of_cycle:
+                rows += self._take_up(cycle, stage, begins, None if known and not now else ESTIMATED, stamp, now)
+                self.parked -= 1
+        if rows:
+            log.info("%d rows dated", rows)
+            self._closed()
+        return rows
+
+    def _count(self, cycle, stage):
+        """Return (rows, time of the last one) of a parked file."""
+        rows = last = 0
         try:
-            f = self._staging.open_leftover(stage)
+            f = self._staging.open_leftover(cycle, stage)
         except ValueError:
-            return 0  # cut while its head was written: it never held a row
+            return 0, 0
+        while f.next_row():
+            rows, last = rows + 1, f.t
+        f.close()
+        return rows, last
+
+    def _take_up(self, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
+        """Seal the rows of a file that are in no frame yet, then remove it; return how many."""
+        done = self._outbox.sealed_rows(stage)
+        try:
+            f = self._staging.open_leftover(cycle, stage, shift)
+        except ValueError:  # cut while its head was written: it never held a row
+            self._staging.drop(cycle, stage)
+            return 0
         batch = Batch(f.ids, f.schema, f.interval_s, self._batch.rows_max)
         count = 0
         try:
@@ -113,16 +184,17 @@ class Batcher:
                 if count <= done:
                     continue
                 if batch.rows == batch.rows_max:
-                    self._seal(batch, stage, count - 1)
+                    self._seal(batch, stage, count - 1, ext, stamp, now)
                     batch.clear()
                 batch.append(f.t, f.values, f.present)
-                if batch.rows > 1 and not self._fits(batch):
+                if batch.rows > 1 and not self._fits(batch, ext):
                     batch.pop()
-                    self._seal(batch, stage, count - 1)
+                    self._seal(batch, stage, count - 1, ext, stamp, now)
                     batch.clear()
                     batch.append(f.t, f.values, f.present)
             if batch.rows:
-                self._seal(batch, stage, count)
+                self._seal(batch, stage, count, ext, stamp, now)
         finally:
             f.close()
-        return count - done
+        self._staging.drop(cycle, stage)
+        return max(0, count - done)

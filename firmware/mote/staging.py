@@ -2,6 +2,7 @@
 
 One file per batch, named by a staging id that only grows. The outbox record of the sealed frame carries that id and how
 many of its rows it holds, so that after a cut between "frame stored" and "staging file removed" no row is sealed again.
+Rows taken before the node knows the time count from power-on; their file is named <id>.<cycle> (which power-on) and waits to be dated.
 """
 
 import os
@@ -10,6 +11,7 @@ from struct import pack_into, unpack, unpack_from
 from micropython import const
 from mote.crc import crc16
 from mote.files import make_dir, remove
+from mote.hal.clock import FIRST
 
 _MAGIC = const(0x5302)
 _HEAD = const(8)  # magic u16, columns u8, schema u8 (255: none), interval u32; then ids u16, then CRC
@@ -17,13 +19,22 @@ _ROW = const(6)  # t u32, present u16; then values i32, then CRC
 _NO_SCHEMA = const(255)
 
 
-class Staged:
-    """What a staging file holds: id, ids (quantities), schema, interval_s; rows are read with next_row()."""
+def _split(name):
+    """Return (staging id, cycle or 0) of a file name, or (0, 0)."""
+    stage, _, cycle = name.partition(".")
+    if not stage.isdigit() or cycle and not cycle.isdigit():
+        return 0, 0
+    return int(stage), int(cycle or 0)
 
-    def __init__(self, root, stage):
+
+class Staged:
+    """What a staging file holds: ids (quantities), schema, interval_s; rows are read with next_row(), `shift` added to their time."""
+
+    def __init__(self, path, shift=0):
         """Open a file. Raises OSError, or ValueError when not even its head is whole."""
-        self.stage = stage
-        self._f = open(root + "/" + str(stage), "rb")
+        self._shift = shift
+        self._last = -1
+        self._f = open(path, "rb")
         head = self._f.read(_HEAD)
         if len(head) < _HEAD:
             raise ValueError
@@ -42,15 +53,21 @@ class Staged:
         self._buf = bytearray(_ROW + 4 * n + 2)
 
     def next_row(self):
-        """Read a row into self.t, self.values, self.present; False at the end. A torn or rotten row is left out."""
+        """Read a row into self.t, self.values, self.present; False at the end.
+
+        A torn or rotten row is left out, and so is one that stands there twice (a flush that a reset interrupted).
+        """
         buf = self._buf
         n = len(buf) - 2
         while True:
             if self._f.readinto(buf) != len(buf):
                 return False
             if crc16(buf, n) == buf[n] << 8 | buf[n + 1]:
-                break
-        self.t, self.present = unpack_from(">IH", buf)
+                t, self.present = unpack_from(">IH", buf)
+                if t > self._last:
+                    break
+        self._last = t
+        self.t = t + self._shift
         for c in range(len(self.values)):
             self.values[c] = unpack_from(">i", buf, _ROW + 4 * c)[0]
         return True
@@ -62,10 +79,10 @@ class Staged:
 class Staging:
     """The staging file of the open batch. add() allocates nothing once the file is open."""
 
-    def __init__(self, root, ids, schema, interval_s, every=1):
-        """every: flush to flash after so many rows (1: a row that add() took is on flash)."""
+    def __init__(self, root, ids, schema, interval_s, every=1, cycle=1):
+        """every: flush to flash after so many rows (1: a row that add() took is on flash). cycle: number of this power-on, from 1."""
         make_dir(root)
-        self._root, self._every = root, every
+        self._root, self._every, self.cycle = root, every, cycle
         self._head = bytearray(_HEAD + 2 * len(ids) + 2)
         pack_into(">HBBI", self._head, 0, _MAGIC, len(ids), _NO_SCHEMA if schema is None else schema, interval_s)
         for i in range(len(ids)):
@@ -73,24 +90,32 @@ class Staging:
         self._buf = bytearray(_ROW + 4 * len(ids) + 2)
         self._n = len(ids)
         self._f = None
+        self._path = ""
         self._wait = 0
         self.stage = 0  # id of the open file, or of the next one
         for name in os.listdir(root):
-            if name.isdigit():
-                self.stage = max(self.stage, int(name))
+            self.stage = max(self.stage, _split(name)[0])
         self.stage += 1
 
-    def leftovers(self):
-        """Return the ids of files from before this boot, oldest first."""
-        return sorted([int(name) for name in os.listdir(self._root) if name.isdigit() and int(name) < self.stage])
+    def leftovers(self, dated=True):
+        """Return (cycle, id) of the files that are not open, oldest first: with rows that have a time (cycle 0), or those without."""
+        found = []
+        for name in os.listdir(self._root):
+            stage, cycle = _split(name)
+            if 0 < stage < self.stage and (cycle == 0) == dated:
+                found.append((cycle, stage))
+        return sorted(found)
 
-    def open_leftover(self, stage):
-        """Return the Staged rows of a leftover. Raises OSError, ValueError."""
-        return Staged(self._root, stage)
+    def _name(self, cycle, stage):
+        return "%s/%d.%d" % (self._root, stage, cycle) if cycle else "%s/%d" % (self._root, stage)
 
-    def drop(self, stage):
+    def open_leftover(self, cycle, stage, shift=0):
+        """Return the Staged rows of a leftover, their times moved by `shift`. Raises OSError, ValueError."""
+        return Staged(self._name(cycle, stage), shift)
+
+    def drop(self, cycle, stage):
         """Forget a leftover."""
-        remove(self._root + "/" + str(stage))
+        remove(self._name(cycle, stage))
 
     def set_interval(self, interval_s):
         """Change the nominal interval of files to come."""
@@ -107,7 +132,8 @@ class Staging:
             head = self._head
             n = len(head) - 2
             pack_into(">H", head, n, crc16(head, n))
-            f = open(self._root + "/" + str(self.stage), "wb")
+            self._path = self._name(self.cycle if t < FIRST else 0, self.stage)
+            f = open(self._path, "wb")
             f.write(head)
             self._f = f
         buf = self._buf
@@ -131,9 +157,15 @@ class Staging:
 
     def end(self):
         """The batch is in the outbox: remove its file, the next row begins another."""
+        if self.park():
+            remove(self._path)
+
+    def park(self):
+        """Close the file and leave it to be dated; the next row begins another. True when there was one."""
         self._wait = 0
-        if self._f is not None:
-            self._f.close()
-            self._f = None
-            remove(self._root + "/" + str(self.stage))
+        f, self._f = self._f, None
         self.stage += 1
+        if f is None:
+            return False
+        f.close()
+        return True

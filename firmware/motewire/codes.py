@@ -37,3 +37,6 @@ DOWN_REKEY = const(9)  # [epoch, key of 16 bytes]: to be used once nothing seale
 CONFIG_SAMPLE_S = const(1)
 CONFIG_ROW_S = const(2)
 CONFIG_REPORT_S = const(3)
+
+EXT_TIME = const(1)  # of a report or alarm: how its time came about, when not from a clock that was set
+TIME_ESTIMATED = const(1)  # taken before the node knew the time, and dated without knowing how long the power was away

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from motewire.codes import EXT_TIME, TIME_ESTIMATED
 from motewire.quantities import QUANTITIES
 
 from gateway.core.model import Column
@@ -69,8 +70,12 @@ def quantity_of(number: int) -> Quantity:
 
 
 def columns_of(report: Report, future: int) -> tuple[Column, ...]:
-    """Return the report's columns in physical values; rows later than Unix time `future` are suspect throughout."""
-    ahead = tuple(i for i, t in enumerate(report.times) if t > future)
+    """Return the report's columns in physical values.
+
+    Rows later than Unix time `future` are suspect throughout, and so is a report whose node had to estimate when it was taken.
+    """
+    estimated = bool(report.ext) and report.ext.get(EXT_TIME) == TIME_ESTIMATED
+    ahead = tuple(i for i, t in enumerate(report.times) if estimated or t > future)
     return tuple(_column(number, cells, ahead) for number, cells in zip(report.ids, report.columns, strict=True))
 
 

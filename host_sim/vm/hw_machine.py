@@ -80,7 +80,7 @@ class RTC:
         if len(data) > RTC_MEMORY:
             raise ValueError("buffer too long")
         _state["rtc"] = data
-        _link.send("M", data.hex() if data else "-")
+        _link.send_hex("M", data)
 
     def datetime(self, t=None):
         from hw_time import gmtime, mktime

@@ -106,23 +106,40 @@ if _probing:  # after the measure: these modules are the firmware's own
         from mote import batcher as _b
     except ImportError:
         _b = None
+    try:
+        from mote import staging as _s
+    except ImportError:
+        _s = None
     if _b is not None:
+        _first = getattr(_b, "FIRST", 0)
 
-        def _probe(append, send):
+        def _persisted(t, ids, values, present, send=sim_link.send, first=_first):
+            if t >= first:  # a row without a time is told when it gets one
+                row = ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])
+                send("P", "%d %s" % (t, row))
+
+        def _probe(append, told):
             def wrapped(self, t, values, present):
                 result = append(self, t, values, present)
-                ids = self.ids
-                send(
-                    "P",
-                    "%d %s"
-                    % (t, ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])),
-                )
+                told(t, self.ids, values, present)
                 return result
 
             return wrapped
 
-        _b.Batcher.append = _probe(_b.Batcher.append, sim_link.send)
-    del _b
+        def _probe_dated(next_row, told):
+            def wrapped(self):
+                there = next_row(self)
+                if there:
+                    told(self.t, self.ids, self.values, self.present)
+                return there
+
+            return wrapped
+
+        _b.Batcher.append = _probe(_b.Batcher.append, _persisted)
+        if _s is not None:
+            _s.Staged.next_row = _probe_dated(_s.Staged.next_row, _persisted)
+        del _first, _persisted, _probe, _probe_dated
+    del _b, _s
 del _probing
 
 

@@ -37,6 +37,16 @@ def send(op, rest):
         _file.write("%s %d %s\n" % (op, _c.now, rest))
 
 
+def send_hex(op, data):
+    """Tell the world bytes, in pieces: what a stand-in says must not need a stretch of the firmware's heap."""
+    if _file is None:
+        return
+    _file.write("%s %d " % (op, _c.now))
+    for i in range(0, len(data), 32):
+        _file.write(data[i : i + 32].hex())
+    _file.write("\n" if data else "-\n")
+
+
 def speak(op, rest):
     """Tell the world something that may be answered."""
     _c.spoke()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from gateway.core.model import Decision, Node, NodeState, Radio, Reception, Refu
 from gateway.core.receive import Header, parse
 from gateway.core.replay import WINDOW, Replay
 from gateway.crypto import opener
-from tests.gateway.world import T0, Mote
+from tests.gateway.world import T0, Mote, report
 
 ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
 KEY = bytes(range(16))
@@ -165,6 +166,15 @@ def test_values_out_of_range_and_times_in_the_future_are_suspect() -> None:
     assert d.event and [c.suspect for c in d.event.columns] == [(), (0,), (), (0,), (), ()]
     ahead = take(NodeState(), mote().report(T0 + 1000, ROWS), received=T0)
     assert ahead.event and all(c.suspect == (0, 1) for c in ahead.event.columns) and ahead.event.latest == ()
+
+
+def test_rows_whose_time_the_node_estimated_are_suspect_and_still_delivered() -> None:
+    m = mote()
+    item = cbor2.loads(report(T0, ROWS))
+    d = take(NodeState(), m.seal(0, cbor2.dumps([*item, {1: 1}])))
+    assert d.event and all(c.suspect == (0, 1) for c in d.event.columns) and len(d.event.times) == 2
+    other = take(NodeState(), mote().seal(0, cbor2.dumps([*item, {1: 0, 9: "x"}])))
+    assert other.event and all(c.suspect == () for c in other.event.columns)
 
 
 def test_gases_are_told_in_micrograms_and_toggles_as_states() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+import zlib
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,9 @@ print("\\x1e" + json.dumps({"end": end, "rtc": machine._state["rtc"].hex(), "nvs
 
 def with_known_time() -> str:
     """RTC memory (hex) of a node whose clock has been set: layout of mote/hal/rtc.py."""
-    image = bytearray(258)
-    image[0:2], image[4] = b"\xc1\x01", 2
-    crc = 0xFFFF  # CRC-16/CCITT-FALSE
-    for byte in image[:256]:
-        crc ^= byte << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x1021) & 0xFFFF if crc & 0x8000 else crc << 1
-    image[256:258] = crc.to_bytes(2, "big")
+    image = bytearray(292)
+    image[0:2], image[4] = b"\xc1\x02", 2
+    image[288:292] = zlib.crc32(image[:288]).to_bytes(4, "big")
     return image.hex()
 
 

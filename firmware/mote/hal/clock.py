@@ -2,7 +2,9 @@
 
 import time
 from machine import RTC
+from micropython import const
 
+FIRST = const(757382400)  # 2024-01-01 as t2000: what the wall clock shows before is no time but seconds since power-on
 _last = time.ticks_ms()
 _ms = 0
 _s = 0

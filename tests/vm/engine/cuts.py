@@ -12,6 +12,7 @@ from motewire import messages
 from motewire.frame import ALARM
 
 IDS = (4, 5, 6)
+T0 = 757442400  # an instant the node may believe in
 
 
 class Rig:
@@ -44,7 +45,7 @@ def value(t, c):
     return (t * 7919 + c * 104729) % 900
 
 
-def play(nvs, gateway, persisted, start=1000 * 60, rows=26):
+def play(nvs, gateway, persisted, start=T0, rows=26):
     """A while in the life of a node: rows, batches that fill up, an alarm, deliveries and acks. persisted: what append() took."""
     rig = Rig(nvs)
     for i in range(rows):
@@ -94,8 +95,8 @@ def every_cut(tear, again=False):
         if again:  # and once more while taking up what was left
             disk.flash.budget = 3
             try:
-                rig.batcher.append(900 * 60, [value(900 * 60, c) for c in range(3)], 7)
-                persisted.append(900 * 60)
+                rig.batcher.append(T0 - 6000, [value(T0 - 6000, c) for c in range(3)], 7)
+                persisted.append(T0 - 6000)
             except kit.Cut:
                 pass
             rig = None
@@ -127,7 +128,7 @@ def test_recovery_that_is_cut_itself_loses_and_doubles_nothing():
     nvs, gateway, persisted = kit.Store(ceiling=0), kit.Gateway(), []
     rig = Rig(nvs, max_frame=222)
     for i in range(9):
-        t = 60000 + 60 * i
+        t = T0 + 60 * i
         rig.batcher.append(t, [value(t, c) for c in range(3)], 7)
         persisted.append(t)
     rig = None
@@ -191,7 +192,7 @@ def test_rows_staged_when_the_counter_was_lost_wait_for_a_fresh_one_and_come_out
     disk.mount()
     gateway, persisted = kit.Gateway(), []
     rig = Rig(kit.Store(ceiling=0))
-    for t in range(60060, 60180, 60):
+    for t in range(T0 + 60, T0 + 180, 60):
         rig.batcher.append(t, [value(t, c) for c in range(3)], 7)
         persisted.append(t)
     rig = None
