@@ -81,6 +81,16 @@ class Alarms:
                     self._raised(code, t, rule.quantity, values[rule.column], rule.limit)
                     self._active.set(i, rule.active)
 
+    def save(self, put):
+        """Tell put(int) how long each rule's limit has been exceeded."""
+        for rule in self.rules:
+            put(rule.run)
+
+    def load(self, get):
+        """Go on after a deep sleep."""
+        for rule in self.rules:
+            rule.run = get()
+
     def say_again(self, t, quantity):
         """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""
         for rule in self.rules:

@@ -2,19 +2,21 @@
 
 import asyncio
 import gc
-import sys
 
 from cryptolib import aes
 from micropython import const
-from mote import log, supervisor
+from mote import log, rare, supervisor
 from mote.alarms import Alarms, Mask, rules_from
-from mote.batcher import ESTIMATED, Batcher
+from mote.batcher import Batcher
 from mote.clock import Clock
 from mote.counter import Counter
 from mote.downlink import Downlink
+from mote.errors import BadConfig
+from mote.hal import clock as board_clock
 from mote.hal.clock import FIRST
 from mote.health import Health
 from mote.outbox import Outbox
+from mote.power import Power
 from mote.profiles import open_profile
 from mote.sampler import Sampler
 from mote.sealer import Sealer
@@ -22,8 +24,7 @@ from mote.staging import Staging
 from mote.twice import Twice
 from mote.uplink import Uplink
 from motewire import cbor, messages
-from motewire.codes import ALARM_CLEARED, ALARM_FAULT
-from motewire.downlink import is_rekey
+from motewire.codes import ALARM_CLEARED, ALARM_FAULT, EXT_TIME, TIME_ESTIMATED
 from motewire.frame import ALARM
 
 _GC_S = const(600)
@@ -38,20 +39,31 @@ class Node:
     """
 
     def __init__(self, config, board, nvs, identity, link, cipher, watchdog=None):
-        self.config, self.board = config, board
+        self.config, self.board, self.link = config, board, link
         self._nvs, self._identity = nvs, identity
         rtc = supervisor.rtc
+        self.power = Power(rtc, board, lambda: link.radio_ms, lambda: self.sampler.busy_ms)
+        self.power.check()
+        sleeps = config["mode"] == "sleep"
+        self.woke = sleeps and self._woke(rtc)
         self.clock = Clock(rtc)
-        self.boots = (nvs.get("boots") or 0) + 1
-        nvs.put("boots", self.boots)
+        self.boots = nvs.get("boots") or 0
+        self.cycle = nvs.get("cycles") or 0
+        if not self.woke:
+            self.boots += 1
+            nvs.put("boots", self.boots)
+        if rtc.fresh or not self.cycle:
+            self.cycle += 1
+            nvs.put("cycles", self.cycle)
         self.rows_lost = nvs.get("lost") or 0
-        self.link = link
 
         self.profile = open_profile(config["profile"])(board, config, self._keep)
         self.ids = self.profile.ids
         self.profile.raised = self.raise_alarm
         sample_s, row_s = self.profile.rhythm(config)
         self.events = row_s == 0
+        if sleeps and self.events:
+            raise BadConfig("mode sleep: not with event rows")
 
         self.sealer = Sealer(cipher, config["node"], identity.epoch, Counter(self._keep("ceiling")), link.max_frame)
         self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"], self._count_lost)
@@ -59,13 +71,14 @@ class Node:
             self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
             lambda: self.supervisor.progress("uplink"), self.sealer.ours,
         )  # fmt: skip
-        self.cycle = nvs.get("cycles") or 0
-        if rtc.fresh or not self.cycle:
-            self.cycle += 1
-            nvs.put("cycles", self.cycle)
-        staging = Staging(
-            "/stage", self.ids, self.profile.SCHEMA, row_s, 1 if self.events else config["stage_every"], self.cycle
-        )
+        every = 1 if self.events else config["stage_every"]
+        if sleeps:
+            from mote.held import HeldStaging
+
+            every = _ROWS_MAX if every == 1 else every
+            staging = HeldStaging("/stage", self.ids, self.profile.SCHEMA, row_s, self.cycle, every, rtc, self.woke)
+        else:
+            staging = Staging("/stage", self.ids, self.profile.SCHEMA, row_s, self.cycle, every)
         self.batcher = Batcher(
             self.ids, self.profile.SCHEMA, row_s, config["report_s"],
             _EVENT_ROWS if self.events else min(_ROWS_MAX, config["report_s"] // row_s + 4),
@@ -85,15 +98,51 @@ class Node:
         link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
         self.clock.stepped.append(self._stepped)
         self.rows_refused = 0
+        self.busy = 0  # commands at work
+        self._health_due = 0  # uptime
         self._sampling = False
+        self._sleeper = None
+        if sleeps:
+            self._go_on(rtc)
         self._error = None
         self._rtc = rtc
-        sys.modules.pop("motewire.quantities", None)  # looked up, not needed again: 3 kB
+        rare.forget("motewire.quantities")  # looked up, not needed again: 3 kB
 
     def _keep(self, name):
         """A number kept twice. The counters belong to the key's life, everything else to the board's."""
         mark = self._identity.mark if name in ("ceiling", "down") else b"keep"
         return Twice(self._nvs, name, "/%s.bin" % name, mark)
+
+    # --- deep sleep
+
+    def _woke(self, rtc):
+        from mote.sleeper import fits
+
+        return fits(rtc, self.config)
+
+    def _go_on(self, rtc):
+        from mote.sleeper import Sleeper
+
+        parts = (self.sealer, self.downlink, self.uplink, self.sampler, self.alarms, self.batcher, self.profile, self)
+        self._sleeper = Sleeper(rtc, self.clock, self.power, self.link, parts, self._due_in, self.config)
+        if self.woke:
+            self._sleeper.resume()
+
+    def save(self, put):
+        """Tell put(int) what load() needs after a deep sleep."""
+        put(self._health_due)
+
+    def load(self, get):
+        """Go on after a deep sleep."""
+        self._health_due = get()
+
+    def _due_in(self):
+        """Seconds until the node has something to do, 0 while it does."""
+        at, slot = self.uplink.due_s, self.sampler.due()
+        if self.busy or not at or not slot:
+            return 0
+        up = board_clock.uptime_s()
+        return min(min(at, self._health_due) - up, slot - self.clock.now())
 
     # --- what the sampler calls
 
@@ -143,7 +192,9 @@ class Node:
         if t >= FIRST:
             n = messages.put_alarm(s.buf, at, code, t, quantity, value, limit)
         else:  # no time yet: its age, which is right when it gets through at once
-            n = messages.put_alarm(s.buf, at, code, t, quantity, value, limit, ESTIMATED, cbor.AGE, self.clock.now())
+            n = messages.put_alarm(
+                s.buf, at, code, t, quantity, value, limit, {EXT_TIME: TIME_ESTIMATED}, cbor.AGE, self.clock.now()
+            )
         n = s.finish(n)
         self.outbox.append(ALARM, s.counter, s.buf, n)
         log.info("alarm %d on q%d", code, quantity)
@@ -154,7 +205,7 @@ class Node:
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
-        if not self.clock.quality and self.batcher.parked:  # somebody listens but nobody tells the time
+        if not self.clock.quality:  # somebody listens but nobody tells the time
             self.batcher.date(0, self.clock.now())
         self.config.proven()
         self._change_key()
@@ -162,7 +213,7 @@ class Node:
             self.batcher.close()  # rows that waited while the link was down
 
     def _on_rekey(self, value):
-        if not is_rekey(value):
+        if not rare.call("motewire.downlink", "is_rekey", value):
             raise ValueError
         if self._identity.offer(value[1], value[0]):
             log.info("key of epoch %d taken, in use once the outbox is empty", value[0])
@@ -197,8 +248,7 @@ class Node:
         self.batcher.close()
         if hasattr(self.link, "duty"):
             self.link.duty.shift(board_step_s)
-        if self.batcher.parked:
-            self.batcher.date(self.clock.born)
+        self.batcher.date(self.clock.born)
         if self._sampling:
             self.sampler.stepped(step_s)
             self._start_sampler()
@@ -229,15 +279,15 @@ class Node:
     def _watch(self, sample_s, row_s):
         self.supervisor.watch("samples", 4 * max(sample_s, row_s) + 600)
 
-    def _start_sampler(self):
+    def _start_sampler(self, woke=False):
         config = self.config
         sample_s, row_s = self.profile.rhythm(config)
-        self.sampler.start(sample_s, row_s, config["report_s"])
+        self.sampler.start(sample_s, row_s, config["report_s"], woke)
 
     async def _sample(self):
         self._shed()
         self._sampling = True
-        self._start_sampler()
+        self._start_sampler(self.woke)
         seen = -1
         self._watch(*self.profile.rhythm(self.config))
         while True:
@@ -249,9 +299,14 @@ class Node:
 
     async def _report_health(self):
         while True:
-            await asyncio.sleep(self.config["health_s"])
-            self.health.send(self.health.items())
-            self.uplink.fresh()
+            if not self._health_due:
+                self._health_due = board_clock.uptime_s() + self.config["health_s"]
+            await asyncio.sleep(max(0, min(self._health_due - board_clock.uptime_s(), 3600)))
+            if board_clock.uptime_s() >= self._health_due:
+                self._health_due = 0
+                self.power.keep()
+                self.health.send(self.health.items())
+                self.uplink.fresh()
 
     async def _tidy(self):
         while True:
@@ -260,19 +315,23 @@ class Node:
 
     async def run(self):
         """Work for ever; raises what must end in a reset."""
-        taken = self.batcher.recover()
-        if self.clock.born and self.batcher.parked:
-            self.batcher.date(self.clock.born)
-        log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
-        self.health.boot()
-        self.uplink.fresh()
+        if not self.woke:
+            taken = self.batcher.recover()
+            if self.clock.born:
+                self.batcher.date(self.clock.born)
+            log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
+            self.health.boot()
+            self.uplink.fresh()
         asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))
         keep = self.supervisor.keep
         self.supervisor.watch("uplink", 3600)
         self.supervisor.checks.append(self.sampler.check_hangs)
+        self.supervisor.checks.append(self.power.check)
         keep("link", self.link.run)
         keep("uplink", self.uplink.run)
         keep("sampler", self._sample)
         keep("health", self._report_health)
         keep("tidy", self._tidy)
+        if self._sleeper is not None:
+            keep("sleeper", self._sleeper.run)
         await self.supervisor.run()

@@ -6,17 +6,15 @@ until date() is told when the power came on.
 """
 
 from micropython import const
-from mote import log, nobody
+from mote import nobody, rare
 from mote.hal.clock import FIRST
 from motewire import cbor
 from motewire.batch import Batch
-from motewire.codes import EXT_TIME, TIME_ESTIMATED
 from motewire.errors import Full
 from motewire.frame import REPORT
 
 _PARKED_MAX = const(64)  # files; days of rows of a node that nobody tells the time
-ESTIMATED = {EXT_TIME: TIME_ESTIMATED}
-_EXT_BYTES = const(4)  # of ESTIMATED
+_EXT_BYTES = const(4)  # of what says that a time is estimated
 
 
 class Batcher:
@@ -99,11 +97,25 @@ class Batcher:
 
     def _forget_parked(self):
         """Too many files without a time: the oldest goes, and its rows are counted."""
-        cycle, stage = self._staging.leftovers(False)[0]
-        rows = self._count(cycle, stage)[0]
-        self._staging.drop(cycle, stage)
+        staging = self._staging
+        cycle, stage = staging.leftovers(False)[0]
+        rows = rare.call("mote.dating", "count", staging, cycle, stage)[0]
+        staging.drop(cycle, stage)
         self.parked -= 1
         self._lost(rows)
+
+    def save(self, put):
+        """Tell put(int) what load() needs; rows stay where the staging holds them."""
+        put(self._t)
+        self._staging.save(put)
+
+    def load(self, get):
+        """Go on with the batch that was open before a deep sleep."""
+        self._t = get()
+        for rows in self._staging.resume(get):
+            while rows.next_row():
+                self._batch.append(rows.t, rows.values, rows.present)
+            rows.close()
 
     def set_interval(self, interval_s, report_s):
         """Change the rhythm from now on; rows at hand are sealed first."""
@@ -120,10 +132,10 @@ class Batcher:
         outbox, staging = self._outbox, self._staging
         rows = 0
         for cycle, stage in staging.leftovers():
-            rows += self._take_up(cycle, stage)
+            rows += self.take_up(cycle, stage)
         for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
             done = outbox.sealed_rows(stage)
-            if done and self._count(cycle, stage)[0] <= done:
+            if done and rare.call("mote.dating", "count", staging, cycle, stage)[0] <= done:
                 staging.drop(cycle, stage)
                 self.parked -= 1
         staging.skip_to(outbox.last_stage + 1)
@@ -132,43 +144,13 @@ class Batcher:
         return rows
 
     def date(self, born, now=0):
-        """Seal what was parked. born: t2000 at which the power came on. Returns the number of rows.
-
-        Rows of an earlier power-on ended before this one began, nobody knows how long: they are dated as late as possible and
-        marked as estimated. With `now` (seconds since power-on) instead of `born` nobody told the time: sealed with their age, also marked.
-        """
-        rows = 0
-        begins = born
-        stamp = cbor.AGE if now else cbor.ABSOLUTE
-        parked = self._staging.leftovers(False)
-        while parked:
-            cycle = parked[-1][0]
-            of_cycle = [stage for c, stage in parked if c == cycle]
-            parked = [p for p in parked if p[0] != cycle]
-            known = cycle == self._staging.cycle
-            if not known:  # its last row, or what is left of it, came before the power-on that followed
-                begins -= self._count(cycle, of_cycle[-1])[1] + 1
-            for stage in of_cycle:
-                rows += self._take_up(cycle, stage, begins, None if known and not now else ESTIMATED, stamp, now)
-                self.parked -= 1
+        """Seal what was parked, see mote.dating. Returns the number of rows."""
+        rows = rare.call("mote.dating", "date", self, self._staging, born, now) if self.parked else 0
         if rows:
-            log.info("%d rows dated", rows)
             self._closed()
         return rows
 
-    def _count(self, cycle, stage):
-        """Return (rows, time of the last one) of a parked file."""
-        rows = last = 0
-        try:
-            f = self._staging.open_leftover(cycle, stage)
-        except ValueError:
-            return 0, 0
-        while f.next_row():
-            rows, last = rows + 1, f.t
-        f.close()
-        return rows, last
-
-    def _take_up(self, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
+    def take_up(self, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
         """Seal the rows of a file that are in no frame yet, then remove it; return how many."""
         done = self._outbox.sealed_rows(stage)
         try:

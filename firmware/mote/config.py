@@ -17,6 +17,7 @@ _SCHEMA = {
     "name": (str, 1, 32, ""),
     "profile": (str, 1, 32, _MUST),
     "link": (str, 1, 16, "lora"),
+    "mode": (str, 1, 8, "always"),
     "sf": (int, 7, 12, 7),
     "channels_khz": (list, 1, 8, [868100, 868300, 868500]),
     "sample_s": (int, 1, 86400, 60),
@@ -57,6 +58,10 @@ def check(raw):
     row, sample, report = out["row_s"], out["sample_s"], out["report_s"]
     if row and (row % sample or report % row):
         raise BadConfig("row_s must be a multiple of sample_s, report_s of row_s")
+    if out["mode"] not in ("always", "sleep"):
+        raise BadConfig("mode: always or sleep")
+    if out["mode"] == "sleep" and (out["link"] != "lora" or not row):
+        raise BadConfig("mode sleep: needs link lora and row_s")
     if out["jitter_s"] < 0:
         out["jitter_s"] = min(report // 8, 300)
     if out["ack_age_s"] < 0:

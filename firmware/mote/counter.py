@@ -24,6 +24,11 @@ class Counter:
             ceiling += BLOCK
         self.next = self._ceiling = max(ceiling, 1)
 
+    def go_on(self, counter):
+        """Count on from `counter`, which RTC memory kept over a deep sleep. Only a value of the block reserved last is believed."""
+        if self._ceiling - BLOCK <= counter < self._ceiling and not self._store.doubt:
+            self.next = counter
+
     def take(self):
         """Return a counter that was never returned before. Raises OSError (cannot reserve), NeedsKey (used up)."""
         c = self.next

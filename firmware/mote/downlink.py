@@ -37,6 +37,14 @@ class Downlink:
         self._store = floor
         self._floor = floor.get() or 0
 
+    def save(self, put):
+        """Tell put(int) what load() needs after a deep sleep."""
+        put(self._floor)
+
+    def load(self, get):
+        """Go on after a deep sleep."""
+        self._floor = max(self._floor, get())
+
     def _refuse(self, reason):
         self.refused[reason] = self.refused.get(reason, 0) + 1
 

@@ -31,6 +31,12 @@ class NoSpace(MoteError):
     reason = "no_space"
 
 
+class LowSupply(MoteError):
+    """The supply is too low to write flash safely: the node sleeps until it has recovered. No crash."""
+
+    reason = "low_supply"
+
+
 class LinkDown(MoteError):
     """The bearer is away (no access point, no broker); the frame stays in the outbox."""
 

@@ -54,7 +54,7 @@ class Outbox:
         self._live = {}  # segment number -> frames in the index
         self._used = {}  # segment number -> bytes of its file
         self._head = bytearray(_HEAD)
-        self._open: list = [None, None]  # (segment number, file) of bulk, of alarms
+        self._open: list = [None, None]  # (segment number, file or None) of bulk, of alarms
         self._next = 1
         self._scan()
 
@@ -73,10 +73,13 @@ class Outbox:
 
     def _scan_segment(self, segment, alarm):
         count = at = 0
+        whole = False
+        damaged = self.damaged
         with open(self._name(segment, alarm), "rb") as f:
             while self.depth < self._cap:
                 head = f.read(_HEAD)
                 if len(head) < _HEAD or head[0] != _MAGIC:
+                    whole = not head and self.damaged == damaged
                     break
                 size = head[2] << 8 | head[3]
                 frame = f.read(size + 4)
@@ -98,6 +101,8 @@ class Outbox:
             self._live[segment] = count
             self._used[segment] = at
             self.bytes += at
+            # the next frame is appended to the newest segment, unless its end is torn
+            self._open[alarm] = (segment, None) if whole else None
         elif self.depth < self._cap:
             remove(self._name(segment, alarm))
 
@@ -148,12 +153,14 @@ class Outbox:
     def _write(self, alarm, kind, counter, buf, n, rows, stage, upto):
         current = self._open[alarm]
         if current is not None and self._used.get(current[0], 0) + _HEAD + n + 4 > _SEGMENT:
-            current[1].close()
+            self._close(current)
             current = None
         if current is None:
             segment = self._next
             self._next += 1
             current = self._open[alarm] = (segment, open(self._name(segment, alarm), "wb"))
+        elif current[1] is None:
+            current = self._open[alarm] = (current[0], open(self._name(current[0], alarm), "ab"))
         segment, f = current
         head = self._head
         pack_into(">BBHIIHBB", head, 0, _MAGIC, kind, n, counter, stage, upto, min(rows, 255), 0)
@@ -164,12 +171,16 @@ class Outbox:
         f.flush()
         return segment, self._used.get(segment, 0)
 
+    def _close(self, current):
+        if current[1] is not None:
+            current[1].close()
+
     def _abandon(self, alarm):
         """After a failed write the file's end is unknown: never append to it again."""
         current, self._open[alarm] = self._open[alarm], None
         if current is not None:
             try:
-                current[1].close()
+                self._close(current)
             except OSError:
                 pass  # what was flushed before is on flash; the rest was refused to the caller
             if current[0] not in self._live:
@@ -209,7 +220,7 @@ class Outbox:
         for alarm in (False, True):
             current = self._open[alarm]
             if current is not None and current[0] == segment:
-                current[1].close()
+                self._close(current)
                 self._open[alarm] = None
         for alarm in (False, True):
             remove(self._name(segment, alarm))

@@ -17,6 +17,7 @@ from motewire.batch import MAX_VALUE
 _FAULT_AFTER = const(3)  # failures in a row before an alarm
 _SKIP_MAX = const(32)  # slots left out at most between two tries
 _GRACE_S = const(20)  # a row waits so long for slow sensors
+_LATE_S = const(60)  # a slot or row that a deep sleep overslept by less is still taken
 _CHUNK_S = const(3600)  # asyncio.sleep() overflows at 6.2 days
 
 
@@ -33,6 +34,7 @@ class Sensor:
         self.out = array("i", bytes(4 * len(self.channels)))
         self.columns = ()  # per channel: its column, or -1
         self.slot = 0  # last slot that was tried
+        self.due = 0  # when the next reading begins, by the clock
         self.began = -1  # uptime at which the reading under way began
         self.failures = 0  # in a row
         self.faults = 0  # since boot
@@ -63,14 +65,23 @@ class Sampler:
         self.samples = 0
         self.empty_rows = 0
         self.out_of_range = 0
+        self.busy_ms = 0  # sensors at work since boot
+        self._row_t = 0  # last row, or the one that is awaited
+        self._row_due = 0
         for s in sensors:
             s.columns = tuple([keys.index(c) if c in keys else -1 for c in s.channels])
 
-    def start(self, sample_s, row_s, heartbeat_s):
-        """Begin to sample, or begin anew with another rhythm. row_s 0: a row per change, and one every heartbeat_s."""
+    def start(self, sample_s, row_s, heartbeat_s, woke=False):
+        """Begin to sample, or begin anew with another rhythm. row_s 0: a row per change, and one every heartbeat_s.
+
+        woke: go on after a deep sleep with what load() brought.
+        """
         self.stop()
         self.sample_s, self.row_s, self._heartbeat_s = sample_s, row_s, heartbeat_s
-        self._stats.clear()
+        self._late_s = min(_LATE_S, sample_s - 1) if woke else 0
+        if not woke:
+            self._stats.clear()
+            self._row_t = 0
         for i in range(len(self._sensors)):
             if not self._sensors[i].shed:
                 self._spawn(i)
@@ -107,16 +118,21 @@ class Sampler:
 
     async def _poll_for_ever(self, s, index):
         driver = s.driver
-        slot = 0
+        late_s = self._late_s
+        slot = s.slot if late_s else 0
         while True:
             # the first slot whose lead lies ahead, never one twice
-            slot = max(slot, self._clock.now() + s.lead_s) // self.sample_s * self.sample_s + self.sample_s
-            await self._until(slot - s.lead_s)
+            now = self._clock.now() + s.lead_s - late_s
+            slot = max(slot, now) // self.sample_s * self.sample_s + self.sample_s
+            s.due = slot - s.lead_s
+            late_s = 0
+            await self._until(s.due)
             if s.skip:
                 s.skip -= 1
                 s.slot = slot
                 continue
             s.began = board_clock.uptime_s()
+            began = board_clock.awake_ms()
             if s.faults or not s.slot:
                 self._sink.entered(index)
             try:
@@ -127,6 +143,7 @@ class Sampler:
                 if s.failures or not s.works:
                     self._recovered(s, slot)
                 self._took(s, slot)
+            self.busy_ms += board_clock.awake_ms() - began
             s.began = -1
             s.slot = slot
 
@@ -188,13 +205,17 @@ class Sampler:
         self._sink.take_row(t, last, present)
 
     async def _rows(self):
+        late_s = self._late_s
         try:
             while True:
-                t = self._clock.now() // self.row_s * self.row_s + self.row_s
+                now = self._clock.now() - late_s
+                self._row_due = t = max(self._row_t, now) // self.row_s * self.row_s + self.row_s
+                late_s = 0
                 await self._until(t)
                 grace = min(_GRACE_S, self.sample_s - 1)
                 while self._waiting(t) and self._clock.now() - t < grace:
                     await asyncio.sleep_ms(500)
+                self._row_t = t
                 self.finish_row(t)
         except Exception as e:
             self._sink.broken(e)
@@ -219,6 +240,34 @@ class Sampler:
             return
         self._last_t = t
         self._sink.take_row(t, row, present)
+
+    def due(self):
+        """When the next reading or row begins, by the clock; 0 while one is under way."""
+        at = self._row_due if self.row_s else 0x3FFFFFFF
+        now = self._clock.now()
+        for s in self._sensors:
+            if s.shed:
+                continue
+            if s.began >= 0 or s.due <= now:
+                return 0
+            at = min(at, s.due)
+        return at if at > now else 0
+
+    def save(self, put):
+        """Tell put(int) what load() needs to go on after a deep sleep."""
+        put(self._last_t)
+        put(self._row_t)
+        for s in self._sensors:
+            for n in (s.slot, s.failures, min(s.faults, 0x3FFFFFFF), s.skip, s.works):
+                put(int(n))
+        self._stats.save(put)
+
+    def load(self, get):
+        """Go on after a deep sleep; start(..., woke=True) follows."""
+        self._last_t, self._row_t = get(), get()
+        for s in self._sensors:
+            s.slot, s.failures, s.faults, s.skip, s.works = get(), get(), get(), get(), bool(get())
+        self._stats.load(get)
 
     def stepped(self, step_s):
         """The clock jumped: the grid is laid anew (call start() after it); an hour or more back opens the past again."""

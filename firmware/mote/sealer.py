@@ -39,6 +39,16 @@ class Sealer:
         self.buf = bytearray(max_frame + 8)
         self.counter = 0
 
+    def save(self, put):
+        """Tell put(int) what load() needs after a deep sleep."""
+        put(self._boot_frames)
+        put(self._counter.next)
+
+    def load(self, get):
+        """Go on counting after a deep sleep, inside the block that is reserved; anything else starts at the ceiling."""
+        self._boot_frames = get()
+        self._counter.go_on(get())
+
     def rekey(self, aes, epoch, counter):
         """Seal and open with another key from now on; the next frames carry the whole counter, as after a boot."""
         self._head = 0  # a frame that was begun under the old key cannot be finished

@@ -30,11 +30,11 @@ def _split(name):
 class Staged:
     """What a staging file holds: ids (quantities), schema, interval_s; rows are read with next_row(), `shift` added to their time."""
 
-    def __init__(self, path, shift=0):
-        """Open a file. Raises OSError, or ValueError when not even its head is whole."""
+    def __init__(self, f, shift=0):
+        """f: the open file. Raises OSError, or ValueError when not even its head is whole."""
         self._shift = shift
         self._last = -1
-        self._f = open(path, "rb")
+        self._f = f
         head = self._f.read(_HEAD)
         if len(head) < _HEAD:
             raise ValueError
@@ -79,19 +79,19 @@ class Staged:
 class Staging:
     """The staging file of the open batch. add() allocates nothing once the file is open."""
 
-    def __init__(self, root, ids, schema, interval_s, every=1, cycle=1):
-        """every: flush to flash after so many rows (1: a row that add() took is on flash). cycle: number of this power-on, from 1."""
+    def __init__(self, root, ids, schema, interval_s, cycle=1, every=1):
+        """cycle: number of this power-on, from 1. every: flush to flash after so many rows (1: a row that add() took is on flash)."""
         make_dir(root)
-        self._root, self._every, self.cycle = root, every, cycle
+        self._root, self.cycle, self._every = root, cycle, every
+        self._waiting = 0
         self._head = bytearray(_HEAD + 2 * len(ids) + 2)
         pack_into(">HBBI", self._head, 0, _MAGIC, len(ids), _NO_SCHEMA if schema is None else schema, interval_s)
         for i in range(len(ids)):
             pack_into(">H", self._head, _HEAD + 2 * i, ids[i])
         self._buf = bytearray(_ROW + 4 * len(ids) + 2)
         self._n = len(ids)
-        self._f = None
+        self._f = None  # an open file
         self._path = ""
-        self._wait = 0
         self.stage = 0  # id of the open file, or of the next one
         for name in os.listdir(root):
             self.stage = max(self.stage, _split(name)[0])
@@ -111,7 +111,7 @@ class Staging:
 
     def open_leftover(self, cycle, stage, shift=0):
         """Return the Staged rows of a leftover, their times moved by `shift`. Raises OSError, ValueError."""
-        return Staged(self._name(cycle, stage), shift)
+        return Staged(open(self._name(cycle, stage), "rb"), shift)
 
     def drop(self, cycle, stage):
         """Forget a leftover."""
@@ -126,16 +126,12 @@ class Staging:
         self.stage = max(self.stage, stage)
 
     def add(self, t, values, present):
-        """Put a row on flash. Raises OSError."""
-        f = self._f
-        if f is None:
+        """Take a row. Raises OSError."""
+        if not self._path:
             head = self._head
             n = len(head) - 2
             pack_into(">H", head, n, crc16(head, n))
-            self._path = self._name(self.cycle if t < FIRST else 0, self.stage)
-            f = open(self._path, "wb")
-            f.write(head)
-            self._f = f
+            self._begin(self.cycle if t < FIRST else 0)
         buf = self._buf
         pack_into(">I", buf, 0, t)
         pack_into(">H", buf, 4, present)
@@ -144,28 +140,38 @@ class Staging:
             pack_into(">i", buf, at, values[c] if present >> c & 1 else 0)
             at += 4
         pack_into(">H", buf, at, crc16(buf, at))
-        f.write(buf)
-        self._wait += 1
-        if self._wait >= self._every:
+        self._store(buf)
+
+    def _begin(self, cycle):
+        """The first row of a batch comes."""
+        self._path = self._name(cycle, self.stage)
+        self._f = open(self._path, "wb")
+        self._f.write(self._head)
+
+    def _store(self, row):
+        self._f.write(row)  # pyright: ignore[reportOptionalMemberAccess]  (_begin() opened it)
+        self._waiting += 1
+        if self._waiting >= self._every:
             self.flush()
 
     def flush(self):
         """Bring waiting rows to flash."""
-        if self._wait and self._f is not None:
+        self._waiting = 0
+        if self._f is not None:
             self._f.flush()
-            self._wait = 0
 
     def end(self):
         """The batch is in the outbox: remove its file, the next row begins another."""
-        if self.park():
-            remove(self._path)
+        path = self._path
+        self.park()
+        if path:
+            remove(path)
 
     def park(self):
-        """Close the file and leave it to be dated; the next row begins another. True when there was one."""
-        self._wait = 0
-        f, self._f = self._f, None
+        """Close the file and leave it to be dated; the next row begins another."""
+        self._waiting = 0
+        if self._f is not None:
+            self._f.close()
+            self._f = None
+        self._path = ""
         self.stage += 1
-        if f is None:
-            return False
-        f.close()
-        return True

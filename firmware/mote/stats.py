@@ -44,6 +44,18 @@ class Stats:
         if n < 65535:
             self._n[c] = n + 1
 
+    def save(self, put):
+        """Tell put(int) what load() needs to go on with the row that was begun."""
+        for c in range(len(self._n)):
+            put(self._n[c])
+            put(self._first[c])
+            put(self._acc[c])
+
+    def load(self, get):
+        """Go on with a row that was begun before a deep sleep."""
+        for c in range(len(self._n)):
+            self._n[c], self._first[c], self._acc[c] = get(), get(), get()
+
     def row_into(self, out):
         """Write the row into out[0:n]; return the mask of columns that had a sample."""
         present = 0

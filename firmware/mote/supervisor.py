@@ -10,7 +10,7 @@ import sys
 
 from micropython import const
 from mote import log
-from mote.errors import NeedsKey
+from mote.errors import LowSupply, NeedsKey
 from mote.files import remove
 from mote.hal import clock, reset
 from mote.hal.rtc import CRASHES, ENTERED, RtcMemory
@@ -20,6 +20,8 @@ _TICK_S = const(20)
 _HEALTHY_S = const(600)
 _TEXT = const(160)
 _NEEDS_KEY_MS = const(3600000)  # how long a node without a key or counter sleeps; what it staged waits on flash
+
+_LOW_SUPPLY_MS = const(600000)
 
 # the ladder: what a node leaves out after so many crashes in a row
 NORMAL = const(0)
@@ -39,8 +41,9 @@ def begin():
     rtc = RtcMemory()
     n = rtc.buf[CRASHES]
     level = SHED_ALL if n >= _ALL_AT else SHED_ONE if n >= _ONE_AT else NORMAL
-    rtc.buf[CRASHES] = min(n + 1, 255)
-    rtc.save()
+    if not rtc.woke:  # the end of a sleep that the node chose is no start
+        rtc.buf[CRASHES] = min(n + 1, 255)
+        rtc.save()
     return level
 
 
@@ -59,6 +62,10 @@ def shed_index():
 def failed(error):
     """Keep the last words of an exception and reset; ever later when it happens again and again. Returns only at the bench."""
     sys.print_exception(error)
+    if isinstance(error, LowSupply):  # no crash, and nothing is written
+        if rtc is not None:
+            healthy()
+        reset.restart(_LOW_SUPPLY_MS)
     try:
         text = io.StringIO()
         sys.print_exception(error, text)  # pyright: ignore[reportArgumentType]

@@ -16,6 +16,7 @@ from motewire.frame import ALARM, REPORT, wants_ack
 _FIRST_RETRY_S = const(15)
 _ALARM_TRIES = const(3)  # so many at 10..60 s, then like everything else
 _IDLE_S = const(600)  # look around at least so often
+_NEVER_S = const(1 << 28)
 _GAP_MS = const(1200)  # between two frames of a backlog, at most: somebody else may want to speak
 
 
@@ -38,11 +39,13 @@ class Uplink:
         self._retry_at = 0
         self._probe = 0  # counter whose ack is waited for
         self._alarm_tries = 0
+        self.due_s = 0  # uptime at which something may become due by itself; 0: at work
         self.sent = self.resent = self.acked = self.unacked = 0
         self.last_ack_s = -1
 
     def fresh(self, hurry=False):
         """A frame entered the outbox. hurry: an alarm or event, which waits for nobody's jitter."""
+        self.due_s = 0
         if hurry:
             self._hold = min(self._hold, board_clock.uptime_s() + random.randint(0, 3))
         elif self._count(FRESH) <= 1:
@@ -51,7 +54,7 @@ class Uplink:
 
     def link_up(self):
         """The bearer came back: no need to wait out the pause."""
-        self._failures = 0
+        self._failures = self.due_s = 0
         self._wake.set()
 
     @property
@@ -64,7 +67,7 @@ class Uplink:
         gone = self._outbox.ack(ack)
         self.acked += gone
         self.last_ack_s = board_clock.uptime_s()
-        self._failures = self._alarm_tries = 0
+        self._failures = self._alarm_tries = self.due_s = 0
         self._wake.set()
 
     def _count(self, state):
@@ -114,15 +117,39 @@ class Uplink:
         """Seconds until something may become due by itself."""
         box = self._outbox
         if not box.depth or not self._link.up:
-            return _IDLE_S
+            return _NEVER_S
         if self._failures:
-            return max(1, min(self._retry_at - now, _IDLE_S))
+            return max(1, self._retry_at - now)
         if self._count(SENT) < box.depth:
-            return max(1, min(self._hold - now, _IDLE_S))
-        at = now + _IDLE_S
+            return max(1, self._hold - now)
+        at = now + _NEVER_S
         for i in range(box.depth):
             at = min(at, box.times[i] + self._ack_age_s + 1)
         return max(1, max(at, self._hold) - now)
+
+    def save(self, put):
+        """Tell put(int) what load() needs after a deep sleep: the pauses, and up to which counter all was sent."""
+        box = self._outbox
+        below, since = 0x3FFFFFFF, board_clock.uptime_s()
+        for i in range(box.depth):
+            if box.states[i] != SENT:
+                below = min(below, box.counters[i])
+            else:
+                since = min(since, box.times[i])
+        for n in (
+            self._hold, self._failures, self._retry_at, self._probe, self._alarm_tries, self.last_ack_s, below, since,
+        ):  # fmt: skip
+            put(n)
+
+    def load(self, get):
+        """Go on after a deep sleep. A frame above the first one that was not sent may be sent once more."""
+        self._hold, self._failures, self._retry_at, self._probe = get(), get(), get(), get()
+        self._alarm_tries, self.last_ack_s, below, since = get(), get(), get(), get()
+        box = self._outbox
+        for i in range(box.depth):
+            if box.counters[i] < below:
+                box.states[i] = SENT
+                box.times[i] = since
 
     async def run(self):
         """Send for ever. Raises OSError when the flash fails."""
@@ -132,7 +159,7 @@ class Uplink:
             now = board_clock.uptime_s()
             i = self._pick(now)
             if i < 0:
-                await self._sleep(self._due_in(now) * 1000)
+                await self._rest(now, self._due_in(now))
                 continue
             alarm = self._outbox.kinds[i] == ALARM
             try:
@@ -147,9 +174,15 @@ class Uplink:
                 continue
             wait = self._link.ready_in_ms(n, alarm)
             if wait:
-                await self._sleep(min(wait, _IDLE_S * 1000))
+                await self._rest(now, wait // 1000 + 1)
                 continue
             await self._send(i, n)
+
+    async def _rest(self, now, seconds):
+        """Nothing to do for so long, unless something happens."""
+        self.due_s = now + seconds
+        await self._sleep(min(seconds, _IDLE_S) * 1000)
+        self.due_s = 0
 
     async def _sleep(self, ms):
         """Wait until something happens, at most ms."""

@@ -74,12 +74,15 @@ def time_pulse_us(pin, level, timeout_us=1000000):
 
 class RTC:
     def memory(self, data=None):
+        kept = _state["rtc"]
         if data is None:
-            return _state["rtc"]
-        data = bytes(data)
+            return bytes(kept)
         if len(data) > RTC_MEMORY:
             raise ValueError("buffer too long")
-        _state["rtc"] = data
+        if isinstance(kept, bytearray) and len(kept) == len(data):
+            kept[:] = data  # this memory is not the firmware's heap: it must not need a stretch of it
+        else:
+            _state["rtc"] = bytearray(data)
         _link.send_hex("M", data)
 
     def datetime(self, t=None):

@@ -8,6 +8,7 @@ FIRST = const(757382400)  # 2024-01-01 as t2000: what the wall clock shows befor
 _last = time.ticks_ms()
 _ms = 0
 _s = 0
+_before = 0  # uptime of the boots that this one goes on from
 
 
 def now():
@@ -21,8 +22,23 @@ def set(t2000):
     RTC().datetime((y, mo, d, 0, h, mi, s, 0))
 
 
+def awake_ms():
+    """Milliseconds since this boot."""
+    uptime_s()
+    return (_s - _before) * 1000 + _ms
+
+
+def go_on(seconds):
+    """Count uptime from `seconds`: a node that woke from the sleep it chose has not started anew."""
+    global _s, _before
+    uptime_s()
+    _s += seconds - _before
+    _before = seconds
+
+
 def uptime_s():
-    """Whole seconds since this boot. Ticks wrap after 12 days: call it at least every 6 days (the supervisor does)."""
+    """Whole seconds since this boot, or since the boot that this deep sleep followed. Ticks wrap after 12 days: call it at least every 6
+    days (the supervisor does)."""
     global _last, _ms, _s
     t = time.ticks_ms()
     _ms += time.ticks_diff(t, _last)

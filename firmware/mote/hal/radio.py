@@ -1,5 +1,6 @@
 """The LoRa modem of board.json, through micropython-lib's `lora` (async classes)."""
 
+import esp32
 import machine
 from mote.errors import BadConfig
 
@@ -21,12 +22,14 @@ def make(spec, spi_spec, sf):
         "crc_en": True, "implicit_header": False, "output_power": power,
     }  # fmt: skip
     reset = pin(spec["reset"], pin.OUT, value=1) if "reset" in spec else None
+    esp32.gpio_deep_sleep_hold(False)  # pyright: ignore[reportAttributeAccessIssue]
+    cs = pin(spec["cs"], pin.OUT, value=1, hold=False)  # pyright: ignore[reportCallIssue]
     chip = spec["chip"]
     if chip in ("sx1261", "sx1262"):
         from lora import AsyncSX1262  # pyright: ignore[reportMissingImports]  (mip package)
 
         modem = AsyncSX1262(
-            spi, pin(spec["cs"], pin.OUT, value=1), pin(spec["busy"], pin.IN), dio1=pin(spec["dio1"], pin.IN),
+            spi, cs, pin(spec["busy"], pin.IN), dio1=pin(spec["dio1"], pin.IN),
             dio2_rf_sw=spec.get("dio2_rf_switch", True), dio3_tcxo_millivolts=spec.get("tcxo_mv") or None,
             reset=reset, lora_cfg=cfg,
         )  # fmt: skip
@@ -37,7 +40,7 @@ def make(spec, spi_spec, sf):
 
         cfg["tx_ant"] = spec.get("tx_ant", "PA_BOOST")
         return AsyncSX1276(
-            spi, pin(spec["cs"], pin.OUT, value=1), dio0=pin(spec["dio0"], pin.IN),
+            spi, cs, dio0=pin(spec["dio0"], pin.IN),
             dio1=pin(spec["dio1"], pin.IN) if "dio1" in spec else None, reset=reset, lora_cfg=cfg,
         )  # fmt: skip
     raise BadConfig("board.json: radio chip " + str(chip))

@@ -1,5 +1,6 @@
 """Reset and its causes."""
 
+import esp32
 import machine
 
 CAUSES = {
@@ -14,6 +15,17 @@ CAUSES = {
 def cause():
     """The port's number of the reset cause (keys of CAUSES; 0: unknown)."""
     return machine.reset_cause()
+
+
+def sleep(ms, high=None):
+    """Sleep deeply for ms of the board's clock, then start again with cause "deep sleep". Never returns on a board.
+
+    high: pin that stays high meanwhile (a falling chip select would wake an SX126x: 0.6 mA instead of 0.6 uA, datasheet), or None.
+    """
+    if high is not None:
+        machine.Pin(high, machine.Pin.OUT, value=1, hold=True)  # pyright: ignore[reportCallIssue]  (since v1.19)
+        esp32.gpio_deep_sleep_hold(True)  # pyright: ignore[reportAttributeAccessIssue]
+    machine.deepsleep(ms)
 
 
 def restart(after_ms=0):

@@ -14,7 +14,7 @@ from mote import log, nobody
 from mote.duty import Duty, sub_band
 from mote.errors import BadConfig
 from mote.hal import clock as board_clock
-from mote.hal import radio
+from mote.rare import forget
 from motewire.frame import max_frame
 
 _RX_DELAY_MS = const(1000)
@@ -27,18 +27,20 @@ _TX_SLACK_MS = const(3000)
 
 
 class LoraLink:
-    """modem: lora async modem. sf: 7..12. channels: kHz. duty: mote.duty.Duty over the sub-bands of the channels."""
+    """modem: lora async modem. sf: 7..12. channels: kHz. duty: mote.duty.Duty over the sub-bands of the channels. cs: pin number."""
 
     acks_all = False
     ack_wait_ms = 0
     up = True
 
-    def __init__(self, modem, sf, channels, bands, duty):
+    def __init__(self, modem, sf, channels, bands, duty, cs=None):
         self.max_frame = max_frame(sf)
         self._modem, self._sf, self._channels, self._bands, self.duty = modem, sf, channels, bands, duty
         self.on_frame = self.on_up = nobody
+        self.hold_pin = cs  # stays high in deep sleep
         self._window_ms = _EARLY_MS + _LATE_MS + (_PREAMBLE_SYMBOLS << sf) // 125
         self.airtime_ms = 0
+        self.radio_ms = 0  # sending and receiving
         self.foreign = 0
 
     def _air_ms(self, n):
@@ -73,6 +75,7 @@ class LoraLink:
             modem.configure({"freq_khz": khz})
             self.duty.spend(self._bands.index(sub_band(khz)), need)
             self.airtime_ms += need
+            self.radio_ms += need
             end = await asyncio.wait_for_ms(modem.send(memoryview(buf)[:n]), need + _TX_SLACK_MS)
             if listen:
                 await self._listen(end)
@@ -83,21 +86,26 @@ class LoraLink:
         open_at = ticks_add(end, _RX_DELAY_MS - _EARLY_MS)
         await asyncio.sleep_ms(max(0, ticks_diff(open_at, ticks_ms())))
         close_at = ticks_add(open_at, self._window_ms)
-        while True:
-            left = ticks_diff(close_at, ticks_ms())
-            if left <= 0:
-                return
-            # a detected packet may keep recv() longer than `left`; a radio that hangs is the watchdog's business
-            packet = await self._modem.recv(left)
-            if packet is None:
-                return
-            if self.on_frame(packet, packet.rssi, packet.snr):
-                return
-            self.foreign += 1  # the end of somebody else's frame: ours may still come
+        try:
+            while True:
+                left = ticks_diff(close_at, ticks_ms())
+                if left <= 0:
+                    return
+                # a detected packet may keep recv() longer than `left`; a radio that hangs is the watchdog's business
+                packet = await self._modem.recv(left)
+                if packet is None:
+                    return
+                if self.on_frame(packet, packet.rssi, packet.snr):
+                    return
+                self.foreign += 1  # the end of somebody else's frame: ours may still come
+        finally:
+            self.radio_ms += ticks_diff(ticks_ms(), open_at)
 
 
 def open_link(config, board, rtc, nvs):
     """Build the LoRa link of this board. Raises BadConfig."""
+    from mote.hal import radio
+
     spec = board.radio_spec
     if not spec:
         raise BadConfig("board.json: no radio")
@@ -111,6 +119,7 @@ def open_link(config, board, rtc, nvs):
     if len(bands) > 2:
         raise BadConfig("channels_khz: at most two sub-bands")
     modem = radio.make(spec, board.spi_spec(spec["spi"]), config["sf"])
+    forget("mote.hal.radio")
     log.info("lora SF%d, %d channels", config["sf"], len(config["channels_khz"]))
     duty = Duty(rtc, nvs, board_clock.now, bands)
-    return LoraLink(modem, config["sf"], config["channels_khz"], bands, duty)
+    return LoraLink(modem, config["sf"], config["channels_khz"], bands, duty, spec["cs"])

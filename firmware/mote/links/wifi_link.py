@@ -6,6 +6,7 @@ import random
 from micropython import const
 from mote import log, nobody
 from mote.errors import BadConfig, LinkDown
+from mote.hal import clock as board_clock
 from mote.hal.wlan import Wlan
 from mote.links.mqtt import Mqtt
 from motewire.frame import MAX_FRAME
@@ -32,6 +33,11 @@ class WifiLink:
         self.on_frame = self.on_up = nobody
         self.connects = 0
         self.airtime_ms = 0
+
+    @property
+    def radio_ms(self):
+        """The station is on all the time."""
+        return board_clock.awake_ms()
 
     @property
     def up(self):

@@ -41,6 +41,12 @@ class Profile:
         """Return the list of mote.sampler.Sensor."""
         raise NotImplementedError
 
+    def save(self, put):
+        """Tell put(int) what load() needs after a deep sleep: all that a profile keeps in RAM between samples."""
+
+    def load(self, get):
+        """Go on after a deep sleep."""
+
     def rhythm(self, config):
         """Return (sample_s, row_s) of this configuration; row_s 0 means event rows."""
         return config["sample_s"], config["row_s"] or config["sample_s"]

@@ -52,6 +52,22 @@ class WaterMeter(Profile):
             self._leak(t, row[_VOLUME])
         return present
 
+    def save(self, put):
+        for n in (
+            self._saved,
+            self._stored,
+            self._hour,
+            self._hour_volume,
+            self._busy_hours,
+            self._least,
+            self._leaking,
+        ):
+            put(int(n))
+
+    def load(self, get):
+        self._saved, self._stored, self._hour, self._hour_volume = get(), get(), get(), get()
+        self._busy_hours, self._least, self._leaking = get(), get(), bool(get())
+
     def _leak(self, t, volume):
         """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak."""
         hour = t // _HOUR

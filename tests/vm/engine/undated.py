@@ -93,7 +93,7 @@ class Rig:
         self.lost = 0
         self.batcher = Batcher(
             IDS, None, 60, 600, 12, self.sealer, self.outbox,
-            Staging("/d/stage", IDS, None, 60, 1, cycle), lambda: None, self.count,
+            Staging("/d/stage", IDS, None, 60, cycle), lambda: None, self.count,
         )  # fmt: skip
         self.batcher.recover()
 

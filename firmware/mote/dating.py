@@ -1,0 +1,44 @@
+"""Gives rows a time that were taken before the node knew it (mote.batcher parks them)."""
+
+from mote import log
+from motewire import cbor
+from motewire.codes import EXT_TIME, TIME_ESTIMATED
+
+ESTIMATED = {EXT_TIME: TIME_ESTIMATED}
+
+
+def date(batcher, staging, born, now):
+    """Seal what was parked. born: t2000 at which the power came on. Returns the number of rows.
+
+    Rows of an earlier power-on ended before this one began, nobody knows how long: they are dated as late as possible and
+    marked as estimated. With `now` (seconds since power-on) instead of `born` nobody told the time: sealed with their age, also marked.
+    """
+    rows = 0
+    begins = born
+    stamp = cbor.AGE if now else cbor.ABSOLUTE
+    parked = staging.leftovers(False)
+    while parked:
+        cycle = parked[-1][0]
+        stages = [stage for c, stage in parked if c == cycle]
+        parked = [p for p in parked if p[0] != cycle]
+        known = cycle == staging.cycle
+        if not known:  # its last row, or what is left of it, came before the power-on that followed
+            begins -= count(staging, cycle, stages[-1])[1] + 1
+        for stage in stages:
+            rows += batcher.take_up(cycle, stage, begins, None if known and not now else ESTIMATED, stamp, now)
+            batcher.parked -= 1
+    log.info("%d rows dated", rows)
+    return rows
+
+
+def count(staging, cycle, stage):
+    """Return (rows, time of the last one) of a parked file."""
+    rows = last = 0
+    try:
+        f = staging.open_leftover(cycle, stage)
+    except ValueError:
+        return 0, 0
+    while f.next_row():
+        rows, last = rows + 1, f.t
+    f.close()
+    return rows, last

@@ -1,0 +1,103 @@
+"""Staging with rows held in RTC memory and flushed in blocks: a littlefs append rewrites a block, whether it brings one row or thirty.
+
+What is held survives every reset and deep sleep; a power cut takes it (the unflushed window, `stage_every` rows). RTC section: staging id u32,
+cycle u32, length of the head u8, head, rows.
+"""
+
+import io
+from struct import pack, unpack_from
+
+from mote.files import remove
+from mote.hal.rtc import ROWS_BYTES
+from mote.staging import Staged, Staging
+
+_INFO = 9
+
+
+class HeldStaging(Staging):
+    """As Staging, but add() brings rows to flash `every` rows at a time, or when RTC memory is full.
+
+    rtc: mote.hal.rtc.RtcMemory. woke: the rows there belong to the batch that resume() goes on with; else they are brought to
+    flash now, and found among the leftovers.
+    """
+
+    def __init__(self, root, ids, schema, interval_s, cycle, every, rtc, woke):
+        super().__init__(root, ids, schema, interval_s, cycle, every)
+        self._rtc = rtc
+        rtc.wide()
+        self._section = bytearray(rtc.rows())
+        if self._section and not woke:
+            stage, cycle = unpack_from(">II", self._section)
+            self._path = self._name(cycle, stage)
+            self.stage = max(self.stage, stage)
+            self.park()
+
+    def _begin(self, cycle):
+        self._path = self._name(cycle, self.stage)
+        self._section = bytearray(pack(">IIB", self.stage, cycle, len(self._head)))
+        self._section.extend(self._head)
+
+    def _store(self, row):
+        self._section.extend(row)
+        self._waiting += 1
+        if self._waiting >= self._every or len(self._section) + len(row) > ROWS_BYTES - 6:
+            self.flush()
+        else:
+            self._rtc.put_rows(self._section)
+
+    def _rows_at(self):
+        return _INFO + self._section[_INFO - 1]
+
+    def flush(self):
+        """Bring what is held to flash, in one append."""
+        section = self._section
+        if not section or len(section) == self._rows_at():
+            return
+        at = self._rows_at()
+        with open(self._path, "ab") as f:
+            if not f.tell():
+                f.write(section[_INFO:at])
+            f.write(section[at:])
+        self._section = section[:at]
+        self._waiting = 0
+        self._rtc.put_rows(self._section)
+
+    def _forget(self):
+        self._section = bytearray()
+        self._waiting = 0
+        self._path = ""
+        self.stage += 1
+        self._rtc.put_rows(b"")
+
+    def end(self):
+        """The batch is in the outbox: forget its rows, here and on flash."""
+        path = self._path
+        self._forget()
+        if path:
+            remove(path)
+
+    def park(self):
+        """Leave the rows to be dated (or taken up), on flash."""
+        self.flush()
+        self._forget()
+
+    def save(self, put):
+        """Tell put(int) what resume() needs."""
+        put(self.stage)
+
+    def resume(self, get):
+        """After a deep sleep: go on with the batch that was open. Returns its rows in one or two Staged, those on flash first."""
+        self.stage = get()
+        section = self._section
+        if len(section) < _INFO or unpack_from(">I", section)[0] != self.stage:
+            self._section = bytearray()
+            return []
+        self._path = self._name(unpack_from(">I", section, 4)[0], self.stage)
+        at = self._rows_at()
+        self._waiting = (len(section) - at) // len(self._buf)
+        parts = [Staged(io.BytesIO(bytes(section[_INFO:])))]
+        try:
+            parts.insert(0, Staged(open(self._path, "rb")))
+        except OSError:
+            pass  # nothing was flushed yet
+        return parts

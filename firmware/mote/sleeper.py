@@ -1,0 +1,91 @@
+"""Duty-cycled mode: when nothing is due for a while the node sleeps deeply, and the boot that follows goes on where this one stopped.
+
+The engine is the one that is always on; it is asked what comes next. What it holds in RAM goes into an image in RTC memory that is
+believed once: after anything but the sleep it was made for the node starts as after a reset, from flash. So a counter can never repeat.
+"""
+
+import asyncio
+from array import array
+
+from micropython import const
+from mote import VERSION, log
+from mote.crc import crc16
+from mote.hal import clock as board_clock
+from mote.hal import reset
+
+_LOOK_MS = const(200)
+_LEAST_S = const(8)  # a start costs seconds of full current: shorter is not worth it
+_MOST_S = const(21600)
+_EARLY_SHIFT = const(10)  # 0.1 % of the sleep too early once the drift is measured
+_UNSURE_SHIFT = const(6)  # 1.6 % before
+
+
+def _label(config):
+    """A number that differs when an image of before must not be believed: other firmware, other configuration."""
+    text = "%s %d %s" % (
+        VERSION,
+        config["version"],
+        [config[key] for key in ("profile", "sample_s", "row_s", "report_s")],
+    )
+    data = text.encode()
+    return crc16(data, len(data))
+
+
+def fits(rtc, config):
+    """True when this boot follows a deep sleep under the same firmware and configuration."""
+    return rtc.woke and len(rtc.image) >= 20 and array("i", rtc.image)[0] == _label(config)
+
+
+class Sleeper:
+    """parts: objects with save(put) and load(get), in this order. due: function() -> seconds until something is due, 0 when at work.
+
+    rtc, clock, power, link, config: of the node.
+    """
+
+    def __init__(self, rtc, clock, power, link, parts, due, config):
+        self._rtc, self._clock, self._power, self._link = rtc, clock, power, link
+        self._parts, self._due, self._label = parts, due, _label(config)
+        self._planned = 0  # when this boot was to begin, by the clock
+        self._start_s = 2  # what a start takes, as measured
+
+    def resume(self):
+        """Load the image of the sleep that ended now. Raises StopIteration when it is too short."""
+        numbers = iter(array("i", self._rtc.image))
+        self._rtc.image = None
+
+        def get():
+            return next(numbers)
+
+        get()
+        self._planned, self._start_s = get(), get()
+        uptime, slept_at = get(), get()
+        slept_s = max(0, board_clock.now() - slept_at)
+        board_clock.go_on(uptime + slept_s)
+        self._power.slept(slept_s)
+        for part in self._parts:
+            part.load(get)
+        late = self._clock.now() - self._planned
+        if 0 <= late < 30:
+            self._start_s = (3 * self._start_s + late + 2) // 4
+
+    async def run(self):
+        """Sleep whenever there is time for it."""
+        while True:
+            await asyncio.sleep_ms(_LOOK_MS)
+            left = min(self._due(), _MOST_S)
+            if left >= _LEAST_S:
+                self.sleep(left)
+
+    def sleep(self, left):
+        """Sleep so that the node is at work again in `left` seconds. Never returns on a board."""
+        clock = self._clock
+        early = self._start_s + (left >> (_EARLY_SHIFT if clock.drift_ppm else _UNSURE_SHIFT))
+        nap = max(1, left - early)
+        numbers = array("i", (self._label, clock.now() + nap, self._start_s, board_clock.uptime_s(), board_clock.now()))
+        for part in self._parts:
+            part.save(numbers.append)
+        clock.keep()
+        self._power.keep()
+        log.debug("sleeping %d s", nap)
+        self._rtc.sleep(bytes(numbers))
+        reset.sleep(1000 * clock.board_s(nap), self._link.hold_pin)
