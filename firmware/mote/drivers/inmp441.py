@@ -12,7 +12,7 @@ from array import array
 from micropython import const
 
 from mote.drivers.errors import NoAnswer, OutOfRange
-from mote.dsp import aweight, aweight_viper
+from mote.dsp import aweight
 from mote.dsp.decibel import mdb, mdb3
 from mote.dsp.levels import Levels
 
@@ -45,10 +45,7 @@ class INMP441:
         self._listen, self._settle, self._run_in = listen_ms * 48, settle_ms * 48, run_in_ms * 48
         self._offset = _LEVEL_MDB + cal * 100
         self._started = False
-        try:
-            self._run = aweight_viper.compile_run()
-        except (SyntaxError, ValueError):  # no native emitter on this VM
-            self._run = aweight.run
+        self._run = aweight.compile_run()
 
     async def read_into(self, out):
         """Listen; out[0:5] = LAeq, LAFmax, LA10, LA50, LA90 in 0.1 dB.

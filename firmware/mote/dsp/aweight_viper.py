@@ -1,6 +1,6 @@
-"""aweight.run as machine code. The text is compiled where it runs, so that the shipped .mpy fits every processor.
+"""aweight_plain.run as machine code. The text is compiled where it runs, so that the shipped .mpy fits every processor.
 
-`compile_run()` raises SyntaxError or ValueError where the VM has no native emitter; take aweight.run then.
+`compile_run()` raises SyntaxError or ValueError where the VM has no native emitter; take aweight_plain.run then.
 Viper ints have 32 bits on an ESP32 and 64 on x86-64; the code is written so that nothing ever leaves 32 bits, and a word
 loaded through ptr32 (zero-extended on x86-64) is made signed by (w ^ m) - m, m = 2**31, right on both.
 """
@@ -104,7 +104,7 @@ def run(samples: ptr32, at: int, n: int, st: ptr32):
 
 
 def compile_run():
-    """Return run(samples, at, n, state) in machine code; same contract as aweight.run."""
+    """Return run(samples, at, n, state) in machine code; same contract as aweight_plain.run."""
     scope = {}
     exec(_SOURCE, scope)
     return scope["run"]

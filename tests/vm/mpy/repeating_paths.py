@@ -12,7 +12,7 @@ from mote.drivers.lis3dh import degrees
 from mote.drivers.pms5003 import PMS5003
 from mote.drivers.pulse import PulseMeter
 from mote.drivers.qmc5883l import QMC5883L
-from mote.dsp import aweight
+from mote.dsp import aweight, aweight_plain
 from mote.dsp.decibel import mdb, mdb3
 from mote.dsp.levels import Levels
 from mote.dsp.occupancy import Occupancy, isqrt
@@ -74,14 +74,14 @@ def a_weighting():
     signs = bytearray(n)
     one = array("i", (4000000 << 8,))
     for i in range(n):
-        aweight.run(one, 0, 1, st)
+        aweight_plain.run(one, 0, 1, st)
         one[0] = 0
         signs[n - 1 - i] = st[3] >= 0
     st = aweight.new_state()
     buf = array("i", [(8388607 if s else -8388608) << 8 for s in signs])
     # reading a word above 2**30 from an array makes a bignum of its own: halve the words, double the rest of the way
     small = array("i", [v >> 2 for v in buf])
-    locked(aweight.run, small, 0, n, st)
+    locked(aweight_plain.run, small, 0, n, st)
     levels = Levels()
     locked(lambda st, h, _, __: h.add((mdb(st[10], st[11]) - 30276) // 100, 31), st, levels, 0, 0)
     for high, low in ((0, 1), (0, 0xFFFFFF), ((1 << 30) - 1, 0xFFFFFF), (0x7FFF, 5), (1, 0)):

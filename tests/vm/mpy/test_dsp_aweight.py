@@ -3,7 +3,7 @@
 import math
 import micropython
 from array import array
-from mote.dsp import aweight, aweight_viper
+from mote.dsp import aweight, aweight_plain, aweight_viper
 from mote.dsp.decibel import mdb, mdb3
 from mote.dsp.levels import Levels
 
@@ -147,12 +147,12 @@ def test_viper_and_bytecode_are_equal_bit_for_bit():
             buf[i] = v << 8
         at = 0
         for n in (1, 47, 48, 49, 500, 1355):
-            aweight.run(buf, at, n, a)
+            aweight_plain.run(buf, at, n, a)
             RUN(buf, at, n, b)
             at += n
             assert a == b, (kind, at, list(a), list(b))
     unsigned = array("I", [(v << 8) & 0xFFFFFFFF for v in (-8388608, 8388607, -1, 0, 1) * 20])
-    aweight.run(unsigned, 0, 100, a)
+    aweight_plain.run(unsigned, 0, 100, a)
     RUN(unsigned, 0, 100, b)
     assert a == b
 
@@ -161,7 +161,7 @@ def test_block_processing_allocates_nothing():
     st = aweight.new_state()
     buf = array("i", [i * 100003 % 16777216 - 8388608 << 8 for i in range(480)])
     levels = Levels()
-    twin = aweight.run
+    twin = aweight_plain.run
     micropython.heap_lock()
     try:
         RUN(buf, 0, 480, st)
@@ -336,7 +336,7 @@ def test_no_intermediate_reaches_2_to_the_30_even_in_the_worst_case():
                 buf[0] = (8388607 if signs[i] == sense else -8388608) << 8
                 if i >= len(signs) - 100:  # the twin's own text, on integers that check themselves, from the real state
                     checked = [Int(v) for v in st]
-                    aweight.run([Int(buf[0], False)], 0, 1, checked)
+                    aweight_plain.run([Int(buf[0], False)], 0, 1, checked)
                 RUN(buf, 0, 1, st)
                 if i >= len(signs) - 100:
                     for j in range(len(st)):
