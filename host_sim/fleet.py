@@ -193,6 +193,8 @@ class Fleet:
             node.nvs = json.loads(text)
         elif op == "M":
             node.rtc = "" if text == "-" else text
+        elif op == "Q":
+            node.kept = text
         elif op == "K":
             node.rtc_off = int(text)
         elif op == "H":

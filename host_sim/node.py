@@ -76,6 +76,7 @@ class Node:
         self.spec, self._rom, self._seed = spec, rom, seed
         self.nvs: dict[str, Any] = dict(spec.nvs)
         self.rtc = ""
+        self.kept = ""  # RTC domain besides RTC memory, JSON
         self.rtc_off = 0
         self.stats = NodeStats()
         self.pid = 0
@@ -111,7 +112,7 @@ class Node:
         """Start the VM at virtual time t with this reset cause."""
         spec = self.spec
         if cause == PWRON:
-            self.rtc, self.rtc_off = "", -t
+            self.rtc, self.kept, self.rtc_off = "", "", -t
         self.stats.boots += 1
         cut = self.next_cut(t)
         home, lib, chips, rom = (inside(i) for i in range(4))
@@ -128,6 +129,7 @@ class Node:
             "rtc_off": self.rtc_off,
             "cause": cause,
             "rtc": self.rtc,
+            "kept": json.loads(self.kept) if self.kept else None,
             "nvs": self.nvs,
             "seed": chance.number(self._seed, "node", spec.id, self.stats.boots),
             "world": f"{home}/{spec.world.name}",

@@ -11,12 +11,13 @@ VM -> world, one text line per message, `<op> <now_us> ...`:
 | L, U | freq sf bw cr preamble sync / | radio listens from now / no longer |
 | O, W, C | sid host port / sid hex / sid | socket opens, writes, closes |
 | N, M, K | json / hex / off_us | NVS committed, RTC memory written, RTC set |
+| Q | json | before R or Z: what else the RTC domain keeps ("ulp": slow memory and timer, "hold": latched pads) |
 | P | t2000 id:value,... | truth probe: this row is persisted |
 | R, Z, X, E | kind / ms / 0 / text | last word: reset, deep sleep, power gone, firmware ended at the REPL |
 
 World -> VM, only after A: <grant_us int64, length uint32>, then deliveries <kind uint8, t_us int64, length uint16> data.
 The boot file (JSON): lib, chips, rom, image or folder, flash (bytes), files {name: host path} for a fresh flash, now (us),
-heap (bytes free for the firmware), rtc_off (us), cause, rtc (hex), nvs, cut_at (us), seed, world (series file), hw (see vm/sim_hw.py), fd, probe, script, argv.
+heap (bytes free for the firmware), rtc_off (us), cause, rtc (hex), kept (of Q), nvs, cut_at (us), seed, world (series file), hw (see vm/sim_hw.py), fd, probe, script, argv.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
                 [(t, v / wiring["battery"]["divider"]) for t, v in volts.points]
             )
         series.write(home / "world.bin", world)
-        hw = hardware(group.profile, wiring) | {"node": node_id}
+        hw = hardware(group.profile, wiring) | {"node": node_id, "chip": wiring["board"]["chip"]}
         hw["wifi_down"] = [[round(w.from_h * HOUR_US), round(w.to_h * HOUR_US)] for w in scenario.wifi_down]
         hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))
         gain = wiring.get("radio", {}).get("antenna_gain_dbi", 0)

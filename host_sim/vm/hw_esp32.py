@@ -4,6 +4,8 @@ import sim_clock as _c
 import sim_hw as _hw
 import sim_link as _link
 import json
+import struct
+import sys
 
 WAKEUP_ALL_LOW, WAKEUP_ANY_HIGH = False, True
 _store = {}  # namespace -> {key: int or hex string}, as committed
@@ -122,16 +124,88 @@ class PCNT:
         self.stop()
 
 
+_INVALID_ARG, _INVALID_SIZE, _NOT_SUPPORTED = 0x102, 0x104, 0x106  # esp_err_t
+_wake = {"ext0": None, "ext1": (), "ulp": False, "touch": False}
+
+
+def _ext_pin(pin):
+    number = getattr(pin, "id", pin)
+    if number not in _hw.rtc_pins():
+        raise ValueError("invalid pin")
+    return number
+
+
 def wake_on_ext0(pin=None, level=0):
-    pass
+    """Kept and checked as the port does; a simulated node is woken by its timer only (DECISIONS.md)."""
+    if _wake["touch"] or _wake["ulp"]:
+        raise ValueError("no resources")
+    _wake["ext0"] = None if pin is None else _ext_pin(pin)
 
 
 def wake_on_ext1(pins=None, level=0):
-    pass
+    _wake["ext1"] = tuple([_ext_pin(p) for p in pins or ()])
+
+
+def wake_on_touch(wake):
+    if _wake["ext0"] is not None:
+        raise ValueError("no resources")
+    _wake["touch"] = bool(wake)
+
+
+def wake_on_ulp(wake):
+    """Also what keeps RTC slow memory and the coprocessor alive in deep sleep."""
+    if _wake["ext0"] is not None:
+        raise ValueError("no resources")
+    _wake["ulp"] = bool(wake)
+    if "sim_ulp" in sys.modules:
+        _ulp().keep_in_sleep = bool(wake)
 
 
 def gpio_deep_sleep_hold(enable):
-    pass
+    """Digital pads with Pin(hold=True) keep their level in deep sleep, too."""
+    _hw.hold_digital = bool(enable)
+
+
+def _ulp():
+    ulp = sys.modules.get("sim_ulp")
+    if ulp is None:
+        raise RuntimeError("simulator: a board without a pulse line has no ULP")
+    return ulp
+
+
+class ULP:
+    """The FSM coprocessor as the port gives it: load, period, run. See sim_ulp.py."""
+
+    RESERVE_MEM = 2040
+
+    def load_binary(self, load_addr, program):
+        """Place a program (header of ESP-IDF's ulp_load_binary) at word load_addr."""
+        data = bytes(program)
+        if len(data) < 12 or len(data) % 4:
+            raise OSError(_INVALID_SIZE)
+        if 4 * load_addr > self.RESERVE_MEM:
+            raise OSError(_INVALID_ARG)
+        if 4 * load_addr + len(data) > self.RESERVE_MEM:
+            raise OSError(_INVALID_SIZE)
+        magic, offset, text, initial, zero = struct.unpack("<IHHHH", data)
+        if magic != 0x00706C75:
+            raise OSError(_NOT_SUPPORTED)
+        if offset + text + initial != len(data):
+            raise OSError(_INVALID_SIZE)
+        ulp = _ulp()
+        ulp.catch_up(_c.now)
+        body = data[offset:] + bytes(zero)
+        for i in range(len(body) // 4):
+            ulp.store(load_addr + i, struct.unpack_from("<I", body, 4 * i)[0])
+
+    def set_wakeup_period(self, period_index, period_us):
+        if not 0 <= period_index <= 4:
+            raise OSError(_INVALID_ARG)
+        _ulp().set_period(int(period_us))
+
+    def run(self, entry_point):
+        """Start the timer; entry_point in bytes."""
+        _ulp().start(entry_point // 4)
 
 
 def mcu_temperature():

@@ -1,6 +1,7 @@
 """`machine` of the esp32 port: reset and sleep, RTC, watchdog, timers, pins; buses come from hw_bus and hw_i2s."""
 
 # ruff: noqa: E402
+import json
 import sys
 
 import sim_clock as _c
@@ -14,13 +15,56 @@ sys.path.clear()
 import machine as _b
 
 sys.path[:] = _path
-Signal, PinBase, mem8, mem16, mem32 = _b.Signal, _b.PinBase, _b.mem8, _b.mem16, _b.mem32
+Signal, PinBase = _b.Signal, _b.PinBase
 
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
 PIN_WAKE, EXT0_WAKE, EXT1_WAKE, TIMER_WAKE, TOUCHPAD_WAKE, ULP_WAKE = 2, 2, 3, 4, 5, 6
 SLEEP, DEEPSLEEP = 2, 4
-_state = {"cause": PWRON_RESET, "rtc": b""}
+_state = {"cause": PWRON_RESET, "rtc": b"", "woke": False}
 RTC_MEMORY = 2048
+FOR_EVER_MS = 1 << 46
+
+
+class _Mem:
+    """RTC slow memory alone (sim_ulp); the VM's own mem32 would touch the host's memory."""
+
+    def __init__(self, size):
+        self._size = size
+        self._mem = None
+
+    def _get(self):
+        if self._mem is None:
+            self._mem = sys.modules["sim_ulp"].Memory(self._size)
+        return self._mem
+
+    def __getitem__(self, address):
+        return self._get()[address]
+
+    def __setitem__(self, address, value):
+        self._get()[address] = value
+
+
+mem8, mem16, mem32 = _Mem(1), _Mem(2), _Mem(4)
+
+
+def _keep(kind):
+    """The boot ends: tell the world what the RTC domain keeps (JSON: "ulp", "hold"), when there is anything."""
+    state = {}
+    if "sim_ulp" in sys.modules:
+        ulp = sys.modules["sim_ulp"].last_look(kind)
+        if ulp is not None:
+            state["ulp"] = ulp
+    if not _hw.hold_digital and kind == "Z":
+        for number in list(_hw.held):
+            if number not in _hw.rtc_pins():
+                del _hw.held[number]  # digital pads lose it without gpio_deep_sleep_hold
+    if _hw.held:
+        state["hold"] = _hw.held
+    if state or _hw.kept:
+        _link.send("Q", json.dumps(state))
+
+
+_link.keep = _keep
 
 
 def reset():
@@ -32,11 +76,22 @@ def soft_reset():
 
 
 def deepsleep(time_ms=0):
-    _link.final("Z", int(time_ms))
+    """Wakes as a boot with DEEPSLEEP_RESET after time_ms; without a time only a pin would wake it, so here nothing does."""
+    _link.final("Z", int(time_ms) or FOR_EVER_MS)
 
 
 def lightsleep(time_ms=0):
+    """RAM and peripherals stay; the watchdog's clock stands still. Without a time only a pin would wake it: Deadlock."""
+    if not time_ms:
+        raise _c.Deadlock("lightsleep without a time, and no pin wakes a simulated node")
+    paused = WDT._event
+    left = 0 if paused is None else paused[0] - _c.now
+    if paused is not None:
+        _c.cancel(paused)
     _c.advance(_c.now + int(time_ms) * 1000)
+    if paused is not None and WDT._event is paused:
+        WDT._event = _c.at(_c.now + left, paused[1])
+    _state["woke"] = True
 
 
 def idle():
@@ -48,7 +103,7 @@ def reset_cause():
 
 
 def wake_reason():
-    return TIMER_WAKE if _state["cause"] == DEEPSLEEP_RESET else 0
+    return TIMER_WAKE if _state["woke"] or _state["cause"] == DEEPSLEEP_RESET else 0
 
 
 def unique_id():
@@ -130,24 +185,37 @@ class Pin:
         pin = cls._all.get(id)
         if pin is None:
             pin = cls._all[id] = object.__new__(cls)
-            pin.id, pin._value, pin._handler, pin._trigger = id, 0, None, 3
+            pin.id, pin._value, pin._handler, pin._trigger = id, _hw.held.get(id, 0), None, 3
+            pin._wanted = None  # what was asked of a held pad
         return pin
 
     def __init__(self, id, mode=-1, pull=-1, value=None, drive=None, hold=None):
-        if value is not None:
-            self.value(value)
-        elif pull == Pin.PULL_UP and mode == Pin.IN:
+        self.init(mode, pull, value, drive, hold)
+        if value is None and pull == Pin.PULL_UP and mode == Pin.IN and self.id not in _hw.held:
             self._value = 1
 
     def init(self, mode=-1, pull=-1, value=None, drive=None, hold=None):
+        """hold=True latches the pad: it keeps its level, also through deep sleep and resets, until hold=False."""
         if value is not None:
             self.value(value)
+        if hold is not None:
+            if hold:
+                _hw.held[self.id] = self._value
+            elif _hw.held.pop(self.id, None) is not None and self._wanted is not None:
+                self.drive_line(self._wanted)
+                self._wanted = None
 
     def value(self, v=None):
         if v is None:
             source = _hw.digital.get(self.id)
-            return self._value if source is None else source()
-        self.drive_line(v)
+            if source is not None:
+                return source()
+            meter = _hw.pulse.get(self.id)
+            return meter.level(_c.now) if hasattr(meter, "level") else self._value
+        if self.id in _hw.held:
+            self._wanted = v
+        else:
+            self.drive_line(v)
 
     __call__ = value
 

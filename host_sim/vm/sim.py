@@ -1,7 +1,7 @@
 """Back door of the virtual board for tests that run in the VM: `import sim`.
 
-Time: now_us(), advance_ms(n), power_cut_in(us). Hardware: attach_i2c/uart/i2s/pulse(..., chip), values[...] feeds
-sense(), sense and now_us go into a chip's constructor. Reset is what machine.reset() and deepsleep() raise here.
+Time: now_us(), advance_ms(n), power_cut_in(us), reboot(cause, after_ms). Storage: erase_nvs(). Hardware: attach_i2c/uart/i2s/pulse(..., chip), values[...] feeds
+sense() (a number, or a function of the time in us), sense and now_us go into a chip's constructor. Reset is what machine.reset() and deepsleep() raise here.
 """
 
 import sim_clock
@@ -28,6 +28,45 @@ def no_power_cut():
 def set_unix_time(t):
     """Set the node's RTC to Unix second t, without the firmware doing it."""
     sim_clock.rtc_off = (t - sim_clock.EPOCH_2000) * 1000000 - sim_clock.now
+
+
+def erase_nvs():
+    """What the port does at start when NVS has no free page or an older version: all of it is gone (platform: nvs_flash_init)."""
+    import esp32
+    import sim_link
+
+    esp32._store.clear()
+    sim_link.send("N", "{}")
+
+
+def reboot(cause, after_ms=0):
+    """In one VM, what lies between two boots: after_ms pass, all that a reset of this cause (machine.*_RESET) ends is gone.
+
+    Objects of the test live on: make them anew, as boot and main would. Flash, NVS and the world stay.
+    """
+    import sys
+
+    import esp32
+    import machine
+
+    sim_clock._events.clear()
+    sim_clock.now += after_ms * 1000 + 300000
+    sim_clock.boot = sim_clock.now
+    esp32.PCNT._units.clear()
+    esp32._wake.update({"ext0": None, "ext1": (), "ulp": False, "touch": False})
+    machine.Pin._all.clear()
+    machine.WDT._event = None
+    machine._state.update({"cause": cause, "woke": False})
+    sim_hw.hold_digital = False
+    ulp = sys.modules.get("sim_ulp")
+    if cause == machine.PWRON_RESET:
+        machine._state["rtc"] = b""
+        sim_clock.rtc_off = -sim_clock.now
+        sim_hw.held.clear()
+        if ulp is not None:
+            ulp.power_on()
+    if ulp is not None:
+        ulp.keep_in_sleep = False
 
 
 def attach_i2c(bus, address, chip):

@@ -37,6 +37,17 @@ random.seed(_cfg.get("seed", 1) & 0x3FFFFFFF)
 if _cfg.get("world"):
     sim_hw.load_world(open(_cfg["world"], "rb"))
 sim_hw.build(_cfg.get("hw", {}))
+_kept = _cfg.get("kept") or {}
+sim_hw.kept = bool(_kept)
+sim_hw.held.update({int(_m): _kept["hold"][_m] for _m in _kept.get("hold", ())})
+if sim_hw.pulse or "ulp" in _kept or _cfg.get("keep_chips"):
+    import sim_ulp
+
+    sim_ulp.wire()
+    if "ulp" in _kept:
+        sim_ulp.load(_kept["ulp"])
+    else:
+        sim_ulp.power_on()
 if _cfg.get("keep_chips"):
     import sim  # noqa: F401
 _fresh = False
@@ -90,7 +101,7 @@ sim_clock.now = sim_clock.boot  # formatting and provisioning happened at the fa
 _argv = _cfg.get("argv", [])
 _want = _cfg["heap"]
 _probing = _cfg.get("probe")
-del _cfg, _f, _m, _root, _files, _rom, _extra, _chips, _fresh
+del _cfg, _f, _m, _kept, _root, _files, _rom, _extra, _chips, _fresh
 gc.collect()
 _used = gc.mem_alloc()
 if gc.mem_free() < _want:

@@ -1,7 +1,7 @@
 """The node's flash chip: an image file of 4 KiB blocks, as a littlefs block device that takes NOR flash time.
 
 Times are typical for a W25Q32 (page program 0.4 ms per 256 B, sector erase 45 ms, read at 20 MB/s). `erases` and
-`writes` count for wear budgets.
+`writes` count for wear budgets. A power cut in the middle of an operation leaves it half done.
 """
 
 import sim_clock as _c
@@ -21,11 +21,18 @@ class Flash:
         self._file.readinto(buf)
         _c.now += 2 + len(buf) // 20
 
+    def _put(self, at, data, us):
+        """Put data in place, which takes us; when the power goes meanwhile, as much of it as there was time for."""
+        left = _c.cut_at - _c.now
+        self._file.seek(at)
+        if left <= us:
+            self._file.write(data[: len(data) * left // us])
+        _c.spend(us)
+        self._file.write(data)
+
     def writeblocks(self, block, buf, off=0):
         self.writes += 1
-        _c.spend(20 + len(buf) * 400 // 256)
-        self._file.seek(block * BLOCK + off)
-        self._file.write(buf)
+        self._put(block * BLOCK + off, buf, 20 + len(buf) * 400 // 256)
 
     def ioctl(self, op, arg):
         if op == 4:
@@ -34,9 +41,7 @@ class Flash:
             return BLOCK
         if op == 6:
             self.erases += 1
-            _c.spend(45000)
-            self._file.seek(arg * BLOCK)
-            self._file.write(ERASED)
+            self._put(arg * BLOCK, ERASED, 45000)
         return 0
 
 

@@ -14,13 +14,22 @@ pulse = {}  # pin -> chip
 analog = {}  # pin -> function() -> volts
 digital = {}  # pin -> function() -> 0 or 1
 node_id = 1
+chip = "esp32"
 wifi_down = ()  # ((from_us, to_us), ...) the access point is away
 wifi_rssi = -61
+held = {}  # pin -> level of a latched pad (Pin hold=True)
+hold_digital = False  # esp32.gpio_deep_sleep_hold
+kept = False  # the world holds something of the RTC domain of an earlier boot
 ballast = None  # heap the firmware may not have
 
 
 def now_us():
     return _c.now
+
+
+def rtc_pins():
+    """GPIOs with an RTC function."""
+    return range(22) if chip == "esp32s3" else (0, 2, 4, 12, 13, 14, 15, 25, 26, 27, 32, 33, 34, 35, 36, 37, 38, 39)
 
 
 class Series:
@@ -48,8 +57,35 @@ class Series:
             self._load(index)
         return struct.unpack_from("<d", self._buf, 16 * (index - self._first))[0]
 
-    def value(self):
-        t = _c.now / 1000000
+    def value(self, t_us=None):
+        """The value now, or at t_us."""
+        t = (_c.now if t_us is None else t_us) / 1000000
+        low = self._at(t)
+        t0 = self._time(low)
+        v0 = self._value(low)
+        if not self._linear or t <= t0 or low + 1 == self._count:
+            return v0
+        t1 = self._time(low + 1)
+        return v0 + (self._value(low + 1) - v0) * (t - t0) / (t1 - t0)
+
+    def when(self, value, after_us, until_us):
+        """First microsecond in (after_us, until_us] at which a series that never falls has reached `value`, or None."""
+        i = self._at(after_us / 1000000)
+        while i + 1 < self._count and self._time(i) * 1000000 <= until_us:
+            if self._value(i + 1) >= value:
+                t0, v0, t1, v1 = self._time(i), self._value(i), self._time(i + 1), self._value(i + 1)
+                t = t0 if v0 >= value else t0 + (value - v0) / (v1 - v0) * (t1 - t0) if self._linear else t1
+                t = max(after_us + 1, -int(-t * 1000000 // 1))
+                return t if t <= until_us else None
+            i += 1
+        return None
+
+    def _value(self, index):
+        self._time(index)
+        return struct.unpack_from("<d", self._buf, 16 * (index - self._first) + 8)[0]
+
+    def _at(self, t):
+        """Index of the last point at or before t seconds (0 before the first)."""
         if not self._held:
             self._load(0)
         low, high = 0, self._count - 1
@@ -62,23 +98,36 @@ class Series:
                 low = mid
             else:
                 high = mid - 1
-        t0 = self._time(low)
-        v0 = struct.unpack_from("<d", self._buf, 16 * (low - self._first) + 8)[0]
-        if not self._linear or t <= t0 or low + 1 == self._count:
-            return v0
-        t1 = self._time(low + 1)
-        v1 = struct.unpack_from("<d", self._buf, 16 * (low + 1 - self._first) + 8)[0]
-        return v0 + (v1 - v0) * (t - t0) / (t1 - t0)
+        return low
 
 
 _series = {}
-values = {}  # fixed values; tests set them
+values = {}  # fixed values, or functions of the time in us; tests set them
 
 
-def sense(name):
-    """Physical truth of quantity `name` now (units: chips/README.md). KeyError names the unknown."""
+def sense(name, t_us=None):
+    """Physical truth of quantity `name` now, or at t_us (units: chips/README.md). KeyError names the unknown."""
     s = _series.get(name)
-    return s.value() if s is not None else values[name]
+    if s is not None:
+        return s.value(t_us)
+    v = values[name]
+    return v(_c.now if t_us is None else t_us) if callable(v) else v
+
+
+def when(name, value, after_us, until_us):
+    """First microsecond in (after_us, until_us] at which `name`, which never falls, is at least `value`; None when it does not get there."""
+    s = _series.get(name)
+    if s is not None:
+        return s.when(value, after_us, until_us)
+    if sense(name, until_us) < value:
+        return None
+    while until_us - after_us > 1:
+        mid = (after_us + until_us) // 2
+        if sense(name, mid) < value:
+            after_us = mid
+        else:
+            until_us = mid
+    return until_us
 
 
 def load_world(file):
@@ -96,6 +145,8 @@ def _make(name):
 
     module, cls = CHIPS[name].split(":")
     chip = getattr(__import__("chips." + module, None, None, (cls,)), cls)(sense, now_us)
+    if hasattr(chip, "when"):
+        chip.when = when  # exact and quick on a series; the chip's own works on any function
     if hasattr(chip, "fill"):
         chip.fill(bytearray(64), 16, _c.now, 48000)  # makes its tables now, before the firmware's heap is measured
     return chip
@@ -103,8 +154,9 @@ def _make(name):
 
 def build(hw):
     """Attach the chips of a hardware description {"i2c": {"0": {"0x76": "bme280"}}, "uart": {"1": ..}, "i2s", "pulse", ..}."""
-    global node_id, wifi_down, wifi_rssi
+    global node_id, chip, wifi_down, wifi_rssi
     node_id = hw.get("node", 1)
+    chip = hw.get("chip", "esp32")
     wifi_down = tuple((a, b) for a, b in hw.get("wifi_down", ()))
     wifi_rssi = hw.get("wifi_rssi", -61)
     for bus, chips in hw.get("i2c", {}).items():

@@ -11,6 +11,7 @@ import sim_clock as _c
 _file = None
 _head = bytearray(12)
 handlers = {}  # delivery kind -> function(data: bytes)
+keep = None  # function(kind): a reset or deep sleep comes; what must outlive it is sent now
 
 
 class Reset(BaseException):
@@ -72,6 +73,8 @@ def ask(target):
 
 def final(kind, arg):
     """Say the last word of this boot and never return: the world kills the process here."""
+    if keep is not None and kind in "RZ":
+        keep(kind)
     if _file is None:
         raise Reset(kind, arg)
     send(kind, arg)

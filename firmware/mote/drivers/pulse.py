@@ -1,32 +1,36 @@
-"""Pulse output of a water meter (reed or open collector) on the ESP32's pulse counter. ESP32 technical reference manual, chapter PCNT;
-pulse output: EN ISO 4064-1 (OIML R 49) meters, K litres per pulse.
+"""Pulse output of a water meter (reed or open collector) on a hardware counter. ESP32 technical reference manual, chapters PCNT and ULP
+Coprocessor; pulse output: EN ISO 4064-1 (OIML R 49) meters, K litres per pulse.
 
-The counter is hardware with its own debounce filter (PCNT filter and an RC at the reed), so no pulse depends on Python.
+The counter is hardware with its own debounce (PCNT: filter and an RC at the reed; ULP: samples in a row), so no pulse depends on Python.
 """
 
-from time import ticks_diff, ticks_ms
+from time import ticks_add, ticks_diff, ticks_ms
 from micropython import const
 
-_LIMIT = const(32767)  # PCNT, 16 bit: reaching 32767 makes it 0
+_PCNT_MODULUS = const(32767)  # 16 bit: reaching 32767 makes it 0
+_AGO_MAX = const(345600)  # s; four days, because ticks tell no more than six apart
 
 
 class PulseMeter:
-    """The meter behind `pcnt` (esp32.PCNT, counting up, started by the caller; only the difference of values counts).
+    """The meter behind `counter`: esp32.PCNT (counting up, started by the caller), or mote.hal.ulp.Counter, which counts on in deep
+    sleep and through resets. Of either only the difference of values counts, modulo its `modulus` (PCNT: 32767).
 
     litres_per_pulse: K = 0.1, 1, 10 or 100 (any multiple of 0.1). start_l: the meter's own register at zero pulses.
-    `total` is the number of pulses ever; the caller keeps it over resets and gives it back through restore().
+    `total` is the number of pulses ever. The caller keeps it over resets, in one of two ways (README "pulses over resets"):
+    state() and resume() lose nothing while the counter runs on; restore() starts from a total when it did not.
     """
 
     CHANNELS = ("water_volume", "water_flow")
 
-    def __init__(self, pcnt, litres_per_pulse=1, start_l=0):
-        self._pcnt = pcnt
+    def __init__(self, counter, litres_per_pulse=1, start_l=0):
+        self._counter = counter
+        self._modulus = getattr(counter, "modulus", _PCNT_MODULUS)
         self._k = int(litres_per_pulse * 10 + 0.5)  # 0.1 l; floats only here
         if self._k < 1:
             raise ValueError("litres_per_pulse")
         self._start = int(start_l * 10 + 0.5)
         self.total = 0
-        self._seen = pcnt.value()
+        self._seen = counter.value()
         self._flow_at = ticks_ms()
         self._flow_total = 0
         self._flow = 0
@@ -38,12 +42,38 @@ class PulseMeter:
         self.total += total
         self._flow_total += total
 
+    def state(self):
+        """Return (total, seen): the pulses taken over so far, and which count of which counting that was. Two ints below 2**30."""
+        return self.total, self._seen + self._modulus * getattr(self._counter, "life", 0)
+
+    def resume(self, total, seen, ago_s=0):
+        """Go on from an earlier state() of the same counting, of this boot or another: True, and every pulse since is in `total`.
+
+        The state may be as old as it likes, if fewer pulses than the counter's modulus came since. Once, before the first reading. ago_s: seconds since that state, so that the first flow is the mean since then (0: unknown,
+        the flow starts now). False, and nothing changed: the counting began anew since, or dies with the boot as a PCNT does;
+        restore() a total instead. ValueError for a negative total.
+        """
+        if total < 0:
+            raise ValueError("total")
+        counter = self._counter
+        if getattr(counter, "fresh", True) or seen // self._modulus != counter.life:
+            return False
+        if ago_s > 0:
+            self._flow_at = ticks_add(ticks_ms(), -1000 * min(ago_s, _AGO_MAX))
+        self.total += total
+        self._flow_total += total
+        self._seen = seen % self._modulus
+        self.poll()
+        if ago_s <= 0:
+            self._flow_total = self.total
+        return True
+
     def poll(self):
-        """Take new pulses over into `total`; call at least every 32766 pulses. No allocation."""
-        now = self._pcnt.value()
+        """Take new pulses over into `total`; call at least every modulus - 1 pulses (PCNT: 32766). No allocation."""
+        now = self._counter.value()
         new = now - self._seen
         if new < 0:
-            new += _LIMIT
+            new += self._modulus
         self._seen = now
         self.total += new
 

@@ -3,10 +3,12 @@
 import asyncio
 import esp32
 import micropython
+import random
 import sim
 from chips.pulse import PulseChip
 from machine import Pin
 from mote.drivers import open_driver
+from mote.drivers.pulse import PulseMeter
 
 pin = 30
 
@@ -113,7 +115,7 @@ async def test_poll_allocates_nothing():
         def value(self):
             return Counter.n
 
-    d._pcnt = Counter()
+    d._counter = Counter()
     Counter.n = 17
     micropython.heap_lock()
     try:
@@ -134,3 +136,155 @@ def test_options_out_of_range_are_refused():
         raise AssertionError
     except TypeError:
         pass
+
+
+class Ulp:
+    """A counter with mote.hal.ulp.Counter's face."""
+
+    def __init__(self, count=0, life=5, fresh=False, modulus=1 << 24):
+        self.count, self.life, self.fresh, self.modulus = count, life, fresh, modulus
+
+    def value(self):
+        return self.count % self.modulus
+
+
+async def test_a_counter_that_runs_on_is_resumed():
+    counter = Ulp(100)
+    d = PulseMeter(counter)
+    d.restore(70000)
+    counter.count += 7
+    d.poll()
+    total, seen = d.state()
+    assert total == 70007 and seen < 1 << 30
+    counter.count += 50  # asleep
+    d = PulseMeter(counter)
+    assert d.resume(total, seen)
+    assert d.total == 70057
+    out = [0, 0]
+    await asyncio.sleep(60)
+    counter.count += 1
+    await d.read_into(out)
+    assert out == [700580, 60], out  # what came asleep is no flow of the minute since
+
+
+async def test_the_first_flow_is_the_mean_since_the_state_when_its_age_is_known():
+    counter = Ulp()
+    d = PulseMeter(counter)
+    total, seen = d.state()
+    counter.count += 100
+    d = PulseMeter(counter)
+    assert d.resume(total, seen, 3590)
+    await asyncio.sleep(10)
+    out = [0, 0]
+    await d.read_into(out)
+    assert out == [1000, 100], out
+    for ago_s in (1, 1 << 29):  # bounded: ticks tell no more than six days
+        d = PulseMeter(counter)
+        assert d.resume(total, seen, ago_s)
+        await d.read_into(out)
+        assert out[0] == 1000 and 0 < out[1] <= 360000, out
+
+
+def test_resume_refuses_what_it_cannot_continue():
+    counter = Ulp(50)
+    d = PulseMeter(counter)
+    total, seen = d.state()
+    for other in (Ulp(60, life=6), Ulp(60, fresh=True)):
+        d = PulseMeter(other)
+        assert not d.resume(9, seen) and d.total == 0
+        d.restore(1000)
+        other.count += 3
+        d.poll()
+        assert d.total == 1003
+    chip, d = board()
+    total, seen = d.state()
+    assert not d.resume(total, seen), "a PCNT dies with the boot"
+    try:
+        PulseMeter(counter).resume(-1, 0)
+        raise AssertionError
+    except ValueError:
+        pass
+
+
+def test_states_of_every_age_and_life_lead_to_the_same_total():
+    for life in (0, 1, 63):
+        counter = Ulp((1 << 24) - 20, life)
+        d = PulseMeter(counter)
+        states, true = [d.state()], 0
+        for n in (1, 18, 1, 1, 0, 500, 1 << 20):
+            counter.count += n
+            true += n
+            d.poll()
+            states.append(d.state())
+            for total, seen in states:
+                e = PulseMeter(counter)
+                assert e.resume(total, seen) and e.total == true == d.total, (life, n)
+
+
+class Node:
+    """The pulses of a meter through the life of a node, kept as a profile would: total on flash, state() in RTC memory.
+
+    The flash is written now and then; RTC memory is written more often; power-on takes RTC memory and the counting with it.
+    """
+
+    def __init__(self, rng):
+        self.rng = rng
+        self.true = self.lost = self.shown = self.flash = 0
+        self.rtc = None
+        self.counter = Ulp(rng.randrange(1 << 24), rng.randrange(64), True, rng.choice((1 << 24, 1 << 24, 4096)))
+        self.boot()
+
+    def boot(self):
+        self.meter = PulseMeter(self.counter)
+        if self.rtc is None or not self.meter.resume(self.rtc[0], self.rtc[1]):
+            self.lost = self.true - self.flash
+            self.meter.restore(self.flash)
+        self.rtc = self.meter.state()
+        self.counter.fresh = False
+
+    def step(self):
+        rng = self.rng
+        what = rng.randrange(10)
+        pulses = rng.randrange(3) * rng.randrange(1000)
+        self.true += pulses
+        self.counter.count += pulses
+        if what < 5 or self.true - self.lost - self.meter.total > 1500:
+            self.meter.poll()
+        if what < 3 or self.meter.total - self.rtc[0] > 1500:  # before the smallest modulus goes round
+            self.rtc = self.meter.state()
+        if what < 2:
+            self.flash = self.meter.total
+        if what == 6:  # deep sleep or a reset: the counter runs on
+            self.boot()
+        if what == 7 and not rng.randrange(3):  # power
+            self.rtc = None
+            self.counter = Ulp(rng.randrange(1 << 24), rng.randrange(64), True, self.counter.modulus)
+            self.boot()
+        if what == 8 and not rng.randrange(3):  # an update of the firmware: another program, RTC memory stays
+            self.counter = Ulp(0, (self.counter.life + 1) % 64, True, self.counter.modulus)
+            self.boot()
+        self.meter.poll()
+        assert self.meter.total == self.true - self.lost, (self.meter.total, self.true, self.lost)
+        # the register that left the node was on flash before: it never falls
+        assert self.flash >= self.shown
+        self.shown = self.flash
+
+
+def test_the_register_is_exact_over_sleeps_resets_power_cuts_and_wraps():
+    class Rng:
+        def __init__(self, seed):
+            random.seed(seed)
+
+        def randrange(self, n):
+            return random.randrange(n)
+
+        def choice(self, a):
+            return a[random.randrange(len(a))]
+
+    lost = 0
+    for seed in range(30):
+        node = Node(Rng(seed))
+        for _ in range(400):
+            node.step()
+        lost += node.lost
+    assert lost, "power cuts did happen"
