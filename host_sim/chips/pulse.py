@@ -82,16 +82,22 @@ class PulseChip:
         """Go to the half pulse in which t_us lies."""
         if self._half is None or t_us < self._from:
             self._half = int(2 * self.sense("water_pulses", t_us))
-            self._from = self._quiet = t_us
-            self._to, self._flips = None, ()
+            before = t_us - BOUNCES * BOUNCE_US
+            bouncing = 2 * self.sense("water_pulses", before) < self._half
+            self._begin(self.when("water_pulses", self._half / 2, before, t_us) if bouncing else before)
+            self._quiet = t_us
         while self._next(t_us) is not None:
-            self._from = self._quiet = self._to
             self._half += 1
-            self._to, self._flips = None, ()
-            if self.fault == "bounce":
-                noise = Noise(self._half)
-                t, flips = self._from, []
-                for _ in range(BOUNCES):
-                    t += 100 + noise.below(BOUNCE_US - 100)
-                    flips.append(t)
-                self._flips = flips
+            self._begin(self._to)
+
+    def _begin(self, t_us):
+        """The half pulse began at t_us."""
+        self._from = self._quiet = t_us
+        self._to, self._flips = None, ()
+        if self.fault == "bounce":
+            noise = Noise(self._half)
+            flips = []
+            for _ in range(BOUNCES):
+                t_us += 100 + noise.below(BOUNCE_US - 100)
+                flips.append(t_us)
+            self._flips = flips

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ VECTORS: dict[str, Any] = json.loads((DATA / "sensor_vectors.json").read_text())
 class World:
     """`sense` and `now_us` for a chip's constructor; `values` is the truth, `us` the time."""
 
-    def __init__(self, **values: float) -> None:
+    def __init__(self, **values: float | Callable[[int], float]) -> None:
         self.us = 1_000_000
-        self.values = {
+        self.values: dict[str, Any] = {
             "temperature": 21.5,
             "humidity": 48.3,
             "pressure": 987.65,
@@ -29,8 +30,10 @@ class World:
             "water_pulses": 100.0,
         } | values
 
-    def sense(self, name: str) -> float:
-        return self.values[name]
+    def sense(self, name: str, t_us: int | None = None) -> float:
+        """The truth now or at t_us; a value may be a function of the time in us."""
+        value = self.values[name]
+        return value(self.us if t_us is None else t_us) if callable(value) else value
 
     def now_us(self) -> int:
         return self.us

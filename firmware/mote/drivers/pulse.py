@@ -16,7 +16,7 @@ class PulseMeter:
     sleep and through resets. Of either only the difference of values counts, modulo its `modulus` (PCNT: 32767).
 
     litres_per_pulse: K = 0.1, 1, 10 or 100 (any multiple of 0.1). start_l: the meter's own register at zero pulses.
-    `total` is the number of pulses ever. The caller keeps it over resets, in one of two ways (README "pulses over resets"):
+    `total` is the number of pulses ever. The caller keeps it over resets, in one of two ways (README, "Pulses over resets"):
     state() and resume() lose nothing while the counter runs on; restore() starts from a total when it did not.
     """
 
