@@ -40,6 +40,10 @@ $(WASM)/package.json: | $(VENV)/.run
 	  npm install --silent --no-audit --no-fund --prefix $(VENV)/wasm @micropython/micropython-webassembly-pyscript@1.29.0-6; \
 	else echo "setup: no npm: tests of the 32-bit VM will be skipped by name (next: install Node.js >= 18 with npm)"; fi
 
+# an assembler that judges our ULP program; without it its test is skipped by name
+$(VENV)/sdists: | $(VENV)/.dev
+	@$(BIN)/python -m tests.sdist micropython-esp32-ulp 1.2.0 32754c92a01959a5a0742e0edf8d39e809dc4d317fc9c869b732b7f0d52d44de $@
+
 setup: $(VENV)/.run
 
 # mosquitto is the tests' real broker.
@@ -52,10 +56,10 @@ system:
 demo: setup
 	@$(BIN)/citymote demo $(ARGS)
 
-test: $(VENV)/.dev $(WASM)/package.json system
+test: $(VENV)/.dev $(WASM)/package.json $(VENV)/sdists system
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q $(ARGS)
 
-test-fast: $(VENV)/.dev $(WASM)/package.json system
+test-fast: $(VENV)/.dev $(WASM)/package.json $(VENV)/sdists system
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup -q -m "not slow and not soak and not hil" $(ARGS)
 
 lint: $(VENV)/.dev $(VENV)/.typings
