@@ -12,6 +12,7 @@ from pathlib import Path
 from host_sim import chance, series, worlds
 from host_sim import compile as mpy
 from host_sim.air import Station
+from host_sim.brownout import with_brownouts
 from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario
 
@@ -134,7 +135,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             cuts=_cuts(scenario, name, hours),
             flash=1 << 20 if group.flash == "image" else 0,
         )
-        made.append(Member(spec, group, key))
+        made.append(Member(with_brownouts(spec, world, wiring.get("limits", {})), group, key))
     return made
 
 
