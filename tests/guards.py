@@ -39,6 +39,8 @@ MEMORY = ("tests/vm/test_engine.py", "-k", "allocates_nothing")
 PIPELINE = ("tests/gateway/test_pipeline.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
 PROCESS = ("tests/gateway/test_process.py", "-k", "sent_again")
+ULP = ("tests/vm/mpy/test_hal_ulp.py",)
+PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
 
 GUARDS = (
     Guard("G1", "rows are staged on flash", "firmware/mote/staging.py", "        f.write(buf)\n        self._wait += 1", "        self._wait += 1", CUTS),
@@ -80,6 +82,15 @@ GUARDS = (
     Guard("G5", "the node's duty ledger refuses", "firmware/mote/links/lora_link.py", "            self.duty.spend(self._bands.index(sub_band(khz)), need)\n", "", ("tests/vm/mpy/test_engine_link.py",)),
     Guard("G6", "a row allocates nothing", "firmware/motewire/batch.py", "            self._values[at + c] = v\n", "            self._values[at + c] = [v][0]\n", MEMORY),
     Guard("G6", "encoding allocates nothing", "firmware/motewire/batch.py", "                    bits.put_eg(6, zigzag(v))\n", "                    bits.put_eg(*(6, zigzag(v)))\n", MEMORY),
+    Guard("G1", "a level counts only after samples in a row", "firmware/mote/hal/ulp.py", "    a.jump_below(samples, 4)", "    a.jump_below(1, 4)", ULP),
+    Guard("G1", "a carry that is due is counted", "firmware/mote/hal/ulp.py", "        high += (low >> 15 ^ high) & 1\n", "", ULP),
+    Guard("G1", "a counter after power-on begins anew", "firmware/mote/hal/ulp.py", "machine.reset_cause() == machine.PWRON_RESET or not _loaded(code)", "not _loaded(code)", ULP),
+    Guard("G1", "another program is not taken for ours", "firmware/mote/hal/ulp.py", "machine.PWRON_RESET or not _loaded(code)", "machine.PWRON_RESET", ULP),
+    Guard("G1", "a running count is never loaded over", "firmware/mote/hal/ulp.py", "        if self.fresh:\n", "        if True:\n", ULP),
+    Guard("G1", "the counter lives on in deep sleep", "firmware/mote/hal/ulp.py", "        wake_on_ulp(True)", "        wake_on_ulp(False)", ULP),
+    Guard("G1", "what stands on the pin at the start is no pulse", "firmware/mote/hal/ulp.py", "    words[4 * _EDGES] = 2 - level", "    words[4 * _EDGES] = 2", ULP),
+    Guard("G1", "a total is not continued from another counting", "firmware/mote/drivers/pulse.py", '        if getattr(counter, "fresh", True) or seen // self._modulus != counter.life:\n', '        if getattr(counter, "fresh", True):\n', PULSE),
+    Guard("G1", "a counter that begins anew is not continued", "firmware/mote/drivers/pulse.py", '        if getattr(counter, "fresh", True) or seen // self._modulus != counter.life:\n', '        if seen // self._modulus != getattr(counter, "life", -1):\n', PULSE),
 )  # fmt: skip
 
 
