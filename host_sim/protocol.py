@@ -6,12 +6,12 @@ VM -> world, one text line per message, `<op> <now_us> ...`:
 |---|---|---|
 | H | heap_used heap_free | stand-ins are up, boot.py comes next |
 | B | | still here; nothing before now will come from this VM |
+| Q | json | before R or Z: what else the RTC domain keeps ("ulp": slow memory and timer, "hold": latched pads) |
 | A | target listening | blocked: may I run to target? (the only op that is answered) |
 | T | freq sf bw cr preamble sync dBm hex | transmission starts now |
 | L, U | freq sf bw cr preamble sync / | radio listens from now / no longer |
 | O, W, C | sid host port / sid hex / sid | socket opens, writes, closes |
 | N, M, K | json / hex / off_us | NVS committed, RTC memory written, RTC set |
-| Q | json | before R or Z: what else the RTC domain keeps ("ulp": slow memory and timer, "hold": latched pads) |
 | P | t2000 id:value,... | truth probe: this row is persisted |
 | R, Z, X, E | kind / ms / 0 / text | last word: reset, deep sleep, power gone, firmware ended at the REPL |
 

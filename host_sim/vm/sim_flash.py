@@ -1,7 +1,7 @@
 """The node's flash chip: an image file of 4 KiB blocks, as a littlefs block device that takes NOR flash time.
 
 Times are typical for a W25Q32 (page program 0.4 ms per 256 B, sector erase 45 ms, read at 20 MB/s). `erases` and
-`writes` count for wear budgets. A power cut in the middle of an operation leaves it half done.
+`writes` count for wear budgets.
 """
 
 import sim_clock as _c
