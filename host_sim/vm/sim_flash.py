@@ -23,7 +23,7 @@ class Flash:
 
     def _put(self, at, data, us):
         """Put data in place, which takes us; when the power goes meanwhile, as much of it as there was time for."""
-        left = _c.cut_at - _c.now
+        left = max(0, _c.cut_at - _c.now)  # a read may have gone past it
         self._file.seek(at)
         if left <= us:
             self._file.write(data[: len(data) * left // us])

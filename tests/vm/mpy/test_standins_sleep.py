@@ -138,6 +138,9 @@ class Image:
     def seek(self, at):
         self._at = at
 
+    def readinto(self, buf):
+        buf[:] = self.data[self._at : self._at + len(buf)]
+
     def write(self, data):
         self.data[self._at : self._at + len(data)] = data
 
@@ -158,6 +161,11 @@ def test_a_power_cut_leaves_a_flash_operation_half_done():
                 assert e.kind == "X"
             assert image.data.count(b"\0") == want, (us, want)
             assert bytes(image.data[4096 + 512 : 4096 + 512 + want]) == bytes(want)
+        image.data[:] = b"\x55" * len(image.data)
+        sim.power_cut_in(1)
+        flash.readblocks(0, bytearray(4096))  # takes 206 us
+        assert ends(flash.writeblocks, 1, bytes(1024)) == ("X", 0)
+        assert image.data.count(b"\0") == 0
         sim.power_cut_in(22500)
         image.data[:] = b"\x55" * len(image.data)
         assert ends(flash.ioctl, 6, 2) == ("X", 0)
