@@ -1,6 +1,6 @@
 """The ULP coprocessor (FSM) of ESP32 and ESP32-S3: RTC slow memory, and an interpreter of the machine code in it.
 
-Instruction formats: technical reference manuals, chapter "ULP Coprocessor". A run begins with the RTC peripherals' registers at
+Instruction formats and effects: ESP-IDF, ulp_fsm/include/esp32{,s3}/ulp.h and "ULP instruction set". A run begins with the RTC peripherals' registers at
 their reset values and noise in R0..R3, as after a pause in deep sleep, so it is a function of memory and pins alone. That makes time cheap:
 when a run changed no word, all runs before the next edge of a pin would change none either, and are left out (host_sim/DECISIONS.md).
 Not modelled, refused by name: conditional absolute jumps, the stage counter's jumps, ADC, I2C, TSENS, SLEEP, WAKE in deep sleep.

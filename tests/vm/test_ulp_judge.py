@@ -11,7 +11,7 @@ import pytest
 from host_sim.vm.run import run_vm
 
 FOLDER = Path(__file__).parents[2] / ".venv" / "sdists" / "micropython-esp32-ulp-1.2.0"
-# GPIO, RTC GPIO, pad register, MUX_SEL, FUN_IE, RUE or None: ESP32 technical reference manual, tables of the IO_MUX chapter
+# GPIO, RTC GPIO, pad register, MUX_SEL, FUN_IE, RUE or None: ESP-IDF, rtc_io_periph.c and rtc_io_reg.h of the ESP32
 PADS = (
     (34, 4, 0x3FF48480, 26, 21, None),
     (35, 5, 0x3FF48480, 15, 10, None),

@@ -1,7 +1,8 @@
 """Pulses counted by the ULP coprocessor (FSM) of an ESP32 or ESP32-S3: awake, asleep and through every reset but power-on.
 
-The program is made here, word by word. Sources: ESP32 and ESP32-S3 technical reference manuals, chapters "ULP Coprocessor" (instruction
-formats, register addressing) and "IO MUX and GPIO Matrix" (RTC_MUX pin summary: which GPIO is which RTC GPIO; pad registers).
+The program is made here, word by word. Read for it: ESP-IDF's ulp_fsm/include/esp32{,s3}/ulp.h (instruction formats), "ULP instruction set",
+rtc_io_periph.c and rtc_io_reg.h (which GPIO is which RTC GPIO, pad registers; of equal pads some, the others by their even spacing). The same is in the
+ESP32 and ESP32-S3 technical reference manuals, chapters "ULP Coprocessor" and "IO MUX and GPIO Matrix", which were not at hand. Never run on a board.
 The S3 differs in the places of sub-opcodes and in the pads; the ESP32-S2 and RISC-V chips are refused.
 """
 
