@@ -49,11 +49,15 @@ class Board:
             mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=ibuf,
         )  # fmt: skip
 
-    def pulse(self, unit=None):
-        """A running pulse counter (PCNT, counts rising edges, 16 bit)."""
+    def pulse(self, unit=None, asleep=False):
+        """A running pulse counter: PCNT (rising edges, 16 bit), or one that counts on in deep sleep (mote.hal.ulp)."""
+        n, spec = self._unit("pulse", unit)
+        if asleep:
+            from mote.hal.ulp import Counter
+
+            return Counter(spec["pin"], self._spec.get("board", {}).get("chip", "esp32"))
         from esp32 import PCNT
 
-        n, spec = self._unit("pulse", unit)
         counter = PCNT(n, pin=machine.Pin(spec["pin"], machine.Pin.IN), rising=PCNT.INCREMENT)
         counter.start()
         return counter

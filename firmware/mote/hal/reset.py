@@ -31,5 +31,7 @@ def sleep(ms, high=None):
 def restart(after_ms=0):
     """Reset, or sleep deeply for after_ms and start again. Never returns on a board."""
     if after_ms:
+        if hasattr(esp32, "wake_on_ulp"):  # what counts pulses goes on counting (mote.hal.ulp)
+            esp32.wake_on_ulp(True)
         machine.deepsleep(after_ms)
     machine.reset()

@@ -1,7 +1,7 @@
 """RTC memory: what survives every reset and deep sleep but not a power cut. CRC and version, because it is noise after power-on.
 
 Head (big-endian): 0 magic u16, 2 crashes u8, 3 sensor entered last u8, 4 clock quality u8, 5 boots under an unproven configuration u8,
-6 sensor left out u8, 7 asleep u8, 8..247 duty ledger, 250 low supply u8, 256.. clock, 272.. seconds by power state, CRC-32. Behind it, each
+6 sensor left out u8, 7 asleep u8, 8..247 duty ledger, 250 low supply u8, 256.. clock, 272.. seconds by power state, 288.. pulses, CRC-32. Behind it, each
 with its own CRC-32: the rows that are not on flash yet, and the image of a sleeping node (valid for one wake only).
 """
 
@@ -21,11 +21,12 @@ DUTY_AT = const(8)
 LOW = const(250)  # see mote.power
 CLOCK_AT = const(256)  # 4 x 32 bits, see mote.clock
 POWER_AT = const(272)  # 4 x u32, see mote.power
-_CRC_AT = const(288)
-_HEAD = const(292)
+PULSES_AT = const(288)  # 2 x u32, see mote.profiles.water_meter
+_CRC_AT = const(296)
+_HEAD = const(300)
 _MEMORY = const(2048)  # RTC.memory() of the esp32 port
-ROWS_AT = const(292)  # length u16, rows, CRC
-ROWS_BYTES = const(1100)
+ROWS_AT = const(300)  # length u16, rows, CRC
+ROWS_BYTES = const(1092)
 _IMAGE_AT = const(1392)  # length u16, image, CRC
 IMAGE_BYTES = const(650)
 _MAGIC_HI = const(0xC1)

@@ -1,11 +1,16 @@
 """Water meter: the register (cumulative volume, monotonic for ever) and the flow, from the meter's pulses.
 
-The register is kept in NVS (every ten pulses and at every row) and on flash (every row), before a row with it can leave the node.
+The register is kept in NVS (every ten pulses and at every row) and on flash (every row), before a row with it can leave the node. In mode
+`sleep` the ULP coprocessor counts, asleep and through every reset but a power cut; RTC memory says how much of its count is in the register.
 Rows fall on wall-clock boundaries, so that the meters of a zone can be balanced. Options: sensors.pulse = the driver's,
 sensors.leak = {"hours", "litres"}: a leak is reported when no hour of the last `hours` used `litres` or less.
 """
 
+from struct import pack_into, unpack_from
+
 from micropython import const
+from mote import supervisor
+from mote.hal.rtc import PULSES_AT
 from mote.profiles import Profile, chip
 from mote.sampler import Sensor
 from motewire.codes import ALARM_ABOVE, ALARM_CLEARED
@@ -23,11 +28,14 @@ class WaterMeter(Profile):
     ALARMS = ({"q": "water_flow", "above": 2000, "clear": 1000, "hold": 30},)
 
     def build(self, board, config, keep):
-        self._meter = chip("pulse", board.pulse, config)
+        self._asleep = config["mode"] == "sleep"
+        self._meter = chip("pulse", lambda unit: board.pulse(unit, self._asleep), config)
         self._store = keep("pulses")
-        self._saved = self._store.get() or 0
-        self._meter.restore(self._saved)
-        self._stored = self._saved
+        self._saved = self._stored = self._store.get() or 0
+        rtc = supervisor.rtc
+        if not self._asleep or rtc.fresh or not self._meter.resume(*unpack_from(">II", rtc.buf, PULSES_AT)):
+            self._meter.restore(self._saved)
+        self._remember()
         leak = config["sensors"].get("leak") or {}
         self._leak_hours, self._leak_limit = leak.get("hours", 24), 10 * leak.get("litres", 1)
         self._hour = self._hour_volume = 0
@@ -35,6 +43,12 @@ class WaterMeter(Profile):
         self._least = 0
         self._leaking = False
         return [Sensor("pulse", self._meter)]
+
+    def _remember(self):
+        """Say in RTC memory how much of the running count is in the total."""
+        if self._asleep:
+            pack_into(">II", supervisor.rtc.buf, PULSES_AT, *self._meter.state())
+            supervisor.rtc.save()
 
     def derive(self, values, present):
         total = self._meter.total
@@ -53,6 +67,7 @@ class WaterMeter(Profile):
         return present
 
     def save(self, put):
+        self._remember()
         for n in (
             self._saved,
             self._stored,
