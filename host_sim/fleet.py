@@ -65,6 +65,7 @@ class Fleet:
         self._events: list[tuple[tuple[int, int, int, int], Callable[..., None], tuple[Any, ...]]] = []
         self._made = 0
         self._selector = selectors.DefaultSelector()
+        self.gateway_up = True
         self.limit = 0
         self.now = 0
         self._closed = False
@@ -75,6 +76,23 @@ class Fleet:
             air.stations[receiver.station.name] = receiver.station
         if receivers:
             self._later(0, self._stat)
+
+    # ---- the gateway comes and goes ------------------------------------------------------------------------------
+
+    def at(self, t: int, action: Callable[[int], None]) -> None:
+        """Call action(t) at virtual time t (us), in order with everything else."""
+        self._later(t, action)
+
+    def gateway_gone(self) -> None:
+        """From now on nobody takes what receivers and access points hear. Downlinks already ordered still go out."""
+        self.gateway_up = False
+
+    def gateway_back(self, t: int) -> None:
+        """A gateway is ready again: tell it the time and where the receivers are."""
+        self.gateway_up = True
+        for receiver in self.receivers:
+            receiver.stat(t)
+        self._barrier(t, self.receivers)
 
     # ---- events -------------------------------------------------------------------------------------------------
 
@@ -191,6 +209,10 @@ class Fleet:
             self._of_node(node, t, self._deaf)
         elif op == "N":
             node.nvs = json.loads(text)
+        elif op == "F":
+            node.erased(int(text), counted=t < self._end)
+        elif op == "D":
+            node.stats.peak_outbox = max(node.stats.peak_outbox, int(text))
         elif op == "M":
             node.rtc = "" if text == "-" else text
         elif op == "Q":
@@ -221,7 +243,7 @@ class Fleet:
             self._on_event({"event": "reset", "node": node.spec.name, "t": t, "kind": text})
             self._schedule_boot(node, t + BOOT_US, CAUSES[text])
         elif op == "Z":
-            self._schedule_boot(node, t + int(text) * 1000 + BOOT_US, DEEPSLEEP)
+            self._schedule_boot(node, t + node.asleep(int(text)) + BOOT_US, DEEPSLEEP)
         else:
             node.ended = text
             self._on_event({"event": "repl", "node": node.spec.name, "t": t, "text": text})
@@ -282,9 +304,9 @@ class Fleet:
         if tx.down:
             return
         heard = [(r, h) for r in self.receivers if (h := r.hear(tx)) is not None]
-        for receiver, h in heard:
-            receiver.forward(h)
-        if heard:
+        if heard and self.gateway_up:
+            for receiver, h in heard:
+                receiver.forward(h)
             self._barrier(t, [r for r, _ in heard])
 
     def _barrier(self, t: int, receivers: Iterable[Receiver]) -> None:
@@ -302,9 +324,10 @@ class Fleet:
         node.radio = None
 
     def _stat(self, t: int) -> None:
-        for receiver in self.receivers:
-            receiver.stat(t)
-        self._barrier(t, self.receivers)
+        if self.gateway_up:
+            for receiver in self.receivers:
+                receiver.stat(t)
+            self._barrier(t, self.receivers)
         self._later(t + STAT_US, self._stat)
 
     # ---- WiFi ----------------------------------------------------------------------------------------------------
@@ -333,6 +356,8 @@ class Fleet:
         for uplink in reaction.uplinks:
             node.stats.wifi_frames += t < self._end
             self.air_log_wifi(t, node, uplink.payload)
+            if not self.gateway_up:  # the broker has nobody to give it to
+                continue
             if self.receivers:  # the gateway's clock comes from its receivers
                 self.receivers[0].stat(t)
                 self._barrier(t, self.receivers[:1])

@@ -22,15 +22,16 @@ class GatewayError(Exception):
 
 
 class GatewayProcess:
-    """`python -m gateway run --config FILE`. command: another program with the same contract (tests)."""
+    """`python -m gateway run --config FILE`. command: another program with the same contract (tests). Its log grows with every start."""
 
     def __init__(self, config: Path, *, command: list[str] | None = None, ready_s: float = 30.0) -> None:
         self._log = config.with_suffix(".log")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = config.parent / "notify.sock"
+        path.unlink(missing_ok=True)  # of the process before
         self._notify.bind(str(path))
         program = command or [sys.executable, "-m", "gateway", "run"]
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LEASH, *program, "--config", str(config)],
                 stdin=subprocess.DEVNULL,
@@ -91,3 +92,32 @@ class GatewayProcess:
             self._process.kill()
             self._process.wait()
         self._notify.close()
+
+
+class Gateway:
+    """One gateway through its lives: processes on the same configuration and store, one after the other. Started at once."""
+
+    def __init__(self, config: Path, command: list[str] | None = None) -> None:
+        self._config, self._command = config, command
+        self._process = GatewayProcess(config, command=command)
+
+    def start(self) -> None:
+        """Start it again after stop() or kill(); returns when it is ready. GatewayError."""
+        self._process = GatewayProcess(self._config, command=self._command)
+
+    def stop(self) -> None:
+        """SIGTERM and its drain; harmless when it has ended in order. GatewayError when it says that something was wrong."""
+        if code := self._process.stop():
+            raise GatewayError(f"the gateway ended with code {code}\n{self.tail()}")
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+
+    @property
+    def dead(self) -> bool:
+        return self._process.dead
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self._process.tail()

@@ -29,7 +29,10 @@ class PowerCut:
 
 @dataclass(frozen=True, slots=True)
 class NodeSpec:
-    """What a node is. heap: of the firmware ("100wK"). flash: bytes of the littlefs image, or 0 for a plain folder."""
+    """What a node is. heap: of the firmware ("100wK"). flash: bytes of the littlefs image, or 0 for a plain folder.
+
+    drift_ppm: by how much the clock of deep sleep is fast. broken: {chip: fault} of drivers that are replaced.
+    """
 
     index: int
     id: int
@@ -46,6 +49,13 @@ class NodeSpec:
     cuts: tuple[PowerCut, ...] = ()
     heap: str = "100wK"
     flash: int = 1 << 20
+    drift_ppm: float = 0.0
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def powered_us(self, until: int) -> int:
+        """How long before `until` the node had power (us). Cuts do not overlap."""
+        away = sum(max(0, min(c.back, until) - max(c.at, self.power_on)) for c in self.cuts)
+        return max(0, until - self.power_on - away)
 
 
 @dataclass(slots=True)
@@ -66,6 +76,8 @@ class NodeStats:
     airtime_us: int = 0
     wifi_frames: int = 0
     standins_bytes: int = 0
+    erases: int = 0
+    peak_outbox: int = 0
     resets: dict[str, int] = field(default_factory=dict)
 
 
@@ -78,6 +90,7 @@ class Node:
         self.rtc = ""
         self.kept = ""  # RTC domain besides RTC memory, JSON
         self.rtc_off = 0
+        self._erased = 0  # blocks in this boot
         self.stats = NodeStats()
         self.pid = 0
         self.line: socket.socket | None = None
@@ -104,6 +117,18 @@ class Node:
             return max(self.now, min(target, min(d.t for d in self.inbox)))
         return target
 
+    def erased(self, n: int, *, counted: bool) -> None:
+        """This boot has erased n blocks so far; counted: as part of the statistics."""
+        if counted:
+            self.stats.erases += n - self._erased
+        self._erased = n
+
+    def asleep(self, ms: int) -> int:
+        """The node sleeps deeply for ms of its own slow clock: move its RTC, return the us that really pass."""
+        us = round(ms * 1e9 / (1e6 + self.spec.drift_ppm))
+        self.rtc_off += ms * 1000 - us
+        return us
+
     def next_cut(self, t: int) -> PowerCut | None:
         """The first power cut that has not begun by t."""
         return next((c for c in self.spec.cuts if c.at > t), None)
@@ -114,6 +139,7 @@ class Node:
         if cause == PWRON:
             self.rtc, self.kept, self.rtc_off = "", "", -t
         self.stats.boots += 1
+        self._erased = 0
         cut = self.next_cut(t)
         home, lib, chips, rom = (inside(i) for i in range(4))
         flash = {"image": f"{home}/flash.img", "flash": spec.flash} if spec.flash else {"folder": f"{home}/flash"}

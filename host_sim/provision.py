@@ -7,6 +7,7 @@ import math
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 
 from host_sim import chance, series, worlds
@@ -14,7 +15,7 @@ from host_sim import compile as mpy
 from host_sim.air import Station
 from host_sim.brownout import with_brownouts
 from host_sim.node import NodeSpec, PowerCut
-from host_sim.scenario import Group, Scenario
+from host_sim.scenario import Group, Scenario, names_node
 
 HOUR_US = 3_600_000_000
 FIRST_ID = 0x0101
@@ -67,10 +68,10 @@ def _place(scenario: Scenario, seed: int, name: str) -> tuple[float, float]:
     )
 
 
-def _cuts(scenario: Scenario, name: str, hours: float) -> tuple[PowerCut, ...]:
+def _cuts(scenario: Scenario, group: Group, name: str, hours: float, seed: int) -> tuple[PowerCut, ...]:
     found = []
     for cut in scenario.cuts:
-        if name not in cut.nodes:
+        if not names_node(cut.nodes, group, name):
             continue
         at = cut.at_h
         while at < hours:
@@ -78,7 +79,44 @@ def _cuts(scenario: Scenario, name: str, hours: float) -> tuple[PowerCut, ...]:
             if not cut.every_h:
                 break
             at += cut.every_h
-    return tuple(sorted(found, key=lambda c: c.at))
+    start = scenario.head.start.astimezone(UTC)
+    midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    for i, supply in enumerate(scenario.power):
+        if not names_node(supply.nodes, group, name):
+            continue
+        shift = (2 * chance.uniform(seed, "power", i, name) - 1) * supply.spread_min / 60
+        at = supply.off_h + shift - (start - midnight).total_seconds() / 3600 - 24
+        while at < hours + scenario.head.drain_hours:
+            back = at + (supply.on_h - supply.off_h) % 24
+            if back > 0:
+                found.append(PowerCut(round(at * HOUR_US), round(back * HOUR_US)))
+            at += 24
+    return _merged(found)
+
+
+def _merged(cuts: Iterable[PowerCut]) -> tuple[PowerCut, ...]:
+    """In order of time, with overlapping ones made one."""
+    out: list[PowerCut] = []
+    for cut in sorted(cuts, key=lambda c: c.at):
+        if out and cut.at <= out[-1].back:
+            out[-1] = PowerCut(out[-1].at, max(out[-1].back, cut.back))
+        else:
+            out.append(cut)
+    return tuple(out)
+
+
+def _drift(group: Group, seed: int, name: str) -> float:
+    if not isinstance(group.drift_ppm, tuple):
+        return group.drift_ppm
+    low, high = group.drift_ppm[0], group.drift_ppm[-1]
+    return low + (high - low) * chance.uniform(seed, "drift", name)
+
+
+def _supply(group: Group, world: dict[str, series.Series]) -> series.Series:
+    """Battery voltage: the group's, or the world's."""
+    if isinstance(group.battery, tuple):
+        return series.Series([(h * 3600, v) for h, v in group.battery]) if group.battery else world["battery_voltage"]
+    return series.Series([(0.0, group.battery)])
 
 
 def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, folder: Path) -> list[Member]:
@@ -110,7 +148,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
         (home / "board.json").write_text(json.dumps(wiring))
         world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
         if "battery" in wiring:
-            volts = world["battery_voltage"]
+            volts = _supply(group, world)
             world["battery_pin_voltage"] = series.Series(
                 [(t, v / wiring["battery"]["divider"]) for t, v in volts.points]
             )
@@ -132,8 +170,10 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             world=home / "world.bin",
             folder=home,
             power_on=round(chance.uniform(seed, "power_on", name) * scenario.head.power_on_s * 1e6),
-            cuts=_cuts(scenario, name, hours),
+            cuts=_cuts(scenario, group, name, hours, seed),
             flash=1 << 20 if group.flash == "image" else 0,
+            drift_ppm=_drift(group, seed, name),
+            broken=dict(group.broken),
         )
         made.append(Member(with_brownouts(spec, world, wiring.get("limits", {})), group, key))
     return made

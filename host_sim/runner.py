@@ -9,22 +9,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance, provision
+from host_sim import chance, expect, provision, wear
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, BrokerError, reachable
-from host_sim.collect import Collector
+from host_sim.collect import Books, Collector
 from host_sim.compile import CompileError, firmware_root
 from host_sim.fleet import Fleet, FleetError
 from host_sim.forwarder import Forwarder, GatewaySilent
-from host_sim.gateway_process import GatewayError, GatewayProcess
+from host_sim.gateway_process import Gateway, GatewayError
 from host_sim.node import Node
 from host_sim.receiver import Receiver
 from host_sim.scenario import Scenario, ScenarioError, known, load, unix
-from host_sim.truth import Truth, delivered_hash
+from host_sim.truth import Truth, delivered_hash, quantity
 from host_sim.wifi import Bridge, BrokerUnreachable
 from host_sim.zygote import Zygote
 
@@ -56,7 +57,12 @@ Progress = Callable[[dict[str, Any]], None]
 @dataclasses.dataclass(frozen=True, slots=True)
 class Result:
     """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both
-    directions; bytes_per_reading divides them by the readings that LoRa nodes delivered."""
+    directions; bytes_per_reading divides them by the readings that LoRa nodes delivered.
+
+    lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
+    killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
+    (wear.py). unmet: what the scenario's [expect] demands and the backend did not see.
+    """
 
     scenario: str
     seed: int
@@ -67,6 +73,7 @@ class Result:
     delivered: int
     lost: int
     duplicates: int
+    resent: int
     frames: int
     bytes_on_air: int
     bytes_per_reading: float
@@ -87,6 +94,11 @@ class Result:
     downlinks_refused: dict[str, int]
     gateway_refusals: dict[str, int]
     unaccounted: int
+    peak_outbox: int
+    erases_per_day: float
+    wear_budget: float
+    wear_exceeded: list[str]
+    unmet: list[str]
     at_repl: list[str]
     per_node: dict[str, dict[str, Any]]
     lost_examples: list[str]
@@ -184,9 +196,10 @@ class _Run:
         )
         collector.start()
         self.stack.callback(collector.stop)
-        gateway = GatewayProcess(config, command=gateway_command)
+        gateway = Gateway(config, gateway_command)
         self.stack.callback(gateway.kill)
         fleet = self._fleet(rom, udp, address)
+        self._plan_outages(fleet, gateway, collector)
         self.on_event({"event": "ready", "broker": address, "root": ROOT, "nodes": [m.spec for m in self.members]})
         try:
             fleet.run_to(self.end)
@@ -194,12 +207,34 @@ class _Run:
         except GatewaySilent as e:
             raise GatewayError(f"{'the gateway died' if gateway.dead else e}\n{gateway.tail()}") from e
         fleet.close()
-        code = gateway.stop()
-        collector.offline.wait(5)
-        if code:
-            raise GatewayError(f"the gateway ended with code {code}\n{gateway.tail()}")
+        if fleet.gateway_up:
+            gateway.stop()
+            collector.offline.wait(5)
         self._settle(collector, quiet_s=3.0)
         return self._result(fleet, collector, drained, time.monotonic() - started)
+
+    def _plan_outages(self, fleet: Fleet, gateway: Gateway, collector: Collector) -> None:
+        """End the gateway process and start it again at the scenario's times; at the end of the run it is back at the latest."""
+
+        def down(t: int, kill: bool) -> None:
+            if kill:
+                gateway.kill()
+            else:
+                gateway.stop()
+            collector.offline.wait(5)  # its own word, or its will
+            fleet.gateway_gone()
+            self.on_event({"event": "gateway_down", "t": t, "kill": kill})
+
+        def back(t: int) -> None:
+            collector.offline.clear()
+            gateway.start()
+            fleet.gateway_back(t)
+            self.on_event({"event": "gateway_back", "t": t})
+
+        for spec in self.plan.gateway_down:
+            if spec.from_h < self.hours:
+                fleet.at(round(spec.from_h * HOUR_US), partial(down, kill=spec.kill))
+                fleet.at(min(round(spec.to_h * HOUR_US), self.end), back)
 
     def _broker(self) -> tuple[str, int]:
         embedded = Broker()
@@ -225,7 +260,7 @@ class _Run:
         wifi = any(m.spec.link == "wifi" for m in self.members)
         zygote = self.stack.enter_context(Zygote())
         fleet = Fleet(
-            [Node(m.spec, rom, self.seed) for m in self.members],
+            [Node(m.spec, self._rom(m, rom), self.seed) for m in self.members],
             air,
             receivers,
             Bridge(*address) if wifi else None,
@@ -237,6 +272,9 @@ class _Run:
         )
         self.stack.callback(fleet.close)
         return fleet
+
+    def _rom(self, member: provision.Member, rom: Path) -> Path:
+        return mpy.with_faults(mpy.firmware_root(), member.spec.broken) if member.spec.broken else rom
 
     def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
         self.rows[node.spec.name] += 1
@@ -292,6 +330,11 @@ class _Run:
             for kind, n in receiver.refused.items():
                 refused[kind] = refused.get(kind, 0) + n
         known = self.truth.readings
+        books = collector.books
+        resent = books.resent if any(g.kill for g in self.plan.gateway_down) else 0
+        nodes = {n.spec.name: n for n in fleet.nodes}
+        worn = {name: wear.per_day(n.stats.erases, n.spec.powered_us(self.end)) for name, n in nodes.items()}
+        budget = {m.spec.name: self._wear_budget(m) for m in self.members}
         extra = sum(1 for k in delivered if k not in known and k[2] < self.truth.end and k[0] in self.rows)
         return Result(
             scenario=self.plan.name,
@@ -302,7 +345,8 @@ class _Run:
             sampled=len(known),
             delivered=len(known) - len(missing),
             lost=len(missing),
-            duplicates=collector.repeats,
+            duplicates=collector.repeats - resent,
+            resent=resent,
             frames=stats.frames,
             bytes_on_air=stats.bytes,
             bytes_per_reading=round(stats.bytes / by_lora, 2) if by_lora else 0.0,
@@ -323,10 +367,43 @@ class _Run:
             downlinks_refused=refused,
             gateway_refusals=dict(collector.rejects),
             unaccounted=extra,
+            peak_outbox=max(n.stats.peak_outbox for n in fleet.nodes),
+            erases_per_day=max(worn.values()),
+            wear_budget=round(min(budget.values(), default=0.0), 1),
+            wear_exceeded=[
+                name
+                for name, n in nodes.items()
+                if worn[name] > budget[name] and n.spec.powered_us(self.end) >= wear.JUDGED_FROM_US
+            ],
+            unmet=expect.unmet(
+                self.plan.expect,
+                self.members,
+                books,
+                delivered,
+                self.truth.end,
+                {name: n.stats.resets for name, n in nodes.items()},
+            ),
             at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
             per_node={
-                n.spec.name: {"profile": n.spec.profile, "rows": self.rows[n.spec.name]} | dataclasses.asdict(n.stats)
-                for n in fleet.nodes
+                name: {"profile": n.spec.profile, "rows": self.rows[name], "erases_per_day": worn[name]}
+                | dataclasses.asdict(n.stats)
+                | self._told(books, name)
+                for name, n in nodes.items()
             },
             lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
         )
+
+    def _wear_budget(self, member: provision.Member) -> float:
+        return wear.budget(member.spec.flash, member.group.config.get("outbox_kb", wear.OUTBOX_KB))
+
+    def _told(self, books: Books, name: str) -> dict[str, Any]:
+        """What the backend knows of a node's troubles."""
+        level, ids = books.ladder(name)
+        return {
+            "ladder_level": level,
+            "ladder_highest": max((n for n, _ in books.ladders.get(name, ())), default=0),
+            "shed": [quantity(i) for i in ids],
+            "exceptions": books.exceptions.get(name, []),
+            "faults": sorted(books.faults.get(name, ())),
+            "rows_lost": books.status.get(name, {}).get("rows_lost", 0),
+        }

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from motewire.quantities import KEY, QUANTITIES
 
 from host_sim import compile as mpy
 from host_sim.schema import SchemaError, nearest, read
@@ -55,7 +57,12 @@ class ReceiverSpec:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """[[group]]: `count` nodes named <name>-01 ...; config keys go to the node's config.json as they are."""
+    """[[group]]: `count` nodes named <name>-01 ...; config keys go to the node's config.json as they are.
+
+    drift_ppm: of the clock that counts deep sleep, positive = fast; one number, or [low, high] for a seeded one per node.
+    battery: volts, or points [[hour, volts], ...]. broken: {chip = fault}: its driver is replaced by host_sim/faulty/<fault>.py,
+    whose options (`good`, ...) go into sensors.<chip>.
+    """
 
     name: str
     profile: str
@@ -71,11 +78,14 @@ class Group:
     config: dict[str, Any] = field(default_factory=dict)
     visibility: str = "open"
     flash: str = "image"
+    drift_ppm: float | tuple[float, ...] = 0.0
+    battery: float | tuple[tuple[float, ...], ...] = ()
+    broken: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CutSpec:
-    """[[power_cut]]: the named nodes lose power at at_h for `minutes`; every_h repeats it."""
+    """[[power_cut]]: the named nodes (or groups) lose power at at_h for `minutes`; every_h repeats it."""
 
     nodes: tuple[str, ...]
     at_h: float
@@ -84,8 +94,33 @@ class CutSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PowerSpec:
+    """[[power]]: the named nodes (or groups) stand on a supply that is there from on_h to off_h of every day (UTC), and not else.
+
+    Every node's hours are shifted by a seeded -spread_min..spread_min, as lamp posts do not switch in one second.
+    """
+
+    nodes: tuple[str, ...]
+    on_h: float
+    off_h: float
+    spread_min: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayDown:
+    """[[gateway_down]]: the gateway process is stopped at from_h (kill: SIGKILL) and started again on its store at to_h.
+
+    Receivers and access points go on listening, but what they hear nobody takes. A run that ends before to_h starts it at its end.
+    """
+
+    from_h: float
+    to_h: float
+    kill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LossSpec:
-    """[[loss]]: between from_h and to_h this fraction of frames is lost on the air (or only at the named receivers)."""
+    """[[loss]]: between from_h and to_h this fraction of frames is lost on the air, up and down (or only at the named receivers)."""
 
     from_h: float
     to_h: float
@@ -102,6 +137,22 @@ class WifiDown:
 
 
 @dataclass(frozen=True, slots=True)
+class Expect:
+    """[expect]: what the backend must have seen by the end, per node (or group); what it did not is in Result.unmet.
+
+    shed: quantities that the newest ladder status leaves out, exactly these. exceptions: words of last words that were reported. faults:
+    quantities for which a fault alarm was raised. resets: kinds of reset that must have happened (hard, wdt, soft), seen by the
+    simulator. delivers: quantities of which a value taken in the run's last two hours arrived.
+    """
+
+    shed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    exceptions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    faults: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    resets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    delivers: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     name: str
     head: Head
@@ -111,6 +162,9 @@ class Scenario:
     cuts: tuple[CutSpec, ...]
     losses: tuple[LossSpec, ...]
     wifi_down: tuple[WifiDown, ...]
+    power: tuple[PowerSpec, ...] = ()
+    gateway_down: tuple[GatewayDown, ...] = ()
+    expect: Expect = field(default_factory=Expect)
 
     def members(self, nodes: int | None = None) -> list[tuple[Group, str]]:
         """(group, node name) for every node; with `nodes`, that many in the scenario's proportions (at least one a group if it can)."""
@@ -127,7 +181,7 @@ class Scenario:
         return [(g, f"{g.name}-{i + 1:02d}") for g, n in zip(self.groups, counts, strict=True) for i in range(n)]
 
 
-_TABLES = ("scenario", "area", "receiver", "group", "power_cut", "loss", "wifi_down")
+_TABLES = ("scenario", "area", "receiver", "group", "power", "power_cut", "loss", "wifi_down", "gateway_down", "expect")
 
 
 def known() -> list[str]:
@@ -167,6 +221,8 @@ def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
             raise ScenarioError(f"{file}: write [[{key}]], not [{key}]")
         return tuple(read(cls, row, f"{file}: [[{key}]] number {i + 1}") for i, row in enumerate(rows))
 
+    if not isinstance(table.get("expect", {}), dict):
+        raise ScenarioError(f"{file}: write [expect], not [[expect]]")
     head = read(Head, table["scenario"], f"{file}: [scenario]")
     if head.start.tzinfo is None:
         raise ScenarioError(f'{file}: [scenario]: "start" needs a time zone (write ...Z)')
@@ -179,12 +235,17 @@ def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
         many("power_cut", CutSpec),
         many("loss", LossSpec),
         many("wifi_down", WifiDown),
+        many("power", PowerSpec),
+        many("gateway_down", GatewayDown),
+        read(Expect, table.get("expect", {}), f"{file}: [expect]"),
     )
-    _check(scenario, file)
+    _check_groups(scenario, file)
+    _check_names(scenario, file)
+    _check_times(scenario, file)
     return scenario
 
 
-def _check(s: Scenario, file: str) -> None:
+def _check_groups(s: Scenario, file: str) -> None:
     boards = sorted(p.stem for p in mpy.boards_root().glob("*.toml"))
     for i, g in enumerate(s.groups):
         where = f"{file}: [[group]] number {i + 1}"
@@ -201,13 +262,49 @@ def _check(s: Scenario, file: str) -> None:
             raise ScenarioError(f'{where}: "sf" must be 7..12, not {g.sf}')
         if not 1 <= g.count <= 1000:
             raise ScenarioError(f'{where}: "count" must be 1..1000, not {g.count}')
-    names = [name for _, name in s.members()]
-    for i, cut in enumerate(s.cuts):
-        for node in cut.nodes:
-            if node not in names:
-                raise ScenarioError(
-                    f'{file}: [[power_cut]] number {i + 1}: node "{node}" is unknown{nearest(node, names)}'
-                )
+        _check_node(g, where)
+
+
+def _check_node(g: Group, where: str) -> None:
+    drift = g.drift_ppm if isinstance(g.drift_ppm, tuple) else (g.drift_ppm,)
+    if len(drift) not in (1, 2) or drift != tuple(sorted(drift)) or any(abs(d) > 50_000 for d in drift):
+        raise ScenarioError(f'{where}: "drift_ppm" must be a number or [low, high] within 50000, not {g.drift_ppm}')
+    if isinstance(g.battery, tuple) and (
+        any(len(p) != 2 for p in g.battery) or [p[0] for p in g.battery] != sorted({p[0] for p in g.battery})
+    ):
+        raise ScenarioError(
+            f'{where}: "battery" must be volts or [[hour, volts], ...] in order of time, not {g.battery}'
+        )
+    from host_sim.provision import CHIPS  # provision imports this module
+
+    chips = [chip for _, _, chip in CHIPS[g.profile]]
+    for chip, fault in g.broken.items():
+        if chip not in chips:
+            raise ScenarioError(f'{where}: "broken": {g.profile} has no "{chip}"{nearest(chip, chips)}')
+        if fault not in mpy.faults():
+            raise ScenarioError(f'{where}: "broken": fault "{fault}" is unknown{nearest(fault, mpy.faults())}')
+
+
+def _check_names(s: Scenario, file: str) -> None:
+    nodes = [name for _, name in s.members()]
+    names = nodes + [g.name for g in s.groups]
+    keys = [str(row[KEY]) for row in QUANTITIES]
+    named = [
+        (f"[[{table}]] number {i + 1}", node)
+        for table, specs in (("power_cut", s.cuts), ("power", s.power))
+        for i, spec in enumerate(specs)
+        for node in spec.nodes
+    ]
+    for f in fields(Expect):
+        for node, wanted in getattr(s.expect, f.name).items():
+            named.append((f"[expect] {f.name}", node))
+            known_words = {"resets": ["hard", "soft", "wdt"], "exceptions": list(wanted)}.get(f.name, keys)
+            for word in wanted:
+                if word not in known_words:
+                    raise ScenarioError(f'{file}: [expect] {f.name}: "{word}" is unknown{nearest(word, known_words)}')
+    for where, node in named:
+        if node not in names:
+            raise ScenarioError(f'{file}: {where}: node "{node}" is unknown{nearest(node, names)}')
     for i, r in enumerate(s.receivers):
         if len(r.eui) != 16 or any(c not in "0123456789abcdef" for c in r.eui):
             raise ScenarioError(
@@ -215,12 +312,36 @@ def _check(s: Scenario, file: str) -> None:
             )
     if not s.receivers and any(g.link == "lora" for g in s.groups):
         raise ScenarioError(f"{file}: LoRa groups need at least one [[receiver]]")
+    receivers = [r.name for r in s.receivers]
+    for i, loss in enumerate(s.losses):
+        for r in loss.receivers:
+            if r not in receivers:
+                raise ScenarioError(
+                    f'{file}: [[loss]] number {i + 1}: receiver "{r}" is unknown{nearest(r, receivers)}'
+                )
+
+
+def _check_times(s: Scenario, file: str) -> None:
     for i, loss in enumerate(s.losses):
         if not 0 <= loss.fraction <= 1 or loss.to_h <= loss.from_h:
             raise ScenarioError(f"{file}: [[loss]] number {i + 1}: needs 0 <= fraction <= 1 and from_h < to_h")
-        for r in loss.receivers:
-            if r not in [x.name for x in s.receivers]:
-                raise ScenarioError(f'{file}: [[loss]] number {i + 1}: receiver "{r}" is unknown')
+    for i, p in enumerate(s.power):
+        if not 0 <= p.on_h < 24 or not 0 <= p.off_h < 24 or p.on_h == p.off_h or not 0 <= p.spread_min < 30:
+            raise ScenarioError(
+                f"{file}: [[power]] number {i + 1}: needs on_h and off_h within 0..24, not equal, and spread_min below 30"
+            )
+    back = 0.0
+    for i, down in enumerate(s.gateway_down):
+        if not back <= down.from_h < down.to_h:
+            raise ScenarioError(
+                f"{file}: [[gateway_down]] number {i + 1}: needs from_h < to_h, after the one before has ended"
+            )
+        back = down.to_h
+
+
+def names_node(names: Collection[str], group: Group, node: str) -> bool:
+    """True when a list of names means this node: by its own name or by its group's."""
+    return node in names or group.name in names
 
 
 def unix(moment: datetime) -> int:

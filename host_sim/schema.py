@@ -30,12 +30,27 @@ def _fits(value: Any, kind: Any) -> bool:
     if origin is tuple:
         return isinstance(value, list) and all(_fits(v, typing.get_args(kind)[0]) for v in value)
     if origin is dict or kind is dict:
-        return isinstance(value, dict)
+        inner = typing.get_args(kind)[1] if origin is dict else Any
+        return isinstance(value, dict) and all(_fits(v, inner) for v in value.values())
+    if kind is Any:
+        return True
     if kind is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _frozen(value: Any, kind: Any) -> Any:
+    """The value with every list for which `kind` wants a tuple made one."""
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return next((_frozen(value, k) for k in typing.get_args(kind) if _fits(value, k)), value)
+    if origin is tuple:
+        return tuple(_frozen(v, typing.get_args(kind)[0]) for v in value)
+    if origin is dict:
+        return {k: _frozen(v, typing.get_args(kind)[1]) for k, v in value.items()}
+    return value
 
 
 def _name(kind: Any) -> str:
@@ -52,7 +67,7 @@ def read(cls: type[T], table: Mapping[str, Any], where: str) -> T:
             raise SchemaError(f'{where}: unknown key "{key}"{nearest(key, fields)}')
         if not _fits(value, hints[key]):
             raise SchemaError(f'{where}: "{key}" must be {_name(hints[key])}, not {value!r}')
-        values[key] = tuple(value) if typing.get_origin(hints[key]) is tuple else value
+        values[key] = _frozen(value, hints[key])
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise SchemaError(f'{where}: key "{name}" is missing')

@@ -21,7 +21,10 @@ def quantity(number: int) -> str:
 
 @dataclass(slots=True)
 class Truth:
-    """Raw readings the truth probe saw persisted before Unix second `end`. `clashes`: one key, two values."""
+    """Raw readings the truth probe saw persisted before Unix second `end`. `clashes`: one key, two values.
+
+    What is in here stays: a row that a node evicts afterwards is missing like any other.
+    """
 
     end: int
     readings: dict[Key, int] = field(default_factory=dict)
@@ -38,8 +41,9 @@ class Truth:
             self.readings[key] = raw
 
     def missing(self, delivered: Mapping[Key, int]) -> list[Key]:
-        """Sampled readings that did not arrive, or arrived with another value."""
-        return [k for k, v in self.readings.items() if delivered.get(k) != v]
+        """Sampled readings that did not arrive, or arrived with another value; of two values under one key one is lost."""
+        gone = [k for k, v in self.readings.items() if delivered.get(k) != v]
+        return gone + [k for k in set(self.clashes) if delivered.get(k) == self.readings[k]]
 
 
 def delivered_hash(air_log: bytes, delivered: Mapping[Key, int], end: int) -> str:

@@ -76,7 +76,7 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
             },
             (),
         ),
-        ("host_sim", {"host_sim", "motewire"}, ("host_sim/vm", "host_sim/chips")),
+        ("host_sim", {"host_sim", "motewire"}, ("host_sim/vm", "host_sim/chips", "host_sim/faulty")),
         ("host_sim/chips", {"chips", "host_sim.chips"}, ()),
     ],
 )

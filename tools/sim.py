@@ -49,14 +49,27 @@ def short(result: Result) -> str:
         f"frames     {result.frames} on LoRa ({result.frames_down} down), {result.frames_wifi} over WiFi, "
         f"{result.collisions} collided, {result.lossy} lost to the lossy stretch\n"
         f"air        {result.bytes_on_air} bytes, {result.bytes_per_reading:.2f} bytes per reading over LoRa, {result.airtime_ms / 1000:.1f} s on air\n"
-        f"nodes      {result.boots} boots, {result.power_cuts} power cuts, {result.alarms} alarms raised\n"
+        f"nodes      {result.boots} boots, {result.power_cuts} power cuts, {result.alarms} alarms raised, "
+        f"{sum(result.resets.values())} resets, {sum(bool(n['shed']) for n in result.per_node.values())} with sensors left out\n"
+        f"flash      at most {result.peak_outbox} frames waiting, {result.erases_per_day:.0f} erases a day (budget {result.wear_budget:.0f})\n"
         f"hash       {result.result_hash}"
     )
 
 
 def verdict(result: Result) -> int:
-    """0 only when every reading arrived once, with the value the node had."""
-    return 1 if result.lost or result.duplicates or not result.sampled or result.at_repl else 0
+    """0 only when every reading arrived once, with the value the node had, no flash wears out, and what the scenario expects was seen."""
+    wrong = result.lost or result.duplicates or result.at_repl or result.wear_exceeded or result.unmet
+    return 1 if wrong or not result.sampled else 0
+
+
+def complaints(result: Result) -> list[str]:
+    """What verdict() holds against a run, a line each."""
+    return (
+        [f"lost: {x}" for x in result.lost_examples]
+        + [f"at the REPL: {x}" for x in result.at_repl]
+        + [f"worn: {n} erases more than {result.wear_budget:.0f} blocks a day" for n in result.wear_exceeded]
+        + [f"unmet: {x}" for x in result.unmet]
+    )
 
 
 @click.group("sim")
@@ -116,6 +129,6 @@ def run_scenario(
         document(result.as_dict())
     else:
         click.echo(short(result))
-    for example in result.lost_examples:
-        print(f"lost: {example}", file=sys.stderr)
+    for line in complaints(result):
+        print(line, file=sys.stderr)
     sys.exit(verdict(result))

@@ -98,6 +98,20 @@ for _name in _files:
     with open(_name, "wb") as _f:
         _f.write(_files[_name])
 sim_clock.now = sim_clock.boot  # formatting and provisioning happened at the factory
+if _cfg.get("image") and _cfg.get("fd") is not None:
+    sim_hw.flash.erases = 0
+
+    def _tell():
+        """The beat: erases if there were any, else that this VM is still here."""
+        if not sim_hw.flash.tell(sim_link.send):
+            sim_link.send("B", "")
+
+    def _last(kind, arg, final=sim_link.final):
+        sim_hw.flash.tell(sim_link.send)
+        final(kind, arg)
+
+    sim_clock.on_beat = _tell
+    sim_link.final = sim_clock.final = _last
 _argv = _cfg.get("argv", [])
 _want = _cfg["heap"]
 _probing = _cfg.get("probe")
@@ -151,6 +165,27 @@ if _probing:  # after the measure: these modules are the firmware's own
             _s.Staged.next_row = _probe_dated(_s.Staged.next_row, _persisted)
         del _first, _persisted, _probe, _probe_dated
     del _b, _s
+    try:
+        from mote import outbox as _b
+    except ImportError:
+        _b = None
+    if _b is not None:
+
+        def _deep(change, send, seen):
+            def wrapped(self, *args):
+                result = change(self, *args)
+                if self.depth != seen[0]:
+                    seen[0] = self.depth
+                    send("D", self.depth)
+                return result
+
+            return wrapped
+
+        _seen = [0]
+        for _name in ("_scan", "append", "ack", "drop"):
+            setattr(_b.Outbox, _name, _deep(getattr(_b.Outbox, _name), sim_link.send, _seen))
+        del _seen, _name
+    del _b
 del _probing
 
 

@@ -1,7 +1,7 @@
 """The node's flash chip: an image file of 4 KiB blocks, as a littlefs block device that takes NOR flash time.
 
 Times are typical for a W25Q32 (page program 0.4 ms per 256 B, sector erase 45 ms, read at 20 MB/s). `erases` and
-`writes` count for wear budgets.
+`writes` count for wear budgets; the world is told of erases once a minute, and before the last word of a boot.
 """
 
 import sim_clock as _c
@@ -15,6 +15,15 @@ class Flash:
         self._blocks = size // BLOCK
         self.erases = 0
         self.writes = 0
+        self._told = 0
+
+    def tell(self, send):
+        """Report the erases of this boot by send(op, rest) if there were new ones; True if so."""
+        if self.erases == self._told:
+            return False
+        self._told = self.erases
+        send("F", self.erases)
+        return True
 
     def readblocks(self, block, buf, off=0):
         self._file.seek(block * BLOCK + off)
