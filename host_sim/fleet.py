@@ -71,7 +71,7 @@ class Fleet:
         self._closed = False
         for node in nodes:
             air.stations[node.spec.name] = node.spec.station
-            self._schedule_boot(node, node.spec.power_on, PWRON)
+            self._schedule_boot(node, node.spec.power_on, node.spec.power_on, PWRON)
         for receiver in receivers:
             air.stations[receiver.station.name] = receiver.station
         if receivers:
@@ -237,22 +237,24 @@ class Fleet:
             cut = next(c for c in node.spec.cuts if c.at <= t < c.back)
             node.stats.cuts += 1
             self._on_event({"event": "power_cut", "node": node.spec.name, "t": t})
-            self._schedule_boot(node, cut.back, PWRON)
+            self._schedule_boot(node, cut.back, cut.back, PWRON)
         elif op == "R":
             node.stats.resets[text] = node.stats.resets.get(text, 0) + 1
             self._on_event({"event": "reset", "node": node.spec.name, "t": t, "kind": text})
-            self._schedule_boot(node, t + BOOT_US, CAUSES[text])
+            self._schedule_boot(node, t, t + BOOT_US, CAUSES[text])
         elif op == "Z":
-            self._schedule_boot(node, t + node.asleep(int(text)) + BOOT_US, DEEPSLEEP)
+            self._schedule_boot(node, t, t + node.asleep(int(text)) + BOOT_US, DEEPSLEEP)
         else:
             node.ended = text
             self._on_event({"event": "repl", "node": node.spec.name, "t": t, "text": text})
 
-    def _schedule_boot(self, node: Node, t: int, cause: int) -> None:
+    def _schedule_boot(self, node: Node, now: int, t: int, cause: int) -> None:
+        """Start the node at t, or when the power is back, should it go between `now` and t."""
         for cut in node.spec.cuts:
-            if cut.at <= t < cut.back:  # the power goes while it sleeps or starts
+            if cut.at <= t and cut.back > now:
                 node.stats.cuts += cause != PWRON
-                t, cause = cut.back, PWRON
+                now = t = cut.back
+                cause = PWRON
         self._of_node(node, t, self._boot, cause)
 
     def _boot(self, t: int, node: Node, cause: int) -> None:

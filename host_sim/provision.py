@@ -112,7 +112,7 @@ def _drift(group: Group, seed: int, name: str) -> float:
     return low + (high - low) * chance.uniform(seed, "drift", name)
 
 
-def _supply(group: Group, world: dict[str, series.Series]) -> series.Series:
+def supply(group: Group, world: dict[str, series.Series]) -> series.Series:
     """Battery voltage: the group's, or the world's."""
     if isinstance(group.battery, tuple):
         return series.Series([(h * 3600, v) for h, v in group.battery]) if group.battery else world["battery_voltage"]
@@ -148,7 +148,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
         (home / "board.json").write_text(json.dumps(wiring))
         world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
         if "battery" in wiring:
-            volts = _supply(group, world)
+            volts = supply(group, world)
             world["battery_pin_voltage"] = series.Series(
                 [(t, v / wiring["battery"]["divider"]) for t, v in volts.points]
             )

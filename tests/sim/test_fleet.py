@@ -78,6 +78,126 @@ def test_a_watchdog_bite_and_a_reset_come_back_with_their_cause(play, tmp_path):
     assert node.ended is not None and "ValueError: at the REPL" in node.ended
 
 
+ONE = {"group": [{"name": "aq", "profile": "air_quality", "count": 1}]}
+
+
+def firmware_of(tmp_path, main: str):
+    firmware = tmp_path / "fw"
+    firmware.mkdir()
+    (firmware / "boot.py").write_text("")
+    (firmware / "main.py").write_text(main)
+    return firmware
+
+
+@pytest.mark.parametrize("ppm", [0, 20_000, -20_000])
+def test_a_fast_clock_wakes_early_and_runs_ahead(play, tmp_path, ppm):
+    firmware = firmware_of(
+        tmp_path,
+        "import machine, time\n"
+        "rtc = machine.RTC()\n"
+        "if not rtc.memory():\n"
+        "    rtc.memory(b'x')\n"
+        "    rtc.datetime((2026, 3, 2, 0, 12, 0, 0, 0))\n"
+        "    machine.deepsleep(1000000)\n"
+        "print('woke', time.time_ns() // 1000000)\n"
+        "time.sleep(10000)\n",
+    )
+    group = [ONE["group"][0] | {"drift_ppm": ppm}]
+    played = play(plan(group=group), hours=0.5, firmware=firmware)
+    boots = [e["t"] for e in played.events if e["event"] == "boot"]
+    slept = boots[1] - boots[0] - 300_000
+    assert slept == pytest.approx(1e15 / (1e6 + ppm), abs=100_000)
+    # by its own clock it slept exactly what it had asked for: 12:00:00 + 1000 s + the start-up
+    woke = int(played.fleet.nodes[0].console_tail().split()[-1]) - (825_768_000_000 + 1_000_000)
+    assert woke == pytest.approx(300, abs=50)
+
+
+def test_a_power_cut_in_deep_sleep_forgets_the_drifted_clock(play, tmp_path):
+    firmware = firmware_of(
+        tmp_path,
+        "import machine, time\n"
+        "print('boot', machine.reset_cause(), time.time())\n"
+        "if machine.reset_cause() == 1:\n"
+        "    machine.deepsleep(1000000)\n"
+        "time.sleep(10000)\n",
+    )
+    group = [ONE["group"][0] | {"drift_ppm": 20_000}]
+    cut = {"nodes": ["aq"], "at_h": 0.1, "minutes": 6}
+    played = play(plan(group=group, power_cut=[cut]), hours=0.5, firmware=firmware)
+    boots = [line for line in played.fleet.nodes[0].console_tail().splitlines() if line.startswith("boot")]
+    assert boots[:2] == ["boot 1 0", "boot 1 0"]
+    assert played.fleet.nodes[0].stats.cuts == 1
+
+
+def test_erases_of_every_boot_are_counted_and_those_of_the_factory_are_not(play, tmp_path):
+    firmware = firmware_of(
+        tmp_path,
+        "import machine, time\n"
+        "rtc = machine.RTC()\n"
+        "n = len(rtc.memory())\n"
+        "import sim_hw\n"
+        "if n < 2:\n"
+        "    for i in range(5):\n"
+        "        with open('/f', 'wb') as f: f.write(bytes(4096))\n"
+        "    print('erased', sim_hw.flash.erases)\n"
+        "    rtc.memory(bytes(n + 1))\n"
+        "    machine.reset()\n"
+        "time.sleep(10000)\n",
+    )
+    played = play(plan(**ONE), hours=0.5, firmware=firmware)
+    node = played.fleet.nodes[0]
+    told = [int(line.split()[1]) for line in node.console_tail().splitlines() if line.startswith("erased")]
+    assert len(told) == 2 and min(told) >= 5
+    assert node.stats.erases == sum(told)
+
+
+def test_erases_are_told_while_a_boot_lasts_and_not_counted_after_the_end(play, tmp_path):
+    firmware = firmware_of(
+        tmp_path,
+        "import time\n"
+        "for i in range(40):\n"
+        "    with open('/f', 'wb') as f: f.write(bytes(4096))\n"
+        "    time.sleep(60)\n"
+        "time.sleep(10000)\n",
+    )
+    played = play(plan(**ONE), hours=0.5, firmware=firmware)
+    half = played.fleet.nodes[0].stats.erases
+    assert 28 <= half <= 70
+    played.fleet.run_to(2 * 3_600_000_000)
+    assert played.fleet.nodes[0].stats.erases == half
+
+
+def test_the_deepest_outbox_is_kept(play, tmp_path):
+    firmware = firmware_of(
+        tmp_path,
+        "import time\n"
+        "from mote.outbox import Outbox\n"
+        "box = Outbox()\n"
+        "for n in (1, 3, 2): box.append(n)\n"
+        "box.ack(2)\n"
+        "time.sleep(10000)\n",
+    )
+    (firmware / "mote").mkdir()
+    (firmware / "mote" / "outbox.py").write_text(
+        "class Outbox:\n"
+        "    def __init__(self):\n        self.depth = 0\n        self._scan()\n"
+        "    def _scan(self): pass\n"
+        "    def append(self, n): self.depth = n\n"
+        "    def ack(self, n): self.depth -= n\n"
+        "    def drop(self, n): pass\n"
+    )
+    assert play(plan(**ONE), hours=0.1, firmware=firmware).fleet.nodes[0].stats.peak_outbox == 3
+
+
+def test_half_of_the_answers_are_lost_like_half_of_the_frames(play):
+    played = play(plan(loss=[{"from_h": 0, "to_h": 12, "fraction": 0.5}]), hours=12)
+    lora = [n for n in played.fleet.nodes if n.spec.link == "lora"]
+    sent, down = sum(n.stats.frames for n in lora), played.fleet.air.stats.down_frames
+    assert 0.35 < down / sent < 0.65  # what came up
+    heard = [e for n in lora for e in n.console.read_text().split() if e == "answered"]
+    assert 0.35 < len(heard) / down < 0.65  # what came down
+
+
 def test_two_nodes_on_one_channel_in_the_same_moment_collide(play, tmp_path):
     firmware = tmp_path / "fw"
     firmware.mkdir()

@@ -66,6 +66,40 @@ def test_a_chosen_number_of_nodes_is_kept(count):
         (GOOD.replace("aa555a0000000001", "AA55"), ["16 lower-case hex digits"]),
         (GOOD.replace("[[group]]", "[group]"), ["write [[group]]"]),
         (GOOD + "[scenario\n", ["not TOML"]),
+        (
+            GOOD + '[[power]]\nnodes = ["aq"]\non = 17\noff_h = 6\n',
+            ["[[power]] number 1", '"on"', 'did you mean "on_h"'],
+        ),
+        (GOOD + '[[power]]\nnodes = ["aqq"]\non_h = 17\noff_h = 6\n', ['"aqq" is unknown', 'did you mean "aq"']),
+        (GOOD + '[[power]]\nnodes = ["aq"]\non_h = 17\noff_h = 24\n', ["within 0..24"]),
+        (GOOD + '[[power]]\nnodes = ["aq"]\non_h = 6\noff_h = 6\n', ["not equal"]),
+        (GOOD + '[power]\nnodes = ["aq"]\n', ["write [[power]]"]),
+        (GOOD + "[[gateway_down]]\nfrom = 1\nto_h = 2\n", ['"from"', 'did you mean "from_h"']),
+        (GOOD + "[[gateway_down]]\nfrom_h = 2\nto_h = 2\n", ["[[gateway_down]] number 1", "from_h < to_h"]),
+        (
+            GOOD + "[[gateway_down]]\nfrom_h = 1\nto_h = 3\n[[gateway_down]]\nfrom_h = 2\nto_h = 4\n",
+            ["number 2", "the one before"],
+        ),
+        (GOOD + "[[gateway_down]]\nfrom_h = 1\nto_h = 2\nkill = 9\n", ['"kill" must be bool']),
+        (GOOD + "[[gatewaydown]]\nfrom_h = 1\n", ['did you mean "gateway_down"']),
+        (GOOD + 'drift_ppm = "fast"\n', ['"drift_ppm" must be']),
+        (GOOD + "drift_ppm = [300, -300]\n", ['"drift_ppm" must be a number or [low, high]']),
+        (GOOD + "drfit_ppm = 10\n", ['did you mean "drift_ppm"']),
+        (GOOD + "battery = [[0, 3.9], [0, 3.2]]\n", ["in order of time"]),
+        (GOOD + 'broken = { pms503 = "raises" }\n', ['no "pms503"', 'did you mean "pms5003"']),
+        (GOOD + 'broken = { inmp441 = "raises" }\n', ['air_quality has no "inmp441"', "bme280, pms5003"]),
+        (GOOD + 'broken = { pms5003 = "hang" }\n', ['fault "hang" is unknown', 'did you mean "hangs"']),
+        (GOOD + "broken = { pms5003 = 1 }\n", ['"broken" must be']),
+        (GOOD + '[expect]\nshed = { aq-02 = ["pm25"] }\nfault = {}\n', ['"fault"', 'did you mean "faults"']),
+        (GOOD + '[expect.shed]\naq-3 = ["pm25"]\n', ["[expect] shed", '"aq-3" is unknown', "did you mean"]),
+        (GOOD + '[expect.shed]\naq = ["pm2.5"]\n', ['"pm2.5" is unknown', 'did you mean "pm25"']),
+        (GOOD + '[expect.resets]\naq = ["wtd"]\n', ['"wtd" is unknown', 'did you mean "wdt"']),
+        (GOOD + '[expect.shed]\naq = "pm25"\n', ['"shed" must be']),
+        (GOOD + "[[expect]]\n", ["write [expect]"]),
+        (
+            GOOD + '[[loss]]\nfrom_h = 0\nto_h = 1\nfraction = 0.3\nreceivers = ["rxx"]\n',
+            ['receiver "rxx" is unknown', 'did you mean "rx"'],
+        ),
     ],
 )
 def test_a_broken_file_is_named_with_key_and_fix(tmp_path, broken, words):
@@ -80,6 +114,85 @@ def test_a_broken_file_is_named_with_key_and_fix(tmp_path, broken, words):
 def test_an_unknown_scenario_lists_the_known_ones():
     with pytest.raises(ScenarioError, match='did you mean "district".*known: .*district'):
         load("distrikt")
+
+
+def loaded(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return load(str(path))
+
+
+def cuts_of(tmp_path, scenario, **how):
+    folder = tmp_path / "nodes"
+    folder.mkdir()
+    how = {"hours": 48.0, "count": None, "seed": 1} | how
+    return {m.spec.name: m.spec for m in provision.nodes(scenario, folder=folder, **how)}
+
+
+def test_a_nightly_supply_becomes_a_cut_every_day_shifted_a_little_per_node(tmp_path):
+    text = GOOD.replace("00:00:00Z", "02:00:00Z") + '[[power]]\nnodes = ["aq"]\non_h = 17.5\noff_h = 6.5\n'
+    specs = cuts_of(tmp_path, loaded(tmp_path, text))
+    seen = set()
+    for spec in specs.values():
+        hours = [(c.at / 3.6e9, c.back / 3.6e9) for c in spec.cuts]
+        shift = hours[0][0] - 4.5
+        assert abs(shift) <= 5 / 60
+        # 6.5 UTC is 4.5 h after a start at 2:00; the supply goes on failing through the drain
+        assert hours == [pytest.approx((4.5 + d + shift, 15.5 + d + shift)) for d in (0, 24, 48)]
+        assert spec.powered_us(spec.cuts[1].at) == spec.cuts[1].at - spec.power_on - (
+            spec.cuts[0].back - spec.cuts[0].at
+        )
+        seen.add(shift)
+    assert len(seen) == 2
+
+
+def test_a_run_that_starts_by_day_begins_without_power(tmp_path):
+    text = (
+        GOOD.replace("00:00:00Z", "12:00:00Z") + '[[power]]\nnodes = ["aq-02"]\non_h = 18\noff_h = 6\nspread_min = 0\n'
+    )
+    specs = cuts_of(tmp_path, loaded(tmp_path, text))
+    assert specs["aq-01"].cuts == ()
+    first = specs["aq-02"].cuts[0]
+    assert (first.at, first.back) == (-6 * provision.HOUR_US, 6 * provision.HOUR_US)
+    assert specs["aq-02"].powered_us(7 * provision.HOUR_US) == provision.HOUR_US
+
+
+def test_overlapping_cuts_are_one(tmp_path):
+    text = GOOD + '[[power]]\nnodes = ["aq-01"]\non_h = 18\noff_h = 6\nspread_min = 0\n'
+    text += '[[power_cut]]\nnodes = ["aq"]\nat_h = 5.5\nminutes = 60\n'
+    specs = cuts_of(tmp_path, loaded(tmp_path, text), hours=24.0)
+    hours = [(c.at / 3.6e9, c.back / 3.6e9) for c in specs["aq-01"].cuts]
+    assert hours == [(5.5, 18.0)]
+    assert len(specs["aq-02"].cuts) == 1
+
+
+@pytest.mark.parametrize("drift, low, high", [("12.5", 12.5, 12.5), ("-40", -40, -40), ("[-500, 300]", -500, 300)])
+def test_a_drift_is_given_or_drawn(tmp_path, drift, low, high):
+    specs = cuts_of(tmp_path, loaded(tmp_path, GOOD + f"drift_ppm = {drift}\n"))
+    drifts = [s.drift_ppm for s in specs.values()]
+    assert all(low <= d <= high for d in drifts)
+    assert (drifts[0] == drifts[1]) == (low == high)
+
+
+@pytest.mark.parametrize("battery, volts", [("3.2", [3.2, 3.2]), ("[[0, 4.0], [10, 3.0]]", [4.0, 3.5])])
+def test_a_battery_is_a_voltage_or_a_course(tmp_path, battery, volts):
+    from host_sim import worlds
+
+    scenario = loaded(tmp_path, GOOD + f"battery = {battery}\n")
+    world = worlds.build("air_quality", 10, 1, "aq-01")
+    supply = provision.supply(scenario.groups[0], world)
+    assert [supply.at(t) for t in (0, 5 * 3600)] == volts
+
+
+def test_a_broken_driver_stands_in_the_sound_ones_place(tmp_path):
+    rom = mpy.with_faults(mpy.firmware_root(), {"pms5003": "hangs"})
+    plain = mpy.compiled(mpy.firmware_root())
+    drivers = rom / "mote" / "drivers"
+    assert rom != plain and rom == mpy.with_faults(mpy.firmware_root(), {"pms5003": "hangs"})
+    assert rom != mpy.with_faults(mpy.firmware_root(), {"pms5003": "raises"})
+    assert (drivers / "pms5003.mpy").read_bytes() != (plain / "mote" / "drivers" / "pms5003.mpy").read_bytes()
+    assert b"PMS5003" in (drivers / "pms5003_sound.mpy").read_bytes()
+    assert (drivers / "bme280.mpy").read_bytes() == (plain / "mote" / "drivers" / "bme280.mpy").read_bytes()
 
 
 @pytest.mark.parametrize("path", sorted(mpy.boards_root().glob("*.toml")), ids=lambda p: p.stem)

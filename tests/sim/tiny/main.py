@@ -54,6 +54,8 @@ async def lora():
         await asyncio.sleep_ms(990)
         got = await radio.recv(timeout_ms=60)
         missed += got is None
+        if got is not None:
+            print("answered")
         radio.sleep()
 
 
