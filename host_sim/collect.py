@@ -97,9 +97,10 @@ class Books:
         """Resolve base fields as RFC 8428 section 4.6 says."""
         self.packs += 1
         base_name, base_time, base_unit = "", 0.0, ""
-        mark = (node, str(records[0].get("id")) if records else "")
-        again = mark in self._packs_seen
-        self._packs_seen.add(mark)
+        mark = records[0].get("id") if records else None
+        again = mark is not None and (node, mark) in self._packs_seen
+        if mark is not None:
+            self._packs_seen.add((node, mark))
         for record in records:
             base_name = record.get("bn", base_name)
             base_time = record.get("bt", base_time)

@@ -66,6 +66,7 @@ class Fleet:
         self._made = 0
         self._selector = selectors.DefaultSelector()
         self.gateway_up = True
+        self.heard = 0  # uplinks that reached the gateway, and its starts: without one nothing new can come out of it
         self.limit = 0
         self.now = 0
         self._closed = False
@@ -90,6 +91,7 @@ class Fleet:
     def gateway_back(self, t: int) -> None:
         """A gateway is ready again: tell it the time and where the receivers are."""
         self.gateway_up = True
+        self.heard += 1
         for receiver in self.receivers:
             receiver.stat(t)
         self._barrier(t, self.receivers)
@@ -307,6 +309,7 @@ class Fleet:
             return
         heard = [(r, h) for r in self.receivers if (h := r.hear(tx)) is not None]
         if heard and self.gateway_up:
+            self.heard += 1
             for receiver, h in heard:
                 receiver.forward(h)
             self._barrier(t, [r for r, _ in heard])
@@ -360,6 +363,7 @@ class Fleet:
             self.air_log_wifi(t, node, uplink.payload)
             if not self.gateway_up:  # the broker has nobody to give it to
                 continue
+            self.heard += 1
             if self.receivers:  # the gateway's clock comes from its receivers
                 self.receivers[0].stat(t)
                 self._barrier(t, self.receivers[:1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import socket
 import tempfile
@@ -13,19 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance, expect, provision, wear
+from host_sim import chance, provision
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, BrokerError, reachable
-from host_sim.collect import Books, Collector
+from host_sim.collect import Collector
 from host_sim.compile import CompileError, firmware_root
 from host_sim.fleet import Fleet, FleetError
 from host_sim.forwarder import Forwarder, GatewaySilent
 from host_sim.gateway_process import Gateway, GatewayError
 from host_sim.node import Node
 from host_sim.receiver import Receiver
+from host_sim.result import Result, assemble
 from host_sim.scenario import Scenario, ScenarioError, known, load, unix
-from host_sim.truth import Truth, delivered_hash, quantity
+from host_sim.truth import Truth
 from host_sim.wifi import Bridge, BrokerUnreachable
 from host_sim.zygote import Zygote
 
@@ -52,59 +52,6 @@ ROOT = "city"
 
 OnEvent = Callable[[dict[str, Any]], None]
 Progress = Callable[[dict[str, Any]], None]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Result:
-    """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both
-    directions; bytes_per_reading divides them by the readings that LoRa nodes delivered.
-
-    lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
-    killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
-    (wear.py). unmet: what the scenario's [expect] demands and the backend did not see.
-    """
-
-    scenario: str
-    seed: int
-    nodes: int
-    virtual_s: float
-    wall_s: float
-    sampled: int
-    delivered: int
-    lost: int
-    duplicates: int
-    resent: int
-    frames: int
-    bytes_on_air: int
-    bytes_per_reading: float
-    airtime_ms: int
-    alarms: int
-    result_hash: str
-    drain_s: float
-    boots: int
-    power_cuts: int
-    resets: dict[str, int]
-    frames_down: int
-    frames_wifi: int
-    wifi_unanswered: int
-    collisions: int
-    lossy: int
-    too_weak: int
-    duty_violations: list[str]
-    downlinks_refused: dict[str, int]
-    gateway_refusals: dict[str, int]
-    unaccounted: int
-    peak_outbox: int
-    erases_per_day: float
-    wear_budget: float
-    wear_exceeded: list[str]
-    unmet: list[str]
-    at_repl: list[str]
-    per_node: dict[str, dict[str, Any]]
-    lost_examples: list[str]
-
-    def as_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
 
 def _address(broker: str) -> tuple[str, int]:
@@ -211,7 +158,18 @@ class _Run:
             gateway.stop()
             collector.offline.wait(5)
         self._settle(collector, quiet_s=3.0)
-        return self._result(fleet, collector, drained, time.monotonic() - started)
+        return assemble(
+            self.plan,
+            self.seed,
+            self.members,
+            fleet,
+            collector.books,
+            self.truth,
+            self.rows,
+            end=self.end,
+            drained=drained,
+            wall_s=time.monotonic() - started,
+        )
 
     def _plan_outages(self, fleet: Fleet, gateway: Gateway, collector: Collector) -> None:
         """End the gateway process and start it again at the scenario's times; at the end of the run it is back at the latest."""
@@ -310,100 +268,10 @@ class _Run:
         self.on_event({"event": "drain", "t": self.end})
         last = self.end + round(self.plan.head.drain_hours * HOUR_US)
         now = self.end
-        while not self._settle(collector) and now < last:
+        complete = self._settle(collector)
+        while not complete and now < last:
+            heard = fleet.heard
             now = min(now + DRAIN_STEP_US, last)
             fleet.run_to(now)
+            complete = fleet.heard != heard and self._settle(collector)
         return now - self.end
-
-    def _result(self, fleet: Fleet, collector: Collector, drained: int, wall: float) -> Result:
-        delivered = dict(collector.readings)
-        missing = self.truth.missing(delivered)
-        lora, gone = {n.spec.name for n in fleet.nodes if n.spec.link == "lora"}, set(missing)
-        by_lora = sum(1 for k in self.truth.readings if k[0] in lora and k not in gone)
-        stats = fleet.air.stats
-        resets: dict[str, int] = {}
-        refused: dict[str, int] = {}
-        for node in fleet.nodes:
-            for kind, n in node.stats.resets.items():
-                resets[kind] = resets.get(kind, 0) + n
-        for receiver in fleet.receivers:
-            for kind, n in receiver.refused.items():
-                refused[kind] = refused.get(kind, 0) + n
-        known = self.truth.readings
-        books = collector.books
-        resent = books.resent if any(g.kill for g in self.plan.gateway_down) else 0
-        nodes = {n.spec.name: n for n in fleet.nodes}
-        worn = {name: wear.per_day(n.stats.erases, n.spec.powered_us(self.end)) for name, n in nodes.items()}
-        budget = {m.spec.name: self._wear_budget(m) for m in self.members}
-        extra = sum(1 for k in delivered if k not in known and k[2] < self.truth.end and k[0] in self.rows)
-        return Result(
-            scenario=self.plan.name,
-            seed=self.seed,
-            nodes=len(fleet.nodes),
-            virtual_s=self.end / 1e6,
-            wall_s=round(wall, 2),
-            sampled=len(known),
-            delivered=len(known) - len(missing),
-            lost=len(missing),
-            duplicates=collector.repeats - resent,
-            resent=resent,
-            frames=stats.frames,
-            bytes_on_air=stats.bytes,
-            bytes_per_reading=round(stats.bytes / by_lora, 2) if by_lora else 0.0,
-            airtime_ms=round(stats.airtime_us / 1000),
-            alarms=collector.alarms,
-            result_hash=delivered_hash(fleet.air.log.digest(), delivered, self.truth.end),
-            drain_s=drained / 1e6,
-            boots=sum(n.stats.boots for n in fleet.nodes),
-            power_cuts=sum(n.stats.cuts for n in fleet.nodes),
-            resets=resets,
-            frames_down=stats.down_frames,
-            frames_wifi=sum(n.stats.wifi_frames for n in fleet.nodes),
-            wifi_unanswered=fleet.bridge.unanswered if fleet.bridge else 0,
-            collisions=stats.collisions,
-            lossy=stats.faded,
-            too_weak=stats.weak,
-            duty_violations=stats.duty_violations,
-            downlinks_refused=refused,
-            gateway_refusals=dict(collector.rejects),
-            unaccounted=extra,
-            peak_outbox=max(n.stats.peak_outbox for n in fleet.nodes),
-            erases_per_day=max(worn.values()),
-            wear_budget=round(min(budget.values(), default=0.0), 1),
-            wear_exceeded=[
-                name
-                for name, n in nodes.items()
-                if worn[name] > budget[name] and n.spec.powered_us(self.end) >= wear.JUDGED_FROM_US
-            ],
-            unmet=expect.unmet(
-                self.plan.expect,
-                self.members,
-                books,
-                delivered,
-                self.truth.end,
-                {name: n.stats.resets for name, n in nodes.items()},
-            ),
-            at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
-            per_node={
-                name: {"profile": n.spec.profile, "rows": self.rows[name], "erases_per_day": worn[name]}
-                | dataclasses.asdict(n.stats)
-                | self._told(books, name)
-                for name, n in nodes.items()
-            },
-            lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
-        )
-
-    def _wear_budget(self, member: provision.Member) -> float:
-        return wear.budget(member.spec.flash, member.group.config.get("outbox_kb", wear.OUTBOX_KB))
-
-    def _told(self, books: Books, name: str) -> dict[str, Any]:
-        """What the backend knows of a node's troubles."""
-        level, ids = books.ladder(name)
-        return {
-            "ladder_level": level,
-            "ladder_highest": max((n for n, _ in books.ladders.get(name, ())), default=0),
-            "shed": [quantity(i) for i in ids],
-            "exceptions": books.exceptions.get(name, []),
-            "faults": sorted(books.faults.get(name, ())),
-            "rows_lost": books.status.get(name, {}).get("rows_lost", 0),
-        }

@@ -112,6 +112,7 @@ if _cfg.get("image") and _cfg.get("fd") is not None:
 
     sim_clock.on_beat = _tell
     sim_link.final = sim_clock.final = _last
+    del _tell, _last
 _argv = _cfg.get("argv", [])
 _want = _cfg["heap"]
 _probing = _cfg.get("probe")

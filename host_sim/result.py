@@ -1,0 +1,170 @@
+"""What a run came to, in numbers: made from the world's books at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from host_sim import expect, wear
+from host_sim.collect import Books
+from host_sim.fleet import Fleet
+from host_sim.provision import Member
+from host_sim.scenario import Scenario
+from host_sim.truth import Truth, delivered_hash, quantity
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Result:
+    """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both
+    directions; bytes_per_reading divides them by the readings that LoRa nodes delivered.
+
+    lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
+    killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
+    (wear.py). unmet: what the scenario's [expect] demands and the backend did not see.
+    """
+
+    scenario: str
+    seed: int
+    nodes: int
+    virtual_s: float
+    wall_s: float
+    sampled: int
+    delivered: int
+    lost: int
+    duplicates: int
+    resent: int
+    frames: int
+    bytes_on_air: int
+    bytes_per_reading: float
+    airtime_ms: int
+    alarms: int
+    result_hash: str
+    drain_s: float
+    boots: int
+    power_cuts: int
+    resets: dict[str, int]
+    frames_down: int
+    frames_wifi: int
+    wifi_unanswered: int
+    collisions: int
+    lossy: int
+    too_weak: int
+    duty_violations: list[str]
+    downlinks_refused: dict[str, int]
+    gateway_refusals: dict[str, int]
+    unaccounted: int
+    peak_outbox: int
+    erases_per_day: float
+    wear_budget: float
+    wear_exceeded: list[str]
+    unmet: list[str]
+    at_repl: list[str]
+    per_node: dict[str, dict[str, Any]]
+    lost_examples: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def assemble(
+    plan: Scenario,
+    seed: int,
+    members: Sequence[Member],
+    fleet: Fleet,
+    books: Books,
+    truth: Truth,
+    rows: Mapping[str, int],
+    *,
+    end: int,
+    drained: int,
+    wall_s: float,
+) -> Result:
+    """The Result of a run whose nodes have ended. rows: persisted per node. end, drained: virtual us."""
+    delivered, known = dict(books.readings), truth.readings
+    missing = truth.missing(delivered)
+    lora, gone = {n.spec.name for n in fleet.nodes if n.spec.link == "lora"}, set(missing)
+    by_lora = sum(1 for k in known if k[0] in lora and k not in gone)
+    stats = fleet.air.stats
+    resets, refused = Counter[str](), Counter[str]()
+    for node in fleet.nodes:
+        resets.update(node.stats.resets)
+    for receiver in fleet.receivers:
+        refused.update(receiver.refused)
+    resent = books.resent if any(g.kill for g in plan.gateway_down) else 0
+    worn = {n.spec.name: wear.per_day(n.stats.erases, n.spec.powered_us(end)) for n in fleet.nodes}
+    budget = {m.spec.name: _wear_budget(m) for m in members if m.spec.flash}
+    kinds = {n.spec.name: n.stats.resets for n in fleet.nodes}
+    return Result(
+        scenario=plan.name,
+        seed=seed,
+        nodes=len(fleet.nodes),
+        virtual_s=end / 1e6,
+        wall_s=round(wall_s, 2),
+        sampled=len(known),
+        delivered=len(known) - len(missing),
+        lost=len(missing),
+        duplicates=books.repeats - resent,
+        resent=resent,
+        frames=stats.frames,
+        bytes_on_air=stats.bytes,
+        bytes_per_reading=round(stats.bytes / by_lora, 2) if by_lora else 0.0,
+        airtime_ms=round(stats.airtime_us / 1000),
+        alarms=books.alarms,
+        result_hash=delivered_hash(fleet.air.log.digest(), delivered, truth.end),
+        drain_s=drained / 1e6,
+        boots=sum(n.stats.boots for n in fleet.nodes),
+        power_cuts=sum(n.stats.cuts for n in fleet.nodes),
+        resets=dict(resets),
+        frames_down=stats.down_frames,
+        frames_wifi=sum(n.stats.wifi_frames for n in fleet.nodes),
+        wifi_unanswered=fleet.bridge.unanswered if fleet.bridge else 0,
+        collisions=stats.collisions,
+        lossy=stats.faded,
+        too_weak=stats.weak,
+        duty_violations=stats.duty_violations,
+        downlinks_refused=dict(refused),
+        gateway_refusals=dict(books.rejects),
+        unaccounted=sum(1 for k in delivered if k not in known and k[2] < truth.end and k[0] in rows),
+        peak_outbox=max(n.stats.peak_outbox for n in fleet.nodes),
+        erases_per_day=max(worn.values()),
+        wear_budget=round(min(budget.values(), default=0.0), 1),
+        wear_exceeded=[
+            n.spec.name
+            for n in fleet.nodes
+            if n.spec.flash
+            and worn[n.spec.name] > budget[n.spec.name]
+            and n.spec.powered_us(end) >= wear.JUDGED_FROM_US
+        ],
+        unmet=expect.unmet(plan.expect, members, books, delivered, truth.end, kinds),
+        at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
+        per_node={
+            n.spec.name: {
+                "profile": n.spec.profile,
+                "rows": rows[n.spec.name],
+                "erases_per_day": worn[n.spec.name],
+                **dataclasses.asdict(n.stats),
+                **_told(books, n.spec.name),
+            }
+            for n in fleet.nodes
+        },
+        lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
+    )
+
+
+def _wear_budget(member: Member) -> float:
+    return wear.budget(member.spec.flash, member.group.config.get("outbox_kb", wear.OUTBOX_KB))
+
+
+def _told(books: Books, name: str) -> dict[str, Any]:
+    """What the backend knows of a node's troubles."""
+    level, ids = books.ladder(name)
+    return {
+        "ladder_level": level,
+        "ladder_highest": max((n for n, _ in books.ladders.get(name, ())), default=0),
+        "shed": [quantity(i) for i in ids],
+        "exceptions": books.exceptions.get(name, []),
+        "faults": sorted(books.faults.get(name, ())),
+        "rows_lost": books.status.get(name, {}).get("rows_lost", 0),
+    }

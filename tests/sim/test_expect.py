@@ -1,0 +1,84 @@
+"""What a scenario expects, what it says when that is missing, and when a flash wears out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from host_sim import expect, wear
+from host_sim.collect import Books
+from host_sim.scenario import Expect, Group
+from host_sim.truth import Truth
+
+END = 100_000
+PM1, PM10, HUMIDITY = 4, 6, 2
+BOTH = [SimpleNamespace(spec=SimpleNamespace(name=f"aq-0{i}"), group=Group("aq", "air_quality", 2)) for i in (1, 2)]
+
+
+def unmet(delivered=(), happened=None, books=None, **demands) -> list[str]:
+    rows = dict.fromkeys(delivered, 1)
+    return expect.unmet(Expect(**demands), BOTH[:1], books or Books(), rows, END, happened or {})  # type: ignore[arg-type]
+
+
+def test_nothing_expected_is_met():
+    assert unmet() == []
+
+
+@pytest.mark.parametrize(
+    "ladders, met",
+    [
+        ([], False),
+        ([(1, (PM1, PM10))], True),
+        ([(2, (PM1, PM10, HUMIDITY)), (1, (PM10, PM1))], True),
+        ([(1, (PM1, PM10)), (2, (PM1, PM10, HUMIDITY))], False),
+        ([(1, (PM1,))], False),
+        ([(1, (PM1, PM10)), (0, ())], False),
+    ],
+)
+def test_the_newest_ladder_status_must_leave_out_exactly_what_is_expected(ladders, met):
+    books = Books(ladders={"aq-01": ladders} if ladders else {})
+    found = unmet(books=books, shed={"aq-01": ("pm1", "pm10")})
+    assert (found == []) == met
+    assert met or ("aq-01" in found[0] and "expected [pm1, pm10]" in found[0])
+
+
+def test_a_node_that_should_leave_out_nothing_must_not():
+    assert unmet(shed={"aq": ()}) == []
+    assert unmet(shed={"aq": ()}, books=Books(ladders={"aq-01": [(1, (PM1,))]})) != []
+
+
+def test_last_words_faults_and_resets_must_have_been_seen():
+    demands = {"exceptions": {"aq-01": ("IndexError",)}, "faults": {"aq-01": ("pm1",)}, "resets": {"aq": ("wdt",)}}
+    assert len(unmet(**demands)) == 3
+    books = Books(exceptions={"aq-01": ["IndexError: x"]}, faults={"aq-01": {"pm1"}})
+    assert unmet(books=books, happened={"aq-01": {"wdt": 1}}, **demands) == []
+    other = Books(exceptions={"aq-02": ["IndexError: x"]}, faults={"aq-02": {"pm1"}})
+    assert len(unmet(books=other, happened={"aq-02": {"wdt": 1}, "aq-01": {"hard": 2}}, **demands)) == 3
+
+
+@pytest.mark.parametrize("t, met", [(END - 7201, False), (END - 7200, True), (END - 1, True), (END, False)])
+def test_only_what_was_taken_lately_shows_that_a_node_still_delivers(t, met):
+    found = unmet(delivered=[("aq-01", "pm1", t), ("aq-02", "pm1", END - 1)], delivers={"aq": ("pm1",)})
+    assert (found == []) == met
+
+
+def test_a_reading_that_was_persisted_with_two_values_is_lost_whichever_arrives():
+    truth = Truth(2_000_000_000)
+    for raw in (5, 5, 6):
+        truth.add("aq-01", 825_000_000, [(PM1, raw)])
+    key = next(iter(truth.readings))
+    assert truth.missing({key: 6}) == [key] and truth.missing({key: 5}) == [key] and truth.missing({}) == [key]
+
+
+def test_the_wear_budget_is_that_of_the_blocks_that_are_free_in_the_worst_case():
+    # 256 blocks of 4 KiB, 24 of them static, 64 full of frames: 168 * 100,000 erases over 7,305 days
+    assert wear.budget(1 << 20, 256) == pytest.approx(168 * 100_000 / 7305)
+    assert wear.budget(2 << 20, 256) > 2 * wear.budget(1 << 20, 256)
+    assert wear.per_day(24, 43_200_000_000) == 48.0 and wear.per_day(0, 0) == 0.0
+
+
+def test_the_default_of_the_outbox_is_the_firmwares():
+    config = (Path(__file__).parents[2] / "firmware" / "mote" / "config.py").read_text()
+    assert f'"outbox_kb": (int, 16, 4096, {wear.OUTBOX_KB})' in config

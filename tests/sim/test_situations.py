@@ -1,0 +1,125 @@
+"""What issue 4 wants to see played: nights without power, a gateway that is away, bad drivers; and that a loss cannot hide."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from host_sim import runner
+from host_sim.result import Result
+from host_sim.scenario import CutSpec, Expect, GatewayDown, Group, Scenario, load
+from tools.sim import verdict
+
+pytestmark = pytest.mark.slow
+
+
+def small(*groups: Group, **changes: Any) -> Scenario:
+    """Two receivers and the given nodes, nothing else happens."""
+    outage = load("outage")
+    head = replace(outage.head, drain_hours=2.0)
+    return replace(outage, **{"head": head, "groups": groups, "gateway_down": (), **changes})
+
+
+AQ = Group("aq", "air_quality", 1)
+WIFI = Group("aqw", "air_quality", 1, link="wifi")
+BAY = Group("bay", "parking", 1, sample_s=10, row_s=0)
+
+
+def whole(result: Result) -> bool:
+    """Everything arrived once, and nobody broke a rule."""
+    return (result.lost, result.duplicates, result.unaccounted, result.at_repl, result.duty_violations) == (
+        0,
+        0,
+        0,
+        [],
+        [],
+    )
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_a_gateway_that_is_away_costs_nothing_and_the_run_repeats(kill):
+    plan = small(AQ, WIFI, gateway_down=(GatewayDown(1, 3, kill), GatewayDown(3.5, 4, not kill)))
+    events: list[dict[str, Any]] = []
+    one = runner.run(plan, hours=5, on_event=events.append)
+    assert whole(one) and verdict(one) == 0, one.lost_examples
+    assert one.sampled > 500 and one.peak_outbox >= 3 and one.wifi_unanswered == 0
+    assert [(e["event"], e["t"] // 1_800_000_000) for e in events if e["event"].startswith("gateway")] == [
+        ("gateway_down", 2),
+        ("gateway_back", 6),
+        ("gateway_down", 7),
+        ("gateway_back", 8),
+    ]
+    assert runner.run(plan, hours=5).result_hash == one.result_hash
+
+
+def test_rows_that_a_node_gives_up_in_an_outage_are_lost_and_said_so():
+    greedy = replace(AQ, row_s=60, report_s=60, config={"outbox_kb": 16, "outbox_frames": 32, "health_s": 600})
+    result = runner.run(small(greedy, gateway_down=(GatewayDown(0.5, 3),)), hours=4)
+    assert result.peak_outbox == 32
+    told = result.per_node["aq-01"]["rows_lost"]
+    # what had arrived before its ack was lost is given up by the node, and not lost
+    assert told > 60 and 5 * told < result.lost <= 6 * told, (told, result.lost)
+    assert verdict(result) == 1
+
+
+def test_nodes_on_lamp_posts_lose_nothing_to_the_daily_power_cut():
+    result = runner.run(load("lamp_post"), hours=32, nodes=4)
+    assert whole(result) and verdict(result) == 0, result.lost_examples
+    assert result.power_cuts == 8 - 4 + 4 and result.boots == result.nodes + result.power_cuts
+    assert result.wear_exceeded == [] and 0 < result.erases_per_day < result.wear_budget
+
+
+def test_a_week_of_loss_in_short():
+    result = runner.run(load("lossy"), hours=8)
+    assert whole(result) and result.lossy > 50
+
+
+def test_a_driver_that_raises_is_a_fault_and_its_neighbour_delivers():
+    group = replace(AQ, broken={"pms5003": "raises"}, sensors={"pms5003": {"good": 30}})
+    demands = Expect(faults={"aq": ("pm1",)}, delivers={"aq": ("temperature",)})
+    result = runner.run(small(group, expect=demands), hours=3)
+    assert whole(result) and result.unmet == [] and result.boots == 1
+    assert result.per_node["aq-01"]["faults"] == ["pm1"]
+
+
+def test_a_driver_that_waits_for_ever_is_a_fault_and_its_neighbour_delivers():
+    group = replace(AQ, broken={"pms5003": "hangs_awaiting"}, sensors={"pms5003": {"good": 5}})
+    demands = Expect(faults={"aq": ("pm1",)}, delivers={"aq": ("temperature",)})
+    result = runner.run(small(group, expect=demands), hours=3)
+    assert whole(result) and result.unmet == [] and result.boots == 1
+
+
+def test_a_driver_that_blocks_is_bitten_by_the_watchdog():
+    group = replace(AQ, broken={"pms5003": "hangs"}, sensors={"pms5003": {"good": 3}})
+    result = runner.run(small(group, expect=Expect(resets={"aq": ("wdt",)})), hours=1)
+    assert whole(result) and result.unmet == []
+    assert set(result.resets) == {"wdt"}
+
+
+def test_a_driver_that_eats_memory_ends_the_boot():
+    group = replace(AQ, broken={"bme280": "eats"}, sensors={"bme280": {"bite": 16384}})
+    result = runner.run(small(group), hours=1)
+    assert whole(result) and result.boots > 1 and result.resets
+
+
+def test_what_a_scenario_expects_and_does_not_get_makes_the_run_fail():
+    demands = Expect(faults={"aq": ("pm1",)}, resets={"aq": ("wdt",)}, delivers={"aq": ("temperature",)})
+    result = runner.run(small(AQ, expect=demands), hours=1)
+    assert whole(result) and len(result.unmet) == 2
+    assert verdict(result) == 1
+
+
+def test_more_erases_than_the_flash_stands_for_make_the_run_fail(monkeypatch):
+    monkeypatch.setattr("host_sim.wear.YEARS", 400)
+    result = runner.run(small(AQ, BAY), hours=7)
+    assert whole(result) and result.wear_exceeded == ["aq-01"]
+    assert result.erases_per_day == result.per_node["aq-01"]["erases_per_day"] > result.wear_budget
+    assert verdict(result) == 1
+
+
+def test_power_that_goes_again_and_again_is_survived():
+    plan = small(AQ, BAY, cuts=(CutSpec(("aq", "bay-01"), 0.3, 3.0, every_h=0.55),))
+    result = runner.run(plan, hours=4)
+    assert whole(result) and result.power_cuts == 14
