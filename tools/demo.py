@@ -13,7 +13,7 @@ from rich.text import Text
 
 from host_sim.runner import Broker, run
 from tools.report import document
-from tools.sim import REFUSALS, refuse, short, verdict
+from tools.sim import REFUSALS, complaints, refuse, short, verdict
 from tools.table import Board
 
 ROOT = "city"
@@ -118,9 +118,7 @@ def command(hours: float | None, nodes: int | None, seed: int | None, stay: bool
                 click.echo(short(result))
             code = verdict(result)
             click.echo(
-                "nothing was lost"
-                if code == 0
-                else f"NOT GOOD: {result.lost} readings lost, {result.duplicates} twice",
+                "nothing was lost" if code == 0 else "NOT GOOD\n" + "\n".join(complaints(result)),
                 err=True,
             )
             if stay:

@@ -57,16 +57,21 @@ def short(result: Result) -> str:
 
 
 def verdict(result: Result) -> int:
-    """0 only when every reading arrived once, with the value the node had, no flash wears out, and what the scenario expects was seen."""
-    wrong = result.lost or result.duplicates or result.at_repl or result.wear_exceeded or result.unmet
-    return 1 if wrong or not result.sampled else 0
+    """0 only when every reading arrived once, with the value the node had, no rule was broken, no flash wears out, and what the
+    scenario expects was seen."""
+    r = result
+    wrong = r.lost or r.duplicates or r.unaccounted or r.at_repl or r.duty_violations or r.wear_exceeded or r.unmet
+    return 1 if wrong or not r.sampled else 0
 
 
 def complaints(result: Result) -> list[str]:
     """What verdict() holds against a run, a line each."""
     return (
         [f"lost: {x}" for x in result.lost_examples]
+        + [f"duplicates: {result.duplicates} readings came twice"] * bool(result.duplicates)
+        + [f"unaccounted: {result.unaccounted} readings no node persisted"] * bool(result.unaccounted)
         + [f"at the REPL: {x}" for x in result.at_repl]
+        + [f"duty cycle: {x}" for x in result.duty_violations[:5]]
         + [f"worn: {n} erases more than {result.wear_budget:.0f} blocks a day" for n in result.wear_exceeded]
         + [f"unmet: {x}" for x in result.unmet]
     )

@@ -24,6 +24,7 @@ broker, broker_port = config["link"]["wifi"]["broker"].split(":")
 client = mqtt.Client(CallbackAPIVersion.VERSION2)
 client.on_connect = lambda c, *_: c.subscribe("citymote/v1/up/#")
 client.on_message = lambda c, _u, m: c.publish(m.topic.replace("/up/", "/down/"), b"ok" + m.payload[:4])
+client.will_set("city/v1/gw/gw-1/state", "offline")
 client.connect(broker, int(broker_port))
 client.loop_start()
 

@@ -44,6 +44,11 @@ def family() -> set[int]:
     return found
 
 
+def gateways() -> int:
+    """Gateway processes below this one."""
+    return sum(b"fake_gateway.py" in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in family())
+
+
 def short(**changes):
     scenario = plan(**changes)
     return scenario, {"hours": 0.5, "gateway_command": FAKE_GATEWAY}
@@ -64,6 +69,54 @@ def test_a_run_ends_by_itself_and_counts_what_did_not_arrive(monkeypatch, tmp_pa
     assert (tmp_path / "kept" / "gateway.log").exists() and (
         tmp_path / "kept" / "nodes" / "aq-01" / "console.log"
     ).exists()
+    assert family() == before
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
+def test_a_gateway_that_is_away_is_a_process_that_ended_and_the_run_repeats(monkeypatch, tmp_path, kill):
+    monkeypatch.setattr(runner, "DRAIN_STEP_US", 3_600_000_000)
+    scenario, how = short(gateway_down=[{"from_h": 0.6, "to_h": 1.4, "kill": kill}])
+    how["hours"] = 2
+    alive: list[tuple[str, int]] = []
+    events: list[dict] = []
+
+    def watch(event):
+        if event["event"] in ("ready", "gateway_down", "gateway_back"):
+            alive.append((event["event"], gateways()))
+            events.append(event)
+
+    began = time.monotonic()
+    one = runner.run(scenario, **how, on_event=watch, keep=tmp_path / "kept")
+    assert time.monotonic() - began < 60
+    assert alive == [("ready", 1), ("gateway_down", 0), ("gateway_back", 1)]
+    assert [e["t"] for e in events[1:]] == [2_160_000_000, 5_040_000_000]
+    # of every node's frames, one each ten minutes, those between 36 and 84 minutes found nobody
+    lora = [n for name, n in one.per_node.items() if name.startswith("aq")]
+    assert [n["frames"] for n in lora] == [11, 11, 11] and one.frames_down < 3 * 8
+    assert one.frames_wifi == 11 and one.wifi_unanswered == 0
+    two = runner.run(scenario, **how)
+    assert (two.result_hash, two.frames_down) == (one.result_hash, one.frames_down)
+
+
+def test_a_run_that_ends_in_an_outage_has_its_gateway_back_for_the_drain(monkeypatch):
+    monkeypatch.setattr(runner, "DRAIN_STEP_US", 900_000_000)
+    scenario, how = short(gateway_down=[{"from_h": 0.2, "to_h": 30}])
+    seen: list[tuple[str, int]] = []
+    result = runner.run(scenario, **how, on_event=lambda e: seen.append((e["event"], e.get("t", -1))))
+    assert ("gateway_back", 1_800_000_000) in seen
+    assert result.drain_s == 3600
+
+
+def test_a_gateway_that_does_not_come_back_is_reported(monkeypatch):
+    scenario, how = short(gateway_down=[{"from_h": 0.2, "to_h": 0.3}])
+    before = family()
+
+    def spoil(event):
+        if event["event"] == "gateway_down":
+            monkeypatch.setenv("FAKE_GATEWAY", "die")
+
+    with pytest.raises(GatewayError, match="(?s)before it was ready.*fake gateway dies"):
+        runner.run(scenario, **how, on_event=spoil)
     assert family() == before
 
 

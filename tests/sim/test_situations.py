@@ -29,13 +29,7 @@ BAY = Group("bay", "parking", 1, sample_s=10, row_s=0)
 
 def whole(result: Result) -> bool:
     """Everything arrived once, and nobody broke a rule."""
-    return (result.lost, result.duplicates, result.unaccounted, result.at_repl, result.duty_violations) == (
-        0,
-        0,
-        0,
-        [],
-        [],
-    )
+    return not (result.lost or result.duplicates or result.unaccounted or result.at_repl or result.duty_violations)
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
@@ -69,6 +63,20 @@ def test_nodes_on_lamp_posts_lose_nothing_to_the_daily_power_cut():
     assert whole(result) and verdict(result) == 0, result.lost_examples
     assert result.power_cuts == 8 - 4 + 4 and result.boots == result.nodes + result.power_cuts
     assert result.wear_exceeded == [] and 0 < result.erases_per_day < result.wear_budget
+
+
+def test_three_days_without_a_gateway_cost_nothing():
+    result = runner.run("outage")
+    assert whole(result) and verdict(result) == 0, result.lost_examples
+    assert result.peak_outbox > 72 and result.drain_s < 12 * 3600
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["lamp_post", "lossy"])
+def test_a_week_in_full(name):
+    one, two = runner.run(name), runner.run(name)
+    assert whole(one) and verdict(one) == 0 and one.virtual_s == 168 * 3600
+    assert two.result_hash == one.result_hash
 
 
 def test_a_week_of_loss_in_short():
