@@ -91,6 +91,10 @@ GUARDS = (
     Guard("G1", "what stands on the pin at the start is no pulse", "firmware/mote/hal/ulp.py", "    words[4 * _EDGES] = 2 - level", "    words[4 * _EDGES] = 2", ULP),
     Guard("G1", "a total is not continued from another counting", "firmware/mote/drivers/pulse.py", '        if getattr(counter, "fresh", True) or seen // self._modulus != counter.life:\n', '        if getattr(counter, "fresh", True):\n', PULSE),
     Guard("G1", "a counter that begins anew is not continued", "firmware/mote/drivers/pulse.py", '        if getattr(counter, "fresh", True) or seen // self._modulus != counter.life:\n', '        if seen // self._modulus != getattr(counter, "life", -1):\n', PULSE),
+    Guard("G4", "power that goes in deep sleep ends it", "host_sim/fleet.py", "            if cut.at <= t and cut.back > now:\n", "            if cut.at <= t < cut.back:\n", ("tests/sim/test_fleet.py", "-k", "deep_sleep")),
+    Guard("G1", "a reading persisted with two values counts as lost", "host_sim/truth.py", "        return gone + [k for k in set(self.clashes) if delivered.get(k) == self.readings[k]]\n", "        return gone\n", ("tests/sim/test_expect.py", "-k", "two_values")),
+    Guard("G4", "what a node leaves out must be what was expected", "host_sim/expect.py", "            if left_out != sorted(shed):\n", "            if not left_out and shed:\n", ("tests/sim/test_expect.py",)),
+    Guard("G6", "erases of every boot count", "host_sim/node.py", "            self.stats.erases += n - self._erased\n", "            self.stats.erases = n\n", ("tests/sim/test_fleet.py", "-k", "erases")),
 )  # fmt: skip
 
 
