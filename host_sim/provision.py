@@ -13,7 +13,7 @@ from pathlib import Path
 from host_sim import chance, series, worlds
 from host_sim import compile as mpy
 from host_sim.air import Station
-from host_sim.brownout import with_brownouts
+from host_sim.brownout import merged, with_brownouts
 from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario, names_node
 
@@ -91,18 +91,7 @@ def _cuts(scenario: Scenario, group: Group, name: str, hours: float, seed: int) 
             if back > 0:
                 found.append(PowerCut(round(at * HOUR_US), round(back * HOUR_US)))
             at += 24
-    return _merged(found)
-
-
-def _merged(cuts: Iterable[PowerCut]) -> tuple[PowerCut, ...]:
-    """In order of time, with overlapping ones made one."""
-    out: list[PowerCut] = []
-    for cut in sorted(cuts, key=lambda c: c.at):
-        if out and cut.at <= out[-1].back:
-            out[-1] = PowerCut(out[-1].at, max(out[-1].back, cut.back))
-        else:
-            out.append(cut)
-    return tuple(out)
+    return merged(found)
 
 
 def _drift(group: Group, seed: int, name: str) -> float:
@@ -147,8 +136,8 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
         (home / "config.json").write_text(json.dumps(config))
         (home / "board.json").write_text(json.dumps(wiring))
         world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
+        volts = world["battery_voltage"] = supply(group, world)
         if "battery" in wiring:
-            volts = supply(group, world)
             world["battery_pin_voltage"] = series.Series(
                 [(t, v / wiring["battery"]["divider"]) for t, v in volts.points]
             )

@@ -184,6 +184,12 @@ def test_a_battery_is_a_voltage_or_a_course(tmp_path, battery, volts):
     assert [supply.at(t) for t in (0, 5 * 3600)] == volts
 
 
+def test_a_battery_that_sinks_too_low_is_a_cut(tmp_path):
+    low = "[[0, 3.9], [10, 3.9], [11, 1.0], [12, 1.0], [13, 4.0], [40, 4.0]]"
+    (cut,) = cuts_of(tmp_path, loaded(tmp_path, GOOD + f"battery = {low}\n"))["aq-01"].cuts
+    assert 10 < cut.at / 3.6e9 < 11 and 12 < cut.back / 3.6e9 < 13
+
+
 def test_a_broken_driver_stands_in_the_sound_ones_place(tmp_path):
     rom = mpy.with_faults(mpy.firmware_root(), {"pms5003": "hangs"})
     plain = mpy.compiled(mpy.firmware_root())
