@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -22,6 +23,8 @@ sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.bind((host, int(port)))
 broker, broker_port = config["link"]["wifi"]["broker"].split(":")
 client = mqtt.Client(CallbackAPIVersion.VERSION2)
+subscribed = threading.Event()
+client.on_subscribe = lambda *_: subscribed.set()
 client.on_connect = lambda c, *_: c.subscribe("citymote/v1/up/#")
 client.on_message = lambda c, _u, m: c.publish(m.topic.replace("/up/", "/down/"), b"ok" + m.payload[:4])
 client.will_set("city/v1/gw/gw-1/state", "offline")
@@ -35,6 +38,7 @@ def leave(*_):
 
 
 signal.signal(signal.SIGTERM, leave)
+subscribed.wait(10)
 if FAULT == "never-ready":
     signal.pause()
 if FAULT == "die":
