@@ -1,50 +1,24 @@
-"""Composition root: configuration -> board -> link -> Node(...).run(). Whatever goes wrong is recorded, counted and followed by a reset."""
+"""The port runs this after boot.py, always from the flash root: starts the application of whatever slot boot.py chose. Never the REPL.
+
+Never updated itself, so it is tiny. Whatever goes wrong is recorded, counted and followed by a reset.
+"""
 
 import sys
 
-
-def main():
-    import asyncio
-    import gc
-
-    from cryptolib import aes
-    from mote import log, supervisor
-    from mote.app import Node
-    from mote.config import Config
-    from mote.files import read_json
-    from mote.hal import watchdog
-    from mote.hal.board import Board
-    from mote.hal.nvs import Nvs
-    from mote.identity import Identity
-    from mote.links import open_link
-
-    gc.threshold(
-        8192
-    )  # collect while starting: otherwise garbage splinters the heap and a 9,600-byte buffer finds no place
-    if supervisor.rtc is None:  # boot.py failed before it got there
-        supervisor.begin()
-    config = Config()
-    log.level = config["log"]
-    board = Board(read_json("/board.json") or {})
-    supervisor.bench = board.bench()
-    nvs = Nvs()
-    identity = Identity(nvs)
-    link = open_link(config, board, supervisor.rtc, nvs)
-    guard = watchdog.start(1000 * config["wdt_s"]) if config["wdt_s"] else None
-    node = Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
-    gc.collect()
-    gc.threshold(-1)
-    asyncio.run(node.run())
-
-
 try:
+    from mote.main import main
+
     main()
+    raise RuntimeError("main ended")
 except KeyboardInterrupt:  # a technician on the serial line
     raise
 except Exception as error:
     try:
-        from mote.supervisor import failed
+        from mote import supervisor
 
-        failed(error)
-    except Exception:  # not even that works: start again (the port resets on SystemExit), never the REPL
+        supervisor.failed(error)
+        bench = supervisor.bench
+    except Exception:  # not even that works: start again (the port resets on SystemExit)
+        bench = False
+    if not bench:
         sys.exit()

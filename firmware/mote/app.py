@@ -208,6 +208,7 @@ class Node:
         if not self.clock.quality:  # somebody listens but nobody tells the time
             self.batcher.date(0, self.clock.now())
         self.config.proven()
+        supervisor.prove_slot()
         self._change_key()
         if self.events and self.batcher.rows:
             self.batcher.close()  # rows that waited while the link was down

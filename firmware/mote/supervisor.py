@@ -1,6 +1,6 @@
 """Comes back from everything: crash counter before set-up, a ladder of what is left out, watchdog fed by progress only.
 
-begin() runs in boot.py, failed() in main.py's last except. The counter lives in RTC memory, so a power cut begins afresh, and
+begin() runs in boot.py, failed() in the launcher's (main.py) last except. The counter lives in RTC memory, so a power cut begins afresh, and
 is cleared by healthy() once the node has worked for ten minutes (an ack is no proof: a sensor may hang a minute later).
 """
 
@@ -101,6 +101,18 @@ def forget_words():
     remove(_CRASH_FILE)
 
 
+def prove_slot():
+    """The gateway answered: the update slot this boot runs from may stay (slots.py in the flash root). Raises OSError."""
+    slots = sys.modules.get("slots")
+    if slots is not None:
+        slots.prove()
+
+
+def _trial_overdue(uptime_s):
+    slots = sys.modules.get("slots")
+    return slots is not None and slots.overdue(uptime_s)
+
+
 class Supervisor:
     """Keeps the node's tasks going and the watchdog quiet as long as every one of them makes progress."""
 
@@ -175,6 +187,8 @@ class Supervisor:
         now = clock.uptime_s()
         if now >= _HEALTHY_S:
             healthy()
+        if _trial_overdue(now):
+            raise RuntimeError("no answer on trial")
         for check in self.checks:
             check()
         for name in self._marks:
