@@ -25,6 +25,7 @@ from host_sim.node import Node
 from host_sim.receiver import Receiver
 from host_sim.result import Result, assemble
 from host_sim.scenario import Scenario, ScenarioError, known, load, unix
+from host_sim.torture import TortureError, torture
 from host_sim.truth import Truth
 from host_sim.wifi import Bridge, BrokerUnreachable
 from host_sim.zygote import Zygote
@@ -40,10 +41,12 @@ __all__ = [
     "Result",
     "Scenario",
     "ScenarioError",
+    "TortureError",
     "firmware_root",
     "known",
     "load",
     "run",
+    "torture",
 ]
 
 HOUR_US = provision.HOUR_US

@@ -20,6 +20,7 @@ from host_sim.runner import (
     load,
     run,
 )
+from tools import torture
 from tools.report import FAILED, USAGE, document, fail, split_hint
 
 REFUSALS: dict[type[Exception], tuple[str, int]] = {
@@ -80,6 +81,9 @@ def complaints(result: Result) -> list[str]:
 @click.group("sim")
 def command() -> None:
     """Play scenarios: nodes on the real MicroPython VM, simulated air, the real gateway, a real broker."""
+
+
+command.add_command(torture.command)
 
 
 @command.command("list")

@@ -50,6 +50,9 @@ if sim_hw.pulse or "ulp" in _kept or _cfg.get("keep_chips"):
         sim_ulp.power_on()
 if _cfg.get("keep_chips"):
     import sim  # noqa: F401
+_torture = _cfg.get("torture")
+if _torture:
+    import sim_torture
 _fresh = False
 if _cfg.get("image"):
     try:
@@ -60,10 +63,10 @@ if _cfg.get("image"):
             for _ in range(_cfg["flash"] // 4096):
                 _img.write(sim_flash.ERASED)
         _img = open(_cfg["image"], "r+b")
-    sim_hw.flash = sim_flash.Flash(_img, _cfg["flash"])
+    sim_hw.flash = (sim_torture.Recorder if _torture else sim_flash.Flash)(_img, _cfg["flash"])
     if _fresh:
         vfs.VfsLfs2.mkfs(sim_hw.flash)
-    _root = vfs.VfsLfs2(sim_hw.flash)
+    _root = vfs.VfsLfs2(sim_hw.flash, readsize=_cfg.get("readsize", 32), mtime=_cfg.get("mtime", True))
 else:
     _root = vfs.VfsPosix(_cfg["folder"])
 _files = {}
@@ -127,14 +130,29 @@ while gc.mem_free() > _want + 2048:
     sim_hw.ballast.append(bytes(440))
 sim_link.send("H", "%d %d" % (_used, gc.mem_free()))
 del _used, _want
-if _probing:  # after the measure: these modules are the firmware's own
+
+
+def _run(name):
+    """Run a start-up file as the port does: exec in __main__; from the flash, else from /rom."""
+    for path in (name, "/rom/" + name):
+        try:
+            with open(path) as f:
+                source = f.read()
+        except OSError:
+            continue
+        exec(compile(source, name, "exec"), globals())
+        return
+
+
+def _probe_rows():
+    """Tell the world which rows were persisted. After boot.py, which chose the slot that the application is imported from."""
     try:
         from mote import batcher as _b
-    except ImportError:
+    except Exception:  # main.py will meet it itself
         _b = None
     try:
         from mote import staging as _s
-    except ImportError:
+    except Exception:
         _s = None
     if _b is not None:
         _first = getattr(_b, "FIRST", 0)
@@ -164,42 +182,28 @@ if _probing:  # after the measure: these modules are the firmware's own
         _b.Batcher.append = _probe(_b.Batcher.append, _persisted)
         if _s is not None:
             _s.Staged.next_row = _probe_dated(_s.Staged.next_row, _persisted)
-        del _first, _persisted, _probe, _probe_dated
-    del _b, _s
+
+
+def _probe_depth():
+    """Tell the world how deep the outbox is, whenever that changes."""
     try:
         from mote import outbox as _b
-    except ImportError:
-        _b = None
-    if _b is not None:
-
-        def _deep(change, send, seen):
-            def wrapped(self, *args):
-                result = change(self, *args)
-                if self.depth != seen[0]:
-                    seen[0] = self.depth
-                    send("D", self.depth)
-                return result
-
-            return wrapped
-
-        _seen = [0]
-        for _name in ("_scan", "append", "ack", "drop"):
-            setattr(_b.Outbox, _name, _deep(getattr(_b.Outbox, _name), sim_link.send, _seen))
-        del _seen, _name
-    del _b
-del _probing
-
-
-def _run(name):
-    """Run a start-up file as the port does: exec in __main__; from the flash, else from /rom."""
-    for path in (name, "/rom/" + name):
-        try:
-            with open(path) as f:
-                source = f.read()
-        except OSError:
-            continue
-        exec(compile(source, name, "exec"), globals())
+    except Exception:  # main.py will meet it itself
         return
+
+    def _deep(change, send, seen):
+        def wrapped(self, *args):
+            result = change(self, *args)
+            if self.depth != seen[0]:
+                seen[0] = self.depth
+                send("D", self.depth)
+            return result
+
+        return wrapped
+
+    seen = [0]
+    for name in ("_scan", "append", "ack", "drop"):
+        setattr(_b.Outbox, name, _deep(getattr(_b.Outbox, name), sim_link.send, seen))
 
 
 if _code is not None:
@@ -209,8 +213,15 @@ if _code is not None:
     exec(_compiled, globals())
 else:
     del _code, _script, _argv
+    if _torture:
+        sys.modules["sim_torture"].start(_torture, sim_hw.flash)
     try:
         _run("boot.py")
+        if _probing:
+            _probe_rows()
+            _probe_depth()
+        if _torture:
+            sys.modules["sim_torture"].watch(_torture["record"])
         _run("main.py")
         sim_link.final("E", "main.py ended")
     except SystemExit:
