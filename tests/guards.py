@@ -38,6 +38,8 @@ UPLINK = ("tests/vm/test_engine.py", "-k", "uplink")
 MEMORY = ("tests/vm/test_engine.py", "-k", "allocates_nothing")
 PIPELINE = ("tests/gateway/test_pipeline.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
+TORTURE = ("tests/sim/test_torture.py", "-k", "comes_back")
+SLOTS = ("tests/vm/mpy/test_engine_slots.py",)
 PROCESS = ("tests/gateway/test_process.py", "-k", "sent_again")
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
@@ -95,6 +97,17 @@ GUARDS = (
     Guard("G1", "a reading persisted with two values counts as lost", "host_sim/truth.py", "        return gone + [k for k in set(self.clashes) if delivered.get(k) == self.readings[k]]\n", "        return gone\n", ("tests/sim/test_expect.py", "-k", "two_values")),
     Guard("G4", "what a node leaves out must be what was expected", "host_sim/expect.py", "            if left_out != sorted(shed):\n", "            if not left_out and shed:\n", ("tests/sim/test_expect.py",)),
     Guard("G6", "erases of every boot count", "host_sim/node.py", "            self.stats.erases += n - self._erased\n", "            self.stats.erases = n\n", ("tests/sim/test_fleet.py", "-k", "erases")),
+    Guard("G1", "a record that rotted is not believed at start", "firmware/mote/outbox.py", "                if crc32(frame[:size], crc32(head)) != unpack_from(\">I\", frame, size)[0]:\n", "                if False:\n", PARTS),
+    Guard("G1", "a stored frame is flushed (the torture sees it)", "firmware/mote/outbox.py", "        f.flush()\n        return segment", "        return segment", TORTURE),
+    Guard("G2", "a block of counters is reserved before its first is used (the torture sees it)", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "", TORTURE),
+    Guard("G4", "a broken configuration falls back to the last that reached the gateway", "firmware/mote/config.py", "            raw = read_json(good)\n", "            raw = None\n", TORTURE),
+    Guard("G4", "a boot on trial is counted down", "firmware/slots.py", "_kept(name, trying, tries - 1)", "_kept(name, trying, tries)", TORTURE),
+    Guard("G4", "a trial ends when its tries are used up", "firmware/slots.py", "        if tries and eligible(trying) and", "        if eligible(trying) and", SLOTS),
+    Guard("G4", "a slot state that does not check is not believed", "firmware/slots.py", " or crc32(d[:7]) != int.from_bytes(d[7:], \"big\")", "", SLOTS),
+    Guard("G4", "a proof that was cut half-way counts", "firmware/slots.py", " or state[1] and state[1] == sure:", ":", SLOTS),
+    Guard("G4", "a slot that changed after its check is not run", "firmware/slots.py", "        return mark == _crc(\"/\" + name + \"/manifest.json\").to_bytes(4, \"big\")\n", "        return len(mark) == 4\n", SLOTS),
+    Guard("G4", "an update that hangs on import is bitten", "firmware/slots.py", "            _guard()\n", "", ("tests/vm/test_slots_boot.py",)),
+    Guard("G4", "an application that ends is no way to the REPL", "firmware/main.py", "    if not bench:\n        sys.exit()\n", "", ("tests/vm/test_slots_boot.py",)),
 )  # fmt: skip
 
 

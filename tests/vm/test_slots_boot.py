@@ -58,7 +58,7 @@ def test_an_update_that_cannot_work_is_given_up_after_its_tries(tmp_path: Path, 
         result = boot(tmp_path, {}, nvs=NVS, rtc=rtc, cause=2, seconds=5000)
         ends.append(result["end"])
         rtc = result["rtc"]
-    assert all(e == "soft" or e[0] in "RZ" for e in ends), ends
+    assert all(e in ("soft", "Rhard", "Rwdt") or e[0] == "Z" for e in ends), ends
     result = boot(tmp_path, {}, nvs=NVS, rtc=rtc, cause=2, seconds=1200)
     assert result["end"] == "running", (ends, result)
     level = "from mote import supervisor\nassert supervisor.level == supervisor.NORMAL, supervisor.level\n"
