@@ -139,7 +139,7 @@ class Story:
     rows: list[Row]
     sealed: list[tuple[Pair, bytes]]
     evicted: list[Pair]
-    maybe: dict[int, dict[int, int]] = field(default_factory=dict)
+    maybe: list[Row] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
 
 
@@ -165,6 +165,18 @@ class _Tally:
     failures: list[Failure] = field(default_factory=list)
 
 
+class _Rows:
+    """Rows by what the node knew when it took them: `dated` by time; `undated` ones, whose time it learned later, by their values."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.dated = {t: values for t, values in rows if t >= life.FIRST}
+        self.undated = Counter(_text(values) for t, values in rows if t < life.FIRST)
+
+
+def _text(values: dict[int, int]) -> str:
+    return " ".join(f"{i}:{v}" for i, v in sorted(values.items()))
+
+
 class Torturer:
     """One worker: a zygote and a folder of its own."""
 
@@ -179,7 +191,7 @@ class Torturer:
         (self._home / "console.log").unlink(missing_ok=True)
         f = self._factory
         return Line(
-            self._zygote, self._home, f.rom, f.hw, power, gateway, life.UNIX0, self._seed, flash=life.FLASH, **how
+            self._zygote, self._home, f.folders, f.hw, power, gateway, life.UNIX0, self._seed, flash=life.FLASH, **how
         )
 
     def live(self) -> tuple[Story, int]:
@@ -198,7 +210,7 @@ class Torturer:
         story = Story(f.image, [], [], [])
         line = self._line(
             f.image, power, gateway, acts=life.ACTS, before=before, deaf=lambda t: deaf[0] <= t < deaf[1],
-            cuts=((life.START + life.CUT[0], life.START + life.CUT[1]),), record=lambda op: self._note(story, line, op),
+            cuts=life.CUTS, record=lambda op: self._note(story, line, op),
         )  # fmt: skip
         line.play(life.START + life.END)
         if line.heard.repl is not None:
@@ -255,9 +267,9 @@ class Torturer:
             story.rows[: cut.rows],
             story.sealed[: cut.sealed],
             story.evicted[: cut.evicted],
-            story.maybe | dict(story.rows[cut.rows : cut.rows + 1]),
+            story.maybe + story.rows[cut.rows : cut.rows + 1],
         )
-        must = dict(past.rows)
+        must = _Rows(past.rows)
         line = self._line(image, power, gateway, record=(lambda op: self._note(past, line, op)) if again else None)
         settled_at = 0
 
@@ -309,34 +321,37 @@ class Torturer:
                     self.recover(past, at, data, tally, again=False, second=cut.index, first=job)
             image.apply(cut.op)
 
-    def _missing(self, must: dict[int, dict[int, int]], past: Story, line: Line) -> set[int]:
-        got = {t for _, (t, _) in line.gateway.rows()}
-        missing = must.keys() - got
-        if missing:  # rows of an evicted frame are lost by design, and counted by the node
-            gone = set(past.evicted) | set(line.heard.evicted)
-            if gone:
-                sealed = [*past.sealed, *((s.pair, s.data) for s in line.heard.sealed)]
-                for pair, data in sealed:
-                    if pair in gone:
-                        opened = Gateway(life.NODE, {pair[0]: self._factory.keys[pair[0]]}, pair[0]).open_as(
-                            pair[1], data
-                        )
-                        missing -= {t for t, _ in opened}
-        return missing
+    def _missing(self, must: _Rows, past: Story, line: Line) -> list[str]:
+        """What must be at the gateway and is not, in words."""
+        dated, undated = dict(must.dated), Counter(must.undated)
+        gone = set(past.evicted) | set(line.heard.evicted)
+        for pair, data in [*past.sealed, *((s.pair, s.data) for s in line.heard.sealed)] if gone else ():
+            if pair in gone:  # lost by design, and counted by the node
+                opener = Gateway(life.NODE, self._factory.keys, pair[0])
+                for t, values in opener.open_as(pair[1], data):
+                    if dated.pop(t, None) is None:
+                        undated[_text(values)] -= 1
+        extra: Counter[str] = Counter()
+        for _, (t, values) in line.gateway.rows():
+            if dated.pop(t, None) is None and t not in must.dated:
+                extra[_text(values)] += 1
+        return [f"t2000 {t}" for t in sorted(dated)] + [f"{v} (without a time)" for v in (+undated - extra).elements()]
 
     def _judge(
         self,
         past: Story,
         line: Line,
-        must: dict[int, dict[int, int]],
+        must: _Rows,
         problems: list[tuple[str, str]],
         tally: _Tally,
     ) -> None:
         missing = self._missing(must, past, line)
         if missing:
             tally.lost += len(missing)
-            problems.append(("G1", f"lost: rows at t2000 {sorted(missing)[:5]}"))
-        known = past.maybe | dict(line.heard.rows) | must
+            problems.append(("G1", f"lost: rows {', '.join(missing[:5])}"))
+        others = _Rows([*past.maybe, *line.heard.rows])
+        known = others.dated | must.dated
+        loose = must.undated + others.undated
         seen: dict[int, Pair] = {}
         last = -1
         for pair, (t, values) in sorted(line.gateway.rows(), key=lambda r: r[1][0]):
@@ -344,7 +359,9 @@ class Torturer:
                 tally.doubled += 1
                 problems.append(("G1", f"doubled: row at t2000 {t} in {seen[t]} and {pair}"))
             seen[t] = pair
-            if known.get(t) != values:
+            if t not in known and loose[_text(values)]:
+                loose[_text(values)] -= 1  # taken without a time, and dated since
+            elif known.get(t) != values:
                 tally.lost += 1
                 problems.append(("G1", f"differs: row at t2000 {t} is {values}, the node had {known.get(t)}"))
             volume = values.get(life.VOLUME, last)
@@ -408,7 +425,10 @@ def torture(
         folder = Path(tempfile.mkdtemp(prefix="citymote-torture-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         tell({"phase": "life", "done": 0, "total": 1, "failures": 0})
-        factory = life.factory(seed, folder)
+        try:
+            factory = life.factory(seed, folder)
+        except life.FactoryError as e:
+            raise TortureError(str(e)) from e
         workers = [
             Torturer(stack.enter_context(Zygote()), folder / f"worker{i}", factory, seed) for i in range(max(1, jobs))
         ]

@@ -26,7 +26,11 @@ START = 10 * MINUTE
 FULL_FRAMES = 72  # the outbox holds so many: one more evicts
 DEAF = (42 * MINUTE, 610 * MINUTE)
 END = 625 * MINUTE
-CUT = (33 * MINUTE + 20_000_000, 34 * MINUTE + 10_000_000)
+FIRST = 757382400  # t2000 below it counts from power-on: a row whose time the node does not know yet
+# power cuts (from, to): with a batch open; and two while nobody tells the time, so that rows of two power-ons wait for theirs
+CUTS = tuple(
+    (START + round(a * MINUTE), START + round(b * MINUTE)) for a, b in ((33.33, 34.2), (545.3, 546.1), (575.7, 578.0))
+)
 RESET = "import machine\nmachine.reset()\n"
 ACTS = (
     (START + 11 * MINUTE + 30_000_000, "slot", "import slots\nslots.stage('a')\nslots.switch('a')\n" + RESET),
@@ -60,16 +64,20 @@ NEEDED = (
 )
 
 
+class FactoryError(Exception):
+    """The node's flash could not be made; the text holds the end of the VM's console."""
+
+
 @dataclass(frozen=True, slots=True)
 class Factory:
-    """A node as it left the bench: its flash image, NVS, hardware and keys; home holds world.bin."""
+    """A node as it left the bench: its flash image, NVS, hardware, keys, world file; and the compiled stand-ins, chips and firmware."""
 
     image: bytes
     nvs: dict[str, Any]
     hw: dict[str, Any]
     keys: dict[int, bytes]
     world: bytes
-    rom: Path
+    folders: tuple[Path, Path, Path]
 
 
 def key(seed: int, epoch: int) -> bytes:
@@ -132,7 +140,7 @@ def factory(seed: int, folder: Path) -> Factory:
         path.write_bytes(data)
     done = run_vm(COPY, node_dir=folder, path=[folder / "factory"], heap="400wK", mtime=False)
     if done.code:
-        raise RuntimeError(f"the factory's VM ended with code {done.code}\n{done.err[-2000:]}")
+        raise FactoryError(f"the factory's VM ended with code {done.code}\n{done.err[-2000:]}")
     world = {"water_pulses": series.Series(_pulses(seed)), "battery_pin_voltage": series.Series([(0.0, 2.0)])}
     series.write(folder / "world.bin", world)
     hw = provision.hardware("water_meter", wiring) | {"node": NODE}
@@ -143,7 +151,7 @@ def factory(seed: int, folder: Path) -> Factory:
         hw,
         {e: key(seed, e) for e in (0, 1)},
         (folder / "world.bin").read_bytes(),
-        rom,
+        (mpy.compiled(mpy.VM_FOLDER), mpy.chips_parent(), rom),
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from host_sim import chance
-from host_sim import compile as mpy
 from host_sim.lora import LOCK_SYMBOLS, symbol_us, time_on_air_us
 from host_sim.node import BOOT_US
 from host_sim.protocol import DEEPSLEEP, FINAL, HARD, NEVER, PWRON, SOFT, WDT, Delivery, answer
@@ -97,7 +96,7 @@ class Heard:
 
 
 class Line:
-    """Plays boots of a node in `home` (flash.img, world.bin), from `power` on, against `gateway`.
+    """Plays boots of a node in `home` (flash.img, world.bin; folders: compiled stand-ins, chips, firmware), from `power` on, against `gateway`.
 
     record: journal flash and NVS operations through on_op(Op), called before each. acts: (us, label, code). deaf(us): the gateway hears nothing
     then. before(us): called before a frame that ended at us is heard. cuts: times at which the power goes, and for how long.
@@ -107,7 +106,7 @@ class Line:
         self,
         zygote: Zygote,
         home: Path,
-        rom: Path,
+        folders: tuple[Path, Path, Path],
         hw: dict[str, Any],
         power: Power,
         gateway: Gateway,
@@ -121,7 +120,7 @@ class Line:
         cuts: tuple[tuple[int, int], ...] = (),
         flash: int = 1 << 20,
     ) -> None:
-        self._zygote, self._home, self._rom, self._hw, self._flash = zygote, home, rom, hw, flash
+        self._zygote, self._home, self._folders, self._hw, self._flash = zygote, home, folders, hw, flash
         self.power, self.gateway, self._unix0, self._seed = power, gateway, unix0, seed
         self._record, self._acts, self._deaf, self._before, self._cuts = record, acts, deaf, before, cuts
         self.heard = Heard()
@@ -161,14 +160,14 @@ class Line:
         config = {
             "lib": lib, "chips": chips, "rom": rom, "heap": heap_bytes(HEAP), "image": f"{home}/flash.img", "flash": self._flash,
             "now": p.now, "rtc_off": p.rtc_off, "cause": p.cause, "rtc": p.rtc, "nvs": p.nvs,
-            "seed": chance.number(self._seed, "boot", p.now, self.heard.boots), "world": f"{home}/world.bin", "hw": self._hw, "fd": LINE_FD, "probe": True,
+            "seed": chance.number(self._seed, "boot", p.now, self.heard.boots), "world": f"{home}/world.bin", "hw": self._hw, "fd": LINE_FD, "probe": False,
             "cut_at": cut, "readsize": 32 if self._record else READ_SIZE, "mtime": False,
             "torture": {"record": self._record is not None, "acts": [a for a in self._acts if a[0] > p.now]},
         }  # fmt: skip
         (self._home / "boot.json").write_text(json.dumps(config))
         size = heap_bytes(HEAP) + STANDINS_BYTES
         argv = ["micropython", "-X", f"heapsize={size}", f"{lib}/sim_boot.py", f"{home}/boot.json"]
-        folders = [self._home, mpy.compiled(mpy.VM_FOLDER), mpy.chips_parent(), self._rom]
+        folders = [self._home, *self._folders]
         with (self._home / "console.log").open("ab") as console:
             self._pid, self._sock = self._zygote.spawn(argv, folders, console.fileno())
         self._sock.settimeout(SILENCE_S)

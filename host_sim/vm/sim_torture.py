@@ -1,7 +1,7 @@
 """Torture in the VM: tells the world every operation of flash and NVS before it happens, and what the firmware was about.
 
 Messages (host_sim/torture_line.py reads them): J <label> p <block> <offset> <hex>, J <label> e <block>, J <label> n (an NVS commit follows as N),
-S <epoch> <counter> <hex> a frame was sealed, V <counters> an eviction begins, D <depth> of the outbox when it changed.
+P as in sim_boot.py, but of rows without a time, too, S <epoch> <counter> <hex> a frame was sealed, V <counters> an eviction begins, D <depth> of the outbox when it changed.
 `label` names the innermost of LABELS at work. The boot file's "torture": {"record": bool, "acts": [[us, label, code], ...]}; an act is
 what a technician's laptop or an update over the air does to the node at that time.
 """
@@ -23,6 +23,7 @@ LABELS = (
     ("mote.staging", "Staging", "add", "append"),
     ("mote.batcher", "Batcher", "close", "close"),
     ("mote.batcher", "Batcher", "recover", "recover"),
+    ("mote.batcher", "Batcher", "date", "date"),
     ("mote.outbox", "Outbox", "ack", "ack"),
     ("mote.outbox", "Outbox", "_evict", "evict"),
     ("mote.counter", "Counter", "take", "counter"),
@@ -119,16 +120,28 @@ def watch(record):
     try:
         for module, _, _, _ in LABELS:
             __import__(module)
-        from mote import health, outbox, sealer
+        from mote import batcher, health, outbox, sealer
     except Exception as e:
         sys.print_exception(e)
         return
     health.gc = SteadyGc
+    _watch_batcher(batcher.Batcher)
     _watch_sealer(sealer.Sealer)
     _watch_outbox(outbox.Outbox)
     if record:
         outbox.Outbox._write = _rollover(outbox.Outbox._write)
         _label([m for m, _, _, _ in LABELS if m != "slots"])
+
+
+def _watch_batcher(cls):
+    append = cls.append
+
+    def told(self, t, values, present):
+        append(self, t, values, present)
+        ids = self.ids
+        send("P", "%d %s" % (t, ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])))
+
+    cls.append = told
 
 
 def _watch_sealer(cls):
