@@ -217,6 +217,11 @@ class Torturer:
             raise TortureError(f"the life itself ended at the REPL: {line.heard.repl}")
         self._tell(story, line)
         story.cuts.append(self._cut(story, line, Op(line.now, "end", "n")))
+        image = Image(story.image)
+        for cut in story.cuts:
+            image.apply(cut.op)
+        if image.data != (self._home / "flash.img").read_bytes():
+            raise TortureError("the journal is not what happened to the flash")
         kinds = {c.op.label for c in story.cuts}
         lacking = [k for k in life.NEEDED if k not in kinds]
         if lacking or gateway.epoch != 1:

@@ -72,6 +72,7 @@ class Power:
     nvs: dict[str, Any]
     now: int
     rtc: str = ""
+    kept: Any = None  # the rest of the RTC domain
     rtc_off: int = 0
     cause: int = PWRON
 
@@ -159,7 +160,7 @@ class Line:
         cut = next((at for at, _ in self._cuts if at > p.now), NEVER)
         config = {
             "lib": lib, "chips": chips, "rom": rom, "heap": heap_bytes(HEAP), "image": f"{home}/flash.img", "flash": self._flash,
-            "now": p.now, "rtc_off": p.rtc_off, "cause": p.cause, "rtc": p.rtc, "nvs": p.nvs,
+            "now": p.now, "rtc_off": p.rtc_off, "cause": p.cause, "rtc": p.rtc, "kept": p.kept, "nvs": p.nvs,
             "seed": chance.number(self._seed, "boot", p.now, self.heard.boots), "world": f"{home}/world.bin", "hw": self._hw, "fd": LINE_FD, "probe": False,
             "cut_at": cut, "readsize": 32 if self._record else READ_SIZE, "mtime": False,
             "torture": {"record": self._record is not None, "acts": [a for a in self._acts if a[0] > p.now]},
@@ -237,6 +238,8 @@ class Line:
             power.nvs = json.loads(text)
         elif op == "M":
             power.rtc = "" if text == "-" else text
+        elif op == "Q":
+            power.kept = json.loads(text)
         elif op == "K":
             power.rtc_off, heard.clock_set = int(text), True
         elif op == "P":
