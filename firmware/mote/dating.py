@@ -17,16 +17,17 @@ def date(batcher, staging, born, now):
     begins = born
     stamp = cbor.AGE if now else cbor.ABSOLUTE
     parked = staging.leftovers(False)
-    while parked:
-        cycle = parked[-1][0]
-        stages = [stage for c, stage in parked if c == cycle]
-        parked = [p for p in parked if p[0] != cycle]
-        known = cycle == staging.cycle
-        if not known:  # its last row, or what is left of it, came before the power-on that followed
-            begins -= count(staging, cycle, stages[-1])[1] + 1
-        for stage in stages:
-            rows += batcher.take_up(cycle, stage, begins, None if known and not now else ESTIMATED, stamp, now)
-            batcher.parked -= 1
+    shifts = {}
+    for cycle, stage in reversed(parked):  # a cycle's last file comes first
+        if cycle not in shifts:
+            if cycle != staging.cycle:  # its last row, or what is left of it, came before the power-on that followed
+                begins -= count(staging, cycle, stage)[1] + 1
+            shifts[cycle] = begins
+    # sealed oldest first: after a cut what is left is dated anew, later than all this, and stays behind it
+    for cycle, stage in parked:
+        ext = None if cycle == staging.cycle and not now else ESTIMATED
+        rows += batcher.take_up(cycle, stage, shifts[cycle], ext, stamp, now)
+        batcher.parked -= 1
     log.info("%d rows dated", rows)
     return rows
 

@@ -170,6 +170,44 @@ def test_dating_that_is_cut_at_any_flash_operation_loses_and_doubles_nothing():
     assert cut >= 8, cut
 
 
+def test_dating_that_is_cut_keeps_the_rows_of_two_power_ons_in_the_order_they_were_taken():
+    disk = kit.Disk()
+    disk.mount()
+    nvs = kit.Store(ceiling=0)
+    fill(Rig(nvs, 1), 7)
+    disk.mount()
+    fill(Rig(nvs, 2), 7, 480)
+    disk.mount()
+    image, kept = bytes(disk.data), dict(nvs.values)
+    cut = 0
+    while True:
+        disk.umount()
+        disk.data[:] = image
+        disk.mount()
+        nvs.values = dict(kept)
+        rig = Rig(nvs, 2)
+        disk.flash.budget = cut
+        try:
+            rig.batcher.date(FIRST + 1000000)
+            finished = True
+        except kit.Cut:
+            finished = False
+        rig = None
+        disk.mount()
+        rig = Rig(nvs, 3)
+        rig.batcher.date(FIRST + 2000000)
+        rows = sorted([(t, v[4]) for t, v in rig.rows(kit.Gateway()).rows()])
+        taken = [(60 + 60 * i) % 777 for i in range(7)] + [(480 + 60 * i) % 777 for i in range(7)]
+        assert [v for _, v in rows] == taken, (cut, rows)
+        assert len({t for t, _ in rows}) == len(rows), "each has a time of its own"
+        rig = None
+        if finished:
+            break
+        cut += 1
+    disk.umount()
+    assert cut >= 8, cut
+
+
 def test_a_node_that_is_never_told_the_time_forgets_the_oldest_and_counts_it():
     disk = kit.Disk(blocks=200)
     disk.mount()
