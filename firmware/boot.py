@@ -15,7 +15,6 @@ try:
 
     supervisor.begin()
     if rolled_back:  # the crashes of an update are not those of the application before it
-        supervisor.healthy()
-        supervisor.level = supervisor.NORMAL
+        supervisor.climb("forgive")
 except Exception as error:  # main.py must run whatever happened here; it fails, reports and resets
     sys.print_exception(error)

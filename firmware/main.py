@@ -1,4 +1,4 @@
-"""The port runs this after boot.py, always from the flash root: starts the application of whatever slot boot.py chose. Never the REPL.
+"""The port runs this after boot.py, always from the flash root: starts the application of whatever slot boot.py chose. Never the REPL in the field.
 
 Never updated itself, so it is tiny. Whatever goes wrong is recorded, counted and followed by a reset.
 """
@@ -10,15 +10,10 @@ try:
 
     main()
     raise RuntimeError("main ended")
-except KeyboardInterrupt:  # a technician on the serial line
-    raise
-except Exception as error:
+except (KeyboardInterrupt, Exception) as error:
     try:
-        from mote import supervisor
+        from mote.supervisor import ended
 
-        supervisor.failed(error)
-        bench = supervisor.bench
-    except Exception:  # not even that works: start again (the port resets on SystemExit)
-        bench = False
-    if not bench:
+        ended(error)  # returns only where the REPL is allowed
+    except (KeyboardInterrupt, Exception):  # not even that works: start again (the port resets on SystemExit)
         sys.exit()

@@ -35,7 +35,7 @@ _FROM_PRIMARY: dict[tuple[str, str], tuple[float, float]] = {
 _UG_M3_PER_PPB = {"no2": 1.9120, "o3": 1.9949}
 _BY_KEY = {str(row[KEY]): (str(row[UNIT]), int(row[EXPONENT]), int(row[OFFSET])) for row in QUANTITIES}
 
-LADDER = "s19"  # status key 19, as long as the gateway has no name for it
+LADDER = "ladder"
 Reading = tuple[str, str, int]  # node name, quantity, Unix seconds
 
 

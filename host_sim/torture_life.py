@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motewire.codes import CONFIG_REPORT_S, CONFIG_ROW_S, CONFIG_SAMPLE_S
+from motewire.codes import CONFIG_NAMES
 
 from host_sim import chance, provision, series
 from host_sim import compile as mpy
@@ -23,7 +23,7 @@ FLASH = 1 << 20
 UNIX0 = 1767225600  # 2026-01-01T00:00:00Z
 MINUTE = 60_000_000
 START = 10 * MINUTE
-FULL_FRAMES = 72  # the outbox holds so many: one more evicts
+FULL_FRAMES = 100  # the outbox holds so many: one more evicts
 DEAF = (42 * MINUTE, 610 * MINUTE)
 END = 625 * MINUTE
 FIRST = 757382400  # t2000 below it counts from power-on: a row whose time the node does not know yet
@@ -40,9 +40,16 @@ ACTS = (
     ),
     (START + 29 * MINUTE + 30_000_000, "slot", "import slots\nslots.stage('b')\nslots.switch('b', 2)\n" + RESET),
 )  # fmt: skip
+
+
+def _change(**values: int) -> dict[int, int]:
+    """A configuration downlink: numbers of the keys instead of their names."""
+    return {CONFIG_NAMES.index(name): value for name, value in values.items()}
+
+
 CONFIGS = (
-    (START + 16 * MINUTE, {CONFIG_SAMPLE_S: 60, CONFIG_ROW_S: 60, CONFIG_REPORT_S: 240}),
-    (START + 36 * MINUTE, {CONFIG_SAMPLE_S: 600, CONFIG_ROW_S: 600, CONFIG_REPORT_S: 1800}),
+    (START + 16 * MINUTE, _change(sample_s=60, row_s=60, report_s=240)),
+    (START + 36 * MINUTE, _change(sample_s=600, row_s=600, report_s=600)),
 )
 REKEY = START + 20 * MINUTE
 # labels of vm/sim_torture.py that must appear in the journal

@@ -2,6 +2,7 @@
 
 Runs as `python -m host_sim.zygote FD`. Over the inherited socket: one JSON request per message, descriptors attached,
 one JSON answer each. {"spawn": argv, "folders": [...]} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
+Both carry a number "n", which the answer repeats: a caller that was interrupted never reads its answer, the next one passes it over.
 Children die with the zygote, and the zygote ends when its socket closes.
 """
 
@@ -14,7 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from host_sim.vm.run import vm_environment
 
@@ -27,6 +30,7 @@ class Zygote:
     """Handle on a zygote process. Use as a context manager; close() kills every VM that is left."""
 
     def __init__(self) -> None:
+        self._asked = 0
         self._sock, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with child:
             self._process = subprocess.Popen(
@@ -45,23 +49,24 @@ class Zygote:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(
-                self._sock,
-                [json.dumps({"spawn": argv, "folders": [str(f) for f in folders]}).encode()],
-                [theirs.fileno(), console],
-            )
-        return self._answer()["pid"], ours
+            request = {"spawn": argv, "folders": [str(f) for f in folders]}
+            answer = self._ask(request, [theirs.fileno(), console])
+        return answer["pid"], ours
 
     def kill(self, pid: int) -> int:
-        """SIGKILL a VM this zygote started and reap it; return its wait status."""
-        self._sock.send(json.dumps({"kill": pid}).encode())
-        return self._answer()["status"]
+        """SIGKILL a VM this zygote started and reap it; return its wait status, 0 when that had been done before."""
+        return self._ask({"kill": pid})["status"]
 
-    def _answer(self) -> dict[str, int]:
-        data = self._sock.recv(4096)
-        if not data:
-            raise ChildProcessError(f"the zygote process ended with code {self._process.wait()}")
-        return json.loads(data)
+    def _ask(self, request: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, int]:
+        self._asked += 1
+        socket.send_fds(self._sock, [json.dumps({**request, "n": self._asked}).encode()], list(fds))
+        while True:
+            data = self._sock.recv(4096)
+            if not data:
+                raise ChildProcessError(f"the zygote process ended with code {self._process.wait()}")
+            answer = json.loads(data)
+            if answer["n"] == self._asked:
+                return answer
 
     def close(self) -> None:
         self._sock.close()
@@ -133,13 +138,15 @@ def serve(sock: socket.socket) -> None:
             children.add(pid)
             for fd in fds:
                 os.close(fd)
-            sock.send(json.dumps({"pid": pid}).encode())
+            answer = {"pid": pid}
         else:
-            pid = request["kill"]
-            os.kill(pid, signal.SIGKILL)
-            status = os.waitpid(pid, 0)[1]
-            children.discard(pid)
-            sock.send(json.dumps({"status": status}).encode())
+            pid, status = request["kill"], 0
+            if pid in children:
+                os.kill(pid, signal.SIGKILL)
+                status = os.waitpid(pid, 0)[1]
+                children.discard(pid)
+            answer = {"status": status}
+        sock.send(json.dumps({**answer, "n": request["n"]}).encode())
     for pid in children:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

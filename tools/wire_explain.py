@@ -22,7 +22,7 @@ from gateway.core.report import FUTURE_S, decode, is_int, is_uint_map
 
 KINDS = ("report", "alarm", "status", "downlink")
 DOWN_KEYS = {getattr(codes, name): name[5:].lower() for name in dir(codes) if name.startswith("DOWN_")}
-CONFIG_KEYS = {getattr(codes, name): name[7:].lower() for name in dir(codes) if name.startswith("CONFIG_")}
+CONFIG_KEYS = dict(enumerate(codes.CONFIG_NAMES)) | {codes.CONFIG_ALARM: "alarm", codes.CONFIG_PIECE: "piece"}
 
 EXIT_CODES = {
     "bad_hex": 2,

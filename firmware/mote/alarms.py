@@ -1,41 +1,51 @@
-"""Edge rules with hysteresis: an alarm is raised once, cleared once, and never flutters between.
+"""Edge rules with hysteresis: an alarm is raised once, updated when it gets worse, cleared once, and never flutters between.
 
 A rule watches one column. `above`: raised when the value exceeds the limit for `hold` samples in a row, cleared when it
-is at or under `clear`; `below` the other way round. Checking allocates nothing; only an edge does.
+is at or under `clear`; `below` the other way round. While it is up and the value has become worse by `step` since it was told, it is
+told again, at most every `update_s`. Checking allocates nothing; only what is told does.
 """
 
 from micropython import const
 from mote.crc import crc16
-from mote.errors import BadConfig
-from motewire.codes import ALARM_ABOVE, ALARM_BELOW, ALARM_CLEARED
 
-_MAX_RULES = const(15)
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_ALARM_ABOVE = const(2)
+_ALARM_BELOW = const(3)
+_ALARM_CLEARED = const(1)
+
+UPDATE_S = const(600)
 
 
 class Rule:
-    """One limit on one quantity, in raw units. `up`: True for above, False for below."""
+    """One limit on one quantity, in raw units. `up`: True for above, False for below. boost: rates are raised while it is active."""
 
-    def __init__(self, column, quantity, up, limit, clear, hold):
+    def __init__(self, column, quantity, up, limit, clear, hold, worse=0, update_s=UPDATE_S, boost=False):
         self.column, self.quantity, self.up = column, quantity, up
         self.limit, self.clear, self.hold = limit, clear, hold
+        self.worse = worse or max(abs(limit) // 10, abs(limit - clear), 1)
+        self.update_s, self.boost = update_s, boost
         self.active = False
         self.run = 0
+        self.told, self.told_t = limit, 0
 
-    def step(self, v):
-        """Take a value; return ALARM_ABOVE, ALARM_BELOW, ALARM_CLEARED or 0 (nothing new)."""
+    def step(self, v, t):
+        """Take a value at t2000; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
         if self.active:
             if v <= self.clear if self.up else v >= self.clear:
                 self.active, self.run = False, 0
-                return ALARM_CLEARED
-            return 0
-        if v > self.limit if self.up else v < self.limit:
+                return _ALARM_CLEARED
+            if (v - self.told if self.up else self.told - v) < self.worse or 0 <= t - self.told_t < self.update_s:
+                return 0
+        elif v > self.limit if self.up else v < self.limit:
             self.run += 1
-            if self.run >= self.hold:
-                self.active = True
-                return ALARM_ABOVE if self.up else ALARM_BELOW
+            if self.run < self.hold:
+                return 0
+            self.active = True
         else:
             self.run = 0
-        return 0
+            return 0
+        self.told, self.told_t = v, t
+        return _ALARM_ABOVE if self.up else _ALARM_BELOW
 
 
 class Mask:
@@ -59,9 +69,10 @@ class Mask:
 
 
 class Alarms:
-    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit) called on every edge.
+    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit) called whenever there is something to tell.
 
-    active: a Mask of the rules that are up, so that an alarm raised before a power cut is cleared after it.
+    active: a Mask of the rules that are up, so that an alarm raised before a power cut is cleared after it. boosting: True while
+    a rule with `boost` is up.
     """
 
     def __init__(self, rules, raised, active):
@@ -69,6 +80,14 @@ class Alarms:
         self._raised, self._active = raised, active
         for i in range(len(rules)):
             rules[i].active = active.has(i)
+        self._look()
+
+    def _look(self):
+        boosting = False
+        for rule in self.rules:
+            if rule.active and rule.boost:
+                boosting = True
+        self.boosting = boosting
 
     def check(self, t, values, present):
         """Step every rule whose column has a value."""
@@ -76,10 +95,34 @@ class Alarms:
         for i in range(len(rules)):
             rule = rules[i]
             if present >> rule.column & 1:
-                code = rule.step(values[rule.column])
+                code = rule.step(values[rule.column], t)
                 if code:
                     self._raised(code, t, rule.quantity, values[rule.column], rule.limit)
                     self._active.set(i, rule.active)
+                    self._look()
+
+    def replace(self, rules, active, t):
+        """Go on with other rules and their Mask. What was up stays up under a rule of the same quantity and direction, and is told
+        again when its limit changed; what has none any more is cleared. Raises OSError."""
+        gone = []
+        for old in self.rules:
+            if not old.active:
+                continue
+            for rule in rules:
+                if rule.quantity == old.quantity and rule.up == old.up and not rule.active:
+                    rule.active, rule.told, rule.told_t = True, old.told, old.told_t
+                    if rule.limit != old.limit:
+                        self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, rule.quantity, None, rule.limit)
+                    break
+            else:
+                gone.append(old)
+        self.rules, self._active = rules, active
+        for i in range(len(rules)):
+            active.set(i, rules[i].active)
+        for old in gone:
+            self._raised(_ALARM_CLEARED, t, old.quantity, None, old.limit)
+            self.say_again(t, old.quantity)
+        self._look()
 
     def save(self, put):
         """Tell put(int) how long each rule's limit has been exceeded."""
@@ -95,44 +138,4 @@ class Alarms:
         """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""
         for rule in self.rules:
             if rule.active and rule.quantity == quantity:
-                self._raised(ALARM_ABOVE if rule.up else ALARM_BELOW, t, quantity, None, rule.limit)
-
-
-def raw_of(key, physical):
-    """Return the raw integer of a physical value (config numbers are in the quantity's unit). Raises BadConfig."""
-    from motewire.quantities import EXPONENT, KEY, OFFSET, QUANTITIES
-
-    for q in QUANTITIES:
-        if q[KEY] == key:
-            v = physical * 10 ** -int(q[EXPONENT])
-            return (int(v + 0.5) if v >= 0 else -int(0.5 - v)) - int(q[OFFSET])
-    raise BadConfig("alarms: unknown quantity " + str(key))
-
-
-def rules_from(specs, ids):
-    """Build rules from config entries {"q", "above" | "below", "clear", "hold"} for the columns `ids`. Raises BadConfig."""
-    from motewire.quantities import ID, KEY, QUANTITIES
-
-    rules = []
-    if len(specs) > _MAX_RULES:
-        raise BadConfig("alarms: more than %d" % _MAX_RULES)
-    for spec in specs:
-        key = spec.get("q")
-        quantity = 0
-        for q in QUANTITIES:
-            if q[KEY] == key:
-                quantity = q[ID]
-        if quantity not in ids:
-            raise BadConfig("alarms: this profile has no " + str(key))
-        up = "above" in spec
-        if up == ("below" in spec):
-            raise BadConfig("alarms: one of above, below for " + key)
-        limit = raw_of(key, spec["above" if up else "below"])
-        clear = raw_of(key, spec["clear"]) if "clear" in spec else limit
-        if clear > limit if up else clear < limit:
-            raise BadConfig("alarms: clear on the wrong side for " + key)
-        hold = spec.get("hold", 1)
-        if not isinstance(hold, int) or not 1 <= hold <= 1000:
-            raise BadConfig("alarms: hold 1..1000 for " + key)
-        rules.append(Rule(ids.index(quantity), quantity, up, limit, clear, hold))
-    return rules
+                self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, quantity, None, rule.limit)

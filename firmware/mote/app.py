@@ -5,8 +5,8 @@ import gc
 
 from cryptolib import aes
 from micropython import const
-from mote import log, rare, supervisor
-from mote.alarms import Alarms, Mask, rules_from
+from mote import borrow, let_go, log, supervisor
+from mote.alarms import Alarms, Mask
 from mote.batcher import Batcher
 from mote.clock import Clock
 from mote.counter import Counter
@@ -17,17 +17,26 @@ from mote.hal.clock import FIRST
 from mote.health import Health
 from mote.outbox import Outbox
 from mote.power import Power
-from mote.profiles import open_profile
+from mote.remote import Control
 from mote.sampler import Sampler
 from mote.sealer import Sealer
 from mote.staging import Staging
 from mote.twice import Twice
 from mote.uplink import Uplink
 from motewire import cbor, messages
-from motewire.codes import ALARM_CLEARED, ALARM_FAULT, EXT_TIME, TIME_ESTIMATED
 from motewire.frame import ALARM
 
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_ALARM_CLEARED = const(1)
+_ALARM_FAULT = const(4)
+_EXT_TIME = const(1)
+_LADDER_ALL = const(3)
+_LADDER_ONE = const(1)
+_LADDER_OPTIONS = const(2)
+_TIME_ESTIMATED = const(1)
+
 _GC_S = const(600)
+_LOOK_S = const(60)
 _ROWS_MAX = const(240)
 _EVENT_ROWS = const(64)
 
@@ -40,7 +49,8 @@ class Node:
 
     def __init__(self, config, board, nvs, identity, link, cipher, watchdog=None):
         self.config, self.board, self.link = config, board, link
-        self._nvs, self._identity = nvs, identity
+        self._nvs = self.nvs = nvs
+        self._identity = identity
         rtc = supervisor.rtc
         self.power = Power(rtc, board, lambda: link.radio_ms, lambda: self.sampler.busy_ms)
         self.power.check()
@@ -57,8 +67,13 @@ class Node:
             nvs.put("cycles", self.cycle)
         self.rows_lost = nvs.get("lost") or 0
 
-        self.profile = open_profile(config["profile"])(board, config, self._keep)
-        self.ids = self.profile.ids
+        self.slot = supervisor.slot()
+        if supervisor.level >= _LADDER_OPTIONS:
+            config.strip()
+        self.profile = borrow("mote.profiles.opening", "open_profile", config["profile"])(
+            board, config, self._keep, supervisor.level >= _LADDER_ALL
+        )
+        self.ids, self.schema = self.profile.ids, self.profile.SCHEMA
         self.profile.raised = self.raise_alarm
         sample_s, row_s = self.profile.rhythm(config)
         self.events = row_s == 0
@@ -85,28 +100,31 @@ class Node:
             self.sealer, self.outbox, staging, self._closed, self._count_lost,
         )  # fmt: skip
         specs = self.profile.alarm_specs(config)
-        self.alarms = Alarms(rules_from(specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", repr(specs)))
+        self.alarms = Alarms(
+            borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", repr(specs))
+        )
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
             self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
         )
-        self.downlink = Downlink(
-            self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self._on_config, self._on_rekey
-        )
-        self.health = Health(self, self.boots, self.sealer, self.outbox)
+        self.health = Health(self)
         self.supervisor = supervisor.Supervisor(watchdog)
+        self._shed()
+        self.control = Control(self)
+        self.downlink = Downlink(
+            self.sealer, self._keep("down"), self._on_ack, self.clock.set_unix, self.control.on_config, self._on_rekey,
+            self.control.on_command,
+        )  # fmt: skip
         link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
         self.clock.stepped.append(self._stepped)
         self.rows_refused = 0
-        self.busy = 0  # commands at work
-        self._health_due = 0  # uptime
         self._sampling = False
         self._sleeper = None
         if sleeps:
             self._go_on(rtc)
         self._error = None
         self._rtc = rtc
-        rare.forget("motewire.quantities")  # looked up, not needed again: 3 kB
+        let_go("motewire.quantities")  # looked up, not needed again: 3 kB
 
     def _keep(self, name):
         """A number kept twice. The counters belong to the key's life, everything else to the board's."""
@@ -123,26 +141,34 @@ class Node:
     def _go_on(self, rtc):
         from mote.sleeper import Sleeper
 
-        parts = (self.sealer, self.downlink, self.uplink, self.sampler, self.alarms, self.batcher, self.profile, self)
+        parts = [
+            self.sealer,
+            self.downlink,
+            self.uplink,
+            self.sampler,
+            self.alarms,
+            self.batcher,
+            self.health,
+            self.control,
+        ]
+        if self.profile.sensors:
+            parts.append(self.profile)
         self._sleeper = Sleeper(rtc, self.clock, self.power, self.link, parts, self._due_in, self.config)
         if self.woke:
             self._sleeper.resume()
-
-    def save(self, put):
-        """Tell put(int) what load() needs after a deep sleep."""
-        put(self._health_due)
-
-    def load(self, get):
-        """Go on after a deep sleep."""
-        self._health_due = get()
+            self.supervisor.woke()
 
     def _due_in(self):
         """Seconds until the node has something to do, 0 while it does."""
-        at, slot = self.uplink.due_s, self.sampler.due()
-        if self.busy or not at or not slot:
+        at, slot = self.uplink.due_s, self.sampler.due() if self.profile.sensors else 0x3FFFFFFF
+        if self.control.busy or not at or not slot:
             return 0
-        up = board_clock.uptime_s()
-        return min(min(at, self._health_due) - up, slot - self.clock.now())
+        return min(at - board_clock.uptime_s(), self.health.due_in(), slot - self.clock.now())
+
+    @property
+    def writes_refused(self):
+        """How often the supply was too low to write flash."""
+        return self.power.refused
 
     # --- what the sampler calls
 
@@ -161,6 +187,8 @@ class Node:
     def check(self, t, values, present):
         """A sample: through the alarm rules."""
         self.alarms.check(t, values, present)
+        if self.alarms.boosting and not self.control.raised:
+            self.control.boost_soon()
 
     def fault(self, sensor, t, active):
         """A sensor failed for good, or works (again): said once, also when a reset lies between."""
@@ -169,7 +197,7 @@ class Node:
         if not columns or not active and not self._faults.has(n):
             return
         quantity = self.ids[columns[0]]
-        self.raise_alarm(ALARM_FAULT if active else ALARM_CLEARED, t, quantity, None, None)
+        self.raise_alarm(_ALARM_FAULT if active else _ALARM_CLEARED, t, quantity, None, None)
         self._faults.set(n, active)
         if not active:
             self.alarms.say_again(t, quantity)
@@ -193,7 +221,7 @@ class Node:
             n = messages.put_alarm(s.buf, at, code, t, quantity, value, limit)
         else:  # no time yet: its age, which is right when it gets through at once
             n = messages.put_alarm(
-                s.buf, at, code, t, quantity, value, limit, {EXT_TIME: TIME_ESTIMATED}, cbor.AGE, self.clock.now()
+                s.buf, at, code, t, quantity, value, limit, {_EXT_TIME: _TIME_ESTIMATED}, cbor.AGE, self.clock.now()
             )
         n = s.finish(n)
         self.outbox.append(ALARM, s.counter, s.buf, n)
@@ -207,15 +235,16 @@ class Node:
         self.uplink.on_ack(ack)
         if not self.clock.quality:  # somebody listens but nobody tells the time
             self.batcher.date(0, self.clock.now())
-        self.config.proven()
         supervisor.prove_slot()
+        if supervisor.level <= _LADDER_ONE:
+            self.config.proven()
+        else:
+            self.config.answered()  # no proof for what is left out
         self._change_key()
         if self.events and self.batcher.rows:
             self.batcher.close()  # rows that waited while the link was down
 
     def _on_rekey(self, value):
-        if not rare.call("motewire.downlink", "is_rekey", value):
-            raise ValueError
         if self._identity.offer(value[1], value[0]):
             log.info("key of epoch %d taken, in use once the outbox is empty", value[0])
 
@@ -232,17 +261,17 @@ class Node:
             self.broken(e)
             return
         log.info("key of epoch %d in use", identity.epoch)
-        self.health.send(self.health.items())  # the proof, without waiting for the next report
+        self.health.report()  # the proof, without waiting for the next report
         self.uplink.fresh()
 
-    def _on_config(self, updates):
-        values = self.config.change(updates)
-        log.info("config version %d", values["version"])
-        sample_s, row_s = self.profile.rhythm(values)
-        self.batcher.set_interval(row_s, values["report_s"])
+    def retune(self):
+        """The configured rhythm changed: take it from now on."""
+        config = self.config
+        sample_s, row_s = self.profile.rhythm(config)
+        self.batcher.set_interval(row_s, config["report_s"])
         self._watch(sample_s, row_s)
         if self._sampling:
-            self.sampler.start(sample_s, row_s, values["report_s"])
+            self._start_sampler()
 
     def _stepped(self, step_s, board_step_s):
         log.info("clock set by %d s", step_s)
@@ -262,20 +291,35 @@ class Node:
     def faulty_ids(self):
         """Quantity ids without a working sensor."""
         out = []
+        if supervisor.level >= _LADDER_ALL:
+            return list(self.ids)
         for s in self.sampler._sensors:
             if s.shed or s.failures:
+                out.extend([self.ids[c] for c in s.columns if c >= 0])
+        return out
+
+    def left_out(self):
+        """Quantity ids that the ladder leaves out."""
+        if supervisor.level >= _LADDER_ALL:
+            return self.ids
+        out = []
+        for s in self.profile.sensors:
+            if s.shed:
                 out.extend([self.ids[c] for c in s.columns if c >= 0])
         return out
 
     # --- life
 
     def _shed(self):
-        level = supervisor.level
-        for i in range(len(self.profile.sensors)):
-            s = self.profile.sensors[i]
-            s.shed = level == supervisor.SHED_ALL or level == supervisor.SHED_ONE and i == supervisor.shed_index()
-            if s.shed:
-                log.warning("%s is left out", s.name)
+        n = supervisor.climb("shed_index", len(self.profile.sensors))
+        if n >= 0:
+            s = self.profile.sensors[n]
+            s.shed = True
+            log.warning("%s is left out", s.name)
+        if supervisor.suspicious:
+            from mote.leak import Scales
+
+            self.sampler.weigh(Scales(len(self.profile.sensors)))
 
     def _watch(self, sample_s, row_s):
         self.supervisor.watch("samples", 4 * max(sample_s, row_s) + 600)
@@ -286,9 +330,9 @@ class Node:
         self.sampler.start(sample_s, row_s, config["report_s"], woke)
 
     async def _sample(self):
-        self._shed()
-        self._sampling = True
-        self._start_sampler(self.woke)
+        if self.profile.sensors:
+            self._sampling = True
+            self._start_sampler(self.woke)
         seen = -1
         self._watch(*self.profile.rhythm(self.config))
         while True:
@@ -300,14 +344,11 @@ class Node:
 
     async def _report_health(self):
         while True:
-            if not self._health_due:
-                self._health_due = board_clock.uptime_s() + self.config["health_s"]
-            await asyncio.sleep(max(0, min(self._health_due - board_clock.uptime_s(), 3600)))
-            if board_clock.uptime_s() >= self._health_due:
-                self._health_due = 0
+            if self.health.due_in() <= 0:
                 self.power.keep()
-                self.health.send(self.health.items())
+                self.health.report()
                 self.uplink.fresh()
+            await asyncio.sleep(_LOOK_S)
 
     async def _tidy(self):
         while True:
@@ -333,6 +374,7 @@ class Node:
         keep("sampler", self._sample)
         keep("health", self._report_health)
         keep("tidy", self._tidy)
+        self.control.start()
         if self._sleeper is not None:
             keep("sleeper", self._sleeper.run)
         await self.supervisor.run()

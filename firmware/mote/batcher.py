@@ -6,7 +6,7 @@ until date() is told when the power came on.
 """
 
 from micropython import const
-from mote import nobody, rare
+from mote import borrow, nobody
 from mote.hal.clock import FIRST
 from motewire import cbor
 from motewire.batch import Batch
@@ -99,7 +99,7 @@ class Batcher:
         """Too many files without a time: the oldest goes, and its rows are counted."""
         staging = self._staging
         cycle, stage = staging.leftovers(False)[0]
-        rows = rare.call("mote.dating", "count", staging, cycle, stage)[0]
+        rows = borrow("mote.dating", "count", staging, cycle, stage)[0]
         staging.drop(cycle, stage)
         self.parked -= 1
         self._lost(rows)
@@ -135,7 +135,7 @@ class Batcher:
             rows += self.take_up(cycle, stage)
         for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
             done = outbox.sealed_rows(stage)
-            if done and rare.call("mote.dating", "count", staging, cycle, stage)[0] <= done:
+            if done and borrow("mote.dating", "count", staging, cycle, stage)[0] <= done:
                 staging.drop(cycle, stage)
                 self.parked -= 1
         staging.skip_to(outbox.last_stage + 1)
@@ -145,7 +145,7 @@ class Batcher:
 
     def date(self, born, now=0):
         """Seal what was parked, see mote.dating. Returns the number of rows."""
-        rows = rare.call("mote.dating", "date", self, self._staging, born, now) if self.parked else 0
+        rows = borrow("mote.dating", "date", self, self._staging, born, now) if self.parked else 0
         if rows:
             self._closed()
         return rows

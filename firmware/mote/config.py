@@ -1,118 +1,117 @@
-"""The node's configuration: /config.json, checked; the last one that reached the gateway is kept as /config.good.
+"""The node's configuration: /config.json, checked; /config.good, the last one that reached the gateway; /config.factory.
 
-Keys (README.md lists them): see _SCHEMA. Unknown keys are kept and ignored, so that an older firmware runs a newer file.
+A configuration that differs from /config.good is on probation: after three boots under it that ended unwanted, or when no ack came
+within prove_s, the node goes back to the good one, writes down why (status key 22) and never gives the refused version number again.
+Thin: mote.settings, which knows the keys, is in memory only while it is needed.
 """
 
-import json
-from mote.errors import BadConfig
-from mote.files import read_json, write_whole
-from motewire.codes import CONFIG_REPORT_S, CONFIG_ROW_S, CONFIG_SAMPLE_S
+from micropython import const
+from mote import borrow, log, nobody
+from mote.files import remove
+from mote.hal import clock
 
 PATH = "/config.json"
 GOOD = "/config.good"
-# key: (type, lowest, highest or None, default; _MUST: required)
-_MUST = object()
-_SCHEMA = {
-    "node": (int, 1, 0x3FFFFFFF, _MUST),
-    "name": (str, 1, 32, ""),
-    "profile": (str, 1, 32, _MUST),
-    "link": (str, 1, 16, "lora"),
-    "mode": (str, 1, 8, "always"),
-    "sf": (int, 7, 12, 7),
-    "channels_khz": (list, 1, 8, [868100, 868300, 868500]),
-    "sample_s": (int, 1, 86400, 60),
-    "row_s": (int, 0, 86400, 300),
-    "report_s": (int, 10, 86400, 3600),
-    "stage_every": (int, 1, 240, 1),
-    "sensors": (dict, 0, None, {}),
-    "alarms": (list, 0, 16, []),
-    "wifi": (dict, 0, None, {}),
-    "outbox_kb": (int, 16, 4096, 256),
-    "outbox_frames": (int, 32, 4000, 512),
-    "jitter_s": (int, 0, 3600, -1),
-    "hello_s": (int, 0, 3600, 60),
-    "ack_age_s": (int, 60, 86400, -1),
-    "backoff_s": (int, 60, 86400, 1800),
-    "health_s": (int, 600, 432000, 21600),
-    "wdt_s": (int, 0, 600, 120),
-    "log": (int, 0, 3, 1),
-    "version": (int, 0, 0x3FFFFFFF, 0),
-}
+FACTORY = "/config.factory"
+_PROBLEM = "/problem.txt"
+_TEXT = const(100)
 
 
-def check(raw):
-    """Return a complete configuration from a JSON object. Raises BadConfig naming the key."""
-    out = dict(raw)
-    for key, (kind, low, high, default) in _SCHEMA.items():
-        if key not in raw:
-            if default is _MUST:
-                raise BadConfig(key + " is missing")
-            out[key] = default
-            continue
-        v = raw[key]
-        if not isinstance(v, kind) or kind is int and isinstance(v, bool):
-            raise BadConfig(key + " has the wrong type")
-        size = v if kind is int else len(v)
-        if size < low or high is not None and size > high:
-            raise BadConfig("%s: %s..%s" % (key, low, high))
-    row, sample, report = out["row_s"], out["sample_s"], out["report_s"]
-    if row and (row % sample or report % row):
-        raise BadConfig("row_s must be a multiple of sample_s, report_s of row_s")
-    if out["mode"] not in ("always", "sleep"):
-        raise BadConfig("mode: always or sleep")
-    if out["mode"] == "sleep" and (out["link"] != "lora" or not row):
-        raise BadConfig("mode sleep: needs link lora and row_s")
-    if out["jitter_s"] < 0:
-        out["jitter_s"] = min(report // 8, 300)
-    if out["ack_age_s"] < 0:
-        out["ack_age_s"] = min(max(600, report * 17 // 4), 21600)
-    return out
+def _settings(what, *args):
+    """Call a function of mote.settings."""
+    return borrow("mote.settings", what, *args)
 
 
 class Config:
-    """The configuration in force. `values` is complete and checked; `fallback` is True when /config.json was unusable."""
+    """The configuration in force. `values` is complete and checked; `fallback` is True when /config.json was unusable.
 
-    def __init__(self, path=PATH, good=GOOD):
-        self._path, self._good = path, good
-        self.problem = ""
-        self.fallback = False
-        raw = read_json(path)
-        try:
-            if raw is None:
-                raise BadConfig("config.json is missing or no JSON object")
-            self.values = check(raw)
-        except BadConfig as e:
-            self.problem = str(e)
-            raw = read_json(good)
-            if raw is None:
-                raise
-            self.values = check(raw)
-            self.fallback = True
-        self._raw = raw
-        self._proven = False
+    rtc, nvs: where boots on probation are counted (None: not at all). given_up: this boot went back to the good configuration.
+    silent_s: seconds without an answer before this boot; a node that sleeps keeps them over the sleep.
+    """
+
+    def __init__(self, path=PATH, good=GOOD, rtc=None, nvs=None, factory=FACTORY):
+        self.path, self.good, self.factory, self.rtc, self.nvs = path, good, factory, rtc, nvs
+        self.fallback = self.given_up = self.probation = self.proved = False
+        self.source = path
+        self.values = {}
+        self._over = {}
+        self.answered()
+        self._load()
+
+    def _load(self):
+        _settings("load", self)
 
     def __getitem__(self, key):
-        return self.values[key]
+        over = self._over
+        return over[key] if key in over else self.values[key]
+
+    def answered(self):
+        """An ack came: the clock of prove_s begins anew; what caused it may still be no proof (see proven)."""
+        self._since = clock.uptime_s()
+        self.silent_s = 0
 
     def proven(self):
-        """The gateway answered under this configuration: keep it as the last good one (written only when it is new)."""
-        if not self._proven and not self.fallback:
-            if read_json(self._good) != self._raw:
-                write_whole(self._good, json.dumps(self._raw))
-            self._proven = True
+        """The gateway answered under this configuration: keep it as the last good one (written only when it is new). Raises OSError."""
+        self.answered()
+        if not self.proved and not self.fallback:
+            _settings("prove", self)
+            self.proved = True
 
-    def change(self, updates):
-        """Check and store new values, {config key number: int} of a downlink; return the new complete values.
+    def unanswered(self, seconds):
+        """Before the deep sleep that ended now there had been no answer for so long."""
+        self._since = clock.uptime_s()
+        self.silent_s = seconds
 
-        Nothing is stored when they do not fit together. Raises BadConfig, OSError.
+    def unanswered_s(self):
+        """Seconds since the last answer under this configuration, or since it came."""
+        return min(self.silent_s + clock.uptime_s() - self._since, 0x3FFFFFFF)
+
+    def overdue(self):
+        """True when a configuration on probation had no answer for prove_s seconds."""
+        return self.probation and self.unanswered_s() >= self.values["prove_s"]
+
+    def give_up(self, why):
+        """Go back to the last good configuration; False when there is none. Raises OSError."""
+        if _settings("give_up", self, why):
+            return True
+        self.answered()  # nothing to go back to: look again after as long
+        return False
+
+    def change(self, updates, judge=nobody):
+        """Check and store new values {name: value; None: the default}; return (values before, values now), the same when nothing changes.
+
+        judge: function(values) that may raise BadConfig, too. Nothing is stored when they do not fit together. The node's id is
+        not changed this way: it is part of its identity. Raises BadConfig, OSError.
         """
-        names = {CONFIG_SAMPLE_S: "sample_s", CONFIG_ROW_S: "row_s", CONFIG_REPORT_S: "report_s"}
-        raw: dict = dict(self._raw)
-        for key, value in updates.items():
-            if key in names:
-                raw[names[key]] = value
-        raw["version"] = self.values["version"] + 1
-        values = check(raw)
-        write_whole(self._path, json.dumps(raw))
-        self._raw, self.values, self._proven, self.fallback = raw, values, False, False
-        return values
+        return _settings("change", self, updates, judge)
+
+    def rates(self, emergency):
+        """Raise sample, row and report rates, or let them return."""
+        self._over = _settings("emergency_of", self.values) if emergency else {}
+
+    def strip(self):
+        """Run with the profile's own options and alarms; what is stored stays."""
+        self.values["sensors"], self.values["alarms"] = {}, []
+
+
+def note_problem(why):
+    """Write down why a configuration was refused or given up, for the status frames of this or the next boot."""
+    try:
+        with open(_PROBLEM, "w") as f:
+            f.write(why[:_TEXT])
+    except OSError as e:
+        log.error("problem: %s", e)
+
+
+def problem():
+    """Return what was written down, or ""."""
+    try:
+        with open(_PROBLEM) as f:
+            return f.read(_TEXT)
+    except (OSError, ValueError):
+        return ""
+
+
+def forget_problem():
+    """The problem is in the outbox: remove the note."""
+    remove(_PROBLEM)

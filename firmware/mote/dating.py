@@ -1,10 +1,14 @@
 """Gives rows a time that were taken before the node knew it (mote.batcher parks them)."""
 
+from micropython import const
 from mote import log
 from motewire import cbor
-from motewire.codes import EXT_TIME, TIME_ESTIMATED
 
-ESTIMATED = {EXT_TIME: TIME_ESTIMATED}
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_EXT_TIME = const(1)
+_TIME_ESTIMATED = const(1)
+
+ESTIMATED = {_EXT_TIME: _TIME_ESTIMATED}
 
 
 def date(batcher, staging, born, now):

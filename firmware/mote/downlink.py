@@ -1,31 +1,42 @@
-"""What the gateway says: authenticated, never twice, each key handled or left alone.
+"""What the gateway says: authenticated, never twice, each key of the right shape handled or left alone.
 
 The counter floor is raised in RAM for every downlink and stored (twice) before one is acted upon that does more than acknowledge. An ack
 states what will be true for ever, so that replaying one after a reset does no harm and costs no flash write.
 """
 
-from mote import log
+from micropython import const
+from mote import borrow, log
 from mote.errors import BadConfig
 from mote.sealer import Foreign
-from motewire import messages
-from motewire.codes import DOWN_CONFIG, DOWN_MISSING, DOWN_NEXT, DOWN_REKEY, DOWN_SINCE, DOWN_TIME
-from motewire.errors import Malformed, WireError
+from motewire.errors import WireError
+from motewire.messages import Ack
 
-_ACK_KEYS = (DOWN_NEXT, DOWN_MISSING, DOWN_SINCE)
-_DONE_KEYS = (DOWN_TIME, DOWN_CONFIG, DOWN_REKEY)
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_DOWN_COMMAND = const(5)
+_DOWN_CONFIG = const(4)
+_DOWN_EXPIRY = const(10)
+_DOWN_MISSING = const(2)
+_DOWN_NEXT = const(1)
+_DOWN_REKEY = const(9)
+_DOWN_SINCE = const(8)
+_DOWN_TIME = const(3)
+
+_ACK_KEYS = (_DOWN_NEXT, _DOWN_MISSING, _DOWN_SINCE)
+_DONE_KEYS = (_DOWN_TIME, _DOWN_CONFIG, _DOWN_REKEY, _DOWN_COMMAND, _DOWN_EXPIRY)
 
 
 class Downlink:
     """handle() one received frame.
 
     sealer: open(frame, floor). floor: mote.twice.Twice of the lowest counter not yet seen. on_ack(Ack), on_time(unix s),
-    on_config({key: value}), on_rekey([epoch, key]): what to do. refused: {reason: count}; unknown: payload keys nobody knows.
+    on_config({key: value}), on_rekey([epoch, key]), on_command([id, name, ...], expiry or None): what to do with a value of the
+    right shape. refused: {reason: count}; unknown: payload keys nobody knows.
     """
 
-    def __init__(self, sealer, floor, on_ack, on_time, on_config, on_rekey):
+    def __init__(self, sealer, floor, on_ack, on_time, on_config, on_rekey, on_command):
         self._sealer = sealer
         self.restart(floor)
-        self._on_rekey = on_rekey
+        self._on_rekey, self._on_command = on_rekey, on_command
         self._on_ack, self._on_time, self._on_config = on_ack, on_time, on_config
         self.refused = {}
         self.unknown = 0
@@ -62,37 +73,40 @@ class Downlink:
         self.heard += 1
         self.rssi, self.snr = rssi, snr
         try:
-            payload = messages.read(frame, at, end)
-            if not isinstance(payload, dict):
-                raise Malformed
-            ack = messages.Ack(payload) if DOWN_NEXT in payload else None
+            payload, wrong = borrow("motewire.downlink", "read_downlink", frame, at, end)
         except WireError as e:
             self._raise_floor(counter + 1, True)
             self._refuse(e.reason)
             return True  # authentic: whoever wrote it speaks a later dialect
-        plain = True
+        plain = not wrong
         for key in payload:
             if key not in _ACK_KEYS:
                 plain = False
         self._raise_floor(counter + 1, not plain)
-        if DOWN_TIME in payload:
-            self._do(DOWN_TIME, self._on_time, payload[DOWN_TIME], int)
-        if DOWN_REKEY in payload:
-            self._do(DOWN_REKEY, self._on_rekey, payload[DOWN_REKEY], list)
-        if ack is not None:
-            self._on_ack(ack)
-        if DOWN_CONFIG in payload:
-            self._do(DOWN_CONFIG, self._on_config, payload[DOWN_CONFIG], dict)
+        whole_ack = _DOWN_NEXT in payload
+        for key in wrong:
+            self._refuse("bad_value")
+            log.warning("downlink key %d has no right shape", key)
+            if key in _ACK_KEYS:
+                whole_ack = False  # next without its bitmap would name as committed what is missing
+        if _DOWN_TIME in payload:
+            self._do(_DOWN_TIME, self._on_time, payload[_DOWN_TIME])
+        if _DOWN_REKEY in payload:
+            self._do(_DOWN_REKEY, self._on_rekey, payload[_DOWN_REKEY])
+        if whole_ack:
+            self._on_ack(Ack(payload))
+        if _DOWN_CONFIG in payload:
+            self._do(_DOWN_CONFIG, self._on_config, payload[_DOWN_CONFIG])
+        if _DOWN_COMMAND in payload and _DOWN_EXPIRY not in wrong:
+            self._on_command(payload[_DOWN_COMMAND], payload.get(_DOWN_EXPIRY))
         for key in payload:
             if key not in _ACK_KEYS and key not in _DONE_KEYS:
                 self.unknown += 1
                 log.info("downlink key %s is not known here", key)
         return True
 
-    def _do(self, key, action, value, kind):
+    def _do(self, key, action, value):
         try:
-            if not isinstance(value, kind):
-                raise ValueError
             action(value)
         except (ValueError, BadConfig) as e:
             self._refuse("bad_value")

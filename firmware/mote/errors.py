@@ -41,3 +41,15 @@ class LinkDown(MoteError):
     """The bearer is away (no access point, no broker); the frame stays in the outbox."""
 
     reason = "link_down"
+
+
+class Refused(MoteError):
+    """A command that makes no sense here; the text says why, in few words."""
+
+    reason = "refused"
+
+
+class Planned(MoteError):
+    """The node ends because it was told to (a new configuration, a command): the next boot is no crash."""
+
+    reason = "planned"

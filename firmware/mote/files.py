@@ -34,6 +34,22 @@ def write_whole(path, data):
     os.rename(new, path)
 
 
+def keep_copy(path, copy):
+    """Bring `copy` up to date with a small file that is there; written only when they differ. Raises OSError (flash full)."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+    except OSError:
+        return
+    try:
+        with open(copy, "rb") as f:
+            if f.read() == data:
+                return
+    except OSError:
+        pass  # there is none yet
+    write_whole(copy, data)
+
+
 def read_json(path):
     """Return the JSON object in a file, or None when there is none or it is not readable as an object."""
     try:

@@ -1,85 +1,112 @@
-"""How the node is: status frames at boot and every few hours, split by key so that each fits the smallest frame."""
+"""Status frames: at boot, every health_s and on occasion; split by key so that each fits the smallest frame. mote.status says what is in them."""
 
-import gc
-
-from mote import VERSION, supervisor
+from micropython import const
+from mote import borrow, config, supervisor
 from mote.hal import clock as board_clock
-from mote.hal import reset
 from motewire import messages
-from motewire.codes import (
-    STATUS_BATTERY, STATUS_BOOTS, STATUS_CLOCK, STATUS_CONFIG, STATUS_EXCEPTION, STATUS_FIRMWARE, STATUS_HEAP_FREE, STATUS_OUTBOX,
-    STATUS_RESET_CAUSE, STATUS_ROWS_LOST, STATUS_RSSI, STATUS_SCHEMA, STATUS_SENSOR_FAULTS, STATUS_SNR, STATUS_UPTIME_S,
-)  # fmt: skip
-from motewire.errors import Full
 from motewire.frame import STATUS
 
-_WORDS = 24  # bytes of an exception text: the rest is in the log
+_WORDS = const(28)  # bytes of a text: place and beginning; the rest is in the log
+_LIST = const(16)
+_DAY_S = const(86400)
+_FRAME = const(51)
+_TAG = const(8)
+
+
+def clipped(text, most):
+    """Return text cut to `most` bytes of UTF-8, between characters."""
+    data = text.encode()
+    if len(data) <= most:
+        return text
+    while most and data[most] & 0xC0 == 0x80:
+        most -= 1
+    return data[:most].decode()
 
 
 class Health:
-    """Builds status frames. node: the app.Node, whose parts are asked; boots: count of starts."""
+    """Seals status frames. node: an app.Node or a safe one, whose parts are asked."""
 
-    def __init__(self, node, boots, sealer, outbox):
-        self._node, self._boots, self._sealer, self._outbox = node, boots, sealer, outbox
+    def __init__(self, node):
+        self._node = node
         self._scratch = bytearray(96)
+        self._said = {}  # key -> value of the last report
+        self._whole_at = -_DAY_S
+        self._last = board_clock.uptime_s()
 
-    def boot_items(self, words):
-        """What is new after a boot: most important first; the first frame is the hello."""
-        node = self._node
-        items = [
-            (STATUS_UPTIME_S, board_clock.uptime_s()), (STATUS_RESET_CAUSE, reset.cause()), (STATUS_BOOTS, self._boots),
-            (STATUS_FIRMWARE, VERSION), (STATUS_CLOCK, node.clock.quality), (STATUS_CONFIG, node.config["version"]),
-            (STATUS_OUTBOX, self._outbox.depth),
-        ]  # fmt: skip
-        if words:
-            items.append((STATUS_EXCEPTION, words[:_WORDS]))
-        if node.profile.SCHEMA is not None:
-            items.append((STATUS_SCHEMA, {node.profile.SCHEMA: list(node.ids)}))
-        return items
+    def _items(self, what, *args):
+        return borrow("mote.status", what, self._node, *args)
 
-    def items(self):
-        """The regular report."""
-        node = self._node
-        gc.collect()
-        items = [
-            (STATUS_UPTIME_S, board_clock.uptime_s()), (STATUS_HEAP_FREE, gc.mem_free()), (STATUS_OUTBOX, self._outbox.depth),
-            (STATUS_CLOCK, node.clock.quality), (STATUS_SENSOR_FAULTS, node.faulty_ids()), (STATUS_ROWS_LOST, node.rows_lost),
-            (STATUS_BOOTS, self._boots),
-        ]  # fmt: skip
-        heard = node.downlink
-        if heard.rssi is not None:
-            items.append((STATUS_RSSI, heard.rssi))
-        if heard.snr is not None:
-            items.append((STATUS_SNR, heard.snr))
-        mv = node.board.battery_mv()
-        if mv is not None:
-            items.append((STATUS_BATTERY, (mv + 5) // 10))
-        return items
+    def boot(self):
+        """Queue the hello and what follows it; the notes of the boot before are forgotten once they are queued. Raises OSError, NeedsKey."""
+        self.send(self._items("boot_items"))
+        borrow("mote.words", "forget")
+        config.forget_problem()
+        if supervisor.level or supervisor.returned:
+            supervisor.climb("told")
+
+    def due_in(self):
+        """Seconds until the next report: health_s after the last one, or the boot."""
+        return self._last + self._node.config["health_s"] - board_clock.uptime_s()
+
+    def save(self, put):
+        """Tell put(int) what load() needs after a deep sleep."""
+        put(self._last)
+        put(self._whole_at)
+
+    def load(self, get):
+        """Go on after a deep sleep; the next report says everything again."""
+        self._last, self._whole_at = get(), get()
+
+    def report(self):
+        """Queue what is worth saying now: everything once a day, in between what moved and what is always said. Raises OSError, NeedsKey."""
+        now = self._last = board_clock.uptime_s()
+        if now - self._whole_at >= _DAY_S:
+            self._whole_at = now
+            self._said = {}
+        items = self._items("worth_saying", self._said)
+        for key, value in items:
+            self._said[key] = value
+        self.send(items)
 
     def send(self, items):
-        """Put items into as few status frames as they need, in the outbox. Raises OSError, NeedsKey, Full (one item too long)."""
-        room = min(self._sealer.room, 51 - 8) - self._sealer.head_max
+        """Put items (key, value) into as few status frames as they need, in the outbox; lists and texts are cut to what a frame takes.
+
+        Raises OSError, NeedsKey.
+        """
+        s = self._node.sealer
+        room = min(s.room, _FRAME - _TAG) - s.head_max
         part = []
         for item in items:
+            item = self._fitting(item, room)
+            if item is None:
+                continue
             part.append(item)
-            if messages.put_map(self._scratch, 0, part) > room:
+            if self._size(part) > room:
                 part.pop()
-                if not part:
-                    raise Full
                 self._seal(part)
                 part = [item]
         if part:
             self._seal(part)
 
+    def _size(self, part):
+        return messages.put_map(self._scratch, 0, part)
+
+    def _fitting(self, item, room):
+        """Return the item, cut so that a frame takes it; None when that is not possible (a schema of many columns)."""
+        key, value = item
+        if isinstance(value, str):
+            return key, clipped(value, _WORDS)
+        if isinstance(value, dict):
+            columns = sum([len(ids) for ids in value.values()])
+            return item if columns <= _LIST and self._size([item]) <= room else None
+        if isinstance(value, list):
+            value = value[:_LIST]
+            while self._size([(key, value)]) > room:
+                value.pop()
+        return key, value
+
     def _seal(self, part):
-        s = self._sealer
+        node, s = self._node, self._node.sealer
         at = s.begin(STATUS)
         n = s.finish(messages.put_map(s.buf, at, part))
-        self._outbox.append(STATUS, s.counter, s.buf, n)
-
-    def boot(self):
-        """Queue the hello and what follows it; the last words of the boot before are forgotten once they are queued."""
-        words = supervisor.last_words()
-        self.send(self.boot_items(words))
-        if words:
-            supervisor.forget_words()
+        node.outbox.append(STATUS, s.counter, s.buf, n)

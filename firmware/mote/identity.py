@@ -6,6 +6,7 @@ again under the new mark), then the epoch. Only while NVS still holds the epoch 
 until it no longer does nothing is sealed: no (key, counter) pair can seal twice.
 """
 
+import os
 from binascii import crc32
 from struct import pack, unpack
 from mote.errors import NeedsKey
@@ -104,6 +105,17 @@ class Identity:
                 return _checked(f.read(32))
         except OSError:
             return None, None
+
+
+def is_provisioned(nvs, path="/identity"):
+    """True when this board has been given a key, be it that only one copy is left."""
+    if nvs.get_blob("key", _KEY) is not None:
+        return True
+    try:
+        os.stat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _mark(key, epoch):

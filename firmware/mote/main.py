@@ -1,35 +1,47 @@
 """Composition root: configuration -> board -> link -> Node(...).run(). The launcher (main.py in the flash root) records and resets on what it raises."""
 
 
+def whole_node(config, board, nvs, identity, guard):
+    from cryptolib import aes
+    from mote import supervisor
+    from mote.app import Node
+    from mote.links import open_link
+
+    link = open_link(config, board, supervisor.rtc, nvs)
+    return Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
+
+
+def make():
+    from mote import start, supervisor
+    from mote.files import read_json
+    from mote.hal.board import Board
+    from mote.hal.nvs import Nvs
+
+    if supervisor.rtc is None:  # boot.py failed before it got there
+        supervisor.begin()
+    nvs = Nvs()
+    board = Board(read_json("/board.json") or read_json("/board.good") or {})
+    config = start.configure(board, nvs)
+    guard = start.watchdog(config)
+    identity = start.identity(nvs)
+    if start.may_be_whole(config):
+        try:
+            return whole_node(config, board, nvs, identity, guard)
+        except Exception as error:
+            start.last_resort(error)
+    return start.safe_node(config, board, nvs, identity, guard)
+
+
 def main():
     import asyncio
     import gc
 
-    from cryptolib import aes
-    from mote import log, supervisor
-    from mote.app import Node
-    from mote.config import Config
-    from mote.files import read_json
-    from mote.hal import watchdog
-    from mote.hal.board import Board
-    from mote.hal.nvs import Nvs
-    from mote.identity import Identity
-    from mote.links import open_link
+    import mote
 
-    gc.threshold(
-        8192
-    )  # collect while starting: otherwise garbage splinters the heap and a 9,600-byte buffer finds no place
-    if supervisor.rtc is None:  # boot.py failed before it got there
-        supervisor.begin()
-    config = Config()
-    log.level = config["log"]
-    board = Board(read_json("/board.json") or {})
-    supervisor.bench = board.bench()
-    nvs = Nvs()
-    identity = Identity(nvs)
-    link = open_link(config, board, supervisor.rtc, nvs)
-    guard = watchdog.start(1000 * config["wdt_s"]) if config["wdt_s"] else None
-    node = Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
+    # collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it
+    gc.threshold(8192)
+    node = make()
+    for name in ("mote.start", "mote.links", "mote.drivers", "mote.hal.watchdog"):
+        mote.let_go(name)  # built, and not needed again
     gc.collect()
-    gc.threshold(-1)
     asyncio.run(node.run())

@@ -6,6 +6,7 @@ become gaps. The path from a sample to the batch allocates nothing but the corou
 """
 
 import asyncio
+import gc
 from array import array
 
 from micropython import const
@@ -17,8 +18,15 @@ from motewire.batch import MAX_VALUE
 _FAULT_AFTER = const(3)  # failures in a row before an alarm
 _SKIP_MAX = const(32)  # slots left out at most between two tries
 _GRACE_S = const(20)  # a row waits so long for slow sensors
+_LOW = const(8192)  # bytes
 _LATE_S = const(60)  # a slot or row that a deep sleep overslept by less is still taken
 _CHUNK_S = const(3600)  # asyncio.sleep() overflows at 6.2 days
+
+
+def heap_is_low():
+    """True when there is hardly any memory left."""
+    gc.collect()
+    return gc.mem_free() < _LOW
 
 
 class Sensor:
@@ -62,6 +70,8 @@ class Sampler:
         self._said = 0
         self._last_t = 0
         self._tasks = []
+        self._scales = None
+        self.row_s = 0
         self.samples = 0
         self.empty_rows = 0
         self.out_of_range = 0
@@ -70,6 +80,10 @@ class Sampler:
         self._row_due = 0
         for s in sensors:
             s.columns = tuple([keys.index(c) if c in keys else -1 for c in s.channels])
+
+    def weigh(self, scales):
+        """Put every reading on these mote.leak.Scales: the boot before ended badly."""
+        self._scales = scales
 
     def start(self, sample_s, row_s, heartbeat_s, woke=False):
         """Begin to sample, or begin anew with another rhythm. row_s 0: a row per change, and one every heartbeat_s.
@@ -136,8 +150,13 @@ class Sampler:
             if s.faults or not s.slot:
                 self._sink.entered(index)
             try:
-                await driver.read_into(s.out)
+                if self._scales is None:
+                    await driver.read_into(s.out)
+                else:
+                    await self._scales.read(index, s)
             except Exception as e:
+                if isinstance(e, MemoryError) and heap_is_low():
+                    raise e  # no single greedy request: only a restart helps
                 self._failed(s, slot, e)
             else:
                 if s.failures or not s.works:
@@ -240,6 +259,42 @@ class Sampler:
             return
         self._last_t = t
         self._sink.take_row(t, row, present)
+
+    async def read_aside(self, index, row=None):
+        """Read sensor `index` out of turn, its own readings stopped meanwhile; put the values into `row`, return their mask.
+
+        Raises what the driver raises, TimeoutError.
+        """
+        s = self._sensors[index]
+        while s.began >= 0:
+            await asyncio.sleep_ms(200)
+        polled = s.task is not None
+        if polled:
+            s.task.cancel()
+            s.task = None
+        out = array("i", bytes(4 * len(s.columns)))
+        try:
+            await asyncio.wait_for(s.driver.read_into(out), s.deadline_s)
+        finally:
+            if polled and s.task is None:
+                self._spawn(index)
+        if row is None:
+            return 0
+        present = 0
+        for i in range(len(s.columns)):
+            c = s.columns[i]
+            if c >= 0 and -MAX_VALUE <= out[i] <= MAX_VALUE:
+                row[c] = out[i]
+                present |= 1 << c
+        return self._profile.derive(row, present)
+
+    def time_aside(self):
+        """Return a time for a row out of turn: no other row has it."""
+        t = self._clock.now()
+        if self.row_s:
+            return t if t % self.row_s else t + 1
+        self._last_t = max(t, self._last_t + 1)
+        return self._last_t
 
     def due(self):
         """When the next reading or row begins, by the clock; 0 while one is under way."""

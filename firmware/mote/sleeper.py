@@ -8,7 +8,7 @@ import asyncio
 from array import array
 
 from micropython import const
-from mote import VERSION, log
+from mote import VERSION, log, supervisor
 from mote.crc import crc16
 from mote.hal import clock as board_clock
 from mote.hal import reset
@@ -44,7 +44,7 @@ class Sleeper:
 
     def __init__(self, rtc, clock, power, link, parts, due, config):
         self._rtc, self._clock, self._power, self._link = rtc, clock, power, link
-        self._parts, self._due, self._label = parts, due, _label(config)
+        self._parts, self._due, self._config, self._label = parts, due, config, _label(config)
         self._planned = 0  # when this boot was to begin, by the clock
         self._start_s = 2  # what a start takes, as measured
 
@@ -62,6 +62,8 @@ class Sleeper:
         slept_s = max(0, board_clock.now() - slept_at)
         board_clock.go_on(uptime + slept_s)
         self._power.slept(slept_s)
+        supervisor.load(get, slept_s)
+        self._config.unanswered(get() + slept_s)
         for part in self._parts:
             part.load(get)
         late = self._clock.now() - self._planned
@@ -82,8 +84,11 @@ class Sleeper:
         early = self._start_s + (left >> (_EARLY_SHIFT if clock.drift_ppm else _UNSURE_SHIFT))
         nap = max(1, left - early)
         numbers = array("i", (self._label, clock.now() + nap, self._start_s, board_clock.uptime_s(), board_clock.now()))
+        supervisor.save(numbers.append)
+        numbers.append(self._config.unanswered_s())
         for part in self._parts:
             part.save(numbers.append)
+        supervisor.planned()
         clock.keep()
         self._power.keep()
         log.debug("sleeping %d s", nap)

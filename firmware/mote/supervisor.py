@@ -1,104 +1,158 @@
 """Comes back from everything: crash counter before set-up, a ladder of what is left out, watchdog fed by progress only.
 
-begin() runs in boot.py, failed() in the launcher's (main.py) last except. The counter lives in RTC memory, so a power cut begins afresh, and
-is cleared by healthy() once the node has worked for ten minutes (an ack is no proof: a sensor may hang a minute later).
+begin() runs in boot.py, ended() in the launcher's (main.py) last except. mote.ladder says what the counter means and what is left out.
 """
 
 import asyncio
-import io
+import gc
 import sys
 
+import micropython
 from micropython import const
-from mote import log
-from mote.errors import LowSupply, NeedsKey
-from mote.files import remove
+from mote import borrow, log
+from mote.errors import LowSupply, NeedsKey, Planned
 from mote.hal import clock, reset
-from mote.hal.rtc import CRASHES, ENTERED, RtcMemory
+from mote.hal.nvs import Nvs
+from mote.hal.rtc import CRASHES, ENTERED, TRIES, RtcMemory
 
-_CRASH_FILE = "/crash.txt"
+PATIENCE = const(3)  # crashes before anything is left out
+TRIAL = const(0x80)  # in RTC byte CRASHES: the next boot is on trial
+_WORK_S = const(600)  # a boot that worked so long was no brown-out
+_DECAY_S = const(21600)
+_CHANCE_S = const(86400)
 _TICK_S = const(20)
-_HEALTHY_S = const(600)
-_TEXT = const(160)
+_RESERVE = const(1536)
 _NEEDS_KEY_MS = const(3600000)  # how long a node without a key or counter sleeps; what it staged waits on flash
 
 _LOW_SUPPLY_MS = const(600000)
 
-# the ladder: what a node leaves out after so many crashes in a row
-NORMAL = const(0)
-SHED_ONE = const(1)  # the sensor that was entered last
-SHED_ALL = const(2)  # all sensors: uplink and diagnostics only
-_ONE_AT = const(3)
-_ALL_AT = const(6)
-
 rtc: RtcMemory = None  # pyright: ignore[reportAssignmentType]  (begin() makes it)
-level = NORMAL
+nvs: Nvs = None  # pyright: ignore[reportAssignmentType]
+level = 0  # LADDER_* of motewire.codes
+trial = False  # this boot tries everything again; `rung` is what held
+returned = False  # the ladder was left: to be said once
+suspicious = False  # the boot before ended badly: the sampler looks who takes the memory
+suspect = 0  # index + 1 of the sensor that keeps most memory; it is blamed for a MemoryError
+good_s = 0  # seconds of work on this rung; a node that sleeps keeps it over the sleep
+chance_due = False  # a day of good work on a rung: time to try everything again
 bench = False  # the bench pin is grounded: a failure ends at the REPL, for a technician
+repl = False  # ctrl-C ends at the REPL
+_reserve = None  # memory for the last words
+rung = 0  # count at which this boot began
+kept = 0  # the NVS int "ladder"
+
+
+def climb(what, *args):
+    """Call a function of mote.ladder."""
+    return borrow("mote.ladder", what, *args)
 
 
 def begin():
-    """Count this boot as a crash until healthy() says otherwise; return the level of the ladder."""
-    global rtc, level
-    rtc = RtcMemory()
-    n = rtc.buf[CRASHES]
-    level = SHED_ALL if n >= _ALL_AT else SHED_ONE if n >= _ONE_AT else NORMAL
-    if not rtc.woke:  # the end of a sleep that the node chose is no start
-        rtc.buf[CRASHES] = min(n + 1, 255)
-        rtc.save()
+    """Count this boot as a crash until the node says otherwise; return the level of the ladder. Called once per boot, before all else."""
+    micropython.kbd_intr(-1)  # noise on the serial line is no ctrl-C; allow_repl() gives it back
+    global _reserve
+    _reserve = bytearray(_RESERVE)
+    climb("begin")
     return level
 
 
-def healthy():
-    """This boot works: the next reset is the first again."""
-    if rtc.buf[CRASHES]:
-        rtc.buf[CRASHES] = 0
+def worked(seconds, uptime_s):
+    """This boot did `seconds` more of good work: the count goes down, and after a day comes the chance of what was left out."""
+    global good_s, chance_due, rung
+    before = good_s
+    good_s += seconds
+    if uptime_s >= _WORK_S and kept >> 16 & 15:
+        climb("proven")
+    buf = rtc.buf
+    if trial:
+        if good_s >= _CHANCE_S and buf[CRASHES]:
+            climb("clear", 0)
+        return
+    if level and good_s >= _CHANCE_S:
+        chance_due = True
+    if good_s // _DECAY_S == before // _DECAY_S or not buf[CRASHES]:
+        return
+    if not level:
+        buf[CRASHES] -= 1
+        rung = min(rung, buf[CRASHES])
+        rtc.save()
+    elif buf[CRASHES] > rung:
+        buf[CRASHES] = rung  # this rung holds: a crash next week begins here, not one higher
         rtc.save()
 
 
-def shed_index():
-    """Place of the sensor to leave out at SHED_ONE, or -1."""
-    return rtc.buf[ENTERED] - 1
+def planned():
+    """What ends this boot is wanted (a deep sleep, a restart for a new configuration): it counts nothing."""
+    if rtc is None:
+        return
+    buf = rtc.buf
+    if trial and buf[CRASHES]:
+        buf[CRASHES] |= TRIAL  # goes on
+    elif chance_due and rung >= PATIENCE:
+        buf[CRASHES] = rung | TRIAL
+    elif not trial:
+        buf[CRASHES] = min(buf[CRASHES], rung)
+    if buf[TRIES]:
+        buf[TRIES] -= 1
+    rtc.save()
+
+
+def allow_repl(allowed):
+    """Let ctrl-C and a failure end at the REPL, or not."""
+    global repl
+    repl = allowed
+    micropython.kbd_intr(3 if allowed else -1)
+
+
+def keep_words(error):
+    """Write down an exception for the status frames of the next boot."""
+    global _reserve
+    _reserve = None
+    try:
+        borrow("mote.words", "keep", error)
+    except MemoryError:
+        _last_word(error)
+
+
+def _last_word(error):
+    """No memory to say more."""
+    try:
+        with open("/crash.txt", "w") as f:
+            f.write(error.__class__.__name__)
+    except (OSError, MemoryError):
+        pass  # the reset that follows matters more
+
+
+def ended(error):
+    """main() is over: start again. Returns only where a technician may have the REPL."""
+    if isinstance(error, KeyboardInterrupt) or isinstance(error, Planned):
+        if isinstance(error, KeyboardInterrupt) and repl:
+            return
+        planned()
+        reset.restart()
+    failed(error)
 
 
 def failed(error):
     """Keep the last words of an exception and reset; ever later when it happens again and again. Returns only at the bench."""
+    asyncio.new_event_loop()  # lets go of every task and of what it holds: there may be no memory left for the last words
+    gc.collect()
+    if rtc is not None and isinstance(error, MemoryError) and suspect:
+        rtc.buf[ENTERED] = suspect
+        rtc.save()
     sys.print_exception(error)
     if isinstance(error, LowSupply):  # no crash, and nothing is written
-        if rtc is not None:
-            healthy()
+        planned()
         reset.restart(_LOW_SUPPLY_MS)
-    try:
-        text = io.StringIO()
-        sys.print_exception(error, text)  # pyright: ignore[reportArgumentType]
-        lines = text.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-        lines = lines.strip().split("\n")
-        where = lines[-2].strip() if len(lines) > 1 else ""
-        with open(_CRASH_FILE, "w") as f:
-            f.write((lines[-1] + " | " + where)[:_TEXT])
-    except OSError:
-        pass  # a full or broken flash must not keep the node from restarting
+    keep_words(error)
     if bench:
         return
     if isinstance(error, NeedsKey):
         log.error("nothing can be sealed; next: provision this node with a new key and the next epoch, then reset it")
-        if rtc is not None:
-            healthy()  # no crash: after provisioning it starts with all its sensors
+        planned()  # no crash: after provisioning it starts with all its sensors
         reset.restart(_NEEDS_KEY_MS)
-    n = rtc.buf[CRASHES] if rtc is not None else 0
-    reset.restart(0 if n < _ONE_AT else 1000 << min(n, 10))
-
-
-def last_words():
-    """Return the text that failed() kept in the boot before, or ""."""
-    try:
-        with open(_CRASH_FILE) as f:
-            return f.read(_TEXT)
-    except (OSError, ValueError):
-        return ""
-
-
-def forget_words():
-    """The last words are in the outbox: remove them."""
-    remove(_CRASH_FILE)
+    n = rung if rtc is not None else 0
+    reset.restart(0 if n + 1 < PATIENCE else 1000 << min(n + 1, 10))
 
 
 def prove_slot():
@@ -108,9 +162,26 @@ def prove_slot():
         slots.prove()
 
 
+def slot():
+    """Return the name of the update slot this boot runs from, "" for the root."""
+    slots = sys.modules.get("slots")
+    return slots.path[1:] if slots is not None else ""
+
+
 def _trial_overdue(uptime_s):
     slots = sys.modules.get("slots")
     return slots is not None and slots.overdue(uptime_s)
+
+
+def save(put):
+    """Tell put(int) what load() needs after a deep sleep: how long this rung has worked."""
+    put(good_s)
+
+
+def load(get, slept_s):
+    """Go on after a deep sleep of so many seconds; it was good work, too."""
+    global good_s
+    good_s = get() + slept_s
 
 
 class Supervisor:
@@ -123,8 +194,13 @@ class Supervisor:
         self._tasks = []
         self._failed = asyncio.Event()
         self._error = RuntimeError("no task")
+        self._seen = clock.uptime_s()
         self.restarts = 0
         self.checks = []  # functions() called at every tick
+
+    def woke(self):
+        """Uptime jumped: the boot goes on from one that slept."""
+        self._seen = clock.uptime_s()
 
     def watch(self, name, silence_s):
         """Expect progress(name) at least every silence_s seconds from now on."""
@@ -150,8 +226,7 @@ class Supervisor:
             except OSError as e:
                 log.warning("%s: %s", name, e)
             except Exception as e:
-                self._error = e
-                self._failed.set()
+                self.fail(e)
                 return
             self.restarts += 1
             if clock.uptime_s() - began > 300:
@@ -178,15 +253,13 @@ class Supervisor:
             try:
                 self._step()
             except Exception as e:
-                self._error = e
-                self._failed.set()
+                self.fail(e)
                 return
             await asyncio.sleep(_TICK_S)
 
     def _step(self):
         now = clock.uptime_s()
-        if now >= _HEALTHY_S:
-            healthy()
+        passed, self._seen = now - self._seen, now
         if _trial_overdue(now):
             raise RuntimeError("no answer on trial")
         for check in self.checks:
@@ -198,3 +271,5 @@ class Supervisor:
                 return
         if self._watchdog is not None:
             self._watchdog.feed()
+        if rtc is not None:
+            worked(passed, now)

@@ -52,6 +52,11 @@ class Uplink:
             self._hold = max(self._hold, board_clock.uptime_s() + random.randint(0, self.jitter_s))
         self._wake.set()
 
+    def tune(self, jitter_s, ack_age_s, backoff_s):
+        """Change the waiting times from now on."""
+        self.jitter_s, self._ack_age_s, self._backoff_s = jitter_s, ack_age_s, backoff_s
+        self._wake.set()
+
     def link_up(self):
         """The bearer came back: no need to wait out the pause."""
         self._failures = self.due_s = 0

@@ -1,8 +1,13 @@
 """Alarm, status and downlink payloads (WIRE.md sections 2 and 6)."""
 
+from motewire._const import const
 from motewire import cbor
-from motewire.codes import DOWN_MISSING, DOWN_NEXT, DOWN_SINCE
 from motewire.errors import Malformed
+
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_DOWN_MISSING = const(2)
+_DOWN_NEXT = const(1)
+_DOWN_SINCE = const(8)
 
 
 def put_alarm(buf, at, code, t2000, quantity, value, limit=None, ext=None, stamp=cbor.ABSOLUTE, now=0):
@@ -39,9 +44,9 @@ class Ack:
 
     def __init__(self, payload):
         """Take the keys 1, 2 and 8 of a downlink map. Raises Malformed."""
-        self.next = payload.get(DOWN_NEXT, 0)
-        self.since = payload.get(DOWN_SINCE, 0)
-        self._missing = payload.get(DOWN_MISSING, b"")
+        self.next = payload.get(_DOWN_NEXT, 0)
+        self.since = payload.get(_DOWN_SINCE, 0)
+        self._missing = payload.get(_DOWN_MISSING, b"")
         if not isinstance(self.next, int) or not isinstance(self.since, int) or not isinstance(self._missing, bytes):
             raise Malformed
         if self.next < 0 or self.since < 0:

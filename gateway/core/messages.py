@@ -29,6 +29,14 @@ STATUS_KEYS: Mapping[int, str] = {
     codes.STATUS_ROWS_LOST: "rows_lost",
     codes.STATUS_EXCEPTION: "exception",
     codes.STATUS_CONFIG: "config_version",
+    codes.STATUS_POWER: "power_seconds",
+    codes.STATUS_TEMPERATURE: "board_temperature",
+    codes.STATUS_DRIFT: "clock_drift",
+    codes.STATUS_LADDER: "ladder",
+    codes.STATUS_COMMAND: "command",
+    codes.STATUS_SLOT: "slot",
+    codes.STATUS_PROBLEM: "config_problem",
+    codes.STATUS_WRITES: "writes_refused",
 }
 
 

@@ -16,6 +16,9 @@ _HEALTH = {
     "rows_lost": "count",
     "downlink_rssi": "dBm",
     "battery_voltage": "V",
+    "board_temperature": "Cel",
+    "clock_drift": "ppm",
+    "writes_refused": "count",
 }
 _SCALE = {"battery_voltage": 100}  # 10 mV steps
 

@@ -26,7 +26,9 @@ HEALTH_UNITS = (
     "dBm",
     "V",
     "dB",
-)  # units of a status frame's values; all but the first three are quantities' too
+    "Cel",
+    "ppm",
+)  # units of a status frame's values; some are quantities' too
 
 TIME = {
     "type": "string",

@@ -24,7 +24,7 @@ import sim_link
 sim_clock.now = sim_clock.boot = _cfg.get("now", 0)
 sim_clock.rtc_off = _cfg.get("rtc_off", -sim_clock.now)
 sim_clock.cut_at = _cfg.get("cut_at", sim_clock.NEVER)
-for _m in ("os", "time", "select", "_asyncio", "network", "socket", "esp32", "machine"):
+for _m in ("os", "time", "select", "_asyncio", "network", "socket", "esp32", "machine", "micropython"):
     sys.modules[_m] = __import__("hw_" + _m)
 sys.modules["lora"] = __import__("hw_lora")
 for _m in ("sx126x", "sx127x", "async_modem", "sync_modem", "modem"):
@@ -126,8 +126,11 @@ if gc.mem_free() < _want:
     raise MemoryError("the stand-ins leave less heap than promised: %d bytes short" % (_want - gc.mem_free()))
 # in small pieces: they fill the holes start-up left at the bottom, and the firmware gets the whole stretch above
 sim_hw.ballast = []
-while gc.mem_free() > _want + 2048:
-    sim_hw.ballast.append(bytes(440))
+while (
+    gc.mem_free() > _want + 2048
+):  # asking walks the heap: many pieces between two questions while there is much to fill
+    for _ in range(max(1, (gc.mem_free() - _want - 2048) // 1024)):
+        sim_hw.ballast.append(bytes(440))
 sim_link.send("H", "%d %d" % (_used, gc.mem_free()))
 del _used, _want
 

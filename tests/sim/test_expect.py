@@ -80,5 +80,5 @@ def test_the_wear_budget_is_that_of_the_blocks_that_are_free_in_the_worst_case()
 
 
 def test_the_default_of_the_outbox_is_the_firmwares():
-    config = (Path(__file__).parents[2] / "firmware" / "mote" / "config.py").read_text()
+    config = (Path(__file__).parents[2] / "firmware" / "mote" / "settings.py").read_text()
     assert f'"outbox_kb": (int, 16, 4096, {wear.OUTBOX_KB})' in config

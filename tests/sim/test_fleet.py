@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from host_sim import lora
 from host_sim.fleet import FleetError
 from host_sim.protocol import EPOCH_2000, HARD, PWRON, WDT
 from host_sim.vm.run import run_vm
+from host_sim.zygote import Zygote
 
 from .conftest import plan
 
@@ -239,6 +242,34 @@ def test_a_vm_that_burns_real_time_is_reported_with_its_name(play, tmp_path):
             play(plan(group=[{"name": "aq", "profile": "air_quality", "count": 1}]), hours=0.1, firmware=firmware)
     finally:
         module.Fleet.__init__ = original
+
+
+class Deaf:
+    """A socket whose reader is interrupted once."""
+
+    def __init__(self, sock):
+        self._sock, self._interrupts = sock, 1
+
+    def __getattr__(self, name):
+        return getattr(self._sock, name)
+
+    def recv(self, n):
+        if self._interrupts:
+            self._interrupts = 0
+            raise KeyboardInterrupt
+        return self._sock.recv(n)
+
+
+def test_an_interrupt_between_question_and_answer_does_not_mix_up_the_zygotes_answers(tmp_path):
+    with Zygote() as zygote, (tmp_path / "console").open("wb") as console:
+        pid, line = zygote.spawn(["micropython", "-c", "while 1: pass"], [tmp_path], console.fileno())
+        plain, zygote._sock = zygote._sock, Deaf(zygote._sock)
+        with pytest.raises(KeyboardInterrupt):
+            zygote.spawn(["micropython", "-c", "while 1: pass"], [tmp_path], console.fileno())
+        zygote._sock = plain
+        assert zygote.kill(pid) == signal.SIGKILL
+        assert zygote.kill(pid) == 0
+        line.close()
 
 
 def test_unix_and_device_epochs_agree():

@@ -15,7 +15,7 @@ CONFIG = {"node": 263, "profile": "parking", "sample_s": 10, "log": 0}
 NVS = {"citymote": {"key": "00" * 16, "epoch": 0, "ceiling": 0}}
 SCRIPT = """
 %s
-import json, sim, sim_clock, machine, esp32
+import json, sys, sim, sim_clock, machine, esp32
 sim.values["occupied"] = 0.0
 FILES = %r
 for name in FILES:
@@ -36,12 +36,29 @@ except Enough:
     end = "running"
 except SystemExit:
     end = "soft"
+except KeyboardInterrupt:
+    end = "REPL"
 try:
     with open("/crash.txt") as f:
         crash = f.read()
 except OSError:
     crash = ""
-print("\\x1e" + json.dumps({"end": end, "rtc": machine._state["rtc"].hex(), "nvs": esp32._store, "crash": crash}))
+supervisor = sys.modules.get("mote.supervisor")  # an update may lack one
+level = supervisor.level if supervisor else None
+try:
+    with open("/config.json") as f:
+        config = json.load(f)
+except (OSError, ValueError):
+    config = None
+try:
+    with open("/problem.txt") as f:
+        problem = f.read()
+except OSError:
+    problem = ""
+print("\\x1e" + json.dumps({
+    "end": end, "rtc": machine._state["rtc"].hex(), "nvs": esp32._store, "crash": crash, "level": level, "problem": problem,
+    "config": config if isinstance(config, dict) else None, "interrupt": sys.modules["micropython"].interrupt_char,
+}))
 """
 
 
@@ -53,13 +70,12 @@ def with_known_time() -> str:
     return image.hex()
 
 
-def boot(node: Path, files: dict[str, str], *, seconds: int = 900, prelude: str = "", **how):
-    done = run_vm(
-        SCRIPT % (prelude, files, seconds), node_dir=node, heap="130wK", hw={"i2c": {"0": {"0x0d": "qmc5883l"}}}, **how
-    )
+def boot(node: Path, files: dict[str, str], *, seconds: int = 900, prelude: str = "", digital=None, **how):
+    hw = {"i2c": {"0": {"0x0d": "qmc5883l"}}, "digital": digital or {}}
+    done = run_vm(SCRIPT % (prelude, files, seconds), node_dir=node, heap="130wK", hw=hw, **how)
     for line in done.out.split("\n"):
         if line.startswith("\x1e"):
-            return json.loads(line[1:])
+            return json.loads(line[1:]) | {"log": done.out}
     raise AssertionError(done.out[-2000:] + done.err[-3000:])
 
 
@@ -77,14 +93,16 @@ def test_a_provisioned_node_comes_up_and_keeps_running_without_a_gateway(node: P
     assert result["end"] == "running", result
     assert result["nvs"]["citymote"]["boots"] == 1
     assert result["nvs"]["citymote"]["ceiling"] == 64 + 1
-    assert bytes.fromhex(result["rtc"])[2] == 0, "ten minutes of work clear the crash counter"
+    assert bytes.fromhex(result["rtc"])[2] == 1, "an hour of work proves nothing"
+    result = boot(node, whole(), nvs=NVS, seconds=7 * 3600)
+    assert bytes.fromhex(result["rtc"])[2] == 0, "six hours of work take one crash back"
 
 
 @pytest.mark.parametrize(
     ("files", "nvs", "word"),
     [
-        ({}, NVS, "config.json"),
-        ({"/config.json": "{nonsense"}, NVS, "config.json"),
+        ({}, NVS, "no configuration"),
+        ({"/config.json": "{nonsense"}, NVS, "no configuration"),
         (whole(profile="zebra"), NVS, "zebra"),
         (whole(link="pigeon"), NVS, "pigeon"),
         (whole() | {"/board.json": "{}"}, NVS, "radio"),
@@ -110,16 +128,158 @@ def test_a_node_without_key_or_counter_sleeps_by_the_hour_and_starts_afresh_once
     assert boot(node, whole(), nvs=fresh, rtc=rtc, cause=2)["end"] == "running"
 
 
+def boots(node: Path, files: dict[str, str], times: int, *, until: str = "running", **how):
+    """Boot with RTC memory and NVS carried on, until one ends as wanted; the results."""
+    rtc, nvs, results = how.pop("rtc", ""), how.pop("nvs", NVS), []
+    for i in range(times):
+        results.append(
+            boot(
+                node,
+                files if not i else {},
+                nvs=nvs,
+                rtc=rtc,
+                cause=how.get("cause", 2),
+                **{k: v for k, v in how.items() if k != "cause"},
+            )
+        )
+        rtc, nvs = results[-1]["rtc"], results[-1]["nvs"]
+        if results[-1]["end"] == until:
+            break
+    return results
+
+
 def test_a_crash_loop_sleeps_ever_longer_and_ends_as_soon_as_the_cause_is_gone(node: Path) -> None:
     broken = whole(profile="zebra")
-    rtc, ends = "", []
-    for _ in range(5):
-        result = boot(node, broken, nvs=NVS, rtc=rtc, cause=2)
-        rtc = result["rtc"]
-        ends.append(result["end"])
-    assert ends == ["Rhard", "Rhard", "Z8000", "Z16000", "Z32000"], ends
-    result = boot(node, whole(), nvs=NVS, rtc=rtc, cause=4, seconds=1200)
-    assert result["end"] == "running" and bytes.fromhex(result["rtc"])[2] == 0
+    results = boots(node, broken, 5)
+    assert [r["end"] for r in results] == ["Rhard", "Rhard", "Z8000", "Z16000", "Z32000"]
+    result = boot(node, whole(), nvs=results[-1]["nvs"], rtc=results[-1]["rtc"], cause=4, seconds=1200)
+    assert result["end"] == "running"
+
+
+BROKEN_PROFILE = """
+import mote
+def borrow(name, what, *args, old=mote.borrow):
+    if name == "mote.profiles.opening":
+        raise ImportError("no module named 'mote.profiles.gone'")
+    return old(name, what, *args)
+mote.borrow = borrow
+"""
+BROKEN_ENGINE = """
+import mote.staging as s
+def broken(*args):
+    raise ValueError("corrupt")
+s.Staging.__init__ = broken
+"""
+
+
+@pytest.mark.parametrize(("prelude", "word"), [(BROKEN_PROFILE, "ImportError"), (BROKEN_ENGINE, "corrupt")])
+def test_a_node_that_cannot_be_built_ends_as_a_safe_one_that_has_an_uplink(node: Path, prelude: str, word: str) -> None:
+    """Bad modules and bad files end at link, downlinks and status; the outbox goes on with the same counters."""
+    results = boots(node, whole(), 12, prelude=prelude)
+    last = results[-1]
+    assert last["end"] == "running" and last["level"] == 4 and "safe node" in last["log"], [r["end"] for r in results]
+    assert len(results) == 6 and word in results[0]["crash"] and not last["crash"], "its words are in the outbox"
+    assert last["nvs"]["citymote"]["ceiling"] > 1, "it has sealed its hello"
+
+
+def test_a_safe_node_tries_to_be_whole_again_after_a_day(node: Path) -> None:
+    results = boots(node, whole(), 12, prelude=BROKEN_PROFILE)
+    day = boot(node, {}, nvs=results[-1]["nvs"], rtc=results[-1]["rtc"], cause=4, prelude=BROKEN_PROFILE, seconds=90000)
+    assert day["end"] == "Rhard"
+    mended = boot(node, {}, nvs=day["nvs"], rtc=day["rtc"], cause=2)
+    assert mended["end"] == "running" and mended["level"] == 0 and "safe node" not in mended["log"]
+
+
+def test_what_is_left_of_a_configuration_is_enough_for_a_safe_node_at_once(node: Path) -> None:
+    result = boot(node, whole(row_s=61), nvs=NVS)
+    assert result["end"] == "running" and result["level"] == 4 and "safe node" in result["log"]
+
+
+def test_a_safe_node_takes_the_other_bearer_when_the_boards_file_is_gone(node: Path) -> None:
+    files = whole(wifi={"ssid": "a", "password": "b", "host": "10.0.0.1"}) | {"/board.json": "rot"}
+    results = boots(node, files, 12)
+    assert results[-1]["end"] == "running" and "safe node" in results[-1]["log"] and results[-1]["level"] == 4
+
+
+def test_the_board_file_has_a_copy(node: Path) -> None:
+    files = whole() | {"/board.json": "rot", "/board.good": BOARD}
+    result = boot(node, files, nvs=NVS)
+    assert result["end"] == "running" and result["level"] == 0
+
+
+@pytest.mark.parametrize("cause", [2, 1])
+def test_a_new_configuration_that_fails_three_boots_is_given_up_for_the_good_one(node: Path, cause: int) -> None:
+    """Crashes and power cuts alike; what was refused is said, and its version never given again."""
+    files = whole(profile="zebra", version=7) | {"/config.good": json.dumps(CONFIG | {"version": 6})}
+    results = []
+    rtc, nvs = "", NVS
+    for i in range(4):
+        results.append(boot(node, files if not i else {}, nvs=nvs, rtc="" if cause == 1 else rtc, cause=cause))
+        rtc, nvs = results[-1]["rtc"], results[-1]["nvs"]
+    assert [r["end"] for r in results] == ["Rhard", "Rhard", "Z8000" if cause == 2 else "Rhard", "running"]
+    last = results[-1]
+    assert last["config"] == CONFIG | {"version": 6, "refused": 7} and last["level"] == 0
+    assert "7: 3 failed boots" in last["log"]
+    assert (
+        bytes.fromhex(last["rtc"])[2] <= 1
+        and bytes.fromhex(last["rtc"])[5] == 0
+        and not last["nvs"]["citymote"]["tries"]
+    )
+
+
+def test_a_configuration_without_a_good_one_before_it_is_kept(node: Path) -> None:
+    results = boots(node, whole(profile="zebra", version=7), 5)
+    assert results[-1]["config"]["version"] == 7
+
+
+NOISE_ON_THE_LINE = """
+import sim_clock
+def ctrl_c():
+    raise KeyboardInterrupt
+sim_clock.at(%d * 1000000, ctrl_c)
+"""
+
+
+@pytest.mark.parametrize("second", [0, 1, 300])
+def test_ctrl_c_in_the_field_is_a_reset(node: Path, second: int) -> None:
+    result = boot(node, whole(), nvs=NVS, prelude=NOISE_ON_THE_LINE % second)
+    assert result["end"] in ("Rhard", "soft") and result["interrupt"] == -1, result["end"]
+    assert not result["rtc"] or bytes.fromhex(result["rtc"])[2] == 0, "noise is no crash"
+
+
+def test_ctrl_c_ends_at_the_repl_where_the_configuration_the_bench_pin_or_a_blank_board_allow_it(node: Path) -> None:
+    noise = NOISE_ON_THE_LINE % 20
+    assert boot(node, whole(repl=1), nvs=NVS, prelude=noise)["end"] == "REPL"
+    grounded = noise + "import sim\nsim.values['bench'] = 0.0\n"
+    assert boot(node, whole(), nvs=NVS, prelude=grounded, digital={"13": "bench"}, cause=2)["end"] == "REPL"
+    lifted = noise + "import sim\nsim.values['bench'] = 1.0\n"
+    assert boot(node, whole(), nvs=NVS, prelude=lifted, digital={"13": "bench"}, cause=2)["end"] == "Rhard"
+    blank = node / "blank"
+    blank.mkdir()
+    assert boot(blank, whole(), nvs={}, prelude=noise)["end"] == "REPL", "a board that was never provisioned"
+
+
+GROUNDED = """
+import sim, sim_clock
+sim.values["bench"] = 0.0
+def lift():
+    sim.values["bench"] = 1.0
+sim_clock.at(%d * 1000000, lift)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "cause", "reset"), [(12, 1, True), (3, 1, False), (100, 1, False), (12, 2, False)])
+def test_the_bench_pin_held_for_ten_seconds_at_power_on_is_a_factory_reset(node: Path, seconds, cause, reset) -> None:
+    files = whole(sample_s=30, version=4) | {
+        "/config.good": json.dumps(CONFIG | {"sample_s": 30, "version": 4}),
+        "/bay.json": "{}",
+    }
+    files["/config.factory"] = json.dumps(CONFIG)
+    result = boot(node, files, nvs=NVS, prelude=GROUNDED % seconds, digital={"13": "bench"}, cause=cause)
+    assert result["end"] == "running", result["end"]
+    assert result["config"] == (CONFIG | {"version": 5} if reset else json.loads(files["/config.json"]))
+    kept = result["nvs"]["citymote"]
+    assert kept["key"] == "00" * 16 and kept["ceiling"] >= 1
 
 
 def test_a_broken_config_falls_back_to_the_one_that_reached_the_gateway(node: Path) -> None:

@@ -25,7 +25,7 @@ BEYOND = {
     "plain value above 2**27", "plain irregular without stamps", "plain irregular with an interval", "not the shortest head",
     "indefinite array", "something behind", "alarm value above 2**27", "a status with a key twice",
     "a status with true beside 1", "an announcement with one quantity twice", "bitmap with a zero tail",
-    "update offer of no bytes",
+    "update offer of no bytes", "config that is empty", "piece beyond the count",
 }  # fmt: skip
 # What zcbor's validation lets pass although the grammar forbids it: a negative number for uint.
 JUDGE_IS_BLIND = {"negative schema", "downlink time before 1970"}

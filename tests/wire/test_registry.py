@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -186,6 +187,19 @@ def events() -> Iterator[Event]:
             {1: 77, 2: 1, 3: 2, 5: "0.1.0", 6: 40000, 7: 3, 9: -80, 12: 371, 13: 0, 14: "OSError", 99: [1, {2: b"x"}]}
         ),
         mote.status({4: {20: [5, 6]}}),
+        mote.status(
+            {
+                15: 6,
+                16: [9, 8, 7, 6],
+                17: -12,
+                18: -35,
+                19: [1, 4],
+                20: [7, 2, "ok"],
+                21: "b",
+                22: "7: no answer",
+                23: 1,
+            }
+        ),
     ]
     told = introduce(NODE, state, T0)
     assert told is not None and told.event is not None
@@ -254,3 +268,19 @@ def test_gateway_info_and_rejects_are_valid() -> None:
 )  # fmt: skip
 def test_wrong_payloads_are_invalid(name: str, wrong: Any) -> None:
     assert not validator(name).is_valid(wrong)
+
+
+FIRMWARE = Path(__file__).resolve().parents[2] / "firmware"
+PRIVATE = re.compile(r"^_((?:ALARM|STATUS|DOWN|CONFIG|LADDER|COMMAND|EXT|TIME)_\w+) = const\((\d+)\)", re.M)
+
+
+def test_private_copies_of_code_numbers_are_the_registered_ones() -> None:
+    """The node keeps copies, because an imported number costs RAM and an inlined constant none."""
+    seen = 0
+    for path in sorted(FIRMWARE.rglob("*.py")):
+        for name, number in PRIVATE.findall(path.read_text()):
+            if hasattr(codes, name):
+                seen += 1
+                assert getattr(codes, name) == int(number), f"{path}: _{name}"
+    assert seen > 60
+    assert len(codes.CONFIG_NAMES) == codes.CONFIG_ALARM

@@ -74,6 +74,24 @@ class Board:
         uv = machine.ADC(machine.Pin(spec["pin"]), atten=machine.ADC.ATTN_11DB).read_uv()
         return uv // 1000 * int(spec["divider"] * 100) // 100
 
+    def temperature(self):
+        """Temperature of the board's processor in degrees Celsius, or None where the port cannot tell."""
+        import esp32
+
+        if hasattr(esp32, "mcu_temperature"):  # S2, S3, C3, C6
+            return esp32.mcu_temperature()  # pyright: ignore[reportAttributeAccessIssue]
+        if hasattr(esp32, "raw_temperature"):  # ESP32: degrees Fahrenheit
+            return (esp32.raw_temperature() - 32) * 5 // 9
+        return None
+
+    def has_led(self):
+        return "led" in self._spec
+
+    def led(self, on):
+        """Switch the LED; only on a board that has one."""
+        spec = self._spec["led"]
+        machine.Pin(spec["pin"], machine.Pin.OUT).value(int(on) if spec.get("active", 1) else int(not on))
+
     def bench(self):
         """True when the bench pin is tied to ground: a technician wants the REPL."""
         number = self.limits.get("bench_pin")

@@ -17,6 +17,11 @@ def cause():
     return machine.reset_cause()
 
 
+def powered_on():
+    """True after power-on, brown-out or the EN button, which the port cannot tell apart."""
+    return machine.reset_cause() == machine.PWRON_RESET
+
+
 def sleep(ms, high=None):
     """Sleep deeply for ms of the board's clock, then start again with cause "deep sleep". Never returns on a board.
 

@@ -10,11 +10,10 @@ import random
 from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
-from mote import log, nobody
+from mote import let_go, log, nobody
 from mote.duty import Duty, sub_band
 from mote.errors import BadConfig
 from mote.hal import clock as board_clock
-from mote.rare import forget
 from motewire.frame import max_frame
 
 _RX_DELAY_MS = const(1000)
@@ -119,7 +118,7 @@ def open_link(config, board, rtc, nvs):
     if len(bands) > 2:
         raise BadConfig("channels_khz: at most two sub-bands")
     modem = radio.make(spec, board.spi_spec(spec["spi"]), config["sf"])
-    forget("mote.hal.radio")
+    let_go("mote.hal.radio")
     log.info("lora SF%d, %d channels", config["sf"], len(config["channels_khz"]))
     duty = Duty(rtc, nvs, board_clock.now, bands)
     return LoraLink(modem, config["sf"], config["channels_khz"], bands, duty, spec["cs"])

@@ -1,18 +1,7 @@
-"""What a node measures. A profile is one file: which sensors, which columns, which statistics, which rules.
-
-PROFILES is a table of strings, because an import costs RAM.
-"""
+"""What a node measures. A profile is one file: which sensors, which columns, which statistics, which rules."""
 
 from mote import nobody
 from mote.stats import MEAN, NAMES
-
-PROFILES = {
-    "air_quality": "air_quality:AirQuality",
-    "noise": "noise:Noise",
-    "water_meter": "water_meter:WaterMeter",
-    "parking": "parking:Parking",
-    "bin_fill": "bin_fill:BinFill",
-}
 
 
 class Profile:
@@ -28,14 +17,18 @@ class Profile:
     HOWS = {}
     ALARMS = ()
 
-    def __init__(self, board, config, keep):
-        """board: mote.hal.board.Board. config: complete configuration. keep: function(name) -> mote.twice.Twice."""
+    def __init__(self, board, config, keep, bare=False):
+        """board: mote.hal.board.Board. config: complete configuration. keep: function(name) -> mote.twice.Twice. bare: without sensors.
+
+        commands: {name: coroutine function(args) -> detail text or None} beyond those of mote.control; build() may add to it.
+        """
         from motewire.quantities import ids_of
 
         self.ids = ids_of(self.KEYS)
         self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
         self.raised = nobody  # function(code, t, quantity id, value, limit), set by the node
-        self.sensors = self.build(board, config, keep)
+        self.commands = {}
+        self.sensors = [] if bare else self.build(board, config, keep)
 
     def build(self, board, config, keep):
         """Return the list of mote.sampler.Sensor."""
@@ -65,16 +58,6 @@ class Profile:
         named = [spec.get("q") for spec in specs]
         specs.extend([spec for spec in self.ALARMS if spec["q"] not in named])
         return specs
-
-
-def open_profile(name):
-    """Return the class of profile `name`. Raises BadConfig."""
-    from mote.errors import BadConfig
-
-    if name not in PROFILES:
-        raise BadConfig("profile: " + name)
-    module, cls = PROFILES[name].split(":")
-    return getattr(__import__("mote.profiles." + module, None, None, (cls,)), cls)
 
 
 def chip(name, bus, config, **defaults):

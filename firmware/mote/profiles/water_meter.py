@@ -13,7 +13,10 @@ from mote import supervisor
 from mote.hal.rtc import PULSES_AT
 from mote.profiles import Profile, chip
 from mote.sampler import Sensor
-from motewire.codes import ALARM_ABOVE, ALARM_CLEARED
+
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_ALARM_ABOVE = const(2)
+_ALARM_CLEARED = const(1)
 
 _VOLUME = const(0)
 _EVERY = const(10)  # pulses
@@ -98,10 +101,10 @@ class WaterMeter(Profile):
             self._busy_hours = 0
             if self._leaking:
                 self._leaking = False
-                self.raised(ALARM_CLEARED, t, self.ids[_VOLUME], used, self._leak_limit)
+                self.raised(_ALARM_CLEARED, t, self.ids[_VOLUME], used, self._leak_limit)
             return
         self._least = used if not self._busy_hours else min(used, self._least)
         self._busy_hours += 1
         if self._busy_hours >= self._leak_hours and not self._leaking:
             self._leaking = True
-            self.raised(ALARM_ABOVE, t, self.ids[_VOLUME], self._least, self._leak_limit)
+            self.raised(_ALARM_ABOVE, t, self.ids[_VOLUME], self._least, self._leak_limit)

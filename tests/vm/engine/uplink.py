@@ -190,7 +190,7 @@ async def test_the_interval_changes_without_a_reboot_and_survives_one():
     watched(node)
     task = asyncio.create_task(node.run())
     await asyncio.sleep(3 * 3600)
-    gw.extra = {DOWN_CONFIG: {1: 30, 2: 60, 3: 600}, 99: "later", 7: True}
+    gw.extra = {DOWN_CONFIG: {1: 30, 2: 60, 3: 600}, 99: "later", 98: True}
     await asyncio.sleep(2 * 3600 + 1800)
     rows = gw.rows()
     late = [b[0] - a[0] for a, b in zip(rows, rows[1:])][-10:]

@@ -1,27 +1,14 @@
-"""Statistics, alarm rules, configuration, duty ledger: each on its own."""
+"""Statistics, duty ledger, RTC memory: each on its own."""
 
-import json
-import os
 from array import array
 
 import machine
 import nodekit as kit
 import sim
 from mote import duty as duty_module
-from mote.alarms import Alarms, Mask, rules_from
-from mote.config import Config, check
 from mote.duty import Duty, sub_band
-from mote.errors import BadConfig
 from mote.hal.rtc import RtcMemory
 from mote.stats import LAST, MAX, MEAN, MIN, Stats
-
-
-def refused(call, *args):
-    try:
-        call(*args)
-    except BadConfig as e:
-        return str(e)
-    raise AssertionError("not refused")
 
 
 def test_a_row_is_the_rounded_mean_the_last_the_smallest_and_the_largest():
@@ -46,83 +33,6 @@ def test_a_mean_of_large_values_stays_small_inside():
     out = array("i", bytes(4))
     s.row_into(out)
     assert out[0] == 100_000_003
-
-
-def test_an_alarm_is_raised_once_and_cleared_once():
-    told = []
-    rules = rules_from(
-        [{"q": "pm10", "above": 180, "clear": 150, "hold": 2}, {"q": "temperature", "below": -5.5}], (6, 1)
-    )
-    nvs = kit.Store()
-    alarms = Alarms(rules, lambda *a: told.append(a), Mask(nvs, "alarms", "x"))
-    row = array("i", (0, 0))
-    for t, pm, temp in (
-        (1, 190, 0),
-        (2, 170, 0),
-        (3, 200, 0),
-        (4, 201, -55),
-        (5, 160, -56),
-        (6, 181, -60),
-        (7, 150, -55),
-    ):
-        row[0], row[1] = pm, temp
-        alarms.check(t, row, 3)
-    assert told == [(2, 4, 6, 201, 180), (3, 5, 1, -56, -55), (1, 7, 6, 150, 180), (1, 7, 1, -55, -55)], told
-
-
-def test_an_alarm_raised_before_a_reset_is_cleared_after_it():
-    specs = [{"q": "pm10", "above": 180, "clear": 150}]
-    nvs, told = kit.Store(), []
-    row = array("i", (200,))
-    Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", repr(specs))).check(1, row, 1)
-    again = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", repr(specs)))
-    again.check(2, row, 1)
-    row[0] = 100
-    again.check(3, row, 1)
-    assert [t[0] for t in told] == [2, 1], told
-
-
-def test_alarm_rules_that_make_no_sense_are_refused_by_name():
-    for spec in ({"q": "pm10"}, {"q": "pm10", "above": 1, "below": 2}, {"q": "nonsense", "above": 1}, {"q": "o3", "above": 1},
-                 {"q": "pm10", "above": 1, "clear": 2}, {"q": "pm10", "above": 1, "hold": 0}):  # fmt: skip
-        assert "alarms" in refused(rules_from, [spec], (6,)), spec
-
-
-def test_a_configuration_is_checked_key_by_key():
-    good = {"node": 1, "profile": "noise"}
-    full = check(good)
-    assert full["row_s"] == 300 and full["sf"] == 7 and full["jitter_s"] == 300
-    for key, value in (
-        ("node", "1"),
-        ("node", 0),
-        ("sf", 6),
-        ("sf", 7.5),
-        ("row_s", 61),
-        ("report_s", 301),
-        ("alarms", {}),
-        ("node", True),
-    ):
-        bad = dict(good)
-        bad[key] = value
-        text = refused(check, bad)
-        assert key in text or "multiple" in text, text
-    assert "profile" in refused(check, {"node": 1})
-
-
-def test_a_broken_configuration_falls_back_to_the_last_good_one():
-    path, good = "/c.json", "/c.good"
-    with open(path, "w") as f:
-        json.dump({"node": 5, "profile": "noise", "row_s": 600, "report_s": 3600, "future": 1}, f)
-    c = Config(path, good)
-    assert not c.fallback
-    c.proven()
-    with open(path, "w") as f:
-        f.write('{"node": 5, "prof')
-    c = Config(path, good)
-    assert c.fallback and c["row_s"] == 600 and c["future"] == 1 and "JSON" in c.problem
-    os.remove(good)
-    refused(Config, path, good)
-    os.remove(path)
 
 
 def test_the_duty_ledger_never_lets_an_hour_exceed_its_share():

@@ -1,0 +1,125 @@
+"""What the commands do. Loaded while one is executed. Each action is a coroutine function(control, args) -> detail text or None."""
+
+import asyncio
+from array import array
+
+from micropython import const
+from mote import log, supervisor
+from mote.errors import Refused
+from mote.hal import clock as board_clock
+
+_EMERGENCY_S = const(3600)
+_EIO = const(5)
+
+
+def number(args, default, low, high):
+    """Return the only argument, an int of low..high. Raises Refused."""
+    if len(args) > 1:
+        raise Refused("arguments")
+    v = args[0] if args else default
+    if isinstance(v, bool) or not isinstance(v, int) or not low <= v <= high:
+        raise Refused("arguments")
+    return v
+
+
+# --- of any node
+
+
+async def reboot(control, args):
+    if args:
+        raise Refused("arguments")
+    control.restart()
+
+
+async def factory_reset(control, args):
+    from mote.restore import factory_reset as reset
+
+    if args:
+        raise Refused("arguments")
+    if not reset(supervisor.rtc, control.node.nvs):
+        raise Refused("no factory config")
+    supervisor.climb("enter", False)
+    control.restart()
+
+
+async def safe_mode(control, args):
+    """1 or nothing: no sensors for a day; 0: back."""
+    supervisor.climb("enter", number(args, 1, 0, 1) == 1)
+    control.restart()
+
+
+async def identify(control, args):
+    """Blink for so many seconds (30)."""
+    seconds = number(args, 30, 1, 3600)
+    board = control.node.board
+    if not board.has_led():
+        raise Refused("no LED")
+    asyncio.create_task(_blink(board.led, 2 * seconds))
+
+
+async def _blink(led, times):
+    try:
+        for _ in range(times):
+            led(True)
+            await asyncio.sleep_ms(100)
+            led(False)
+            await asyncio.sleep_ms(400)
+    finally:
+        led(False)
+
+
+# --- of a whole node
+
+
+async def emergency(control, args):
+    """Raise rates for so many seconds (an hour); 0: let them return."""
+    control.until = board_clock.uptime_s() + number(args, _EMERGENCY_S, 0, 604800)
+    control.boost()
+
+
+async def _read(node, row=None):
+    """Read every sensor that is not left out; return (sensors read, ids of those that failed, mask of the values in row)."""
+    good, bad, present = 0, [], 0
+    for i in range(len(node.profile.sensors)):
+        s = node.profile.sensors[i]
+        if s.shed:
+            continue
+        try:
+            present |= await node.sampler.read_aside(i, row)
+            good += 1
+        except Exception as e:
+            log.warning("%s: %s", s.name, repr(e))
+            bad.extend([node.ids[c] for c in s.columns if c >= 0])
+    if not good and not bad:
+        raise Refused("no sensors")
+    return good, " ".join([str(q) for q in bad]), present
+
+
+async def selftest(control, args):
+    """Read every sensor once: "ok 2", or "ok 1 failed 4 5 6" (quantity ids)."""
+    if args:
+        raise Refused("arguments")
+    good, bad, _ = await _read(control.node)
+    return "ok %d failed %s" % (good, bad) if bad else "ok %d" % good
+
+
+async def read_now(control, args):
+    """Read all sensors now; the row goes out at once, as a report of its own. The detail names what failed."""
+    node = control.node
+    if args:
+        raise Refused("arguments")
+    if not node.clock.quality:
+        raise Refused("no time")
+    row = array("i", bytes(4 * len(node.ids)))
+    _, bad, present = await _read(node, row)
+    if not present:
+        raise OSError(_EIO)
+    node.batcher.close()
+    node.batcher.append(node.sampler.time_aside(), row, present)
+    node.batcher.close()
+    node.uplink.fresh(True)
+    return "failed " + bad if bad else None
+
+
+ANY = {"reboot": reboot, "factory_reset": factory_reset, "safe_mode": safe_mode, "identify": identify}
+WHOLE = {"emergency": emergency, "selftest": selftest, "read_now": read_now}

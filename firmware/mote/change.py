@@ -1,0 +1,94 @@
+"""A configuration arrives: judged, stored, put into effect. Loaded for that only.
+
+It takes effect at once where it can; anything else ends in a planned restart, which loses nothing (what is open is sealed
+first, and no crash is counted).
+"""
+
+from micropython import const
+from mote import let_go, log, supervisor
+from mote.errors import BadConfig
+from mote.health import clipped
+from mote.pieces import Pieces, updates_of
+
+# motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_LADDER_OPTIONS = const(2)
+_STATUS_CONFIG = const(15)
+_STATUS_PROBLEM = const(22)
+
+_LIVE = (
+    "sample_s", "row_s", "report_s", "emergency_sample_s", "emergency_row_s", "emergency_report_s", "jitter_s", "ack_age_s",
+    "backoff_s", "hello_s", "prove_s", "health_s", "log", "repl", "alarms", "version", "refused",
+)  # fmt: skip
+_PROBLEM = const(28)  # bytes
+
+
+def take(remote, value):
+    """Take downlink key 4 {number: value} for a mote.remote.Remote. Raises BadConfig (reported, nothing changed), OSError."""
+    node = remote.node
+    try:
+        updates = updates_of(value, node.config.values, Pieces())
+        if not updates:
+            return
+        before, values = node.config.change(updates, lambda values: judge(remote, values))
+    except BadConfig as e:
+        remote.refused += 1
+        node.health.send([(_STATUS_PROBLEM, clipped(str(e), _PROBLEM))])
+        node.uplink.fresh(True)
+        raise e
+    log.info("config version %d", values["version"])
+    node.health.send([(_STATUS_CONFIG, values["version"])])
+    node.uplink.fresh(True)
+    if before is values:
+        return
+    if remote.whole:
+        apply(remote, before, values)
+    else:
+        remote.restart()
+
+
+def judge(remote, values):
+    """Raise BadConfig for what only this node can know to be wrong."""
+    from mote.links import LINKS
+    from mote.profiles.opening import PROFILES
+
+    if values["profile"] not in PROFILES:
+        raise BadConfig("profile: " + values["profile"])
+    if values["link"] not in LINKS:
+        raise BadConfig("link: " + values["link"])
+    if remote.whole and values["profile"] == remote.node.config["profile"]:
+        _rules(remote.node.profile, values)
+
+
+def _rules(profile, values):
+    from mote.rules import rules_from
+
+    specs = profile.alarm_specs(values)
+    try:
+        return rules_from(specs, profile.ids), repr(specs)
+    finally:
+        let_go("motewire.quantities")
+
+
+def apply(control, before, values):
+    """Let a new configuration take effect on a whole node."""
+    from mote.alarms import Mask
+
+    node = control.node
+    live = len(before) == len(values)
+    for key in values:
+        if key not in _LIVE and (key not in before or values[key] != before[key]):
+            live = False
+    stripped = supervisor.level >= _LADDER_OPTIONS
+    if values["alarms"] != before["alarms"] and values["profile"] == before["profile"] and not stripped:
+        rules, label = _rules(node.profile, values)
+        node.alarms.replace(rules, Mask(node.nvs, "alarms", label), node.clock.now())
+    if not live:
+        control.restart()
+        return
+    if stripped:
+        node.config.strip()
+    log.level = values["log"]
+    supervisor.allow_repl(supervisor.bench or bool(values["repl"]))
+    node.uplink.tune(values["jitter_s"], values["ack_age_s"], values["backoff_s"])
+    node.config.rates(control.raised)
+    node.retune()

@@ -1,0 +1,215 @@
+"""Alarm rules and the configuration they come from: what is told when, what is refused, what survives a change."""
+
+import json
+import os
+from array import array
+
+import nodekit as kit
+from mote import config
+from mote.alarms import Alarms, Mask
+from mote.rules import rules_from
+from mote.config import Config
+from mote.errors import BadConfig
+from mote.settings import check, emergency_of
+
+
+def refused(call, *args):
+    try:
+        call(*args)
+    except BadConfig as e:
+        return str(e)
+    raise AssertionError("not refused")
+
+
+def test_an_alarm_is_raised_once_and_cleared_once():
+    told = []
+    rules = rules_from(
+        [{"q": "pm10", "above": 180, "clear": 150, "hold": 2}, {"q": "temperature", "below": -5.5}], (6, 1)
+    )
+    nvs = kit.Store()
+    alarms = Alarms(rules, lambda *a: told.append(a), Mask(nvs, "alarms", "x"))
+    row = array("i", (0, 0))
+    for t, pm, temp in (
+        (1, 190, 0),
+        (2, 170, 0),
+        (3, 200, 0),
+        (4, 201, -55),
+        (5, 160, -56),
+        (6, 181, -60),
+        (7, 150, -55),
+    ):
+        row[0], row[1] = pm, temp
+        alarms.check(t, row, 3)
+    assert told == [(2, 4, 6, 201, 180), (3, 5, 1, -56, -55), (1, 7, 6, 150, 180), (1, 7, 1, -55, -55)], told
+
+
+def test_an_alarm_raised_before_a_reset_is_cleared_after_it():
+    specs = [{"q": "pm10", "above": 180, "clear": 150}]
+    nvs, told = kit.Store(), []
+    row = array("i", (200,))
+    Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", repr(specs))).check(1, row, 1)
+    again = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", repr(specs)))
+    again.check(2, row, 1)
+    row[0] = 100
+    again.check(3, row, 1)
+    assert [t[0] for t in told] == [2, 1], told
+
+
+def test_alarm_rules_that_make_no_sense_are_refused_by_name():
+    for spec in ({"q": "pm10"}, {"q": "pm10", "above": 1, "below": 2}, {"q": "nonsense", "above": 1}, {"q": "o3", "above": 1},
+                 {"q": "pm10", "above": 1, "clear": 2}, {"q": "pm10", "above": 1, "hold": 0}):  # fmt: skip
+        assert "alarms" in refused(rules_from, [spec], (6,)), spec
+
+
+def test_a_configuration_is_checked_key_by_key():
+    good = {"node": 1, "profile": "noise"}
+    full = check(good)
+    assert full["row_s"] == 300 and full["sf"] == 7 and full["jitter_s"] == 300
+    for key, value in (
+        ("node", "1"),
+        ("node", 0),
+        ("sf", 6),
+        ("sf", 7.5),
+        ("row_s", 61),
+        ("report_s", 301),
+        ("alarms", {}),
+        ("node", True),
+    ):
+        bad = dict(good)
+        bad[key] = value
+        text = refused(check, bad)
+        assert key in text or "multiple" in text, text
+    assert "profile" in refused(check, {"node": 1})
+
+
+def test_a_broken_configuration_falls_back_to_the_last_good_one():
+    path, good = "/c.json", "/c.good"
+    with open(path, "w") as f:
+        json.dump({"node": 5, "profile": "noise", "row_s": 600, "report_s": 3600, "future": 1}, f)
+    c = Config(path, good, factory="/c.factory")
+    assert not c.fallback
+    c.proven()
+    with open(path, "w") as f:
+        f.write('{"node": 5, "prof')
+    c = Config(path, good, factory="/c.factory")
+    assert c.fallback and c["row_s"] == 600 and c["future"] == 1 and "JSON" in config.problem()
+    os.remove(good)
+    assert Config(path, good, factory="/c.factory")["row_s"] == 600, "the first one that was proven is the factory's"
+    os.remove("/c.factory")
+    refused(Config, path, good)
+    os.remove(path)
+
+
+def told_of(specs, ids, samples):
+    """Run one column's samples (t, v) through rules; return what was told and the Alarms."""
+    told = []
+    alarms = Alarms(rules_from(specs, ids), lambda *a: told.append(a), Mask(kit.Store(), "alarms", "x"))
+    row = array("i", (0,) * len(ids))
+    for t, v in samples:
+        row[0] = v
+        alarms.check(t, row, 1)
+    return told, alarms
+
+
+def test_an_alarm_that_gets_worse_is_told_again_by_steps_and_not_too_often():
+    told, _ = told_of(
+        [{"q": "pm10", "above": 100, "clear": 80, "step": 30, "update_s": 300}], (6,),
+        [(0, 110), (60, 139), (120, 145), (300, 145), (360, 150), (660, 400), (700, 900), (961, 900), (1400, 850), (2000, 80)],
+    )  # fmt: skip
+    assert [(c, t, v) for c, t, _, v, _ in told] == [
+        (2, 0, 110),
+        (2, 300, 145),
+        (2, 660, 400),
+        (2, 961, 900),
+        (1, 2000, 80),
+    ], told
+
+
+def test_the_usual_step_is_a_tenth_of_the_limit_and_at_least_the_hysteresis():
+    assert [
+        r.worse
+        for r in rules_from(
+            [{"q": "pm10", "above": 400}, {"q": "pm10", "above": 100, "clear": 60}, {"q": "temperature", "below": 0}],
+            (6, 1),
+        )
+    ] == [40, 40, 1]
+    assert rules_from([{"q": "temperature", "above": 40, "step": 0.5}], (1,))[0].worse == 5
+    for wrong in ({"step": 0}, {"update_s": 0}, {"step": "x"}, {"above": "much"}):
+        spec = {"q": "pm10", "above": 100}
+        spec.update(wrong)
+        assert "alarms" in refused(rules_from, [spec], (6,)), wrong
+
+
+def test_below_rules_are_updated_downwards():
+    told, _ = told_of(
+        [{"q": "temperature", "below": 0, "step": 2, "update_s": 1}],
+        (1,),
+        [(0, -1), (10, -15), (20, -21), (30, -10), (40, 0)],
+    )
+    assert [(c, v) for c, _, _, v, _ in told] == [(3, -1), (3, -21), (1, 0)], told
+
+
+def test_a_rule_may_ask_for_raised_rates_while_it_is_up():
+    told, alarms = told_of([{"q": "pm10", "above": 100, "clear": 80, "boost": True}], (6,), [(0, 90)])
+    row = array("i", (101,))
+    assert not alarms.boosting
+    alarms.check(1, row, 1)
+    assert alarms.boosting
+    row[0] = 80
+    alarms.check(2, row, 1)
+    assert not alarms.boosting and len(told) == 2
+
+
+def test_other_rules_keep_what_is_up_say_a_new_limit_and_clear_what_has_no_rule_any_more():
+    nvs, told = kit.Store(), []
+    ids = (6, 5, 1)
+    old = [{"q": "pm10", "above": 100, "clear": 80}, {"q": "pm25", "above": 50}, {"q": "temperature", "below": 0}]
+    alarms = Alarms(rules_from(old, ids), lambda *a: told.append(a), Mask(nvs, "alarms", repr(old)))
+    row = array("i", (150, 60, -10))
+    alarms.check(1, row, 7)
+    assert len(told) == 3
+    del told[:]
+    new = [{"q": "temperature", "below": 0}, {"q": "pm10", "above": 120, "clear": 90}]
+    alarms.replace(rules_from(new, ids), Mask(nvs, "alarms", repr(new)), 5)
+    assert told == [(2, 5, 6, None, 120), (1, 5, 5, None, 50)], told
+    row[0] = 100
+    alarms.check(6, row, 7)
+    assert len(told) == 2, "still above 90: up, and nothing new"
+    del told[:]
+    again = Alarms(rules_from(new, ids), lambda *a: told.append(a), Mask(nvs, "alarms", repr(new)))  # after a power cut
+    row[0], row[2] = 90, 5
+    again.check(7, row, 7)
+    assert [t[:3] for t in told] == [(1, 7, 1), (1, 7, 6)], told
+
+
+def test_what_cannot_be_is_refused_key_by_key():
+    good = {"node": 1, "profile": "noise"}
+    for key, value in (
+        ("alarms", [5]),
+        ("repl", 2),
+        ("prove_s", 30),
+        ("ack_age_s", 10),
+        ("emergency_row_s", 7),
+        ("emergency_sample_s", True),
+        ("log", "1"),
+    ):
+        bad = dict(good)
+        bad[key] = value
+        assert key in refused(check, bad), key
+
+
+def test_raised_rates_fit_together_for_every_sensible_rhythm():
+    for sample in (1, 5, 15, 60, 300):
+        for rows in (1, 2, 5):
+            for reports in (1, 2, 12):
+                report = max(10, sample * rows * reports)
+                if report % (sample * rows):
+                    continue
+                full = check(
+                    {"node": 1, "profile": "noise", "sample_s": sample, "row_s": sample * rows, "report_s": report}
+                )
+                e = emergency_of(full)
+                assert e["sample_s"] <= sample and e["row_s"] <= full["row_s"], (full, e)
+    assert emergency_of(check({"node": 1, "profile": "noise"})) == {"sample_s": 15, "row_s": 60, "report_s": 300}
+    events = check({"node": 1, "profile": "parking", "row_s": 0, "sample_s": 10})
+    assert emergency_of(events)["row_s"] == 0
