@@ -8,7 +8,7 @@ try:
 
     slots.begin()
     rolled_back = slots.rolled_back
-except Exception as error:  # then the application in the root runs
+except (KeyboardInterrupt, Exception) as error:  # then the application in the root runs
     sys.print_exception(error)
 try:
     from mote import supervisor
@@ -16,5 +16,5 @@ try:
     supervisor.begin()
     if rolled_back:  # the crashes of an update are not those of the application before it
         supervisor.climb("forgive")
-except Exception as error:  # main.py must run whatever happened here; it fails, reports and resets
+except (KeyboardInterrupt, Exception) as error:  # main.py must run whatever happened here; it fails, reports and resets
     sys.print_exception(error)
