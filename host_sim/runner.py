@@ -131,6 +131,7 @@ class _Run:
         self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder)
         self.truth = Truth(self.unix0 + round(hours * 3600))
         self.rows: dict[str, int] = {m.spec.name: 0 for m in self.members}
+        self._told: set[tuple[str, int]] = set()
 
     def play(self, broker: str | None, gateway_command: list[str] | None) -> Result:
         started = time.monotonic()
@@ -238,7 +239,9 @@ class _Run:
         return mpy.with_faults(mpy.firmware_root(), member.spec.broken) if member.spec.broken else rom
 
     def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
-        self.rows[node.spec.name] += 1
+        if (node.spec.name, t2000) not in self._told:  # a node that takes up staged rows reads them again
+            self._told.add((node.spec.name, t2000))
+            self.rows[node.spec.name] += 1
         self.truth.add(node.spec.name, t2000, row)
 
     def _progress(self, fleet: Fleet) -> None:

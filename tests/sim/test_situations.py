@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from host_sim import runner
+from host_sim import provision, runner, worlds
 from host_sim.result import Result
-from host_sim.scenario import CutSpec, Expect, GatewayDown, Group, Scenario, load
+from host_sim.scenario import CutSpec, Expect, GatewayDown, Group, Scenario, load, unix
 from tools.sim import verdict
 
 pytestmark = pytest.mark.slow
@@ -131,3 +132,38 @@ def test_power_that_goes_again_and_again_is_survived():
     plan = small(AQ, BAY, cuts=(CutSpec(("aq", "bay-01"), 0.3, 3.0, every_h=0.55),))
     result = runner.run(plan, hours=4)
     assert whole(result) and result.power_cuts == 14
+
+
+def test_nodes_that_sleep_deeply_miss_no_sample_no_pulse_and_no_slot_though_their_clocks_are_wrong(tmp_path):
+    asleep = {"mode": "sleep"}
+    groups = (
+        Group("bin", "bin_fill", 1, sample_s=300, row_s=900, config=asleep, drift_ppm=(900, 900)),
+        Group("water", "water_meter", 1, sample_s=300, row_s=900, config=asleep, drift_ppm=(-700, -700)),
+    )
+    volumes: dict[int, float] = {}
+
+    def watch(event: dict[str, Any]) -> None:
+        if event["event"] == "message" and event["topic"].endswith("/senml") and b"water_volume" in event["payload"]:
+            base: dict[str, Any] = {}
+            for record in json.loads(event["payload"]):
+                base |= {k: record[k] for k in ("bn", "bt") if k in record}
+                if (base.get("bn", "") + record.get("n", "")).endswith("water_volume") and "v" in record:
+                    volumes[round(base.get("bt", 0) + record.get("t", 0))] = record["v"]
+
+    hours = 7.0
+    plan = small(*groups)
+    result = runner.run(plan, hours=hours, on_event=watch)
+    assert whole(result), result.lost_examples
+    assert 26 * 6 <= result.sampled <= 28 * 6, result.sampled  # a row a quarter of an hour: 4 quantities and 2
+    assert not result.resets and result.boots > 100, (result.resets, result.boots)
+    assert result.erases_per_day < 400, result.erases_per_day
+    spec = next(
+        m.spec
+        for m in provision.nodes(plan, hours=hours, count=None, seed=1, folder=tmp_path)
+        if m.spec.name == "water-01"
+    )
+    pulses = worlds.build("water_meter", hours + plan.head.drain_hours, 1, spec.name)["water_pulses"]
+    start = unix(plan.head.start)
+    for t, litres in ((t, v * 1000) for t, v in volumes.items() if t < start + hours * 3600):
+        assert abs(litres - pulses.at(t - start) + pulses.at(spec.power_on / 1e6)) <= 2, (t, litres)
+    assert len(volumes) >= 26
