@@ -97,7 +97,7 @@ GUARDS = (
     Guard("G4", "ctrl-C in the field is a reset", "firmware/mote/supervisor.py", "        if isinstance(error, KeyboardInterrupt) and repl:\n", "        if isinstance(error, KeyboardInterrupt):\n", LADDER),
     Guard("G4", "ctrl-C is not even seen", "firmware/mote/supervisor.py", "    micropython.kbd_intr(-1)  #", "    pass  #", LADDER),
     Guard("G4", "main catches ctrl-C", "firmware/main.py", "except (KeyboardInterrupt, Exception) as error:", "except Exception as error:", BOOTS),
-    Guard("G4", "a node that cannot be built is a safe one", "firmware/mote/start.py", "    if isinstance(error, NeedsKey) or supervisor.level < _LADDER_ALL:\n        raise error\n", "    raise error\n", BOOTS),
+    Guard("G4", "a node that cannot be built is a safe one", "firmware/mote/start.py", "    if isinstance(error, (LowSupply, NeedsKey)) or supervisor.level < _LADDER_ALL:\n        raise error\n", "    raise error\n", BOOTS),
     Guard("G4", "three failed boots give a new configuration up", "firmware/mote/settings.py", "    if c.probation and _count(c.rtc, c.nvs) >= _TRIES:\n", "    if False:\n", BOOTS),
     Guard("G4", "power cuts count against a new configuration, too", "firmware/mote/settings.py", '        nvs.put("tries", min(before + 1, 99))\n', "        pass\n", BOOTS),
     Guard("G4", "a configuration without an answer is given up", "firmware/mote/remote.py", '        elif config.overdue() and config.give_up("no answer"):\n', "        elif False:\n", REMOTE),
@@ -124,7 +124,7 @@ GUARDS = (
     Guard("G1", "a record that rotted is not believed at start", "firmware/mote/outbox.py", "                if crc32(frame[:size], crc32(head)) != unpack_from(\">I\", frame, size)[0]:\n", "                if False:\n", PARTS),
     Guard("G1", "a stored frame is flushed (the torture sees it)", "firmware/mote/outbox.py", "        f.flush()\n        return segment", "        return segment", TORTURE),
     Guard("G2", "a block of counters is reserved before its first is used (the torture sees it)", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "", TORTURE),
-    Guard("G4", "a broken configuration falls back to the last that reached the gateway", "firmware/mote/settings.py", "        raw = read_json(c.good)\n        if raw is None:\n            c.source", "        raw = None\n        if raw is None:\n            c.source", TORTURE),
+    Guard("G4", "a broken configuration falls back to the last that reached the gateway", "firmware/mote/settings.py", "    for path in (c.path, c.good, c.factory):\n", "    for path in (c.path, c.factory):\n", BOOTS),
     Guard("G4", "a boot on trial is counted down", "firmware/slots.py", "_kept(name, trying, tries - 1)", "_kept(name, trying, tries)", TORTURE),
     Guard("G4", "a trial ends when its tries are used up", "firmware/slots.py", "        if tries and eligible(trying) and", "        if eligible(trying) and", SLOTS),
     Guard("G4", "a slot state that does not check is not believed", "firmware/slots.py", " or crc32(d[:7]) != int.from_bytes(d[7:], \"big\")", "", SLOTS),
@@ -137,6 +137,10 @@ GUARDS = (
     Guard("G1", "rows held in RTC memory outlive a reset", "firmware/mote/held.py", "            self.stage = max(self.stage, stage)\n            self.park()\n", "            self._section = bytearray()\n", ("tests/vm/test_engine_sleep.py", "-k", "rows_in_rtc")),
     Guard("G1", "a low supply writes no flash", "firmware/mote/power.py", "            raise LowSupply(\"%d mV\" % mv)\n", "            return\n", ("tests/vm/test_engine_sleep.py", "-k", "supply")),
     Guard("G1", "rows without a time are kept for it", "firmware/mote/batcher.py", "            self._staging.park()\n            batch.clear()\n", "            self._staging.end()\n            batch.clear()\n", ("tests/vm/test_engine.py", "-k", "undated")),
+    Guard("G4", "crashes are forgotten over sleeps, too", "firmware/mote/supervisor.py", "    good_s = get()\n    _credit(slept_s)\n", "    good_s = get() + slept_s\n", LADDER),
+    Guard("G5", "a sleeping node does not tell an alarm at every wake", "firmware/mote/alarms.py", "                rule.told, rule.told_t = get(), get()\n", "                get(), get()\n", ("tests/vm/mpy/test_engine_rules.py",)),
+    Guard("G5", "raised rates keep a node awake", "firmware/mote/app.py", "self.control.busy or self.control.raised or", "self.control.busy or", REMOTE),
+    Guard("G1", "a safe node writes no flash at low supply", "firmware/mote/safe.py", "        self.supervisor.checks.append(self.power.check)\n", "", ("tests/vm/test_engine.py", "-k", "safe")),
 )  # fmt: skip
 
 

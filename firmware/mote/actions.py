@@ -54,10 +54,12 @@ async def identify(control, args):
     board = control.node.board
     if not board.has_led():
         raise Refused("no LED")
-    asyncio.create_task(_blink(board.led, 2 * seconds))
+    control.holds += 1
+    asyncio.create_task(_blink(control, 2 * seconds))
 
 
-async def _blink(led, times):
+async def _blink(control, times):
+    led = control.node.board.led
     try:
         for _ in range(times):
             led(True)
@@ -66,6 +68,7 @@ async def _blink(led, times):
             await asyncio.sleep_ms(400)
     finally:
         led(False)
+        control.holds -= 1
 
 
 # --- of a whole node

@@ -125,14 +125,19 @@ class Alarms:
         self._look()
 
     def save(self, put):
-        """Tell put(int) how long each rule's limit has been exceeded."""
+        """Tell put(int) how long each rule's limit has been exceeded, and what was told of one that is up."""
         for rule in self.rules:
             put(rule.run)
+            if rule.active:
+                put(rule.told)
+                put(rule.told_t)
 
     def load(self, get):
         """Go on after a deep sleep."""
         for rule in self.rules:
             rule.run = get()
+            if rule.active:
+                rule.told, rule.told_t = get(), get()
 
     def say_again(self, t, quantity):
         """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""

@@ -161,14 +161,9 @@ class Node:
     def _due_in(self):
         """Seconds until the node has something to do, 0 while it does."""
         at, slot = self.uplink.due_s, self.sampler.due() if self.profile.sensors else 0x3FFFFFFF
-        if self.control.busy or not at or not slot:
+        if self.control.busy or self.control.raised or not at or not slot:
             return 0
         return min(at - board_clock.uptime_s(), self.health.due_in(), slot - self.clock.now())
-
-    @property
-    def writes_refused(self):
-        """How often the supply was too low to write flash."""
-        return self.power.refused
 
     # --- what the sampler calls
 

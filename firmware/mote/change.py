@@ -56,7 +56,10 @@ def judge(remote, values):
     if values["link"] not in LINKS:
         raise BadConfig("link: " + values["link"])
     if remote.whole and values["profile"] == remote.node.config["profile"]:
-        _rules(remote.node.profile, values)
+        profile = remote.node.profile
+        if values["mode"] == "sleep" and not profile.rhythm(values)[1]:
+            raise BadConfig("mode sleep: not with event rows")
+        _rules(profile, values)
 
 
 def _rules(profile, values):

@@ -54,16 +54,16 @@ class Health:
         put(self._whole_at)
 
     def load(self, get):
-        """Go on after a deep sleep; the next report says everything again."""
+        """Go on after a deep sleep; what was said before it is not known any more."""
         self._last, self._whole_at = get(), get()
 
     def report(self):
         """Queue what is worth saying now: everything once a day, in between what moved and what is always said. Raises OSError, NeedsKey."""
         now = self._last = board_clock.uptime_s()
-        if now - self._whole_at >= _DAY_S:
+        whole = now - self._whole_at >= _DAY_S
+        if whole:
             self._whole_at = now
-            self._said = {}
-        items = self._items("worth_saying", self._said)
+        items = self._items("worth_saying", self._said, whole)
         for key, value in items:
             self._said[key] = value
         self.send(items)

@@ -23,11 +23,12 @@ class Remote:
         self._ending = None
         self._commands = None  # mote.commands.Commands, while one is being executed
         self.refused = 0  # configurations
+        self.holds = 0  # what else keeps the node awake
 
     @property
     def busy(self):
         """True while a command is executed or the end of this boot is near: no time to sleep deeply."""
-        return self._commands is not None or self._ending is not None
+        return self._commands is not None or self._ending is not None or self.holds > 0
 
     def start(self):
         """Begin to work, from the node's run(). Raises OSError."""

@@ -16,6 +16,7 @@ from mote.errors import BadConfig
 from mote.health import Health
 from mote.links import LINKS, open_link
 from mote.outbox import Outbox
+from mote.power import Power
 from mote.remote import Remote
 from mote.sealer import Sealer
 from mote.twice import Twice
@@ -40,12 +41,11 @@ def usable_link(config, board, rtc, nvs):
 
 
 class SafeNode:
-    """config: mote.config.Config, or mote.config.Rescued. Raises BadConfig (no link), NeedsKey, OSError."""
+    """config: mote.config.Config, or mote.restore.Rescued. Raises BadConfig (no link), LowSupply, NeedsKey, OSError."""
 
     ids = ()
     schema = None
-    power = None
-    writes_refused = 0
+    woke = False
 
     def __init__(self, config, board, nvs, identity, watchdog=None):
         supervisor.level = _LADDER_SAFE
@@ -57,6 +57,8 @@ class SafeNode:
         nvs.put("boots", self.boots)
         self.rows_lost = nvs.get("lost") or 0
         self.link = link = usable_link(config, board, rtc, nvs)
+        self.power = Power(rtc, board, lambda: link.radio_ms, lambda: 0)
+        self.power.check()
 
         def keep(name):
             return Twice(nvs, name, "/%s.bin" % name, identity.mark)
@@ -118,6 +120,7 @@ class SafeNode:
         self.uplink.fresh()
         keep = self.supervisor.keep
         self.supervisor.watch("uplink", 3600)
+        self.supervisor.checks.append(self.power.check)
         keep("link", self.link.run)
         keep("uplink", self.uplink.run)
         keep("health", self._report_health)

@@ -108,23 +108,21 @@ def emergency_of(values):
 
 def load(c):
     """Fill a mote.config.Config from its files. Raises BadConfig."""
-    raw = read_json(c.path)
-    c.source = c.path
-    try:
-        if raw is None:
-            raise BadConfig("config.json is missing or no JSON object")
-        c.values = check(raw)
-    except BadConfig as e:
-        c.source = c.good
-        raw = read_json(c.good)
-        if raw is None:
-            c.source = c.factory
-            raw = read_json(c.factory)
-        if raw is None:
-            raise e
-        c.values = check(raw)
+    raw = why = None
+    for path in (c.path, c.good, c.factory):
+        try:
+            raw = read_json(path)
+            if raw is None:
+                raise BadConfig("config.json is missing or no JSON object")
+            c.values, c.source = check(raw), path
+            break
+        except BadConfig as e:
+            why = why or e
+    else:
+        raise why or BadConfig(c.path)
+    if why is not None:
         c.fallback = True
-        note_problem(str(e))
+        note_problem(str(why))
     c.probation = not c.fallback and raw != read_json(c.good)
     if c.probation and _count(c.rtc, c.nvs) >= _TRIES:
         give_up(c, "%d failed boots" % _TRIES)

@@ -5,7 +5,7 @@ from time import sleep_ms
 from micropython import const
 from mote import log, supervisor
 from mote import config as configuration
-from mote.errors import BadConfig, NeedsKey
+from mote.errors import BadConfig, LowSupply, NeedsKey
 from mote.hal import reset
 from mote.hal import watchdog as dog
 from mote.identity import Identity, is_provisioned
@@ -82,7 +82,7 @@ def may_be_whole(config):
 
 def last_resort(error):
     """A whole node could not be built: raise the error again as long as leaving something out may help; else keep its words."""
-    if isinstance(error, NeedsKey) or supervisor.level < _LADDER_ALL:
+    if isinstance(error, (LowSupply, NeedsKey)) or supervisor.level < _LADDER_ALL:
         raise error
     supervisor.keep_words(error)
 

@@ -44,8 +44,8 @@ _ENOUGH = {
 
 
 def measured(node):
-    """Return the items of the power states and the clock's drift. node.power: seconds() -> 4 ints, or None."""
-    items = [] if node.power is None else [(_STATUS_POWER, list(node.power.seconds()))]
+    """Return the items of the power states and, once it was measured, of the clock's drift."""
+    items = [(_STATUS_POWER, list(node.power.seconds()))]
     if node.clock.drift_ppm:
         items.append((_STATUS_DRIFT, node.clock.drift_ppm))
     return items
@@ -90,7 +90,7 @@ def items(node):
         (_STATUS_UPTIME_S, board_clock.uptime_s()), (_STATUS_HEAP_FREE, gc.mem_free()), (_STATUS_OUTBOX, node.outbox.depth),
         (_STATUS_CLOCK, node.clock.quality), (_STATUS_SENSOR_FAULTS, node.faulty_ids()), (_STATUS_ROWS_LOST, node.rows_lost),
         (_STATUS_BOOTS, node.boots), (_STATUS_RESET_CAUSE, reset.cause()), (_STATUS_FIRMWARE, VERSION),
-        (_STATUS_CONFIG, node.config["version"]), (_STATUS_WRITES, node.writes_refused),
+        (_STATUS_CONFIG, node.config["version"]), (_STATUS_WRITES, node.power.refused),
     ]  # fmt: skip
     heard = node.downlink
     if heard.rssi is not None:
@@ -110,15 +110,20 @@ def items(node):
     return items
 
 
-def worth_saying(node, said):
-    """Return the items that moved far enough from what was `said` {key: value}, and those that are always said."""
-    return [item for item in items(node) if _moved(item[0], item[1], said.get(item[0]))]
+def worth_saying(node, said, whole):
+    """Return the items that moved far enough from what was `said` {key: value}, and those that are always said; all when `whole`.
+
+    After a deep sleep nobody knows what was said: then what is wrong is said, and the rest waits for the day's report.
+    """
+    return [item for item in items(node) if whole or _moved(item[0], item[1], said.get(item[0]), node.woke)]
 
 
-def _moved(key, now, before):
+def _moved(key, now, before, woke):
     far = _ENOUGH.get(key, 0)
-    if before is None or far is None:
+    if far is None:
         return True
+    if before is None:
+        return not woke or key in (_STATUS_SENSOR_FAULTS, _STATUS_LADDER) and now
     if not far:
         return now != before
     if isinstance(now, list):

@@ -58,11 +58,15 @@ def begin():
 
 def worked(seconds, uptime_s):
     """This boot did `seconds` more of good work: the count goes down, and after a day comes the chance of what was left out."""
-    global good_s, chance_due, rung
-    before = good_s
-    good_s += seconds
     if uptime_s >= _WORK_S and kept >> 16 & 15:
         climb("proven")
+    _credit(seconds)
+
+
+def _credit(seconds):
+    global good_s, chance_due, rung
+    before = good_s // _DECAY_S
+    good_s += seconds
     buf = rtc.buf
     if trial:
         if good_s >= _CHANCE_S and buf[CRASHES]:
@@ -70,14 +74,13 @@ def worked(seconds, uptime_s):
         return
     if level and good_s >= _CHANCE_S:
         chance_due = True
-    if good_s // _DECAY_S == before // _DECAY_S or not buf[CRASHES]:
+    now = good_s // _DECAY_S
+    if not now:
         return
-    if not level:
-        buf[CRASHES] -= 1
-        rung = min(rung, buf[CRASHES])
-        rtc.save()
-    elif buf[CRASHES] > rung:
-        buf[CRASHES] = rung  # this rung holds: a crash next week begins here, not one higher
+    if not level:  # the first six hours take this boot's own count back, every further six one of before
+        rung = max(0, rung - max(0, now - max(before, 1)))
+    if buf[CRASHES] > rung:  # on a rung that holds, a crash next week begins here, not one higher
+        buf[CRASHES] = rung
         rtc.save()
 
 
@@ -181,7 +184,8 @@ def save(put):
 def load(get, slept_s):
     """Go on after a deep sleep of so many seconds; it was good work, too."""
     global good_s
-    good_s = get() + slept_s
+    good_s = get()
+    _credit(slept_s)
 
 
 class Supervisor:

@@ -284,7 +284,15 @@ def test_the_bench_pin_held_for_ten_seconds_at_power_on_is_a_factory_reset(node:
 
 def test_a_broken_config_falls_back_to_the_one_that_reached_the_gateway(node: Path) -> None:
     good = {"/config.good": json.dumps(CONFIG), "/board.json": BOARD, "/config.json": '{"node": 263, "pro'}
-    assert boot(node, good, nvs=NVS)["end"] == "running"
+    result = boot(node, good, nvs=NVS)
+    assert result["end"] == "running" and result["level"] == 0
+
+
+@pytest.mark.parametrize("good", ["rot", json.dumps(CONFIG | {"row_s": 61}), "[1]"])
+def test_a_broken_config_whose_good_copy_is_broken_too_falls_back_to_the_factorys(node: Path, good: str) -> None:
+    files = {"/config.json": "{", "/config.good": good, "/config.factory": json.dumps(CONFIG), "/board.json": BOARD}
+    result = boot(node, files, nvs=NVS)
+    assert result["end"] == "running" and result["level"] == 0, result["log"]
 
 
 def test_a_full_flash_does_not_stop_a_node(node: Path) -> None:

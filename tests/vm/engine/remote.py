@@ -32,6 +32,13 @@ async def test_numbers_of_key_4_take_effect_without_a_restart_and_survive_one():
     assert again.config["row_s"] == 60
 
 
+async def test_a_mode_that_a_profile_cannot_have_is_refused():
+    gw, node, task = await far.running()
+    node.profile.rhythm = lambda config: (config["sample_s"], 0)
+    assert node.downlink.handle(gw.seal({4: {17: [1, 0, 1, b'{"mode": "sleep"}']}}))
+    assert node.control.refused == 1 and node.config["mode"] == "always" and not task.done()
+
+
 async def test_what_does_not_fit_changes_nothing_and_is_reported():
     gw, node, task = await far.running()
     before = far.read("/config.json")
@@ -280,6 +287,30 @@ async def test_an_emergency_raises_the_rates_and_they_return_by_themselves():
     assert node.config["sample_s"] == 60 and not task.done()
 
 
+async def test_a_node_that_is_busy_or_has_its_rates_raised_does_not_sleep():
+    gw, node, task = await far.running()
+    node.board._spec["led"] = {"pin": 2}
+
+    async def sleepy():
+        for _ in range(300):
+            if node._due_in() > 0:
+                return True
+            await asyncio.sleep(1)
+        return False
+
+    assert await sleepy()
+    assert node.downlink.handle(gw.seal({5: [60, "identify", 600]}))
+    await asyncio.sleep(20)
+    assert not await sleepy(), "the LED blinks"
+    await asyncio.sleep(300)
+    assert await sleepy()
+    assert node.downlink.handle(gw.seal({5: [61, "emergency", 900]}))
+    await asyncio.sleep(20)
+    assert not await sleepy(), "rates are raised"
+    await asyncio.sleep(900)
+    assert await sleepy() and not task.done()
+
+
 async def test_a_rule_with_boost_raises_the_rates_while_it_is_up():
     gw, node, task = await far.running(
         alarms=[{"q": "pm10", "above": 500, "clear": 300, "boost": True}],
@@ -499,6 +530,28 @@ async def test_health_of_a_day_says_all_once_and_the_important_every_time():
     for key in (2, 3, 5, 8, 11, 13, 15, 16, 17, 18, 23):
         assert 1 <= counts[key] <= 3, (key, counts)
     assert len(gw.frames_of(REPORT)) > 40 and size < 700, size
+
+
+async def test_a_node_that_slept_says_what_matters_and_the_rest_once_a_day():
+    """What was said before a sleep is not kept over it; that is no reason to say all of it at every report."""
+    gw, node, task = await far.running()
+    node.health.report()
+    node.woke = True
+    sent = []
+    node.health.send = sent.append
+
+    def keys():
+        del sent[:]
+        node.health._said = {}
+        node.health.report()
+        return sorted([key for key, _ in sent[0]])
+
+    assert keys() == [1, 7], "no battery on this board"
+    far.sensor.error = OSError(19)
+    await asyncio.sleep(300)
+    assert keys() == [1, 7, 11], "a sensor that fails matters"
+    await asyncio.sleep(86400)
+    assert len(keys()) > 10 and not task.done()
 
 
 def test_a_rule_is_stepped_without_allocating():

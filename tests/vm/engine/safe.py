@@ -97,6 +97,33 @@ async def test_a_safe_node_takes_the_configuration_that_mends_it():
     assert read_json("/config.json")["row_s"] == 300
 
 
+async def test_a_safe_node_writes_nothing_at_low_supply_either():
+    from mote import start
+    from mote.errors import LowSupply
+
+    gw, link, _, _ = await backlog()
+    write(row_s=61)
+    node = safe_node(link)
+    node.board.battery_mv = lambda: 3000
+    node.power._least = 3300
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(60)
+    assert task.done()
+    try:
+        await task
+    except LowSupply:
+        pass
+    supervisor.level = 3
+    try:
+        start.last_resort(LowSupply())
+    except LowSupply:
+        pass
+    else:
+        raise AssertionError("a supply that sank while the node was built asks for no safe one")
+    finally:
+        supervisor.level = 0
+
+
 async def test_a_safe_node_knows_the_commands_that_repair_and_refuses_the_others():
     gw, link, _, _ = await backlog()
     write(row_s=61)

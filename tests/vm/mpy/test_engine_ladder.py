@@ -109,6 +109,48 @@ def test_after_a_day_of_work_everything_gets_a_chance_and_one_crash_brings_back_
     assert esp32._store["citymote"]["ladder"] & 0x0FFF == 0
 
 
+def nap(seconds):
+    """A deep sleep and the boot after it, which works for some seconds; its level."""
+    kept = []
+    supervisor.save(kept.append)
+    supervisor.planned()
+    level = supervisor.begin()
+    numbers = iter(kept)
+    supervisor.load(lambda: next(numbers), seconds)
+    supervisor.worked(4, 100000)
+    return level
+
+
+def test_a_crash_now_and_then_never_climbs_on_a_node_that_sleeps():
+    fresh()
+    for _ in range(8):
+        assert boot() == boot() == (0, -1), "it crashed twice, some days ago"
+        for _ in range(40):
+            assert nap(HOURS) == 0
+
+
+def test_crashes_between_short_sleeps_climb():
+    fresh()
+    levels = []
+    for _ in range(5):
+        levels.append(boot()[0])
+        for _ in range(4):
+            assert nap(300) == levels[-1]
+    assert levels == [0, 0, 0, 1, 1], levels
+
+
+def test_a_rung_that_holds_over_sleeps_is_kept_and_a_day_of_them_brings_the_chance():
+    climbed()
+    for _ in range(23):
+        assert nap(HOURS) == 1 and not supervisor.chance_due
+    assert nap(HOURS) == 1 and supervisor.chance_due
+    supervisor.planned()
+    assert boot() == (0, -1) and supervisor.trial
+    for _ in range(12):
+        assert nap(HOURS) == 0 and supervisor.trial
+    assert boot() == (1, 1), "it crashed on trial: back to what held"
+
+
 def test_planned_ends_count_nothing():
     fresh()
     for _ in range(20):

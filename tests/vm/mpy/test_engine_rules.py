@@ -140,6 +140,24 @@ def test_the_usual_step_is_a_tenth_of_the_limit_and_at_least_the_hysteresis():
         assert "alarms" in refused(rules_from, [spec], (6,)), wrong
 
 
+def test_what_was_told_is_remembered_over_a_deep_sleep():
+    """Else a sensor that stays far above its limit would send an update at every wake."""
+    specs = [{"q": "pm10", "above": 100, "clear": 80}, {"q": "pm10", "above": 900}]
+    nvs, told, row, image = kit.Store(), [], array("i", (400,)), []
+    for wake in range(5):
+        alarms = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", "x"))
+        if image:
+            numbers = iter(image)
+            alarms.load(lambda numbers=numbers: next(numbers))
+        alarms.check(1000 + 3600 * wake, row, 1)
+        image = []
+        alarms.save(image.append)
+    assert len(told) == 1, told
+    row[0] = 500
+    alarms.check(90000, row, 1)
+    assert len(told) == 2
+
+
 def test_below_rules_are_updated_downwards():
     told, _ = told_of(
         [{"q": "temperature", "below": 0, "step": 2, "update_s": 1}],
