@@ -181,7 +181,7 @@ def registry(members: Iterable[Member]) -> str:
 
 
 def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int], root: str = "city") -> str:
-    """gateway.toml beside nodes.toml; gateway/config.py reads it strictly."""
+    """gateway.toml beside nodes.toml; gateway/config/ reads it strictly."""
     euis = ", ".join(f'"{r.eui}"' for r in scenario.receivers)
     host, port = broker
     lora = (

@@ -1,0 +1,75 @@
+"""nodes.toml: the registry of provisioned nodes, with their keys."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from gateway.config.table import ConfigError, Table, read
+from gateway.core.model import RESTRICTED, Node
+from gateway.core.registry import VISIBILITIES
+
+_NODE_KEYS = tuple(f.name for f in fields(Node))
+
+
+def load_registry(file: Path) -> dict[int, Node]:
+    """Read nodes.toml. Raises ConfigError naming the entry; a key is never quoted in a message."""
+    text, data = read(file, "registry")
+    Table(file, text, "", data).only(("node",))
+    entries = data.get("node", [])
+    if not isinstance(entries, list):
+        raise ConfigError(f"{file}: node must be a list of tables", "write [[node]] before each node")
+    nodes: dict[int, Node] = {}
+    names: dict[str, int] = {}
+    for nth, entry in enumerate(entries):
+        t = Table(file, text, "node", entry, nth)
+        node = _node(t)
+        if node.id in nodes:
+            raise t.error("id", f"{node.id} is taken by {nodes[node.id].name!r}", "give every node its own id")
+        if node.name in names:
+            raise t.error("name", f"{node.name!r} is taken by node {names[node.name]}", "give every node its own name")
+        nodes[node.id], names[node.name] = node, node.id
+    return nodes
+
+
+def _node(t: Table) -> Node:
+    t.only(_NODE_KEYS)
+    number = t.get("id", int, what="a number")
+    if not 0 < number < 0xFFFFFFFF or number == 0xFFFF:
+        raise t.error("id", f"is {number}", "choose 1..4294967294, but not 65535 (reserved)")
+    key = t.get("key", str, what='"32 hex digits"')
+    if not re.fullmatch(r"[0-9a-fA-F]{32}", key):
+        raise t.error("key", "is not 32 hex digits", "copy the node's key from its provisioning (16 bytes as hex)")
+    lat, lon = (t.get(k, (int, float), None, "degrees") for k in ("lat", "lon"))
+    if (lat is None) != (lon is None):
+        raise t.error("lat" if lon is None else "lon", "stands alone", "give lat and lon, or neither")
+    if lat is not None and not (-90 <= lat <= 90 and -180 <= lon <= 180):
+        raise t.error("lat", f"and lon are {lat}, {lon}", "degrees north -90..90, degrees east -180..180")
+    return Node(
+        number,
+        t.name("name", f"node-{number}"),
+        bytes.fromhex(key),
+        t.number("epoch", 0, 0, (1 << 32) - 1),
+        t.name("profile", "unknown"),
+        t.number("interval_s", 3600, 1, 7 * 86400),
+        lat,
+        lon,
+        t.choice("visibility", VISIBILITIES, RESTRICTED),
+        *_next_key(t, key),
+    )
+
+
+def _next_key(t: Table, key: str) -> tuple[bytes | None, int | None]:
+    """Read next_key and next_epoch: both or neither, another key, and 1 to 3 epochs on, so that the slots differ."""
+    following = t.get("next_key", str, None, '"32 hex digits"')
+    if following is None:
+        if "next_epoch" in t.data:
+            raise t.error("next_epoch", "stands alone", "give next_key too, or neither")
+        return None, None
+    if not re.fullmatch(r"[0-9a-fA-F]{32}", following):
+        raise t.error("next_key", "is not 32 hex digits", "make one with: openssl rand -hex 16")
+    if following.lower() == key.lower():
+        raise t.error("next_key", "is the key the node has", "make one with: openssl rand -hex 16")
+    epoch = t.number("epoch", 0, 0, (1 << 32) - 1)
+    return bytes.fromhex(following), t.number("next_epoch", epoch + 1, epoch + 1, min(epoch + 3, (1 << 31) - 1))

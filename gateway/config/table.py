@@ -1,0 +1,146 @@
+"""Checked access to one table of a TOML file. Every complaint names the file, the line, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+NAME = re.compile(r"[a-z0-9_-]{1,32}")
+
+
+class ConfigError(Exception):
+    """A file that cannot be used; `hint` says what to do next."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+class Table:
+    """One table of a TOML file with checked access; `where` names it in messages, `line_of` finds keys in the text."""
+
+    def __init__(self, file: Path, text: str, where: str, data: Any, nth: int = 0) -> None:
+        self.file, self.text, self.where, self.nth = file, text, where, nth
+        if not isinstance(data, dict):
+            raise ConfigError(f"{file}: {where} must be a table", f"write [{where}] and its keys below it")
+        self.data: dict[str, Any] = data
+
+    def line_of(self, key: str | None) -> int | None:
+        """Best guess at the 1-based line of a key below this table's header (the nth of its kind), or of the header."""
+        header = re.compile(
+            r"\s*\[\[?\s*" + r"\s*\.\s*".join(re.escape(p) for p in self.where.split(".")) + r"\s*\]\]?"
+        )
+        seen, inside = -1, not self.where
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if line.lstrip().startswith("["):
+                inside = False
+                if header.match(line):
+                    seen += 1
+                    inside = seen == self.nth
+                    if inside and key is None:
+                        return number
+            elif inside and key is not None and re.match(r"\s*[\"']?" + re.escape(key) + r"[\"']?\s*=", line):
+                return number
+        return None
+
+    def error(self, key: str | None, text: str, hint: str) -> ConfigError:
+        line = self.line_of(key)
+        place = f"{self.file}:{line}" if line else f"{self.file}"
+        name = f"{self.where}.{key}" if key and self.where else key or self.where
+        return ConfigError(f"{place}: {name} {text}", hint)
+
+    def only(self, allowed: tuple[str, ...]) -> None:
+        """Refuse keys that are not in `allowed`, naming the nearest that is."""
+        for key in self.data:
+            if key not in allowed:
+                near = difflib.get_close_matches(key, allowed, 1, 0.5)
+                hint = f"did you mean `{near[0]}`?" if near else "known keys here: " + ", ".join(allowed)
+                raise self.error(key, "is not a known key", hint)
+
+    def get(self, key: str, kind: type | tuple[type, ...], default: Any = ..., what: str = "") -> Any:
+        """Return a value of the right type; without a default the key must be there."""
+        if key not in self.data:
+            if default is ...:
+                raise self.error(None, f"needs the key `{key}`", f"add {key} = {what or '...'}")
+            return default
+        value = self.data[key]
+        if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+            raise self.error(key, f"must be {what or kind}, not {value!r}", f"write {key} = {what or '...'}")
+        return value
+
+    def number(self, key: str, default: int, low: int, high: int) -> int:
+        value = self.get(key, int, default, f"a whole number {low}..{high}")
+        if not low <= value <= high:
+            raise self.error(key, f"is {value}", f"choose {low}..{high}")
+        return value
+
+    def name(self, key: str, default: Any = ...) -> str:
+        value = self.get(key, str, default, '"a-name"')
+        if not NAME.fullmatch(value):
+            raise self.error(key, f"is {value!r}, it becomes a topic level", "use 1 to 32 of a-z 0-9 _ -")
+        return value
+
+    def choice(self, key: str, allowed: tuple[str, ...], default: Any = ...) -> str:
+        value = self.get(key, str, default, " or ".join(f'"{a}"' for a in allowed))
+        if value not in allowed:
+            near = difflib.get_close_matches(value, allowed, 1, 0.5)
+            raise self.error(
+                key, f"is {value!r}", f"did you mean `{near[0]}`?" if near else "choose from " + ", ".join(allowed)
+            )
+        return value
+
+    def choices(self, key: str, allowed: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+        values = self.get(key, list, list(default), "a list of " + ", ".join(allowed))
+        for value in values:
+            if value not in allowed:
+                near = difflib.get_close_matches(str(value), allowed, 1, 0.5)
+                hint = f"did you mean `{near[0]}`?" if near else "choose from " + ", ".join(allowed)
+                raise self.error(key, f"holds {value!r}", hint)
+        if not values:
+            raise self.error(key, "is empty", "choose from " + ", ".join(allowed))
+        return tuple(dict.fromkeys(values))
+
+    def address(self, key: str, default_port: int | None, lowest: int = 1) -> tuple[str, int]:
+        value = self.get(key, str, what=f'"127.0.0.1:{default_port or 1700}"')
+        host, colon, port = value.rpartition(":")
+        if not colon and default_port:
+            host, port = value, str(default_port)
+        if not host or not port.isascii() or not port.isdigit() or not lowest <= int(port) <= 65535:
+            raise self.error(key, f"is {value!r}", f'write host:port, for example "127.0.0.1:{default_port or 1700}"')
+        return host.strip("[]"), int(port)
+
+    def path(self, key: str, default: Any = ...) -> Path | None:
+        value = self.get(key, str, default, '"a/file"')
+        return None if value is None else (self.file.parent / value).resolve()
+
+    def tables(self, key: str) -> dict[str, Table]:
+        """Return the sub-tables [key.NAME]."""
+        value = self.data.get(key, {})
+        if not isinstance(value, dict):
+            raise self.error(key, "must be tables", f"write [{key}.NAME]")
+        return {name: Table(self.file, self.text, f"{key}.{name}", data) for name, data in value.items()}
+
+
+def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{what} {file} does not exist", "check the path") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(
+            f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}", "check its permissions"
+        ) from e
+    try:
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{file}: not TOML: {e}", "text values need quotes; a table starts with [name]") from e
+
+
+def level(t: Table, name: str) -> str:
+    """Return `name` if it can be a topic level. Raises ConfigError."""
+    if not NAME.fullmatch(name):
+        raise t.error(None, "has a name that does not fit", "use 1 to 32 of a-z 0-9 _ -")
+    return name
