@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import structlog
@@ -22,8 +22,9 @@ from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
 from gateway.core.dedupe import Heard, Recent
+from gateway.core.follow import Follow, Follower
 from gateway.core.lockout import Lockout
-from gateway.core.model import Answer, Decision, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.model import Answer, Decision, Event, Node, NodeState, Radio, Reception, Refusal
 from gateway.core.receive import Header, parse
 from gateway.links.link import Link
 from gateway.metrics import Metrics
@@ -46,6 +47,8 @@ class _Work:
     decision: Decision
     done: asyncio.Future[None]
     heard: Heard[_Work | None] | None = None
+    more: tuple[Event, ...] = ()
+    notes: Mapping[str, bytes | None] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -60,9 +63,12 @@ class Pipeline:
         metrics: Metrics,
         committed: Callable[[], None],
         rejected: Callable[[dict[str, Any]], None],
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._nodes, self._engine, self._clock, self._metrics = nodes, engine, clock, metrics
         self._committed, self._rejected = committed, rejected
+        self._followers = followers
+        self._reload()
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, Link] = {}
         self._collect_s: dict[str, float] = {}
@@ -145,7 +151,25 @@ class Pipeline:
                 return decision.refusal
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
         self._keep(node.id, decision.state)
-        return _Work(node, header, decision, self._loop.create_future())
+        follow = Follow()
+        # what is older than the replay state may be a repeat, which only the store can tell: nothing follows from it
+        if decision.event is not None and not decision.state.replay.too_old(decision.counter):
+            follow = self._follow(node, decision.event)
+        return _Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes)
+
+    def _follow(self, node: Node, event: Event) -> Follow:
+        return _joined([f.follow(node, event) for f in self._followers])
+
+    def _reload(self) -> None:
+        for f in self._followers:
+            f.load(self._engine.notes(f"{f.name}:"))
+
+    def tick(self) -> None:
+        """Let the followers do what is due by now."""
+        now = self._clock.now()
+        follow = _joined([f.tick(now) for f in self._followers])
+        if follow.events or follow.notes:
+            self._commit([Write(0, None, None, None, follow.events, follow.notes)], [])
 
     def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:
         self._metrics.refused[refusal.reason] += 1
@@ -190,7 +214,7 @@ class Pipeline:
             rx.snr,
             reason,
         )
-        return Write(w.node.id, w.decision.state, event, raw)
+        return Write(w.node.id, w.decision.state, event, raw, w.more, w.notes)
 
     def _commit(self, writes: list[Write], works: list[_Work]) -> None:
         generation = self._generation
@@ -228,6 +252,7 @@ class Pipeline:
         works, self._collecting = self._collecting, []
         self._states.clear()
         self._recent = Recent()
+        self._reload()
         log.error("commit_failed", error=str(error), next=getattr(error, "hint", "") or "look at the log above")
         for w in works:
             self._metrics.refused["store_failed"] += 1
@@ -347,10 +372,15 @@ class Pipeline:
                 continue
             decision = goes_offline(self._nodes[number], state, now)
             self._keep(number, decision.state)
-            writes.append(Write(number, decision.state, decision.event))
+            writes.append(self._silent(number, decision))
             log.info("node_offline", node=self._nodes[number].name)
         if writes:
             self._commit(writes, [])
+
+    def _silent(self, number: int, decision: Decision) -> Write:
+        assert decision.event is not None
+        follow = self._follow(self._nodes[number], decision.event)
+        return Write(number, decision.state, decision.event, None, follow.events, follow.notes)
 
     def introduce(self) -> None:
         """Publish metadata of nodes whose registry entry is new or changed (start-up only: O(nodes))."""
@@ -370,6 +400,13 @@ class Pipeline:
         while self._in_flight:
             await asyncio.wait(self._in_flight)
             await asyncio.sleep(0)  # let the callbacks of those futures run
+
+
+def _joined(follows: Sequence[Follow]) -> Follow:
+    notes: dict[str, bytes | None] = {}
+    for f in follows:
+        notes.update(f.notes)
+    return Follow(tuple(e for f in follows for e in f.events), notes)
 
 
 def _airtime_us(radio: Radio, size: int) -> int:

@@ -127,6 +127,7 @@ class Service:
                 if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                     raise error
             pipeline.check_presence()
+            pipeline.tick()
             self.metrics.gauges.update(
                 pending=pipeline.pending, spool_newest=engine.newest(), store_waiting=engine.waiting
             )

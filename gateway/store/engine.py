@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.core.model import Event, NodeState
@@ -37,12 +37,19 @@ class RawFrame:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """All that one decision changes; committed whole or not at all."""
+    """All that one decision changes; committed whole or not at all.
+
+    more: events that follow from `event` (rules, aggregates), spooled behind it. notes: named states of whoever made them
+    (a key starts with its owner's name and a colon), None removes one. A decision that concerns no node has state None.
+    When `raw` is known already nothing of this is written.
+    """
 
     node: int
-    state: NodeState
+    state: NodeState | None
     event: Event | None = None
     raw: RawFrame | None = None
+    more: tuple[Event, ...] = ()
+    notes: Mapping[str, bytes | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,14 @@ class Engine(Protocol):
 
     def load(self, node: int) -> NodeState | None:
         """Return the committed state of a node, None when it was never heard."""
+        ...
+
+    def note(self, key: str) -> bytes | None:
+        """Return a committed note, None when there is none."""
+        ...
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        """Return the committed notes whose keys start with `prefix`."""
         ...
 
     def commit(self, writes: Sequence[Write]) -> asyncio.Future[int]:

@@ -26,6 +26,7 @@ class MemoryEngine:
         self._states: dict[int, NodeState] = {}
         self._cursors: dict[str, int] = {}
         self._airtime: list[tuple[str, int, int, int]] = []
+        self._notes: dict[str, bytes] = {}
         self._poisoned = False
 
     def fetch(self, after: int, limit: int) -> list[Entry]:
@@ -35,19 +36,31 @@ class MemoryEngine:
     def load(self, node: int) -> NodeState | None:
         return self._states.get(node)
 
+    def note(self, key: str) -> bytes | None:
+        return self._notes.get(key)
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        return {key: body for key, body in self._notes.items() if key.startswith(prefix)}
+
     def commit(self, writes: Sequence[Write]) -> asyncio.Future[int]:
         if self.failing or self._poisoned:
             self._poisoned = True
             return _future(StoreError("commit failed: told to fail"))
         for w in writes:
-            self._states[w.node] = w.state
+            if w.state is not None:
+                self._states[w.node] = w.state
             if w.raw is not None:
                 key = (w.raw.node, w.raw.epoch, w.raw.counter)
                 if key in self.frames:
                     continue
                 self.frames[key] = w.raw
-            if w.event is not None:
-                self.spool.append(Entry(self.newest() + 1, w.event))
+            for event in (*(() if w.event is None else (w.event,)), *w.more):
+                self.spool.append(Entry(self.newest() + 1, event))
+            for key, note in w.notes.items():
+                if note is None:
+                    self._notes.pop(key, None)
+                else:
+                    self._notes[key] = note
         self.transactions += 1
         return _future(self.newest())
 

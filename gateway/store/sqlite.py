@@ -25,8 +25,8 @@ from gateway.store.engine import Entry, RawFrame, StoreError, Write
 
 GROUP = 256
 QUARANTINE_MAX = 1000
-SCHEMA_VERSION = 1
-_SCHEMA = """
+_MIGRATIONS = (
+    """
 CREATE TABLE nodes (node INTEGER PRIMARY KEY, online INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX nodes_online ON nodes (node) WHERE online;
 CREATE TABLE frames (node INTEGER, epoch INTEGER, counter INTEGER, kind INTEGER NOT NULL, received REAL NOT NULL, link TEXT NOT NULL,
@@ -39,7 +39,10 @@ CREATE TABLE spool (seq INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT NUL
 CREATE TABLE cursors (output TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE quarantine (id INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE airtime (transmitter TEXT NOT NULL, band INTEGER NOT NULL, start_us INTEGER NOT NULL, airtime_us INTEGER NOT NULL);
-"""
+""",
+    "CREATE TABLE notes (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;",
+)  # one per version of the schema, never changed once released; a store of version n has had the first n
+SCHEMA_VERSION = len(_MIGRATIONS)
 
 Job = Callable[[sqlite3.Connection], int]
 
@@ -80,6 +83,15 @@ class SqliteEngine:
     def load(self, node: int) -> NodeState | None:
         row = self._reader.execute("SELECT state FROM nodes WHERE node = ?", (node,)).fetchone()
         return None if row is None else self._decode_state(row[0])
+
+    def note(self, key: str) -> bytes | None:
+        row = self._reader.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    def notes(self, prefix: str) -> dict[str, bytes]:
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        found = self._reader.execute("SELECT key, body FROM notes WHERE key >= ? AND key < ?", (prefix, end))
+        return dict(found.fetchall())
 
     def cursor(self, output: str) -> int:
         row = self._reader.execute("SELECT seq FROM cursors WHERE output = ?", (output,)).fetchone()
@@ -172,10 +184,11 @@ class SqliteEngine:
     def _store(self, db: sqlite3.Connection, writes: Sequence[Write]) -> int:
         seq = 0
         for w in writes:
-            db.execute(
-                "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
-                (w.node, w.state.online, self._encode(w.state)),
-            )
+            if w.state is not None:
+                db.execute(
+                    "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
+                    (w.node, w.state.online, self._encode(w.state)),
+                )
             if w.raw is not None:
                 r = w.raw
                 at = db.execute(
@@ -197,12 +210,23 @@ class SqliteEngine:
                 if not at.rowcount:
                     continue
             if w.event is not None:
-                body = self._encode(w.event)
-                at = db.execute("INSERT INTO spool (received, body) VALUES (?, ?)", (w.event.received, body))
-                seq = at.lastrowid or seq
+                seq = self._spool(db, w.event)
                 if w.event.times:
                     db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", _rows(w.event))
+            for event in w.more:
+                seq = self._spool(db, event)
+            for key, note in w.notes.items():
+                if note is None:
+                    db.execute("DELETE FROM notes WHERE key = ?", (key,))
+                else:
+                    db.execute(
+                        "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", (key, note)
+                    )
         return seq
+
+    def _spool(self, db: sqlite3.Connection, event: Event) -> int:
+        at = db.execute("INSERT INTO spool (received, body) VALUES (?, ?)", (event.received, self._encode(event)))
+        return at.lastrowid or 0
 
     def _write(self) -> None:
         try:
@@ -307,12 +331,12 @@ def _open(path: Path) -> sqlite3.Connection:
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise StoreError(
                 f"store {path} has version {version}, this gateway knows {SCHEMA_VERSION}", "run the newer gateway"
             )
+        for done in range(version, SCHEMA_VERSION):
+            db.executescript(f"BEGIN; {_MIGRATIONS[done]} PRAGMA user_version={done + 1}; COMMIT;")
     except sqlite3.Error as e:
         raise StoreError(f"store {path}: {e}", "move the damaged file away; the gateway starts a new one") from e
 

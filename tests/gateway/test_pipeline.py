@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from gateway.clock import HostClock
+from gateway.core.follow import Follow, Follower
 from gateway.core.lockout import BURST, REFILL_S
-from gateway.core.model import Node, Radio, Reception
+from gateway.core.model import Event, Node, Radio, Reception
 from gateway.crypto import opener
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline
@@ -37,6 +39,7 @@ class World:
     sent: list[tuple[Reception, bytes]] = field(default_factory=list)
     rejects: list[dict[str, Any]] = field(default_factory=list)
     name: str = "lora"
+    followers: tuple[Follower, ...] = ()
 
     def __post_init__(self) -> None:
         self.mote = Mote(263)
@@ -45,7 +48,9 @@ class World:
         self.tmst = 0
 
     def start(self) -> Pipeline:
-        pipeline = Pipeline(self.nodes, self.engine, self.clock, self.metrics, lambda: None, self.rejects.append)
+        pipeline = Pipeline(
+            self.nodes, self.engine, self.clock, self.metrics, lambda: None, self.rejects.append, self.followers
+        )
         pipeline.attach(self, 0.01)  # type: ignore[arg-type]
         return pipeline
 
@@ -68,6 +73,31 @@ class World:
         return [e.event.id for e in self.engine.fetch(0, 10_000)]
 
 
+class Tally:
+    """A follower that counts what each node sent, tells every second one, and once what the clock says."""
+
+    name = "tally"
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self.due = T0 + 100.0
+
+    def load(self, notes: Mapping[str, bytes]) -> None:
+        self.counts = {key: int(body) for key, body in notes.items()}
+
+    def follow(self, node: Node, event: Event) -> Follow:
+        key = f"tally:{node.id}"
+        n = self.counts[key] = self.counts.get(key, 0) + 1
+        events = (replace(event, id=f"{event.id}:tally:even", times=(), columns=()),) if n % 2 == 0 else ()
+        return Follow(events, {key: b"%d" % n})
+
+    def tick(self, now: float) -> Follow:
+        if now < self.due:
+            return Follow()
+        self.due = float("inf")
+        return Follow(notes={"tally:noon": b"1"})
+
+
 @pytest.fixture
 async def world() -> World:
     return World()
@@ -84,6 +114,38 @@ async def test_nothing_is_acknowledged_that_was_not_committed(world: World) -> N
     await world.take(status)  # the node resends, and this time it is new
     assert world.ids() == ["263:1"] and len(world.sent) == 1
     assert world.mote.acked(world.sent[0][1]).covers(1)
+
+
+async def test_what_follows_is_committed_with_its_frame_and_forgotten_with_it() -> None:
+    tally = Tally()
+    world = World(followers=(tally,))
+    await world.take(world.mote.status({1: 5}))
+    assert world.engine.note("tally:263") == b"1" and world.ids() == ["263:1"]
+    world.engine.failing = True
+    lost = world.mote.status({1: 6})
+    await world.take(lost)
+    assert tally.counts == {"tally:263": 1}, "the failed commit took its consequences along"
+    world.engine.failing = False
+    world.clock.time += 20
+    await asyncio.sleep(0)
+    await world.take(lost)
+    await world.take(lost)
+    assert world.ids() == ["263:1", "263:2", "263:2:tally:even"] and world.engine.note("tally:263") == b"2"
+    again = Tally()
+    Pipeline(world.nodes, world.engine, world.clock, world.metrics, lambda: None, world.rejects.append, (again,))
+    assert again.counts == tally.counts
+
+
+async def test_silence_and_the_clock_reach_followers_too() -> None:
+    world = World(followers=(Tally(),))
+    await world.take(world.mote.status({1: 5}))
+    world.clock.time += 3 * 600 + 1
+    world.pipeline.check_presence()
+    world.pipeline.tick()
+    world.pipeline.tick()
+    await world.pipeline.settle()
+    assert world.engine.notes("tally:") == {"tally:263": b"2", "tally:noon": b"1"}
+    assert [i.rpartition(":")[2] for i in world.ids()] == ["1", str(T0 + 1801), "even"]
 
 
 async def test_an_ack_leaves_only_after_its_commit(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,45 @@ async def test_only_what_every_output_took_is_purged(engine: SqliteEngine | Memo
 async def test_booked_airtime_survives(engine: SqliteEngine | MemoryEngine) -> None:
     await engine.book("aa", 2, 1000, 50)
     assert engine.airtime(999) == [("aa", 2, 1000, 50)] and engine.airtime(1000) == []
+
+
+async def test_what_follows_is_spooled_behind_and_noted_with_it(engine: SqliteEngine | MemoryEngine) -> None:
+    first, second = write(1), write(2)
+    assert first.event is not None
+    alarm = replace(first.event, kind="alarm", id="263:1:rules:pm10-high", times=(), columns=())
+    assert (
+        await engine.commit([replace(first, more=(alarm,), notes={"rules:a": b"1", "rules:b": b"2", "rulez": b"3"})])
+        == 2
+    )
+    assert [e.event.id for e in engine.fetch(0, 10)] == ["263:1", "263:1:rules:pm10-high"]
+    assert engine.notes("rules:") == {"rules:a": b"1", "rules:b": b"2"} and engine.note("rulez") == b"3"
+    await engine.commit([replace(first, more=(alarm,), notes={"rules:a": b"again"})])
+    assert engine.note("rules:a") == b"1" and engine.newest() == 2, "a known frame changes nothing"
+    await engine.commit([replace(second, notes={"rules:a": None}), Write(0, None, notes={"rules:b": b"4"})])
+    assert engine.notes("rules:") == {"rules:b": b"4"} and engine.note("rules:a") is None and engine.load(0) is None
+
+
+async def test_a_store_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db")
+    await engine.commit([write(1)])
+    engine.close()
+    db = sqlite3.connect(tmp_path / "g.db")
+    db.executescript("DROP TABLE notes; PRAGMA user_version=1;")
+    db.close()
+    engine = SqliteEngine(tmp_path / "g.db")
+    await engine.commit([replace(write(2), notes={"rules:a": b"1"})])
+    assert engine.note("rules:a") == b"1" and [e.event.counter for e in engine.fetch(0, 9)] == [1, 2]
+    engine.close()
+
+
+async def test_a_store_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    SqliteEngine(tmp_path / "g.db").close()
+    db = sqlite3.connect(tmp_path / "g.db")
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(StoreError, match="version 99") as e:
+        SqliteEngine(tmp_path / "g.db")
+    assert "newer gateway" in e.value.hint
 
 
 async def test_the_quarantine_is_bounded(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""What follows from decisions: rules, aggregates, whatever looks at events of many nodes. A follower is pure state and step.
+
+Its events and notes are committed in the transaction of the frame they follow from. In memory it may run ahead of the disk; when a
+commit fails the pipeline makes it go back to what is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.core.model import Event, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Events in the order in which they are to be told, and notes to keep (None removes one)."""
+
+    events: tuple[Event, ...] = ()
+    notes: Mapping[str, bytes | None] = field(default_factory=dict)
+
+
+class Follower(Protocol):
+    """One kind of consequence. `name` and a colon begin the keys of its notes, and its own part of every event id it makes."""
+
+    name: str
+
+    def load(self, notes: Mapping[str, bytes]) -> None:
+        """Forget everything and go on from the committed notes."""
+        ...
+
+    def follow(self, node: Node, event: Event) -> Follow:
+        """Take an event that is about to be committed; exactly once for each, late ones too."""
+        ...
+
+    def tick(self, now: float) -> Follow:
+        """Do what is due at Unix time `now` (hours that end, schedules, silence). Called about twice a second: cost must be O(due)."""
+        ...
