@@ -163,6 +163,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             flash=1 << 20 if group.flash == "image" else 0,
             drift_ppm=_drift(group, seed, name),
             broken=dict(group.broken),
+            heap=group.heap,
         )
         made.append(Member(with_brownouts(spec, world, wiring.get("limits", {})), group, key))
     return made

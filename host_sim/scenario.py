@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
@@ -61,7 +62,7 @@ class Group:
 
     drift_ppm: of the clock that counts deep sleep, positive = fast; one number, or [low, high] for a seeded one per node.
     battery: volts, or points [[hour, volts], ...]. broken: {chip = fault}: its driver is replaced by host_sim/faulty/<fault>.py,
-    whose options (`good`, ...) go into sensors.<chip>.
+    whose options (`good`, ...) go into sensors.<chip>. heap: what the firmware has free at start, in words of a 32-bit board ("100wK").
     """
 
     name: str
@@ -81,6 +82,7 @@ class Group:
     drift_ppm: float | tuple[float, ...] = 0.0
     battery: float | tuple[tuple[float, ...], ...] = ()
     broken: dict[str, str] = field(default_factory=dict)
+    heap: str = "100wK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,10 @@ def _check_groups(s: Scenario, file: str) -> None:
             raise ScenarioError(f'{where}: "sf" must be 7..12, not {g.sf}')
         if not 1 <= g.count <= 1000:
             raise ScenarioError(f'{where}: "count" must be 1..1000, not {g.count}')
+        if not re.fullmatch(r"[0-9]{2,4}w?[kK]", g.heap):
+            raise ScenarioError(
+                f'{where}: "heap" must be kilobytes, "100wK" counts words of a 32-bit board, not {g.heap!r}'
+            )
         _check_node(g, where)
 
 

@@ -103,6 +103,7 @@ class Node:
         self.alarms = Alarms(
             borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", repr(specs))
         )
+        let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
             self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
@@ -124,7 +125,6 @@ class Node:
             self._go_on(rtc)
         self._error = None
         self._rtc = rtc
-        let_go("motewire.quantities")  # looked up, not needed again: 3 kB
 
     def _keep(self, name):
         """A number kept twice. The counters belong to the key's life, everything else to the board's."""

@@ -54,13 +54,14 @@ class Config:
         """The gateway answered under this configuration: keep it as the last good one (written only when it is new). Raises OSError."""
         self.answered()
         if not self.proved and not self.fallback:
-            _settings("prove", self)
+            borrow("mote.proof", "prove", self)
             self.proved = True
 
-    def unanswered(self, seconds):
-        """Before the deep sleep that ended now there had been no answer for so long."""
+    def unanswered(self, seconds, proved):
+        """Before the deep sleep that ended now there had been no answer for so long; proved: it is the good one already."""
         self._since = clock.uptime_s()
         self.silent_s = seconds
+        self.proved = proved and not self.probation
 
     def unanswered_s(self):
         """Seconds since the last answer under this configuration, or since it came."""

@@ -23,14 +23,18 @@ def date(batcher, staging, born, now):
     parked = staging.leftovers(False)
     shifts = {}
     for cycle, stage in reversed(parked):  # a cycle's last file comes first
-        if cycle not in shifts:
-            if cycle != staging.cycle:  # its last row, or what is left of it, came before the power-on that followed
-                begins -= count(staging, cycle, stage)[1] + 1
-            shifts[cycle] = begins
+        if cycle in shifts:
+            continue
+        if cycle != staging.cycle:  # its last row, or what is left of it, came before the power-on that followed
+            held, last = count(staging, cycle, stage)
+            if not held:
+                continue  # the power went before its first row: the file before it knows
+            begins -= last + 1
+        shifts[cycle] = begins
     # sealed oldest first: after a cut what is left is dated anew, later than all this, and stays behind it
     for cycle, stage in parked:
         ext = None if cycle == staging.cycle and not now else ESTIMATED
-        rows += batcher.take_up(cycle, stage, shifts[cycle], ext, stamp, now)
+        rows += batcher.take_up(cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
         batcher.parked -= 1
     log.info("%d rows dated", rows)
     return rows

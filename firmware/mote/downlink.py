@@ -5,7 +5,7 @@ states what will be true for ever, so that replaying one after a reset does no h
 """
 
 from micropython import const
-from mote import borrow, log
+from mote import borrow, let_go, log
 from mote.errors import BadConfig
 from mote.sealer import Foreign
 from motewire.errors import WireError
@@ -78,6 +78,8 @@ class Downlink:
             self._raise_floor(counter + 1, True)
             self._refuse(e.reason)
             return True  # authentic: whoever wrote it speaks a later dialect
+        finally:
+            let_go("motewire.shapes")
         plain = not wrong
         for key in payload:
             if key not in _ACK_KEYS:

@@ -12,7 +12,7 @@ def whole_node(config, board, nvs, identity, guard):
 
 
 def make():
-    from mote import start, supervisor
+    from mote import borrow, let_go, start, supervisor
     from mote.files import read_json
     from mote.hal.board import Board
     from mote.hal.nvs import Nvs
@@ -24,12 +24,16 @@ def make():
     config = start.configure(board, nvs)
     guard = start.watchdog(config)
     identity = start.identity(nvs)
-    if start.may_be_whole(config):
+    whole = start.may_be_whole(config)
+    start = None  # let go before the largest part is loaded
+    let_go("mote.start")
+    let_go("mote.hal.watchdog")
+    if whole:
         try:
             return whole_node(config, board, nvs, identity, guard)
         except Exception as error:
-            start.last_resort(error)
-    return start.safe_node(config, board, nvs, identity, guard)
+            borrow("mote.start", "last_resort", error)
+    return borrow("mote.start", "safe_node", config, board, nvs, identity, guard)
 
 
 def main():
@@ -41,7 +45,7 @@ def main():
     # collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it
     gc.threshold(8192)
     node = make()
-    for name in ("mote.start", "mote.links", "mote.drivers", "mote.hal.watchdog"):
+    for name in ("mote.links", "mote.drivers"):
         mote.let_go(name)  # built, and not needed again
     gc.collect()
     asyncio.run(node.run())

@@ -1,4 +1,4 @@
-"""What a configuration may say, how it is stored and given up. Loaded at boot, for a change and for a proof only (see mote.config).
+"""What a configuration may say, how it is stored and given up. Loaded at boot and for a change only (see mote.config).
 
 Keys (README.md lists them): see _SCHEMA. Unknown keys are kept and ignored, so that an older firmware runs a newer file.
 """
@@ -6,10 +6,10 @@ Keys (README.md lists them): see _SCHEMA. Unknown keys are kept and ignored, so 
 import json
 
 from micropython import const
-from mote import log
+from mote import borrow, log
 from mote.config import note_problem
 from mote.errors import BadConfig
-from mote.files import keep_copy, read_json, write_whole
+from mote.files import read_json, write_whole
 from mote.hal.rtc import TRIES
 
 _TRIES = const(3)
@@ -142,27 +142,6 @@ def _count(rtc, nvs):
     return before
 
 
-def _forget_tries(c):
-    rtc, nvs = c.rtc, c.nvs
-    if rtc is not None and rtc.buf[TRIES]:
-        rtc.buf[TRIES] = 0
-        rtc.save()
-    if nvs is not None and nvs.get("tries"):
-        nvs.put("tries", 0)
-
-
-def prove(c):
-    """Keep the configuration in force as the good one, the first of all as the factory's, and a copy of the board file. Raises OSError."""
-    _forget_tries(c)
-    raw = read_json(c.source)
-    if c.probation and raw is not None:
-        write_whole(c.good, json.dumps(raw))
-        c.probation = False
-    if raw is not None and read_json(c.factory) is None:
-        write_whole(c.factory, json.dumps(raw))
-    keep_copy("/board.json", "/board.good")
-
-
 def give_up(c, why):
     """Go back to the last good configuration; False when there is none. Raises OSError."""
     raw = read_json(c.good)
@@ -176,7 +155,7 @@ def give_up(c, why):
     write_whole(c.good, text)
     write_whole(c.path, text)
     c.values, c.source = check(raw), c.path
-    _forget_tries(c)
+    borrow("mote.proof", "forget_tries", c)
     c.probation, c.fallback, c.given_up = False, False, True
     note_problem(why)
     return True
@@ -203,6 +182,6 @@ def change(c, updates, judge):
     write_whole(c.path, json.dumps(raw))
     before = c.values
     c.values, c.source, c.proved, c.fallback, c.probation = values, c.path, False, False, True
-    _forget_tries(c)
+    borrow("mote.proof", "forget_tries", c)
     c.answered()
     return before, values

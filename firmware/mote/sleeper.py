@@ -63,7 +63,7 @@ class Sleeper:
         board_clock.go_on(uptime + slept_s)
         self._power.slept(slept_s)
         supervisor.load(get, slept_s)
-        self._config.unanswered(get() + slept_s)
+        self._config.unanswered(get() + slept_s, get() == 1)
         for part in self._parts:
             part.load(get)
         late = self._clock.now() - self._planned
@@ -86,6 +86,7 @@ class Sleeper:
         numbers = array("i", (self._label, clock.now() + nap, self._start_s, board_clock.uptime_s(), board_clock.now()))
         supervisor.save(numbers.append)
         numbers.append(self._config.unanswered_s())
+        numbers.append(self._config.proved)
         for part in self._parts:
             part.save(numbers.append)
         supervisor.planned()

@@ -20,8 +20,19 @@ Signal, PinBase = _b.Signal, _b.PinBase
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5
 PIN_WAKE, EXT0_WAKE, EXT1_WAKE, TIMER_WAKE, TOUCHPAD_WAKE, ULP_WAKE = 2, 2, 3, 4, 5, 6
 SLEEP, DEEPSLEEP = 2, 4
-_state = {"cause": PWRON_RESET, "rtc": b"", "woke": False}
+_state = {"cause": PWRON_RESET, "woke": False}
 RTC_MEMORY = 2048
+_rtc = bytearray(RTC_MEMORY)  # not the firmware's heap: it must not need a stretch of it
+_rtc_used = 0
+
+
+def fill_rtc(data):
+    """What RTC memory holds when the board starts, or as if written by the firmware; the world is not told."""
+    global _rtc_used
+    _rtc_used = len(data)
+    _rtc[:_rtc_used] = data
+
+
 FOR_EVER_MS = 1 << 46
 
 
@@ -129,15 +140,11 @@ def time_pulse_us(pin, level, timeout_us=1000000):
 
 class RTC:
     def memory(self, data=None):
-        kept = _state["rtc"]
         if data is None:
-            return bytes(kept)
+            return bytes(memoryview(_rtc)[:_rtc_used])
         if len(data) > RTC_MEMORY:
             raise ValueError("buffer too long")
-        if isinstance(kept, bytearray) and len(kept) == len(data):
-            kept[:] = data  # this memory is not the firmware's heap: it must not need a stretch of it
-        else:
-            _state["rtc"] = bytearray(data)
+        fill_rtc(data)
         _link.send_hex("M", data)
 
     def datetime(self, t=None):

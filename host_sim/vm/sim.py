@@ -60,7 +60,7 @@ def reboot(cause, after_ms=0):
     sim_hw.hold_digital = False
     ulp = sys.modules.get("sim_ulp")
     if cause == machine.PWRON_RESET:
-        machine._state["rtc"] = b""
+        machine.fill_rtc(b"")
         sim_clock.rtc_off = -sim_clock.now
         sim_hw.held.clear()
         if ulp is not None:

@@ -30,7 +30,7 @@ sys.modules["lora"] = __import__("hw_lora")
 for _m in ("sx126x", "sx127x", "async_modem", "sync_modem", "modem"):
     sys.modules["lora." + _m] = sys.modules["lora"]
 sys.modules["machine"]._state["cause"] = _cfg.get("cause", 1)
-sys.modules["machine"]._state["rtc"] = bytearray(bytes.fromhex(_cfg.get("rtc", "")))
+sys.modules["machine"].fill_rtc(bytes.fromhex(_cfg.get("rtc", "")))
 sys.modules["esp32"]._store.update(_cfg.get("nvs", {}))
 sys.modules["os"]._seed(_cfg.get("seed", 1))
 random.seed(_cfg.get("seed", 1) & 0x3FFFFFFF)

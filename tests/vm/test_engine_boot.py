@@ -56,7 +56,7 @@ try:
 except OSError:
     problem = ""
 print("\\x1e" + json.dumps({
-    "end": end, "rtc": machine._state["rtc"].hex(), "nvs": esp32._store, "crash": crash, "level": level, "problem": problem,
+    "end": end, "rtc": machine.RTC().memory().hex(), "nvs": esp32._store, "crash": crash, "level": level, "problem": problem,
     "config": config if isinstance(config, dict) else None, "interrupt": sys.modules["micropython"].interrupt_char,
 }))
 """

@@ -110,7 +110,7 @@ async def test_a_water_register_never_falls_over_reboots():
         import esp32
 
         esp32.PCNT._units.clear()  # a reset forgets the hardware counter
-        machine._state["rtc"] = b""
+        machine.fill_rtc(b"")
         node, more = await play("water_meter", 1.1)
         again = column([row for row in more if row[0] > rows[-1][0]], "water_volume")
         assert again[0] >= volumes[-1], (again[0], volumes[-1])

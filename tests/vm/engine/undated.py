@@ -1,5 +1,7 @@
 """A node that does not know the time: rows are taken from the first minute on, and dated when somebody tells it."""
 
+import os
+
 import nodekit as kit
 import sim_clock
 from cryptolib import aes
@@ -131,6 +133,32 @@ def test_power_ons_that_never_learnt_the_time_lie_one_after_the_other_and_are_ma
     starts = [r[1] - 946684800 for r in sorted(reports, key=lambda r: r[1])]
     assert starts == [born - 301 - 301 + 60, born - 301 + 60, born + 60], starts
     assert [len(r) for r in sorted(reports, key=lambda r: r[1])] == [6, 6, 5]
+    assert not rig.batcher.parked
+    rig = None
+    disk.umount()
+
+
+def test_a_file_that_was_cut_before_its_first_row_does_not_date_the_rows_before_it():
+    disk = kit.Disk()
+    disk.mount()
+    nvs = kit.Store(ceiling=0)
+    rig = Rig(nvs, 1)
+    fill(rig, 5)
+    rig.batcher.append(360, [1, 2, 3], 7)
+    disk.mount()
+    newest = max([int(name.split(".")[0]) for name in os.listdir("/d/stage")])
+    path = f"/d/stage/{newest}.1"
+    with open(path, "rb") as f:
+        whole = f.read()
+    with open(path, "wb") as f:
+        f.write(whole[:-20])
+    rig = Rig(nvs, 2)
+    born = FIRST + 5000000
+    rig.batcher.date(born)
+    (report,) = rig.rows(kit.Gateway()).frames_of(0)
+    assert report[1] - 946684800 == born - 301 + 60, (
+        "a row that was lost counted, and one that was kept came after the power-on"
+    )
     assert not rig.batcher.parked
     rig = None
     disk.umount()

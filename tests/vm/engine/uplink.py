@@ -176,7 +176,7 @@ async def test_a_replay_after_a_power_cut_is_refused_when_it_could_do_harm():
     await asyncio.sleep(1)
     import machine
 
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     again = kit.make_node(kit.Link(gw), [dust()])
     assert not again.downlink.handle(bytearray(old))
     assert again.clock.quality == 0

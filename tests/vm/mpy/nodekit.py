@@ -352,7 +352,7 @@ def clean():
                 os.remove(folder + "/" + name)
         except OSError:
             pass
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     esp32._store.clear()
     esp32._store["citymote"] = {"key": KEY.hex(), "epoch": 0, "ceiling": 0}
     sim_hw.i2c.clear()

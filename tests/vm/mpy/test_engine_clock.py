@@ -11,7 +11,7 @@ T2000 = 946684800
 
 
 def fresh():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     sim_clock.rtc_off = -sim_clock.now
     return Clock(RtcMemory())
 
@@ -117,6 +117,6 @@ def test_the_anchor_survives_a_reset():
 
 
 def test_noise_in_rtc_memory_is_no_drift():
-    machine._state["rtc"] = bytes(range(250)) * 2
+    machine.fill_rtc(bytes(range(250)) * 2)
     c = Clock(RtcMemory())
     assert c.quality == NONE and not c.born

@@ -18,7 +18,7 @@ HALF_AN_HOUR, HOURS, DAY = 1800, 3600, 86400
 
 
 def fresh():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     esp32._store.clear()
     esp32._store["citymote"] = {}
 
@@ -63,7 +63,7 @@ def test_a_profile_that_was_never_built_goes_straight_to_its_options():
 def test_the_counter_stands_before_anything_is_set_up():
     fresh()
     supervisor.begin()
-    assert machine._state["rtc"][CRASHES] == 1
+    assert machine.RTC().memory()[CRASHES] == 1
 
 
 def test_a_crash_every_half_hour_climbs_and_one_every_seven_hours_does_not():
@@ -164,7 +164,7 @@ def test_planned_ends_count_nothing():
 
 
 def cut():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
 
 
 def test_a_power_cut_is_a_trial_of_everything_and_does_not_forget_what_held():
@@ -254,7 +254,7 @@ async def test_the_sensor_that_keeps_memory_is_found_though_both_read_at_once_an
             supervisor.ended(MemoryError("memory allocation failed"))
         except sim.Reset:
             pass
-        assert machine._state["rtc"][ENTERED] == leaky + 1
+        assert machine.RTC().memory()[ENTERED] == leaky + 1
         words.forget()
     gc.collect()
 
@@ -269,7 +269,7 @@ def test_ctrl_c_in_the_field_is_a_reset_that_counts_nothing():
         assert (e.kind, e.arg) == ("R", "hard")
     else:
         raise AssertionError("the REPL")
-    assert machine._state["rtc"][CRASHES] == 0
+    assert machine.RTC().memory()[CRASHES] == 0
     supervisor.allow_repl(True)
     assert micropython.interrupt_char == 3
     supervisor.ended(KeyboardInterrupt())
@@ -283,7 +283,7 @@ def test_a_planned_end_resets_at_once_and_leaves_no_words():
         supervisor.ended(Planned())
     except sim.Reset as e:
         assert (e.kind, e.arg) == ("R", "hard")
-    assert words.last() == "" and machine._state["rtc"][CRASHES] == 0
+    assert words.last() == "" and machine.RTC().memory()[CRASHES] == 0
 
 
 def test_last_words_begin_with_the_place():

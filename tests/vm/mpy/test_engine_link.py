@@ -47,7 +47,7 @@ class Air:
 
 
 def link(sf=7, allowed=True):
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     nvs = kit.Store()
     rtc = RtcMemory()
     modem = AsyncSX1262(None, 1, 2, lora_cfg={"freq_khz": 868100, "sf": sf, "preamble_len": 8})
@@ -120,7 +120,7 @@ async def test_the_watchdog_is_fed_by_progress_only():
         def feed(self):
             fed.append(sim.now_us())
 
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     supervisor.begin()
     s = supervisor.Supervisor(Dog())
     s.watch("work", 100)
@@ -140,7 +140,7 @@ async def test_the_watchdog_is_fed_by_progress_only():
 
 
 async def test_a_bus_error_restarts_a_task_and_a_bug_ends_the_node():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     supervisor.begin()
     s = supervisor.Supervisor(None)
     runs = []
@@ -163,7 +163,7 @@ async def test_a_bus_error_restarts_a_task_and_a_bug_ends_the_node():
 
 
 def test_last_words_are_kept_and_the_node_sleeps_longer_every_time():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     esp32._store.clear()
     kinds = []
     for _ in range(6):
@@ -179,7 +179,7 @@ def test_last_words_are_kept_and_the_node_sleeps_longer_every_time():
 
 
 def test_at_the_bench_a_failure_ends_at_the_repl():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     supervisor.begin()
     supervisor.bench = True
     try:

@@ -36,7 +36,7 @@ def test_a_mean_of_large_values_stays_small_inside():
 
 
 def test_the_duty_ledger_never_lets_an_hour_exceed_its_share():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     nvs, now = kit.Store(), [1000]
     rtc = RtcMemory()
     d = Duty(rtc, nvs, lambda: now[0], [1])
@@ -55,7 +55,7 @@ def test_the_duty_ledger_never_lets_an_hour_exceed_its_share():
 
 
 def test_a_hundred_resets_do_not_renew_the_budget():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     nvs, now = kit.Store(), [5000]
     spent = 0
     for boot in range(100):
@@ -71,7 +71,7 @@ def test_a_hundred_resets_do_not_renew_the_budget():
 
 def test_any_number_of_power_cuts_in_an_hour_stays_legal():
     nvs, now = kit.Store(), [10_000]
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     d = Duty(RtcMemory(), nvs, lambda: now[0], [1])
     now[0] += 4000
     assert d.budget_ms(0, True) == 36000 * 80 // 100
@@ -80,7 +80,7 @@ def test_any_number_of_power_cuts_in_an_hour_stays_legal():
         d.spend(0, 50)
         spent += 50
     for _ in range(60):
-        machine._state["rtc"] = b""
+        machine.fill_rtc(b"")
         d = Duty(RtcMemory(), nvs, lambda: now[0], [1])
         while d.budget_ms(0, True) >= 50:
             d.spend(0, 50)
@@ -94,7 +94,7 @@ def test_any_number_of_power_cuts_in_an_hour_stays_legal():
 
 
 def test_a_clock_step_neither_forgets_nor_prolongs_what_was_sent():
-    machine._state["rtc"] = b""
+    machine.fill_rtc(b"")
     nvs, now = kit.Store(airstarts=0), [5]
     d = Duty(RtcMemory(), nvs, lambda: now[0], [1, 0])
     d.spend(0, 3000)
@@ -114,15 +114,15 @@ def test_channels_outside_the_bands_are_not_ours():
 
 
 def test_rtc_memory_that_is_noise_counts_as_power_on():
-    machine._state["rtc"] = bytes(range(256)) + bytes(20)
+    machine.fill_rtc(bytes(range(256)) + bytes(20))
     assert RtcMemory().fresh
     m = RtcMemory()
     m.buf[2] = 7
     m.save()
     n = RtcMemory()
     assert not n.fresh and n.buf[2] == 7
-    data = bytearray(machine._state["rtc"])
+    data = bytearray(machine.RTC().memory())
     data[50] ^= 4
-    machine._state["rtc"] = bytes(data)
+    machine.fill_rtc(bytes(data))
     assert RtcMemory().fresh
     assert sim.now_us() >= 0

@@ -1,0 +1,28 @@
+"""What is kept once the gateway answered under a configuration. Borrowed for the call, at a time when everything else is in memory:
+files are copied as they are, and at most one of them is parsed at a time.
+"""
+
+from mote.files import keep_copy, read_json
+from mote.hal.rtc import TRIES
+
+
+def forget_tries(c):
+    """The configuration in force is not on trial any more. Raises OSError."""
+    rtc, nvs = c.rtc, c.nvs
+    if rtc is not None and rtc.buf[TRIES]:
+        rtc.buf[TRIES] = 0
+        rtc.save()
+    if nvs is not None and nvs.get("tries"):
+        nvs.put("tries", 0)
+
+
+def prove(c):
+    """Keep the configuration in force as the good one, the first of all as the factory's, and a copy of the board file. Raises OSError."""
+    forget_tries(c)
+    if read_json(c.source) is not None:
+        if c.probation:
+            keep_copy(c.source, c.good)
+            c.probation = False
+        if read_json(c.factory) is None:
+            keep_copy(c.source, c.factory)
+    keep_copy("/board.json", "/board.good")
