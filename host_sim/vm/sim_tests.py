@@ -53,5 +53,6 @@ for name in names:
         report(name, skip=str(e))
     except BaseException as e:
         report(name, e)
-    sim_clock._events.clear()  # a watchdog of this test does not bite the next
+    sim_clock._events.clear()  # a watchdog of this test does not bite the next,
+    sys.modules["machine"].WDT._event = None  # and no light sleep of the next wakes it again
     sim_clock.cut_at = sim_clock.NEVER
