@@ -2,7 +2,7 @@
 
 Lives in the flash root beside boot.py and is never updated itself, so it needs nothing of ours. A slot is the folder /a or /b; ""
 is the root, where the factory put the application. An update goes into the slot that is neither proven nor on trial, is checked
-once by stage(), then tried: switch() and a reset. Every boot on trial is counted down before the application is imported; prove()
+once by stage(), then tried: switch() and a reset. Every boot on trial, but for wakes from a sleep it chose, is counted down before the application is imported; prove()
 (the gateway answered) makes it the proven one. Tries used up: back to the proven one, which nothing here ever writes to.
 
 /slot: "slot", proven, trial (0 none, 1 a, 2 b), boots left, CRC-32; replaced in one step. /slot.ok: the same as of the last proof, for when
@@ -21,6 +21,8 @@ _STATE = "/slot"
 _PROOF = "/slot.ok"
 _NAMES = ("", "a", "b")
 _DIR = 0x4000
+_RTC_MAGIC = 0xC1  # as mote/hal/rtc.py writes it
+_ASLEEP = 7
 
 path = ""  # folder this boot runs from, "" is the root
 trial = ""  # slot this boot tries
@@ -32,7 +34,7 @@ def begin():
     global path, trial, rolled_back
     name, trying, tries = _state()
     if trying:
-        if tries and eligible(trying) and _kept(name, trying, tries - 1):
+        if eligible(trying) and (_slept() or tries and _kept(name, trying, tries - 1)):
             name = trial = trying
             _guard()
         else:
@@ -149,6 +151,19 @@ def _kept(proven, trying, tries):
         sys.print_exception(e)
         return False
     return True
+
+
+def _slept():
+    """True when this boot goes on from a deep sleep that the application chose (mote/hal/rtc.py, bytes 0 and 7): its try has not ended.
+
+    Else a node that sleeps between samples would use up its tries before it ever sends.
+    """
+    import machine
+
+    if machine.reset_cause() != machine.DEEPSLEEP_RESET:
+        return False
+    kept = machine.RTC().memory()
+    return len(kept) > _ASLEEP and kept[0] == _RTC_MAGIC and kept[_ASLEEP] == 1
 
 
 def _guard():

@@ -126,7 +126,7 @@ GUARDS = (
     Guard("G2", "a block of counters is reserved before its first is used (the torture sees it)", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "", TORTURE),
     Guard("G4", "a broken configuration falls back to the last that reached the gateway", "firmware/mote/settings.py", "    for path in (c.path, c.good, c.factory):\n", "    for path in (c.path, c.factory):\n", BOOTS),
     Guard("G4", "a boot on trial is counted down", "firmware/slots.py", "_kept(name, trying, tries - 1)", "_kept(name, trying, tries)", TORTURE),
-    Guard("G4", "a trial ends when its tries are used up", "firmware/slots.py", "        if tries and eligible(trying) and", "        if eligible(trying) and", SLOTS),
+    Guard("G4", "a trial ends when its tries are used up", "firmware/slots.py", "(_slept() or tries and _kept", "(_slept() or _kept", SLOTS),
     Guard("G4", "a slot state that does not check is not believed", "firmware/slots.py", " or crc32(d[:7]) != int.from_bytes(d[7:], \"big\")", "", SLOTS),
     Guard("G4", "a proof that was cut half-way counts", "firmware/slots.py", " or state[1] and state[1] == sure:", ":", SLOTS),
     Guard("G4", "a slot that changed after its check is not run", "firmware/slots.py", "        return mark == _crc(\"/\" + name + \"/manifest.json\").to_bytes(4, \"big\")\n", "        return len(mark) == 4\n", SLOTS),

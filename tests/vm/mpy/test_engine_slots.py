@@ -5,6 +5,9 @@ import os
 import sys
 from binascii import crc32
 
+import machine
+from mote.hal.rtc import RtcMemory
+
 PROVEN = (None, "a")
 
 
@@ -110,6 +113,25 @@ def test_a_trial_that_is_proven_stays_and_one_that_is_not_ends_after_its_tries()
         assert not slots.trial
         for _ in range(10):
             assert boot().path == "/" + trial
+
+
+def test_wakes_from_a_sleep_it_chose_use_up_no_try():
+    rtc = RtcMemory()
+    rtc.wide()
+    world("a", "b", 2)
+    assert boot().trial == "b" and read("/slot")[6] == 1
+    for _ in range(5):
+        rtc.sleep(b"image")
+        machine._state["cause"] = machine.DEEPSLEEP_RESET
+        slots = boot()
+        assert slots.trial == "b" and read("/slot")[6] == 1
+        assert RtcMemory().woke, "the application takes the mark away"
+    assert boot().trial == "b" and read("/slot")[6] == 0, "asleep after a crash: that counts"
+    rtc.sleep(b"image")
+    assert boot().trial == "b", "the last try goes on, too"
+    machine._state["cause"] = machine.HARD_RESET
+    assert boot().rolled_back
+    machine.fill_rtc(b"")
 
 
 def test_a_boot_on_trial_is_overdue_after_an_hour_without_an_answer():
