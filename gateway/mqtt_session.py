@@ -15,6 +15,7 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from gateway import tls
 from gateway.config import Broker
 
 CONNECT_S = 10.0
@@ -22,7 +23,11 @@ KEEPALIVE_S = 30
 
 
 class MqttError(Exception):
-    """The broker cannot be reached, refused us, or is gone."""
+    """The broker cannot be reached, refused us, or is gone. hint: what to do next, "" when there is nothing special."""
+
+    def __init__(self, text: str, hint: str = "") -> None:
+        super().__init__(text)
+        self.hint = hint
 
 
 class MqttSession:
@@ -61,7 +66,7 @@ class MqttSession:
                 password = b.password_file.read_text().strip() if b.password_file else None
                 self._client.username_pw_set(b.username, password)
             if b.ca_file is not None:
-                self._client.tls_set(ca_certs=str(b.ca_file), tls_version=ssl.PROTOCOL_TLS_CLIENT)
+                self._client.tls_set_context(tls.context(b.ca_file, b.cert_file, b.key_file))
             self._client.connect_timeout = CONNECT_S / 2
             await asyncio.to_thread(self._client.connect, b.host, b.port, KEEPALIVE_S)
             sock = self._client.socket()
@@ -76,8 +81,9 @@ class MqttSession:
                 await self._connected
         except (OSError, ValueError, TimeoutError) as e:
             self._drop("connect failed")
-            reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e) or type(e).__name__
-            raise MqttError(f"{b.host}:{b.port}: {reason}") from e
+            reason, hint = tls.explain(e)
+            hint = hint if b.ca_file is not None else ""
+            raise MqttError(f"{b.host}:{b.port}: {reason}", hint) from e
         except BaseException:
             self._drop("connect failed")
             raise
@@ -135,8 +141,11 @@ class MqttSession:
             self._loop.add_writer(self._sock, self._writable)
 
     def _readable(self) -> None:
-        if self._client.loop_read(16) != paho.MQTT_ERR_SUCCESS:
-            self._drop("connection lost")
+        while self._client.loop_read(16) == paho.MQTT_ERR_SUCCESS:
+            # what TLS has decrypted already makes no socket readable again
+            if not isinstance(self._sock, ssl.SSLSocket) or not self._sock.pending():
+                return
+        self._drop("connection lost")
 
     def _writable(self) -> None:
         if self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
@@ -165,7 +174,13 @@ class MqttSession:
             self._misc.cancel()
             self._misc = None
         if not self._connected.done():
-            self._connected.set_exception(MqttError(f"{self._broker.host}:{self._broker.port}: {reason}"))
+            b = self._broker
+            hint = (
+                ""
+                if b.ca_file is None or b.cert_file is not None
+                else "the broker may want a certificate of ours: set cert_file and key_file"
+            )
+            self._connected.set_exception(MqttError(f"{b.host}:{b.port}: {reason}", hint))
         if self._connected.exception() is None and not self.closed.done():
             self.closed.set_result(reason)
         elif not self.closed.done():

@@ -23,8 +23,9 @@ from gateway.links.mqtt_link import MqttLink
 from gateway.links.udp_forwarder import UdpForwarderLink
 from gateway.metrics import Metrics
 from gateway.notify import notify, watchdog_s
+from gateway.outputs.build import build
+from gateway.outputs.destination import Destination
 from gateway.outputs.message import iso
-from gateway.outputs.mqtt import MqttOutput
 from gateway.pipeline import Pipeline
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
@@ -60,11 +61,11 @@ class Service:
         c = self.config
         clock: Clock = ForwarderClock() if c.clock == "forwarder" else HostClock()
         engine = SqliteEngine(c.store, [o.name for o in c.outputs])
-        outputs: list[MqttOutput] = []
+        outputs: list[Destination] = []
         tasks: list[asyncio.Task[None]] = []
         links: list[Link] = []
         try:
-            outputs += [MqttOutput(o, c.id, engine, self.metrics, self._info) for o in c.outputs]
+            outputs += [build(o, c.id, engine, self.metrics, self._info, c.nodes) for o in c.outputs]
 
             def committed() -> None:
                 for o in outputs:
@@ -105,7 +106,7 @@ class Service:
             engine.close()
         log.info("stopped", **self.metrics.snapshot())
 
-    async def _outputs_up(self, outputs: list[MqttOutput]) -> None:
+    async def _outputs_up(self, outputs: list[Destination]) -> None:
         """Give the brokers a moment, so that READY usually means published too."""
         deadline = time.monotonic() + OUTPUT_READY_S
         while not all(o.connected for o in outputs) and time.monotonic() < deadline and not self._stopping.is_set():
@@ -146,7 +147,7 @@ class Service:
         return now - self._progress[1] < STUCK_S
 
     async def _end(
-        self, pipeline: Pipeline, engine: SqliteEngine, links: list[Link], outputs: list[MqttOutput]
+        self, pipeline: Pipeline, engine: SqliteEngine, links: list[Link], outputs: list[Destination]
     ) -> None:
         for link in links:
             await link.stop()
@@ -215,6 +216,6 @@ def check(file: Path) -> int:
         complain(e)
         return 2
     links = ", ".join(link.name for link in c.links)
-    outputs = ", ".join(f"{o.name} ({'+'.join(o.formats)} to {o.broker.host}:{o.broker.port})" for o in c.outputs)
+    outputs = ", ".join(f"{o.name} ({o.describe()})" for o in c.outputs)
     print(f"{c.file}: gateway {c.id}, {len(c.nodes)} nodes, links {links}, outputs {outputs}, store {c.store}")
     return 0

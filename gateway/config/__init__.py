@@ -9,7 +9,14 @@ from pathlib import Path
 from gateway.config.broker import Broker
 from gateway.config.links import MqttLinkConfig, UdpForwarderConfig, link
 from gateway.config.nodes import load_registry
-from gateway.config.outputs import MqttOutputConfig, output
+from gateway.config.outputs import (
+    FilesOutputConfig,
+    Filter,
+    MqttOutputConfig,
+    NgsiHttpOutputConfig,
+    OutputConfig,
+    output,
+)
 from gateway.config.table import ConfigError, Table, level, read
 from gateway.core.model import Node
 
@@ -27,7 +34,7 @@ class Config:
     clock: str = "host"
     drain_s: float = 30.0
     links: tuple[UdpForwarderConfig | MqttLinkConfig, ...] = ()
-    outputs: tuple[MqttOutputConfig, ...] = ()
+    outputs: tuple[OutputConfig, ...] = ()
     nodes: Mapping[int, Node] = field(default_factory=dict)
 
 
@@ -40,7 +47,10 @@ def load(file: Path) -> Config:
     g = Table(file, text, "gateway", data.get("gateway", {}))
     g.only(("id", "store", "registry", "clock", "drain_s"))
     links = tuple(link(level(t, name), t) for name, t in top.tables("link").items())
-    outputs = tuple(output(level(t, name), t) for name, t in top.tables("output").items())
+    store, registry = g.path("store", "gateway.db"), g.path("registry", "nodes.toml")
+    assert store is not None and registry is not None
+    nodes = load_registry(registry)
+    outputs = tuple(output(level(t, name), t, nodes) for name, t in top.tables("output").items())
     if not links:
         raise ConfigError(
             f"{file}: no link, so no frame can arrive",
@@ -54,8 +64,6 @@ def load(file: Path) -> Config:
     clock = g.choice("clock", CLOCKS, "host")
     if clock == "forwarder" and not any(isinstance(link, UdpForwarderConfig) for link in links):
         raise g.error("clock", 'is "forwarder", but there is no udp-forwarder link', 'set clock = "host"')
-    store, registry = g.path("store", "gateway.db"), g.path("registry", "nodes.toml")
-    assert store is not None and registry is not None
     return Config(
         file,
         g.name("id", "gw-1"),
@@ -65,7 +73,7 @@ def load(file: Path) -> Config:
         g.number("drain_s", 30, 0, 3600),
         links,
         outputs,
-        load_registry(registry),
+        nodes,
     )
 
 
@@ -73,8 +81,12 @@ __all__ = [
     "Broker",
     "Config",
     "ConfigError",
+    "FilesOutputConfig",
+    "Filter",
     "MqttLinkConfig",
     "MqttOutputConfig",
+    "NgsiHttpOutputConfig",
+    "OutputConfig",
     "UdpForwarderConfig",
     "load",
     "load_registry",

@@ -57,6 +57,7 @@ def _node(t: Table) -> Node:
         lon,
         t.choice("visibility", VISIBILITIES, RESTRICTED),
         *_next_key(t, key),
+        t.names("area"),
     )
 
 

@@ -83,6 +83,15 @@ class Table:
             raise self.error(key, f"is {value!r}, it becomes a topic level", "use 1 to 32 of a-z 0-9 _ -")
         return value
 
+    def names(self, key: str) -> tuple[str, ...]:
+        """Return one name, or a list of names, as a tuple; () when the key is not there."""
+        value = self.get(key, (str, list), [], '"a-name" or ["a-name", "another"]')
+        found = [value] if isinstance(value, str) else value
+        for name in found:
+            if not isinstance(name, str) or not NAME.fullmatch(name):
+                raise self.error(key, f"holds {name!r}, it becomes a topic level", "use 1 to 32 of a-z 0-9 _ -")
+        return tuple(dict.fromkeys(found))
+
     def choice(self, key: str, allowed: tuple[str, ...], default: Any = ...) -> str:
         value = self.get(key, str, default, " or ".join(f'"{a}"' for a in allowed))
         if value not in allowed:

@@ -165,6 +165,8 @@ def metadata(node: Node, state: NodeState) -> dict[str, Any]:
     }
     if node.lat is not None and node.lon is not None:
         meta["location"] = {"type": "Point", "coordinates": [node.lon, node.lat]}
+    if node.area:
+        meta["area"] = list(node.area)
     if state.firmware is not None:
         meta["firmware"] = state.firmware
     return meta

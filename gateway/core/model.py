@@ -17,7 +17,7 @@ PERSONAL = "personal"
 class Node:
     """A provisioned node as the registry knows it. `key` is the 16-byte AES key and never part of a repr.
 
-    next_key, next_epoch: what it is to change to; both or neither.
+    next_key, next_epoch: what it is to change to; both or neither. area: names of the areas it belongs to (district, lot, shaft).
     """
 
     id: int
@@ -31,6 +31,7 @@ class Node:
     visibility: str = RESTRICTED
     next_key: bytes | None = field(default=None, repr=False)
     next_epoch: int | None = None
+    area: tuple[str, ...] = ()
 
     def next(self) -> Node | None:
         """Return this node under the key it is to change to, None when it is to keep the one it has."""

@@ -70,6 +70,12 @@ def strictest(*visibilities: str) -> str:
     return VISIBILITIES[max(map(VISIBILITIES.index, visibilities))]
 
 
+def visibility_of(key: str) -> str:
+    """A quantity's default circle, of an instance too; what the registry does not know (a status value, `q<id>`) is restricted."""
+    about = ABOUT.get(key.partition("-")[0])
+    return RESTRICTED if about is None else about.visibility
+
+
 def label(key: str, language: str) -> str:
     """A quantity's name for people; instance i of a quantity (`pm25-1`) is counted on; an unknown key is its own name.
 

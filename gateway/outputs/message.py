@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
+
+from gateway.config.outputs import Filter
+from gateway.core.model import Node
 
 
 class Message(NamedTuple):
@@ -16,6 +21,23 @@ class Message(NamedTuple):
     qos: int = 1
     retain: bool = False
     newest: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a format knows beside the event: its gateway, the registry, the destination's filter, Home Assistant's topic prefix."""
+
+    gateway: str = "gw-1"
+    nodes: Mapping[int, Node] = field(default_factory=dict)
+    filter: Filter = field(default_factory=Filter)
+    discovery: str = "homeassistant"
+
+    def with_nodes(self, nodes: Mapping[int, Node]) -> Known:
+        """Return the same with another registry."""
+        return replace(self, nodes=nodes)
+
+
+NOTHING = Known()
 
 
 def iso(t: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.model import Event
-from gateway.outputs.message import Message, drop_none, iso, json, node_topic
+from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
 
 VALID_INTERVALS = 3
 _HEALTH = {
@@ -23,7 +23,7 @@ _HEALTH = {
 _SCALE = {"battery_voltage": 100}  # 10 mV steps
 
 
-def messages(e: Event, root: str) -> list[Message]:
+def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
     out: list[Message] = []
     if e.online is not None:

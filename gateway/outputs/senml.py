@@ -10,7 +10,7 @@ import math
 from typing import Any
 
 from gateway.core.model import Event
-from gateway.outputs.message import Message, json, node_topic
+from gateway.outputs.message import NOTHING, Known, Message, json, node_topic
 
 # registry unit -> (SenML primary unit, numerator, denominator, summand, decimals). Units absent here are primary already; None: SenML has
 # no unit for it and the record carries none.
@@ -42,7 +42,7 @@ def primary(value: float, unit: str) -> tuple[float, str | None]:
     return round(value * numerator / denominator + summand, decimals), name
 
 
-def messages(e: Event, root: str) -> list[Message]:
+def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     """Return the pack of a report, in order of time; nothing for other events."""
     if e.kind != "report":
         return []

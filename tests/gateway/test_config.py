@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from gateway.config import ConfigError, MqttLinkConfig, UdpForwarderConfig, load, load_registry
+from gateway.config import (
+    ConfigError,
+    FilesOutputConfig,
+    MqttLinkConfig,
+    MqttOutputConfig,
+    NgsiHttpOutputConfig,
+    UdpForwarderConfig,
+    load,
+    load_registry,
+)
 from tests.gateway.world import REPO
 
 GOOD = """\
@@ -44,6 +54,7 @@ interval_s = 3600
 lat = 45.5
 lon = 13.7
 visibility = "personal"
+area = ["centre", "shaft-3"]
 """
 
 
@@ -59,7 +70,10 @@ def test_a_good_file_is_read(tmp_path: Path) -> None:
     lora, wifi = c.links
     assert isinstance(lora, UdpForwarderConfig) and lora.port == 1700 and lora.allow == {"aa555a0000000001"}
     assert isinstance(wifi, MqttLinkConfig) and wifi.broker.port == 1883
-    assert c.outputs[0].formats == ("native", "senml") and c.store == tmp_path / "gateway.db"
+    assert c.nodes[70000].area == ("centre", "shaft-3") and c.nodes[263].area == ()
+    (city,) = c.outputs
+    assert isinstance(city, MqttOutputConfig) and city.filter.visibility == {"open", "restricted"}
+    assert city.formats == ("native", "senml") and c.store == tmp_path / "gateway.db"
     assert c.nodes[70000].visibility == "personal" and c.nodes[263].epoch == 0
     assert "0001" not in repr(c.nodes[263]), "a key must never show"
 
@@ -94,6 +108,81 @@ def test_what_is_wrong_is_named_with_its_line_and_the_fix(
     assert says in str(e.value)
     assert hint in e.value.hint
     assert "0001020304" not in str(e.value) + e.value.hint
+
+
+CITY = GOOD + 'visibility = ["open"]\nprofiles = ["water_meter"]\nareas = "centre"\nquantities = ["pm10", "uptime"]\n'
+FILES = (
+    GOOD.partition("[output.city]")[0] + '[output.days]\nkind = "files"\nfolder = "days"\nformats = ["jsonl", "csv"]\n'
+)
+HTTP = (
+    GOOD.partition("[output.city]")[0] + '[output.hub]\nkind = "ngsi-ld-http"\nurl = "https://hub:1026"\nbatch = 10\n'
+)
+WRONG_OUTPUTS = [
+    (CITY.replace('["open"]', '["opn"]'), "gateway.toml:17: output.city.visibility holds 'opn'", "did you mean `open`?"),
+    (CITY.replace('["open"]', "[]"), "gateway.toml:17: output.city.visibility is empty", "choose from"),
+    (CITY.replace('["open"]', '"open"'), "gateway.toml:17: output.city.visibility must be a list", "write visibility ="),
+    (CITY.replace('["water_meter"]', '["water_metr"]'), "gateway.toml:18: output.city.profiles holds 'water_metr'", "did you mean `water_meter`?"),
+    (CITY.replace('["water_meter"]', "[]"), "gateway.toml:18: output.city.profiles is empty", "remove the line"),
+    (CITY.replace('"centre"', '"center"'), "gateway.toml:19: output.city.areas holds 'center'", "did you mean `centre`?"),
+    (CITY.replace('"centre"', '"zzz"'), "gateway.toml:19: output.city.areas holds 'zzz'", "known: centre, shaft-3"),
+    (CITY.replace('"centre"', '"A B"'), "gateway.toml:19: output.city.areas holds 'A B'", "a-z 0-9"),
+    (CITY.replace('"pm10"', '"pm11"'), "gateway.toml:20: output.city.quantities holds 'pm11'", "did you mean `pm1"),
+    (CITY.replace('"pm10"', "10"), "gateway.toml:20: output.city.quantities holds 10", "a-z 0-9"),
+    (GOOD + "window = 0\n", "gateway.toml:17: output.city.window is 0", "choose 1..10000"),
+    (GOOD + "windw = 5\n", "gateway.toml:17: output.city.windw is not a known key", "did you mean `window`?"),
+    (GOOD + 'ca_file = "no.pem"\n', "gateway.toml:17: output.city.ca_file names", "check the path"),
+    (GOOD + 'ca_file = "nodes.toml"\ncert_file = "nodes.toml"\n', "gateway.toml:18: output.city.cert_file stands alone", "or neither"),
+    (GOOD + 'cert_file = "nodes.toml"\nkey_file = "nodes.toml"\n', "gateway.toml:17: output.city.cert_file needs TLS", "add ca_file"),
+    (GOOD + 'password_file = "nodes.toml"\n', "gateway.toml:17: output.city.password_file stands without", "username"),
+    (GOOD + 'discovery = "ha"\n', "gateway.toml:17: output.city.discovery is used by homeassistant alone", "remove this line"),
+    (GOOD.replace('"native", "senml"]', '"homeassistant"]'), "gateway.toml:16: output.city.formats has 'homeassistant'", 'add "native"'),
+    (GOOD.replace('"senml"]', '"ngsi-ld", "ngsi-ld-concise"]'), "gateway.toml:16: output.city.formats has ngsi-ld and ngsi-ld-concise", "keep one"),
+    (GOOD.replace('kind = "mqtt"\nbroker = "127.0.0.1:1884"', 'kind = "mqqt"\nbroker = "127.0.0.1:1884"'), "gateway.toml:14: output.city.kind is 'mqqt'", "did you mean `mqtt`?"),
+    (GOOD.replace('kind = "mqtt"\nbroker = "127.0.0.1:1884"', 'broker = "127.0.0.1:1884"'), "gateway.toml:13: output.city needs the key `kind`", "add kind"),
+    (FILES.replace('folder = "days"\n', ""), "gateway.toml:13: output.days needs the key `folder`", "add folder"),
+    (FILES.replace('"days"\n', '"nodes.toml"\n'), "gateway.toml:15: output.days.folder names", "name a folder"),
+    (FILES.replace('"csv"', '"xlsx"'), "gateway.toml:16: output.days.formats holds 'xlsx'", "choose from jsonl, csv, parquet"),
+    (FILES + 'broker = "x"\n', "gateway.toml:17: output.days.broker is not a known key", "did you mean `folder`"),
+    (HTTP.replace("https://hub:1026", "hub:1026"), "gateway.toml:15: output.hub.url is 'hub:1026'", "http://host:port"),
+    (HTTP.replace("hub:1026", "hub:1026/x?y=1"), "gateway.toml:15: output.hub.url is", "without query"),
+    (HTTP.replace("https", "http") + 'ca_file = "nodes.toml"\n', "gateway.toml:17: output.hub.ca_file needs TLS", "with https"),
+    (HTTP.replace("batch = 10", "batch = 1000"), "gateway.toml:16: output.hub.batch is 1000", "choose 1..256"),
+    (HTTP + 'tenant = "a b"\n', "gateway.toml:17: output.hub.tenant is 'a b'", "NGSILD-Tenant"),
+    (HTTP + 'token_file = "no.txt"\n', "gateway.toml:17: output.hub.token_file names", "check the path"),
+    (HTTP + 'timeout_s = "10"\n', "gateway.toml:17: output.hub.timeout_s must be a whole number", "write timeout_s ="),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("config", "says", "hint"), WRONG_OUTPUTS, ids=[w[1] for w in WRONG_OUTPUTS])
+def test_every_wrong_line_of_an_output_is_named_with_the_fix(tmp_path: Path, config: str, says: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        load(write(tmp_path, config))
+    assert says in str(e.value)
+    assert hint in e.value.hint or hint in str(e.value)
+
+
+def test_each_kind_of_output_is_read(tmp_path: Path) -> None:
+    (city,) = load(write(tmp_path, CITY)).outputs
+    assert city.filter.profiles == {"water_meter"} and city.filter.quantities == {"pm10", "uptime"}
+    assert city.filter.visibility == {"open"} and city.filter.areas == {"centre"}
+    (days,) = load(write(tmp_path, FILES)).outputs
+    assert isinstance(days, FilesOutputConfig) and days.folder == tmp_path / "days" and days.formats == ("jsonl", "csv")
+    (hub,) = load(write(tmp_path, HTTP)).outputs
+    assert isinstance(hub, NgsiHttpOutputConfig) and (hub.url, hub.batch) == ("https://hub:1026", 10)
+
+
+def test_tls_has_its_own_port(tmp_path: Path) -> None:
+    text = GOOD.replace('"127.0.0.1:1884"', '"broker.example"') + 'ca_file = "nodes.toml"\n'
+    (city,) = load(write(tmp_path, text)).outputs
+    assert isinstance(city, MqttOutputConfig) and city.broker.port == 8883
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "pyarrow" else find(name, *a))
+    with pytest.raises(ConfigError, match="gateway.toml:16: output.days.formats has parquet") as e:
+        load(write(tmp_path, FILES.replace('"csv"', '"parquet"')))
+    assert "citymote[parquet]" in e.value.hint
 
 
 def gateway(*args: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,171 @@
+"""What every output is: a cursor of its own, a filter, and a loop that delivers, fails, waits and goes on.
+
+A new kind of sink is one file: a class with open(), take() and shut(). Destinations never wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from gateway.config import OutputConfig
+from gateway.core.decide import metadata
+from gateway.core.model import Event, Node, NodeState
+from gateway.metrics import Metrics
+from gateway.outputs.filter import Sieve
+from gateway.outputs.message import Known
+from gateway.outputs.track import Track
+from gateway.store.engine import Engine, Entry
+
+BATCH = 64
+BACKOFF_S = (0.5, 30.0)
+INTRODUCED_AT_ONCE = 100  # nodes, between breaths of the event loop
+
+log = structlog.get_logger(__name__)
+
+
+class Destination(ABC):
+    """Runs until cancelled. `info` gives the payload of gw info. wake() after every commit; drain() before the end.
+
+    FAULTS: what open() and take() raise when the other side is away; anything else is a bug and ends the gateway.
+    """
+
+    FAULTS: tuple[type[Exception], ...] = (OSError,)
+
+    def __init__(
+        self,
+        config: OutputConfig,
+        gateway: str,
+        engine: Engine,
+        metrics: Metrics,
+        info: Callable[[], dict[str, Any]],
+        nodes: Mapping[int, Node],
+    ) -> None:
+        self.name, self.connected, self.batch = config.name, False, BATCH
+        self.known = Known(gateway, nodes, config.filter)
+        self._gateway, self._engine, self._metrics, self._info = gateway, engine, metrics, info
+        self._sieve = Sieve(config.filter)
+        self._track = Track(config.name, engine)
+        self._ending = False
+
+    # what a kind of sink is made of
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Reach the destination. Raises one of FAULTS."""
+
+    @abstractmethod
+    async def take(self, entries: Sequence[Entry]) -> None:
+        """Hand events over, in order: track.begin for each, and track.finish when it is taken. Raises one of FAULTS."""
+
+    async def shut(self) -> None:
+        """Let go of what open() took; called whatever happened."""
+        return None
+
+    async def serve(self) -> None:
+        """Deliver until the destination fails, which raises one of FAULTS."""
+        await self.deliver()
+
+    def advice(self, error: Exception) -> str:
+        """What the operator is to do next about an error of FAULTS."""
+        return getattr(error, "hint", "") or "data are kept in the store; start the broker or correct the output"
+
+    def reject(self, body: dict[str, Any]) -> None:
+        """Tell why a frame was refused, where the destination has a place for that."""
+        return None
+
+    async def farewell(self) -> None:
+        """Say good-bye; nothing is delivered behind it."""
+        self._ending = True
+
+    # what all have in common
+
+    @property
+    def cursor(self) -> int:
+        """Newest event that the destination has taken, and all before it."""
+        return self._track.cursor
+
+    def wake(self) -> None:
+        """Tell that the spool has grown."""
+        self._track.news.set()
+
+    def reload(self, nodes: Mapping[int, Node]) -> None:
+        """Go on with another registry."""
+        self.known = self.known.with_nodes(nodes)
+
+    async def drain(self) -> None:
+        """Wait until everything committed so far has been taken, and the cursor is durable. The caller bounds the time."""
+        await self._track.drained()
+
+    async def run(self) -> None:
+        """Connect, deliver, reconnect with back-off and jitter. Never raises for a destination's sake."""
+        wait, clock = BACKOFF_S[0], asyncio.get_running_loop().time
+        while True:
+            try:
+                await self.open()
+                log.info("output_connected", output=self.name, behind=self._engine.newest() - self._track.cursor)
+                self._track.restart()
+                self.connected = True
+                before, since = self._track.cursor, clock()
+                try:
+                    await self.serve()
+                finally:  # a destination that took something, or stood for a while, is not the one we were backing off from
+                    if self._track.cursor > before or clock() - since > BACKOFF_S[1]:
+                        wait = BACKOFF_S[0]
+            except self.FAULTS as e:
+                if self._ending:
+                    return
+                self._metrics.totals["output_connects_failed"] += 1
+                log.warning(
+                    "output_unreachable", output=self.name, error=str(e) or type(e).__name__, retry_s=round(wait, 1),
+                    next=self.advice(e),
+                )  # fmt: skip
+            finally:
+                self.connected = False
+                await self.shut()
+            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
+            wait = min(wait * 2, BACKOFF_S[1])
+
+    async def deliver(self) -> None:
+        """Hand the spool over from the cursor on, as fast as it is taken, for ever."""
+        track = self._track
+        while True:
+            track.news.clear()
+            room = track.room
+            entries = self._engine.fetch(track.sent, min(room, self.batch)) if room > 0 else []
+            if entries:
+                await self.take(entries)
+            elif room > 0 or track.cursor == track.durable:
+                await track.news.wait()
+            else:
+                await track.persist()
+
+    def narrow(self, event: Event) -> Event | None:
+        """Return what this destination may see of an event."""
+        return self._sieve.narrow(event, self.known.nodes)
+
+    async def introductions(self) -> list[Event]:
+        """Return what is known of every node now, as events of kind meta, narrowed like all others."""
+        told = []
+        for n, node in enumerate(list(self.known.nodes.values()), 1):
+            event = self.narrow(introduction(self._engine, node))
+            if event is not None:
+                told.append(event)
+            if n % INTRODUCED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return told
+
+
+def introduction(engine: Engine, node: Node) -> Event:
+    """Return the event that tells what a node is and whether it is there, from its committed state."""
+    state = engine.load(node.id) or NodeState()
+    online = state.online if state.heard else None
+    return Event(
+        "meta", f"{node.id}:meta:{int(state.heard)}", node.id, node.name, node.visibility, state.heard, node.interval_s,
+        online=online, meta=metadata(node, state),
+    )  # fmt: skip

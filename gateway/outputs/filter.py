@@ -1,0 +1,77 @@
+"""What of an event a destination may see: a pure function in front of every format, so that none can forget it.
+
+Each quantity counts by its own default circle and its node's, whichever is narrower: a water meter's register stays personal on a
+node that somebody provisioned as open. The registry as it is now counts beside what was true when the event was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from gateway.config.outputs import Filter
+from gateway.core.model import Event, Node
+from gateway.core.registry import strictest, visibility_of
+
+
+def may_see(key: str, visibility: str, f: Filter) -> bool:
+    """True when a quantity (or status value) `key` of a node of that visibility may pass."""
+    if f.quantities and key not in f.quantities and key.partition("-")[0] not in f.quantities:
+        return False
+    return strictest(visibility, visibility_of(key)) in f.visibility
+
+
+class Sieve:
+    """One destination's filter; remembers what it answered, since there are few quantities and many events."""
+
+    def __init__(self, f: Filter) -> None:
+        self._filter = f
+        self._answers: dict[tuple[str, str], bool] = {}
+
+    def narrow(self, e: Event, nodes: Mapping[int, Node]) -> Event | None:
+        """Return what of the event may be seen: the event itself, less of it, or None."""
+        f, node = self._filter, nodes.get(e.node)
+        areas = node.area if node is not None else ()
+        if f.profiles and (node is None or node.profile not in f.profiles):
+            return None
+        if f.areas and f.areas.isdisjoint(areas):
+            return None
+        visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)
+
+        def sees(key: str) -> bool:
+            answer = self._answers.get((key, visibility))
+            if answer is None:
+                answer = self._answers[key, visibility] = may_see(key, visibility, f)
+            return answer
+
+        changed: dict[str, object] = {}
+        if e.columns:
+            kept = [i for i, c in enumerate(e.columns) if sees(c.key)]
+            if len(kept) < len(e.columns):
+                at = {old: new for new, old in enumerate(kept)}
+                changed["columns"] = tuple(e.columns[i] for i in kept)
+                changed["latest"] = tuple((at[c], row) for c, row in e.latest if c in at)
+        if e.alarm is not None and not sees(e.alarm.quantity):
+            changed["alarm"] = None
+        if e.rssi is not None and not sees("rssi"):
+            changed["rssi"] = None
+        if e.snr is not None and not sees("snr"):
+            changed["snr"] = None
+        if e.status is not None:
+            status = {key: value for key, value in e.status.items() if sees(key)}
+            if len(status) < len(e.status):
+                changed["status"] = status or None
+        if visibility not in f.visibility:  # what is said of the node itself
+            changed |= {"online": None, "meta": None}
+        elif e.meta is not None and not all(map(sees, e.meta["quantities"])):
+            quantities = {key: unit for key, unit in e.meta["quantities"].items() if sees(key)}
+            changed["meta"] = {**e.meta, "quantities": quantities}
+        if not changed:
+            return e
+        rest = replace(e, **changed)
+        return rest if _says_something(rest) else None
+
+
+def _says_something(e: Event) -> bool:
+    told = (e.alarm, e.status, e.online, e.meta, e.rssi, e.snr)
+    return bool(e.columns) or any(x is not None for x in told)
