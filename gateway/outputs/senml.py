@@ -43,7 +43,13 @@ def primary(value: float, unit: str) -> tuple[float, str | None]:
 
 
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
-    """Return the pack of a report, in order of time; nothing for other events."""
+    """Return the pack of a report; nothing for other events."""
+    records = pack(e)
+    return [Message(node_topic(root, e.name, "senml"), json(records))] if records else []
+
+
+def pack(e: Event) -> list[dict[str, Any]]:
+    """Return the records of a report, in order of time; none for other events, and where there is no value."""
     if e.kind != "report":
         return []
     base_time = e.times[0]
@@ -63,7 +69,6 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
             if row in column.suspect:
                 record["q"] = "suspect"
             records.append(record)
-    if not records:
-        return []
-    records[0] = {"bn": f"urn:dev:ops:citymote-{e.name}:", "bt": base_time, "id": e.id, **records[0]}
-    return [Message(node_topic(root, e.name, "senml"), json(records))]
+    if records:
+        records[0] = {"bn": f"urn:dev:ops:citymote-{e.name}:", "bt": base_time, "id": e.id, **records[0]}
+    return records
