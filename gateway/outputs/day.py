@@ -1,0 +1,118 @@
+"""The files of one day: a journal of JSON lines that only grows, and what is made of it when the day is over.
+
+`python -m gateway.outputs.day FOLDER STEM FORMAT...` turns <STEM>.part into <STEM>.jsonl, .csv, .parquet and prints what it made. It is a
+process of its own, so that pyarrow's memory is never the gateway's. Each file appears whole (written beside, synced, renamed); cut off
+anywhere and done again it comes to the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from gateway.outputs.records import COLUMNS
+
+PART = ".part"
+PARQUET_ROWS = 50_000
+
+
+def lines(journal: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (event number, row) of a journal's lines; event number -1 and no row for one that is damaged. A torn last line is none."""
+    with journal.open("rb") as f:
+        for line in f:
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = json.loads(line)
+                yield row.pop("seq"), row
+            except (ValueError, KeyError, AttributeError):
+                yield -1, {}
+
+
+def rows(journal: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a journal that can be read."""
+    return (row for seq, row in lines(journal) if seq >= 0)
+
+
+def stem(folder: Path, day: str) -> str:
+    """Return the name of a new journal of a day; a clock that was set back comes to a day again."""
+    name, nth = day, 1
+    while any((folder / f"{name}.{form}").exists() for form in _WRITERS):
+        nth += 1
+        name = f"{day}.{nth}"
+    return name
+
+
+def finish(folder: Path, name: str, formats: tuple[str, ...]) -> dict[str, Any]:
+    """Make the day's files and remove its journal; return the files' names and how many lines were damaged."""
+    journal = folder / f"{name}{PART}"
+    targets = []
+    for form in formats:
+        target = folder / f"{name}.{form}"
+        beside = target.with_name(f".{target.name}.new")
+        _WRITERS[form](journal, beside)
+        _sync(beside)
+        targets.append((beside, target))
+    damaged = sum(seq < 0 for seq, _ in lines(journal))
+    for beside, target in targets:
+        os.replace(beside, target)
+    _sync(folder)
+    if damaged:  # what cannot be read is kept for people
+        os.replace(journal, folder / f"{name}.damaged")
+    else:
+        journal.unlink()
+    _sync(folder)
+    return {"files": [target.name for _, target in targets], "damaged": damaged}
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _jsonl(journal: Path, target: Path) -> None:
+    with target.open("w", encoding="utf-8") as f:
+        for row in rows(journal):
+            f.write(
+                json.dumps({k: v for k, v in row.items() if v is not None}, ensure_ascii=False, separators=(",", ":"))
+                + "\n"
+            )
+
+
+def _csv(journal: Path, target: Path) -> None:
+    with target.open("w", encoding="utf-8", newline="") as f:
+        writer = csv.DictWriter(f, list(COLUMNS))
+        writer.writeheader()
+        for row in rows(journal):
+            writer.writerow({name: row.get(name) for name in COLUMNS})
+
+
+def _parquet(journal: Path, target: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {"string": pyarrow.string(), "double": pyarrow.float64()}
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+    with pyarrow.parquet.ParquetWriter(target, schema, compression="zstd") as writer:
+        chunk: list[dict[str, Any]] = []
+        for row in rows(journal):
+            chunk.append({name: row.get(name) for name in COLUMNS})
+            if len(chunk) == PARQUET_ROWS:
+                writer.write_table(pyarrow.Table.from_pylist(chunk, schema))
+                chunk.clear()
+        writer.write_table(pyarrow.Table.from_pylist(chunk, schema))
+
+
+_WRITERS: dict[str, Callable[[Path, Path], None]] = {"jsonl": _jsonl, "csv": _csv, "parquet": _parquet}
+
+
+if __name__ == "__main__":
+    print(json.dumps(finish(Path(sys.argv[1]), sys.argv[2], tuple(sys.argv[3:]))))

@@ -1,0 +1,55 @@
+"""Flat rows for files and open data: one per value and one per alarm message, the same columns in every format. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gateway.core.model import Event, Node
+from gateway.outputs.message import iso
+
+# name -> type in Parquet; in this order in CSV
+COLUMNS: Mapping[str, str] = {
+    "id": "string",  # <event id>:<row>:<quantity>, the same at every repeat
+    "kind": "string",  # reading, or alarm
+    "node": "string",
+    "profile": "string",
+    "area": "string",  # names, separated by spaces
+    "lat": "double",
+    "lon": "double",
+    "t": "string",  # when it was measured
+    "received": "string",  # when the gateway had it
+    "quantity": "string",
+    "value": "double",
+    "unit": "string",
+    "quality": "string",  # readings: ok or suspect
+    "state": "string",  # alarms: raised, updated, cleared, event, late
+    "severity": "string",
+    "limit": "double",
+}
+Record = dict[str, Any]
+
+
+def records(e: Event, nodes: Mapping[int, Node]) -> Iterator[Record]:
+    """Yield the rows of an event, in order of time; those of events that measure nothing are none."""
+    node = nodes.get(e.node)
+    who: Record = dict.fromkeys(COLUMNS)
+    who |= {"node": e.name, "received": iso(e.received)}
+    if node is not None:
+        who |= {"profile": node.profile, "area": " ".join(node.area) or None, "lat": node.lat, "lon": node.lon}
+    for row, t in enumerate(e.times):
+        for column in e.columns:
+            value = column.values[row]
+            if value is None:
+                continue
+            yield who | {
+                "id": f"{e.id}:{row}:{column.key}", "kind": "reading", "t": iso(t), "quantity": column.key, "value": float(value),
+                "unit": column.unit, "quality": "suspect" if row in column.suspect else "ok",
+            }  # fmt: skip
+    a = e.alarm
+    if a is not None:
+        yield who | {
+            "id": f"{e.id}:{a.state}:{a.quantity}", "kind": "alarm", "t": iso(a.t), "quantity": a.quantity,
+            "value": None if a.value is None else float(a.value), "unit": a.unit, "state": a.state, "severity": a.severity,
+            "limit": None if a.limit is None else float(a.limit),
+        }  # fmt: skip
