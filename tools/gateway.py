@@ -30,3 +30,16 @@ def run(config: Path) -> None:
 def check(config: Path) -> None:
     """Check a configuration and its registry without starting anything."""
     _become("check", config)
+
+
+def _looking_back(verb: str, text: str) -> None:
+    """Add a verb whose options are the gateway's own to explain: `citymote gateway VERB --help` asks it."""
+
+    @command.command(verb, short_help=text, add_help_option=False, context_settings={"ignore_unknown_options": True})
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def _(arguments: tuple[str, ...]) -> None:
+        _become(verb, None, *arguments)
+
+
+_looking_back("replay", "Send what is stored of a time range to an MQTT output again.")
+_looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")

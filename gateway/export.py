@@ -1,0 +1,193 @@
+"""`export`: open data from the store, as JSON, CSV or GeoJSON. Only quantities whose visibility is open, of nodes that are open now.
+
+JSON and CSV hold every reading of the time range; GeoJSON is a map: each node with its newest value of each quantity in the range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from gateway import __version__
+from gateway.config import Config, ConfigError, Filter, load
+from gateway.core.model import OPEN, Node
+from gateway.core.registry import LANGUAGES, label
+from gateway.outputs.filter import Sieve
+from gateway.outputs.message import iso
+from gateway.outputs.records import COLUMNS, Record, records
+from gateway.period import add_period
+from gateway.store.engine import StoreError
+from gateway.store.history import History
+
+READING = tuple(name for name in COLUMNS if name not in ("kind", "state", "severity", "limit"))
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb's options."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--format", choices=("json", "csv", "geojson"), default="json")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="where to write; default stdout")
+    add_period(parser, "time of measurement")
+    for name, what in (("profile", "profiles"), ("area", "areas"), ("quantity", "quantities")):
+        parser.add_argument(
+            f"--{name}", action="append", default=[], metavar="NAME", help=f"only these {what}; may be repeated"
+        )
+    parser.add_argument("--licence", metavar="TEXT", help="said in the head of JSON and GeoJSON, for example CC-BY-4.0")
+    parser.add_argument(
+        "--json", action="store_true", help="with --file: print one JSON document about what was written"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; exit code 0 done, 1 the store or the file failed, 2 usage, 130 interrupted."""
+    try:
+        config = load(args.config)
+        if args.until <= args.since:
+            raise ConfigError(
+                f"--to {iso(args.until)} is not after --from {iso(args.since)}", "give --from the earlier time"
+            )
+        if args.json and args.file is None:
+            raise ConfigError("--json speaks on stdout, where the data would go", "add --file FILE")
+    except ConfigError as e:
+        return _fail("usage", e, e.hint, args, 2)
+    try:
+        with History(config.store, config.nodes) as history, _sink(args.file) as f:
+            written = _write(config, history, f, args)
+    except StoreError as e:
+        return _fail("store", e, e.hint, args, 1)
+    except OSError as e:
+        return _fail(
+            "file", f"{e.filename or args.file or 'stdout'}: {e.strerror}", "name another place with --file", args, 1
+        )
+    except KeyboardInterrupt:
+        return _fail("interrupted", "interrupted", "nothing was written to the file's name", args, 130)
+    if args.json:
+        print(json.dumps({"ok": True, "file": str(args.file), "format": args.format, **written}, indent=2))
+    elif args.file is not None:
+        print(
+            f"wrote {args.file}: {written['readings']} readings of {written['nodes']} nodes, {iso(args.since)} to {iso(args.until)}"
+        )
+    return 0
+
+
+@contextmanager
+def _sink(file: Path | None) -> Iterator[TextIO]:
+    """Give stdout, or a file that appears under its name when it is whole."""
+    if file is None:
+        yield sys.stdout
+        return
+    beside = file.with_name(f".{file.name}.new")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, file)
+    finally:
+        with suppress(FileNotFoundError):
+            beside.unlink()
+
+
+def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace) -> dict[str, int]:
+    sieve = Sieve(Filter(frozenset((OPEN,)), frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
+    counts = {"nodes": 0, "readings": 0}
+    head = {
+        "generated_by": f"citymote {__version__}",
+        "gateway": config.id,
+        "from": iso(args.since),
+        "to": iso(args.until),
+    }
+    if args.licence:
+        head["licence"] = args.licence
+
+    def readings(node: Node) -> Iterator[Record]:
+        for event in history.reports_of(node.id, int(args.since), int(args.until)):
+            seen = sieve.narrow(event, config.nodes)
+            if seen is None:
+                continue
+            for t, record in ((r["t"], r) for r in records(seen, config.nodes)):
+                if iso(int(args.since)) <= t < iso(int(args.until)):
+                    yield {name: record[name] for name in READING}
+
+    def each() -> Iterator[tuple[Node, Iterator[Record]]]:
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as bar:
+            for node in bar.track(list(config.nodes.values()), description="nodes"):
+                if node.visibility == OPEN:
+                    yield node, readings(node)
+
+    _FORMATS[args.format](f, head, each(), counts)
+    return counts
+
+
+Nodes = Iterator[tuple[Node, Iterator[Record]]]
+
+
+def _flat(nodes: Nodes, counts: dict[str, int]) -> Iterator[Record]:
+    for _, found in nodes:
+        before = counts["readings"]
+        for record in found:
+            counts["readings"] += 1
+            yield record
+        counts["nodes"] += counts["readings"] > before
+
+
+def _json(f: TextIO, head: dict[str, str], nodes: Nodes, counts: dict[str, int]) -> None:
+    f.write(json.dumps(head, ensure_ascii=False)[:-1] + ', "readings": [')
+    for n, record in enumerate(_flat(nodes, counts)):
+        f.write(
+            (",\n" if n else "\n") + json.dumps({k: v for k, v in record.items() if v is not None}, ensure_ascii=False)
+        )
+    f.write("\n]}\n")
+
+
+def _csv(f: TextIO, head: dict[str, str], nodes: Nodes, counts: dict[str, int]) -> None:
+    writer = csv.DictWriter(f, READING, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(_flat(nodes, counts))
+
+
+def _geojson(f: TextIO, head: dict[str, str], nodes: Nodes, counts: dict[str, int]) -> None:
+    """RFC 7946: one Feature per node; geometry null where a node has no place."""
+    f.write(json.dumps({"type": "FeatureCollection", **head}, ensure_ascii=False)[:-1] + ', "features": [')
+    for node, found in nodes:
+        newest: dict[str, dict[str, Any]] = {}
+        for r in found:
+            if r["quantity"] not in newest or r["t"] >= newest[r["quantity"]]["t"]:
+                names = {language: label(r["quantity"], language) for language in LANGUAGES}
+                newest[r["quantity"]] = {
+                    "value": r["value"],
+                    "unit": r["unit"],
+                    "t": r["t"],
+                    "quality": r["quality"],
+                    "label": names,
+                }
+        if not newest:
+            continue
+        place = None if node.lat is None else {"type": "Point", "coordinates": [node.lon, node.lat]}
+        properties = {"profile": node.profile, "area": list(node.area), "quantities": newest}
+        feature = {"type": "Feature", "id": node.name, "geometry": place, "properties": properties}
+        f.write((",\n" if counts["nodes"] else "\n") + json.dumps(feature, ensure_ascii=False))
+        counts["nodes"] += 1
+        counts["readings"] += len(newest)
+    f.write("\n]}\n")
+
+
+_FORMATS = {"json": _json, "csv": _csv, "geojson": _geojson}
+
+
+def _fail(error: str, text: object, hint: str, args: argparse.Namespace, code: int) -> int:
+    if args.json:
+        print(json.dumps({"ok": False, "error": error, "text": str(text), "hint": hint}, indent=2))
+    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+    return code

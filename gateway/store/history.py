@@ -1,0 +1,115 @@
+"""What the store holds, by time: for replay, export and whoever looks back. Read only, and safe beside a running gateway (WAL).
+
+Spooled events come back as they were. What the spool has let go of comes back from the frames and rows: reports with the same id and
+the same values; alarms and single occurrences are in the spool alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+import msgspec
+from motewire.frame import REPORT
+from motewire.quantities import ID, KEY, QUANTITIES
+
+from gateway.core.model import Column, Event, Node
+from gateway.core.normalise import quantity_of
+from gateway.store.engine import StoreError
+
+_UNITS = {str(q[KEY]): quantity_of(int(q[ID])).unit for q in QUANTITIES}
+
+
+class History:
+    """A store opened for reading. nodes: the registry, by which older reports get their names. Raises StoreError."""
+
+    def __init__(self, path: Path, nodes: Mapping[int, Node]) -> None:
+        self._nodes = nodes
+        self._decode = msgspec.msgpack.Decoder(Event).decode
+        if not path.is_file():
+            raise StoreError(f"store {path} does not exist", "check gateway.store; a gateway that never ran has none")
+        try:
+            self._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+            self._db.execute("PRAGMA busy_timeout=10000")
+            self._db.execute("SELECT count(*) FROM cursors").fetchone()
+        except sqlite3.Error as e:
+            raise StoreError(
+                f"store {path}: {e}", "run this as the gateway's own user, on the gateway's machine"
+            ) from e
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._db.close()
+
+    def spooled(self, since: float, until: float) -> Iterator[Event]:
+        """Yield the spooled events that were received in since <= t < until, in order of their commits."""
+        found = self._db.execute(
+            "SELECT body FROM spool WHERE received >= ? AND received < ? ORDER BY seq", (since, until)
+        )
+        for (body,) in found:
+            yield self._decode(body)
+
+    def spool_begins(self) -> float:
+        """Return when the oldest spooled event was received, infinity when there is none."""
+        (t,) = self._db.execute("SELECT min(received) FROM spool").fetchone()
+        return float("inf") if t is None else t
+
+    def reports(self, since: float, until: float) -> Iterator[Event]:
+        """Yield the reports received in since <= t < until of nodes that are in the registry, in order of receipt."""
+        found = self._db.execute(
+            "SELECT node, epoch, counter FROM frames WHERE received >= ? AND received < ? AND kind = ? AND reason = '' ORDER BY received",
+            (since, until, REPORT),
+        )
+        for node, epoch, counter in found:
+            event = self.report(node, epoch, counter)
+            if event is not None:
+                yield event
+
+    def reports_of(self, node: int, since: int, until: int) -> Iterator[Event]:
+        """Yield a node's reports that have a row with since <= t < until, by their first such row; whole, with all their rows."""
+        found = self._db.execute(
+            "SELECT epoch, counter, min(t) AS first FROM rows WHERE node = ? AND t >= ? AND t < ? GROUP BY epoch, counter ORDER BY first",
+            (node, since, until),
+        )
+        for epoch, counter, _ in found:
+            event = self.report(node, epoch, counter)
+            if event is not None:
+                yield event
+
+    def report(self, number: int, epoch: int, counter: int) -> Event | None:
+        """Return a stored report; None when it has no rows or its node has left the registry. What was newest then is not known."""
+        node = self._nodes.get(number)
+        key = (number, epoch, counter)
+        rows = self._db.execute(
+            "SELECT t, vals, suspect FROM rows WHERE node = ? AND epoch = ? AND counter = ? ORDER BY row", key
+        ).fetchall()
+        frame = self._db.execute(
+            "SELECT received, link, receiver, rssi, snr FROM frames WHERE node = ? AND epoch = ? AND counter = ?", key
+        ).fetchone()
+        if node is None or not rows or frame is None:
+            return None
+        received, link, receiver, rssi, snr = frame
+        return Event(
+            "report", f"{number}:{counter}", number, node.name, node.visibility, received, node.interval_s, counter, epoch, link, receiver,
+            1, rssi, snr, tuple(t for t, _, _ in rows), _columns(rows),
+        )  # fmt: skip
+
+
+def _columns(rows: list[tuple[int, str, str | None]]) -> tuple[Column, ...]:
+    values = [msgspec.json.decode(vals) for _, vals, _ in rows]
+    suspects = [set((suspect or "").split(",")) for _, _, suspect in rows]
+    keys = dict.fromkeys(key for row in values for key in row)
+    return tuple(
+        Column(
+            key, _UNITS.get(key.partition("-")[0], ""), tuple(row.get(key) for row in values),
+            tuple(i for i, suspect in enumerate(suspects) if key in suspect),
+        )
+        for key in keys
+    )  # fmt: skip

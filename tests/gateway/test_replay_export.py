@@ -1,0 +1,215 @@
+"""`citymote gateway replay` and `export`, on the store of a real gateway with a real broker."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.gateway.conftest import BrokerAddress
+from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process
+
+NOW = int(time.time()) // 3600 * 3600
+PROFILES = {
+    263: ("air_quality", "open"),
+    264: ("water_meter", "open"),
+    265: ("parking", "open"),
+    266: ("air_quality", "restricted"),
+}
+TOML = """\
+[gateway]
+id = "gw-1"
+[link.lora]
+kind = "udp-forwarder"
+bind = "127.0.0.1:0"
+[output.city]
+kind = "mqtt"
+broker = "{0}:{1}"
+formats = ["native", "senml", "senml-cbor"]
+[output.days]
+kind = "files"
+folder = "days"
+"""
+
+Ran = subprocess.CompletedProcess[str]
+
+
+def gateway(folder: Path, verb: str, *args: str) -> Ran:
+    command = [sys.executable, "-m", "tools.cli", "gateway", verb, "--config", str(folder / "gateway.toml"), *args]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[BrokerAddress], Process]]:
+    running: list[Process] = []
+
+    def make(broker: BrokerAddress) -> Process:
+        (tmp_path / "gateway.toml").write_text(TOML.format(*broker))
+        running.append(Process(tmp_path / "gateway.toml"))
+        return running[-1]
+
+    yield make
+    for p in running:
+        p.kill()
+
+
+@pytest.fixture
+def motes(tmp_path: Path) -> dict[int, Mote]:
+    found = {number: Mote(number) for number in PROFILES}
+    (tmp_path / "nodes.toml").write_text(
+        "".join(
+            f'[[node]]\nid = {m.id}\nname = "n-{m.id}"\nkey = "{m.key.hex()}"\nprofile = "{PROFILES[m.id][0]}"\ninterval_s = 600\n'
+            f'visibility = "{PROFILES[m.id][1]}"\narea = "centre"\n'
+            + ("lat = 45.5\nlon = 13.7\n" if m.id == 263 else "")
+            for m in found.values()
+        )
+    )
+    return found
+
+
+def feed(p: Process, motes: dict[int, Mote]) -> None:
+    c = Concentrator(p.port)
+    for hour in range(3, 0, -1):
+        t = NOW - 3600 * hour
+        for number in (263, 266):
+            c.push(motes[number].report(t, [[3, 5, hour, 231, 631, 121], [4, None, 9, 230, 630, 120]], interval=600))
+        c.push(motes[264].report(t, [[1000 + hour, 15]], schema=4))
+        c.pull()
+    c.push(motes[265].report(NOW - 900, [[1], [0]], schema=12, interval=0))
+    c.push(motes[263].alarm(2, NOW - 800, 6, 181, 150))
+    c.pull()
+    c.close()
+
+
+def packs(backend: Backend, since: int) -> dict[str, Any]:
+    found = {}
+    for topic, payload, retained in backend.messages[since:]:
+        assert not retained
+        if topic.endswith("/senml"):
+            found[json.loads(payload)[0]["id"]] = json.loads(payload)
+    return found
+
+
+def test_a_time_range_is_sent_again_with_the_same_ids_and_no_retained_topic_is_touched(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Callable[[BrokerAddress], Process], motes: dict[int, Mote]
+) -> None:
+    began = int(time.time())
+    p, backend = start(mosquitto), Backend(mosquitto)
+    feed(p, motes)
+    backend.wait(lambda: backend.on("node/n-263/alert/pm10-above") and len(backend.packs()) == 7)
+    first, events, mark = backend.packs(), backend.on("node/n-265/event"), len(backend.messages)
+    done = gateway(tmp_path, "replay", "--output", "city", "--from", str(began - 5), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    backend.wait(lambda: len(backend.messages) >= mark + told["messages"])
+    again = backend.messages[mark:]
+    assert packs(backend, mark) == first, "the same packs under the same ids"
+    assert [payload for topic, payload, _ in again if topic == "node/n-265/event"] == events
+    assert {topic.split("/")[2] for topic, _, _ in again} == {"senml", "senml-cbor", "event"}, (
+        "nothing that is retained"
+    )
+    assert not [payload for topic, payload, _ in again if b"water" in payload], "the output's filter holds"
+    dry = gateway(tmp_path, "replay", "--output", "city", "--from", "1h", "--dry-run", "--json")
+    assert json.loads(dry.stdout)["messages"] == told["messages"] and json.loads(dry.stdout)["dry_run"] is True
+    assert p.stop() == 0, "the gateway did not mind"
+    # what the spool has let go of comes back from frames and rows
+    db = sqlite3.connect(tmp_path / "gateway.db")
+    db.execute("DELETE FROM spool")
+    db.commit()
+    db.close()
+    mark = len(backend.messages)
+    done = gateway(tmp_path, "replay", "--output", "city", "--from", "1h")
+    assert done.returncode == 0 and done.stdout.startswith("sent "), done.stderr
+    backend.wait(lambda: len(packs(backend, mark)) == 7)
+    assert packs(backend, mark) == first
+    backend.close()
+
+
+def test_a_replay_that_cannot_be_says_why(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Callable[[BrokerAddress], Process], motes: dict[int, Mote]
+) -> None:
+    p = start(mosquitto)
+    assert p.stop() == 0
+    for args, code, says in (
+        (("--output", "town", "--from", "1h"), 2, "outputs of this configuration: city, days"),
+        (("--output", "days", "--from", "1h"), 2, "citymote gateway export"),
+        (("--output", "city", "--from", "yesterday"), 2, "'yesterday' is no time"),
+        (("--output", "city", "--from", "2026-03-02", "--to", "2026-03-01"), 2, "is not after"),
+        (("--output", "city", "--from", "2001-01-01", "--to", "2001-01-02"), 0, "the store holds nothing of that time"),
+    ):
+        done = gateway(tmp_path, "replay", *args)
+        assert (done.returncode, says in done.stderr) == (code, True), done.stderr
+        assert "Traceback" not in done.stderr
+    (tmp_path / "gateway.toml").write_text(TOML.format("127.0.0.1", 1))
+    done = gateway(tmp_path, "replay", "--output", "city", "--from", "1h", "--json")
+    assert done.returncode == 1 and json.loads(done.stdout)["error"] == "failed" and "refused" in done.stderr
+    (tmp_path / "gateway.db").unlink()
+    done = gateway(tmp_path, "replay", "--output", "city", "--from", "1h")
+    assert done.returncode == 1 and "does not exist" in done.stderr
+
+
+def test_open_data_hold_open_quantities_of_open_nodes_only(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Callable[[BrokerAddress], Process], motes: dict[int, Mote]
+) -> None:
+    p = start(mosquitto)
+    feed(p, motes)
+    times = ("--from", str(NOW - 3 * 3600), "--to", str(NOW))
+    done = gateway(tmp_path, "export", *times, "--licence", "CC-BY-4.0")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["licence"] == "CC-BY-4.0" and document["gateway"] == "gw-1"
+    readings = document["readings"]
+    assert {r["node"] for r in readings} == {"n-263", "n-265"}, "neither personal water nor a restricted node"
+    assert len(readings) == 3 * 11 + 2
+    pm10 = next(r for r in readings if r["quantity"] == "pm10")
+    assert pm10 == {
+        "id": "263:1:0:pm10", "node": "n-263", "profile": "air_quality", "area": "centre", "lat": 45.5, "lon": 13.7, "quantity": "pm10",
+        "t": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW - 3 * 3600)), "received": pm10["received"], "value": 3.0,
+        "unit": "ug/m3", "quality": "ok",
+    }  # fmt: skip
+    done = gateway(tmp_path, "export", *times, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [{k: v for k, v in row.items() if v} for row in table] == [
+        {k: str(v) for k, v in r.items()} for r in readings
+    ]
+    target = tmp_path / "map.geojson"
+    done = gateway(tmp_path, "export", *times, "--format", "geojson", "--file", str(target), "--json")
+    assert json.loads(done.stdout) | {"file": ""} == {
+        "ok": True,
+        "file": "",
+        "format": "geojson",
+        "nodes": 2,
+        "readings": 7,
+    }
+    collection = json.loads(target.read_text())
+    assert collection["type"] == "FeatureCollection" and [f["id"] for f in collection["features"]] == ["n-263", "n-265"]
+    air, bay = collection["features"]
+    assert air["geometry"] == {"type": "Point", "coordinates": [13.7, 45.5]} and bay["geometry"] is None
+    assert (
+        air["properties"]["quantities"]["pm10"]["value"] == 9
+        and air["properties"]["quantities"]["temperature"]["label"]["sl"] == "temperatura"
+    )
+    # a part of a report is exactly the rows of the range
+    half = json.loads(
+        gateway(
+            tmp_path, "export", "--from", str(NOW - 3 * 3600 + 600), "--to", str(NOW - 2 * 3600), "--quantity", "pm10"
+        ).stdout
+    )
+    assert [(r["id"], r["value"]) for r in half["readings"]] == [("263:1:1:pm10", 9.0)]
+    assert (
+        json.loads(gateway(tmp_path, "export", *times, "--profile", "parking").stdout)["readings"][0]["node"] == "n-265"
+    )
+    assert json.loads(gateway(tmp_path, "export", *times, "--area", "elsewhere").stdout)["readings"] == []
+    assert sorted(f.name for f in tmp_path.glob("*map*")) == ["map.geojson"]
+    done = gateway(tmp_path, "export", *times, "--file", str(tmp_path / "no" / "x.json"))
+    assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
+    p.stop()
