@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 from gateway.core.model import Event, Node
 from gateway.outputs.message import Known, iso
 
+TYPES = (
+    "AirQualityObserved", "Alert", "Device", "NoiseLevelObserved", "ParkingSpot", "SmartMeteringObservation", "WasteContainer",
+    "WaterConsumptionObserved", "WeatherObserved",
+)  # fmt: skip
 PROPERTY, GEO, RELATIONSHIP = "Property", "GeoProperty", "Relationship"
 
 

@@ -14,7 +14,9 @@ from motewire.quantities import EXPONENT, HIGHEST, ID, KEY, LOWEST, OFFSET, QUAN
 
 from gateway.core.normalise import quantity_of
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES
+from gateway.outputs.ngsi_models import TYPES
 from gateway.outputs.senml import primary
+from gateway.schemas import formats
 
 FOLDER = Path(__file__).parent
 VERSION = 1
@@ -43,6 +45,7 @@ KEY_NAME = {
 }
 NODE_NAME = {"type": "string", "pattern": "^[a-z0-9_-]{1,32}$"}
 NUMBER = {"type": "number"}
+NGSI_TYPES = sorted(TYPES)
 FRAME_ID = {
     "type": "string",
     "pattern": "^[0-9]+:[0-9]+$",
@@ -192,6 +195,12 @@ def meta() -> dict[str, Any]:
                 },
                 ("type", "coordinates"),
             ),
+            "area": {
+                "type": "array",
+                "items": NODE_NAME,
+                "minItems": 1,
+                "description": "names of the areas it belongs to",
+            },
             "firmware": {"type": "string", "maxLength": 64},
         },
         ("id", "name", "profile", "interval", "visibility", "quantities"),
@@ -237,6 +246,7 @@ SCHEMAS = {
     "meta": meta,
     "gateway-info": gateway_info,
     "reject": reject,
+    **formats.SCHEMAS,
 }
 
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from motewire import codes, frame
@@ -25,9 +26,14 @@ from gateway.core.receive import Header, parse
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES, label, strictest
 from gateway.crypto import opener
 from gateway.outputs import FORMATS
+from gateway.outputs.message import Known
+from gateway.outputs.ngsi_ld import CORE
+from gateway.outputs.records import records
 from gateway.outputs.senml import primary
 from gateway.schemas import FOLDER, documents, schema
 from gateway.schemas import SCHEMAS as PAYLOADS
+from tests.gateway.told import district
+from tests.gateway.told import events as district_events
 from tests.gateway.world import T0, Mote
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -158,7 +164,7 @@ def strict(value: Any) -> Any:
 
 def validator(name: str) -> Draft202012Validator:
     document = schema(name)
-    if name == "senml":
+    if name in ("senml", "senml-cbor"):
         document["$defs"]["record"]["additionalProperties"] = False
     elif name != "event":  # a status event carries whatever the node says
         document = strict(document)
@@ -218,23 +224,40 @@ def events() -> Iterator[Event]:
     yield offline.event
 
 
-def leaf(topic: str) -> str:
+def leaf(form: str, topic: str) -> str:
+    """Which schema a message of a format is of."""
+    if form != "native":
+        return form
     return {"q": "native-q"}.get(kind := topic.split("/")[4], kind)
 
 
 def test_all_that_the_formats_say_is_valid() -> None:
     seen: dict[str, int] = {}
     validators = {name: validator(name) for name in PAYLOADS}
-    for e in events():
-        for form in FORMATS.values():
-            for m in form(e, "city"):
-                name = leaf(m.topic)
+    nodes = {NODE.id: NODE, **district()}
+    told = (*events(), *(e for node in district().values() for e in district_events(node)))
+    for e in told:
+        for row in records(e, nodes):
+            validators["record"].validate({k: v for k, v in row.items() if v is not None})
+            seen["record"] = seen.get("record", 0) + 1
+        for form, messages in FORMATS.items():
+            for m in messages(e, "city", Known("gw-1", nodes)):
+                name = leaf(form, m.topic)
                 if name == "state":
                     assert m.payload in (b"online", b"offline")
-                elif name in validators and m.payload:
-                    validators[name].validate(json.loads(m.payload))
+                elif m.payload:
+                    validators[name].validate(plain(form, m.payload))
                     seen[name] = seen.get(name, 0) + 1
-    assert seen.keys() >= {"native-q", "senml", "alert", "event", "meta"} and min(seen.values()) >= 2, seen
+    assert seen.keys() == PAYLOADS.keys() - {"gateway-info", "reject"} and min(seen.values()) >= 2, seen
+
+
+LABELS = {-2: "bn", -3: "bt", 0: "n", 1: "u", 2: "v", 6: "t"}  # RFC 8428 table 4
+
+
+def plain(form: str, payload: bytes) -> Any:
+    if form == "senml-cbor":
+        return [{LABELS.get(k, k): v for k, v in record.items()} for record in cbor2.loads(payload)]
+    return json.loads(payload)
 
 
 def test_gateway_info_and_rejects_are_valid() -> None:
@@ -263,6 +286,14 @@ def test_gateway_info_and_rejects_are_valid() -> None:
         ("alert", {"code": "cleared", "severity": "warning", "quantity": "pm10", "unit": "ug/m3", "since": "2026-01-01T00:00:00Z", "t": "2026-01-01T00:00:00Z"}),
         ("event", {"id": "1:2:0", "event": "party", "t": "2026-01-01T00:00:00Z", "rx": "2026-01-01T00:00:00Z"}),
         ("meta", {"id": 1, "name": "a/b", "profile": "x", "interval": 60, "visibility": "open", "quantities": {}}),
+        ("senml-cbor", [{"bn": "urn:dev:ops:citymote-a:", "bt": T0, "id": "1:2", "n": "pm10", "u": "ug/m3", "v": 1}]),
+        ("ngsi-ld", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", CORE], "name": "a"}),
+        ("ngsi-ld", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", CORE], "rssi": {"type": "Property", "value": 1, "unitCode": "dBm"}}),
+        ("ngsi-ld", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", "y"], "name": {"type": "Property", "value": "a"}}),
+        ("ngsi-ld-concise", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", CORE], "rssi": {"type": "Property", "value": 1}}),
+        ("ngsi-ld-keyvalues", {"id": "Device:a", "type": "Device", "@context": ["x", CORE], "name": "a"}),
+        ("homeassistant", {"device": {"name": "a"}, "origin": {"name": "citymote"}, "components": {}}),
+        ("record", {"id": "1:2:0:pm10", "node": "a", "t": "2026-01-01", "received": "2026-01-01T00:00:00Z", "quantity": "pm10", "unit": "ug/m3"}),
         ("reject", {"reason": "bad_tag", "link": "lora", "node": "a", "node_id": 1, "t": "2026-01-01T00:00:00Z"}),
     ],
 )  # fmt: skip
