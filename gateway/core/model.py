@@ -128,6 +128,43 @@ class Alarm:
 
 
 @dataclass(frozen=True, slots=True)
+class AggregateValue:
+    """One quantity of an aggregate. value None: less than the asked share was captured. capture: percent, 0 to 100."""
+
+    quantity: str
+    unit: str
+    value: int | float | None
+    capture: float
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """What a closed period was, start < t <= end (Unix seconds). A later revision of the same period replaces it.
+
+    latest: no newer period of this name was told before. detail: what is not a quantity (classes, flags, counts).
+    """
+
+    name: str
+    start: int
+    end: int
+    revision: int
+    latest: bool
+    values: tuple[AggregateValue, ...]
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What is known of an area (a car park, a shaft): `name` is what, `body` says it; latest as in Aggregate."""
+
+    area: str
+    name: str
+    t: int
+    body: Mapping[str, Any]
+    latest: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
 
@@ -159,6 +196,8 @@ class Event:
     rebooted: bool = False
     online: bool | None = None
     meta: Mapping[str, Any] | None = None
+    aggregates: tuple[Aggregate, ...] = ()
+    area: Area | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,9 +70,14 @@ def strictest(*visibilities: str) -> str:
     return VISIBILITIES[max(map(VISIBILITIES.index, visibilities))]
 
 
+# what aggregates call what they made -> the quantity whose circle it shares
+_MADE_OF = {"lday": "laeq", "levening": "laeq", "lnight": "laeq", "lden": "laeq", "index": "pm10"}
+
+
 def visibility_of(key: str) -> str:
     """A quantity's default circle, of an instance too; what the registry does not know (a status value, `q<id>`) is restricted."""
-    about = ABOUT.get(key.partition("-")[0])
+    base = key.partition("-")[0]
+    about = ABOUT.get(_MADE_OF.get(base, base))
     return RESTRICTED if about is None else about.visibility
 
 

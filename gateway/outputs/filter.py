@@ -27,10 +27,14 @@ class Sieve:
     def __init__(self, f: Filter) -> None:
         self._filter = f
         self._answers: dict[tuple[str, str], bool] = {}
+        self._members: dict[str, frozenset[str]] = {}  # area -> profiles of its nodes
+        self._of: Mapping[int, Node] | None = None
 
     def narrow(self, e: Event, nodes: Mapping[int, Node]) -> Event | None:
         """Return what of the event may be seen: the event itself, less of it, or None."""
         f, node = self._filter, nodes.get(e.node)
+        if e.area is not None:
+            return e if self._sees_area(e.area.area, e.visibility, nodes) else None
         areas = node.area if node is not None else ()
         if f.profiles and (node is None or node.profile not in f.profiles):
             return None
@@ -51,6 +55,11 @@ class Sieve:
                 at = {old: new for new, old in enumerate(kept)}
                 changed["columns"] = tuple(e.columns[i] for i in kept)
                 changed["latest"] = tuple((at[c], row) for c, row in e.latest if c in at)
+        if e.aggregates:
+            parts = tuple(replace(a, values=tuple(v for v in a.values if sees(v.quantity))) for a in e.aggregates)
+            parts = tuple(a for a in parts if a.values)
+            if parts != e.aggregates:
+                changed["aggregates"] = parts
         if e.alarm is not None and not sees(e.alarm.quantity):
             changed["alarm"] = None
         if e.rssi is not None and not sees("rssi"):
@@ -71,7 +80,22 @@ class Sieve:
         rest = replace(e, **changed)
         return rest if _says_something(rest) else None
 
+    def _sees_area(self, area: str, visibility: str, nodes: Mapping[int, Node]) -> bool:
+        """What is gathered over many nodes counts by the area's own visibility, and belongs to every profile that is in it."""
+        f = self._filter
+        if visibility not in f.visibility or f.areas and area not in f.areas:
+            return False
+        if not f.profiles:
+            return True
+        if nodes is not self._of:
+            self._of = nodes
+            self._members.clear()
+        found = self._members.get(area)
+        if found is None:
+            found = self._members[area] = frozenset(n.profile for n in nodes.values() if area in n.area)
+        return not found.isdisjoint(f.profiles)
+
 
 def _says_something(e: Event) -> bool:
     told = (e.alarm, e.status, e.online, e.meta, e.rssi, e.snr)
-    return bool(e.columns) or any(x is not None for x in told)
+    return bool(e.columns or e.aggregates) or any(x is not None for x in told)

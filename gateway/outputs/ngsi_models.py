@@ -14,7 +14,7 @@ from gateway.core.model import Event, Node
 from gateway.outputs.message import Known, iso
 
 TYPES = (
-    "AirQualityObserved", "Alert", "Device", "NoiseLevelObserved", "ParkingSpot", "SmartMeteringObservation", "WasteContainer",
+    "AirQualityObserved", "Alert", "Device", "NoiseLevelObserved", "OnStreetParking", "ParkingSpot", "SmartMeteringObservation", "WasteContainer",
     "WaterConsumptionObserved", "WeatherObserved",
 )  # fmt: skip
 PROPERTY, GEO, RELATIONSHIP = "Property", "GeoProperty", "Relationship"
@@ -60,6 +60,8 @@ def urn(kind: str, local: str) -> str:
 
 def entities(e: Event, known: Known) -> list[Entity]:
     """Return the entities an event changes; none for nodes that are not in the registry."""
+    if e.area is not None:
+        return _lot(e, known)
     node = known.nodes.get(e.node)
     if node is None:
         return []
@@ -186,6 +188,28 @@ def _parking(node: Node, readings: Mapping[str, Reading]) -> Entity | None:
         "refDevice": Attr(RELATIONSHIP, [urn("Device", node.name)]), "timeInstant": Attr(PROPERTY, iso(occupied.t)),
     }  # fmt: skip
     return Entity("ParkingSpot", node.name, "dataModel.Parking", occupied.t, attrs)
+
+
+def _lot(e: Event, known: Known) -> list[Entity]:
+    """A car park's free places; it stands in the middle of its bays, and without a bay that has a place it is not told."""
+    area = e.area
+    assert area is not None
+    if area.name != "lot" or e.alarm is not None or not area.latest:
+        return []
+    places = [
+        (n.lon, n.lat) for n in known.nodes.values() if area.area in n.area and n.lat is not None and n.lon is not None
+    ]
+    if not places:
+        return []
+    lon, lat = (round(sum(x) / len(places), 6) for x in zip(*places, strict=True))
+    body, t = area.body, area.t
+    attrs = {
+        "totalSpotNumber": Attr(PROPERTY, body["capacity"], "C62", t), "availableSpotNumber": Attr(PROPERTY, body["free"], "C62", t),
+        "occupiedSpotNumber": Attr(PROPERTY, body["occupied"], "C62", t), "outOfServiceSlotNumber": Attr(PROPERTY, body["unknown"], "C62", t),
+        "occupancyDetectionType": Attr(PROPERTY, ["balancing" if "drift" in body else "singleSpaceDetection"]),
+        "observationDateTime": Attr(PROPERTY, iso(t)), "location": Attr(GEO, {"type": "Point", "coordinates": [lon, lat]}),
+    }  # fmt: skip
+    return [Entity("OnStreetParking", area.area, "dataModel.Parking", t, attrs)]
 
 
 _BIN = {"fill_level": ("fillingLevel", "C62", 100), "temperature": ("temperature", "CEL", 1)}

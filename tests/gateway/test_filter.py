@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config import Filter
-from gateway.core.model import Alarm, Column, Event, Node
+from gateway.core.model import Aggregate, AggregateValue, Alarm, Area, Column, Event, Node
 from gateway.core.registry import ABOUT, VISIBILITIES, strictest, visibility_of
 from gateway.outputs import FORMATS
 from gateway.outputs.filter import Sieve
@@ -121,3 +121,23 @@ def test_nothing_passes_that_is_not_asked_for_and_nothing_else_is_lost(
 @pytest.mark.parametrize("key", ["water_volume", "water_volume-1", "water_flow"])
 def test_household_water_is_personal(key: str) -> None:
     assert visibility_of(key) == "personal"
+
+
+def test_aggregates_count_by_their_quantities_and_areas_by_their_own_visibility() -> None:
+    values = (
+        AggregateValue("laeq", "dB", 51.0, 100),
+        AggregateValue("lden", "dB", 55.0, 90),
+        AggregateValue("water_volume-used", "l", 5, 100),
+    )
+    base = replace(AIR, kind="aggregate", columns=(), latest=(), times=(), rssi=None, snr=None)
+    e = replace(base, aggregates=(Aggregate("hour", T0, T0 + 3600, 1, True, values),))
+    seen = Sieve(Filter(visibility=frozenset(["open"]))).narrow(e, NODES)
+    assert seen is not None and [v.quantity for a in seen.aggregates for v in a.values] == ["laeq", "lden"]
+    only = replace(e, aggregates=(replace(e.aggregates[0], values=values[2:]),))
+    assert Sieve(Filter()).narrow(only, NODES) is None, "what a household used in an hour is personal too"
+    lot = replace(base, kind="area", node=0, area=Area("centre", "lot", T0, {"free": 1}))
+    assert Sieve(Filter(visibility=frozenset(["open"]))).narrow(lot, NODES) is lot
+    assert Sieve(Filter(visibility=frozenset(["open"]))).narrow(replace(lot, visibility="restricted"), NODES) is None
+    assert Sieve(Filter(areas=frozenset(["harbour"]))).narrow(lot, NODES) is None
+    assert Sieve(Filter(profiles=frozenset(["air_quality"]))).narrow(lot, NODES) is lot
+    assert Sieve(Filter(profiles=frozenset(["noise"]))).narrow(lot, NODES) is None

@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 
-from gateway.core.model import Column, Event, Node
+from gateway.core.model import Area, Column, Event, Node
 from gateway.outputs import FORMATS
 from gateway.outputs.message import Known, Message
 from gateway.outputs.ngsi_ld import CORE, OWN, concise, keyvalues, normalized
@@ -99,10 +99,17 @@ def check(entity: dict[str, Any]) -> None:
     assert not strange, f"{entity['type']} has no {strange}"
 
 
+LOT = Event(
+    "area", "303:7:city:lot", 0, "centre", "open", T0 + 9.0, 600,
+    area=Area("centre", "lot", T0, {"capacity": 40, "occupied": 33, "free": 6, "unknown": 1}),
+)  # fmt: skip
+
+
 def told() -> Iterator[Event]:
     for seed in range(5):
         for node in NODES.values():
             yield from events(node, seed)
+        yield LOT
 
 
 def say(form: str, e: Event) -> list[Message]:
@@ -141,7 +148,7 @@ def test_every_entity_is_valid_against_its_official_schema() -> None:
             seen[entity["type"]] += 1
     assert set(seen) == {
         "AirQualityObserved", "NoiseLevelObserved", "SmartMeteringObservation", "WaterConsumptionObserved", "ParkingSpot", "WasteContainer",
-        "WeatherObserved", "Device", "Alert",
+        "WeatherObserved", "Device", "Alert", "OnStreetParking",
     } and min(seen.values()) >= 5, seen  # fmt: skip
 
 
@@ -271,6 +278,9 @@ def test_values_are_converted_to_what_the_models_want() -> None:
     assert (
         found["status"]["value"] == "free" and found["refParkingSite"]["object"] == "urn:ngsi-ld:OnStreetParking:centre"
     )
+    lot = entity_of(LOT, "OnStreetParking")
+    assert [lot[k]["value"] for k in ("totalSpotNumber", "availableSpotNumber", "occupiedSpotNumber")] == [40, 6, 33]
+    assert lot["id"] == found["refParkingSite"]["object"]
     noise = replace(
         e,
         node=301,

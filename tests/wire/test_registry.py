@@ -20,7 +20,7 @@ from motewire.quantities import QUANTITIES, ids_of
 from motewire.schemas import SCHEMAS
 
 from gateway.core.decide import decide, goes_offline, introduce
-from gateway.core.model import Event, Node, NodeState, Radio, Reception
+from gateway.core.model import Area, Event, Node, NodeState, Radio, Reception
 from gateway.core.normalise import quantity_of
 from gateway.core.receive import Header, parse
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES, label, strictest
@@ -235,7 +235,7 @@ def test_all_that_the_formats_say_is_valid() -> None:
     seen: dict[str, int] = {}
     validators = {name: validator(name) for name in PAYLOADS}
     nodes = {NODE.id: NODE, **district()}
-    told = (*events(), *(e for node in district().values() for e in district_events(node)))
+    told = (lot(), lot(), *events(), *(e for node in district().values() for e in district_events(node)))
     for e in told:
         for row in records(e, nodes):
             validators["record"].validate({k: v for k, v in row.items() if v is not None})
@@ -249,6 +249,11 @@ def test_all_that_the_formats_say_is_valid() -> None:
                     validators[name].validate(plain(form, m.payload))
                     seen[name] = seen.get(name, 0) + 1
     assert seen.keys() == PAYLOADS.keys() - {"gateway-info", "reject"} and min(seen.values()) >= 2, seen
+
+
+def lot() -> Event:
+    body = {"capacity": 4, "occupied": 3, "free": 1, "unknown": 0}
+    return Event("area", "303:7:city:lot", 0, "centre", "open", T0 + 9.0, 600, area=Area("centre", "lot", T0, body))
 
 
 LABELS = {-2: "bn", -3: "bt", 0: "n", 1: "u", 2: "v", 6: "t"}  # RFC 8428 table 4
