@@ -47,6 +47,11 @@ REMOTE = ("tests/vm/test_engine.py", "-k", "remote")
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
 
+FILTER = ("tests/gateway/test_filter.py",)
+FILES = ("tests/gateway/test_files.py",)
+HTTP = ("tests/gateway/test_ngsi_http.py",)
+REPLAY = ("tests/gateway/test_replay_export.py",)
+
 GUARDS = (
     Guard("G1", "rows are staged on flash", "firmware/mote/staging.py", "        self._f.write(row)  # pyright", "        # pyright", CUTS),
     Guard("G1", "a staged row is flushed", "firmware/mote/staging.py", "            self._f.flush()\n", "            pass\n", CUTS),
@@ -63,7 +68,7 @@ GUARDS = (
     Guard("G1", "alarms are not evicted before bulk", "firmware/mote/outbox.py", "            if self.kinds[i] != ALARM:\n                victim = i\n                break\n", "            break\n", PARTS),
     Guard("G1", "the gateway answers only what it committed", "gateway/pipeline.py", "            if error is None:\n                self._answer(w)", "            if True:\n                self._answer(w)", PIPELINE),
     Guard("G1", "a failed commit is forgotten", "gateway/pipeline.py", "        self._states.clear()\n        self._recent = Recent()\n", "", PIPELINE),
-    Guard("G1", "what was in flight is sent again after a reconnect", "gateway/outputs/mqtt.py", "        self._sent = self._cursor\n", "", PROCESS),
+    Guard("G1", "what was in flight is sent again after a reconnect", "gateway/outputs/track.py", "        self.sent = self.cursor\n        self._open.clear()", "        self._open.clear()", PROCESS),
     Guard("G1", "a backlog behind an alarm gets in", "gateway/core/replay.py", "WINDOW = 16384", "WINDOW = 256", DECIDE),
     Guard("G2", "a block of counters is reserved ahead", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "            self._store.put(c)\n", COUNTER),
     Guard("G2", "a lost counter refuses to seal", "firmware/mote/counter.py", '            raise NeedsKey("no counter")', "            ceiling = 1", COUNTER),
@@ -141,6 +146,15 @@ GUARDS = (
     Guard("G5", "a sleeping node does not tell an alarm at every wake", "firmware/mote/alarms.py", "                rule.told, rule.told_t = get(), get()\n", "                get(), get()\n", ("tests/vm/mpy/test_engine_rules.py",)),
     Guard("G5", "raised rates keep a node awake", "firmware/mote/app.py", "self.control.busy or self.control.raised or", "self.control.busy or", REMOTE),
     Guard("G1", "a safe node writes no flash at low supply", "firmware/mote/safe.py", "        self.supervisor.checks.append(self.power.check)\n", "", ("tests/vm/test_engine.py", "-k", "safe")),
+    Guard("G13", "an output sees personal data only when it says so", "gateway/config/outputs.py", "    visibility: frozenset[str] = frozenset((OPEN, RESTRICTED))", "    visibility: frozenset[str] = frozenset(VISIBILITIES)", FILTER),
+    Guard("G13", "a quantity counts by its own circle, not only its node's", "gateway/outputs/filter.py", "    return strictest(visibility, visibility_of(key)) in f.visibility", "    return visibility in f.visibility", FILTER),
+    Guard("G13", "open data are of nodes that are open now", "gateway/outputs/filter.py", "        visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)", "        visibility = e.visibility", FILTER),
+    Guard("G14", "a row that the journal holds is not written again", "gateway/outputs/files.py", "if self._written and (key := _key(row)) in self._written:", "if False and (key := _key(row)) in self._written:", FILES),
+    Guard("G14", "the cursor moves only over rows on disk", "gateway/outputs/files.py", "            os.fsync(journal.fileno())\n", "            pass\n", FILES),
+    Guard("G14", "a torn line of the journal is cut off", "gateway/outputs/files.py", "            os.truncate(journal, whole)", "            pass", FILES),
+    Guard("G15", "what was perhaps sent is merged before it is sent again", "gateway/outputs/ngsi_http.py", "        if track.sent < track.highest:", "        if False:", HTTP),
+    Guard("G15", "an entity the broker is too busy for is tried again", "gateway/outputs/ngsi_http.py", "                again.append(entity)", "                pass", HTTP),
+    Guard("G15", "a replay touches no retained topic", "gateway/replay.py", "    return [m for m in found if not m.retain]", "    return list(found)", REPLAY),
 )  # fmt: skip
 
 

@@ -140,6 +140,8 @@ class Destination(ABC):
             entries = self._engine.fetch(track.sent, min(room, self.batch)) if room > 0 else []
             if entries:
                 await self.take(entries)
+            elif room > 0 and track.passes_gap():
+                continue
             elif room > 0 or track.cursor == track.durable:
                 await track.news.wait()
             else:

@@ -48,6 +48,15 @@ class Track:
         self._open.clear()
         self._counts.clear()
 
+    def passes_gap(self) -> bool:
+        """Move over events that the spool no longer holds (a new output comes to a store that let them go); True if there were any."""
+        newest = self._engine.newest()
+        if self._open or newest <= self.sent or self._engine.fetch(self.sent, 1):
+            return False
+        self.cursor = self.sent = newest
+        self.moved.set()
+        return True
+
     def begin(self, seq: int, parts: int) -> None:
         """An event is about to go out in so many parts, one of which may be the caller's own."""
         self.sent = seq
