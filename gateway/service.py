@@ -32,8 +32,8 @@ from gateway.store.sqlite import SqliteEngine
 
 TICK_S = 0.5
 STUCK_S = 20.0
-PURGE_S = 600.0
-SPOOL_KEEP_S = 24 * 3600
+PURGE_S = 300.0
+ROOM_S = (1.0, 60.0)  # how often a full disk is looked at again, the longer the oftener it was full
 OUTPUT_READY_S = 2.0
 
 log = structlog.get_logger(__name__)
@@ -48,6 +48,12 @@ class Service:
         self._stopping = asyncio.Event()
         self._started = datetime.now(UTC).timestamp()
         self._progress = (0, time.monotonic())
+        self._engine: SqliteEngine | None = None
+        self._status = ""
+        self._purging: asyncio.Future[int] | None = None
+        self._purge_due = 0.0
+        self._full = False
+        self._room_wait, self._room_due = ROOM_S[0], 0.0
 
     def stop(self, why: str) -> None:
         """Ask for the end; a second call changes nothing."""
@@ -60,7 +66,8 @@ class Service:
         """Work until stop(). Raises StoreError or LinkError when it cannot start."""
         c = self.config
         clock: Clock = ForwarderClock() if c.clock == "forwarder" else HostClock()
-        engine = SqliteEngine(c.store, [o.name for o in c.outputs])
+        engine = SqliteEngine(c.store, [o.name for o in c.outputs], c.keep, clock.now, c.id)
+        self._engine = engine
         outputs: list[Destination] = []
         tasks: list[asyncio.Task[None]] = []
         links: list[Link] = []
@@ -79,6 +86,7 @@ class Service:
             pipeline = Pipeline(c.nodes, engine, clock, self.metrics, committed, rejected)
             pipeline.introduce()
             await pipeline.settle()
+            pipeline.reread()
             tasks += [asyncio.create_task(o.run(), name=f"output-{o.name}") for o in outputs]
             places: dict[str, str] = {}
             for lc in c.links:
@@ -94,7 +102,8 @@ class Service:
             await self._outputs_up(outputs)
             log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=places,
                      outputs={o.name: "connected" if o.connected else "waiting" for o in outputs})  # fmt: skip
-            notify("READY=1\nSTATUS=" + ", ".join(f"{k} on {v}" for k, v in places.items()))
+            self._status = ", ".join(f"{k} on {v}" for k, v in places.items())
+            notify(f"READY=1\nSTATUS={self._status}")
             await self._work(pipeline, engine, clock, tasks)
             await self._end(pipeline, engine, links, outputs)
         finally:
@@ -117,7 +126,7 @@ class Service:
     ) -> None:
         """The loop that proves that we work: presence, watchdog, housekeeping."""
         every = watchdog_s()
-        fed = purged = time.monotonic()
+        fed = time.monotonic()
         while not self._stopping.is_set():
             try:
                 async with asyncio.timeout(TICK_S):
@@ -136,9 +145,32 @@ class Service:
             if every is not None and now - fed >= min(every, TICK_S * 2) and self._moves(engine, now):
                 notify("WATCHDOG=1")
                 fed = now
-            if now - purged >= PURGE_S:
-                engine.purge(clock.now() - SPOOL_KEEP_S)
-                purged = now
+            self._look_after(engine, clock.now(), now)
+
+    def _look_after(self, engine: SqliteEngine, unix: float, now: float) -> None:
+        """Retention in small steps; a full disk is told once, and looked at again until there is room."""
+        self.metrics.gauges.update(store_full=engine.full, store_dropped=engine.dropped)
+        if self._purging is None or self._purging.done():
+            idle = (
+                self._purging is None
+                or self._purging.cancelled()
+                or self._purging.exception()
+                or not self._purging.result()
+            )
+            if not idle or now >= self._purge_due:
+                if idle:
+                    self._purge_due = now + PURGE_S
+                self._purging = engine.purge(unix)
+        if engine.full != self._full:
+            self._full = engine.full
+            if engine.full:
+                self._room_wait = ROOM_S[0] if now - self._room_due > ROOM_S[1] else min(self._room_wait * 2, ROOM_S[1])
+                self._room_due = now + self._room_wait
+            engine.tell("disk_full" if engine.full else "disk_has_room")
+            notify("STATUS=" + ("disk full, only alarms are taken" if engine.full else self._status))
+        if engine.full and now >= self._room_due:
+            self._room_due = now + self._room_wait
+            engine.make_room()
 
     def _moves(self, engine: SqliteEngine, now: float) -> bool:
         """True while the writer either has nothing to do or gets on with it."""
@@ -174,7 +206,17 @@ class Service:
             "started": iso(self._started),
             "nodes": len(self.config.nodes),
             "counters": self.metrics.snapshot(),
+            "store": self._store_info(),
         }
+
+    def _store_info(self) -> dict[str, Any]:
+        engine = self._engine
+        if engine is None:
+            return {"state": "closed", "dropped": 0}
+        recovered = (
+            {} if engine.recovered is None else {"recovered": {**engine.recovered, "at": iso(engine.recovered["at"])}}
+        )
+        return {"state": "full" if engine.full else "ok", "dropped": engine.dropped, **recovered}
 
 
 def complain(error: ConfigError | StoreError | LinkError) -> None:

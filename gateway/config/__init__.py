@@ -17,6 +17,8 @@ from gateway.config.outputs import (
     OutputConfig,
     output,
 )
+from gateway.config.store import StoreConfig
+from gateway.config.store import store as read_store
 from gateway.config.table import ConfigError, Table, level, read
 from gateway.core.model import Node
 
@@ -36,6 +38,7 @@ class Config:
     links: tuple[UdpForwarderConfig | MqttLinkConfig, ...] = ()
     outputs: tuple[OutputConfig, ...] = ()
     nodes: Mapping[int, Node] = field(default_factory=dict)
+    keep: StoreConfig = field(default_factory=StoreConfig)
 
 
 def load(file: Path) -> Config:
@@ -43,7 +46,7 @@ def load(file: Path) -> Config:
     file = Path(file).resolve()
     text, data = read(file, "configuration")
     top = Table(file, text, "", data)
-    top.only(("gateway", "link", "output"))
+    top.only(("gateway", "store", "link", "output"))
     g = Table(file, text, "gateway", data.get("gateway", {}))
     g.only(("id", "store", "registry", "clock", "drain_s"))
     links = tuple(link(level(t, name), t) for name, t in top.tables("link").items())
@@ -74,6 +77,7 @@ def load(file: Path) -> Config:
         links,
         outputs,
         nodes,
+        read_store(Table(file, text, "store", data.get("store", {}))),
     )
 
 
@@ -87,6 +91,7 @@ __all__ = [
     "MqttOutputConfig",
     "NgsiHttpOutputConfig",
     "OutputConfig",
+    "StoreConfig",
     "UdpForwarderConfig",
     "load",
     "load_registry",

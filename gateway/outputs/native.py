@@ -26,6 +26,8 @@ _SCALE = {"battery_voltage": 100}  # 10 mV steps
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
     out: list[Message] = []
+    if e.kind == "store":
+        return [_store(e, root)]
     if e.online is not None:
         out.append(
             Message(
@@ -63,6 +65,15 @@ def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quali
 
 def _event(e: Event, root: str, nth: int, body: dict[str, Any]) -> Message:
     return Message(node_topic(root, e.name, "event"), json({"id": f"{e.id}:{nth}", **body, "rx": iso(e.received)}))
+
+
+def _store(e: Event, root: str) -> Message:
+    """What the gateway says of its store: data given up, a damaged file, a full disk."""
+    body = {"id": e.id, "event": (e.status or {}).get("reason", "store"), "t": iso(e.received), **(e.status or {})}
+    for key in ("since", "until"):
+        if body.get(key):
+            body[key] = iso(body[key])
+    return Message(f"{root}/v1/gw/{e.name}/event", json(body))
 
 
 def _occurrences(e: Event, root: str) -> list[Message]:
