@@ -9,6 +9,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,7 @@ class Service:
                      outputs={o.name: "connected" if o.connected else "waiting" for o in outputs})  # fmt: skip
             self._status = ", ".join(f"{k} on {v}" for k, v in places.items())
             notify(f"READY=1\nSTATUS={self._status}")
-            await self._work(pipeline, engine, clock, tasks)
+            await self._work(pipeline, engine, clock, tasks, committed)
             await self._end(pipeline, engine, links, outputs)
         finally:
             for task in tasks:
@@ -122,7 +123,12 @@ class Service:
             await asyncio.sleep(0.02)
 
     async def _work(
-        self, pipeline: Pipeline, engine: SqliteEngine, clock: Clock, tasks: list[asyncio.Task[None]]
+        self,
+        pipeline: Pipeline,
+        engine: SqliteEngine,
+        clock: Clock,
+        tasks: list[asyncio.Task[None]],
+        wake: Callable[[], None],
     ) -> None:
         """The loop that proves that we work: presence, watchdog, housekeeping."""
         every = watchdog_s()
@@ -146,6 +152,7 @@ class Service:
                 notify("WATCHDOG=1")
                 fed = now
             self._look_after(engine, clock.now(), now)
+            wake()  # what the store says of itself comes through no pipeline
 
     def _look_after(self, engine: SqliteEngine, unix: float, now: float) -> None:
         """Retention in small steps; a full disk is told once, and looked at again until there is room."""

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tools.gateway_store import backup, check_store
+
 
 @click.group("gateway")
 def command() -> None:
@@ -27,8 +29,13 @@ def run(config: Path) -> None:
 
 @command.command("check")
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
-def check(config: Path) -> None:
-    """Check a configuration and its registry without starting anything."""
+@click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
+@click.option("--json", "as_json", is_flag=True, help="With --store: print one JSON document.")
+def check(config: Path, store: bool, as_json: bool) -> None:
+    """Check a configuration and its registry without starting anything; with --store, the store."""
+    if store:
+        check_store(config, as_json)
+        return
     _become("check", config)
 
 
@@ -43,3 +50,4 @@ def _looking_back(verb: str, text: str) -> None:
 
 _looking_back("replay", "Send what is stored of a time range to an MQTT output again.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
+command.add_command(backup)

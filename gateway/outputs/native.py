@@ -69,7 +69,8 @@ def _event(e: Event, root: str, nth: int, body: dict[str, Any]) -> Message:
 
 def _store(e: Event, root: str) -> Message:
     """What the gateway says of its store: data given up, a damaged file, a full disk."""
-    body = {"id": e.id, "event": (e.status or {}).get("reason", "store"), "t": iso(e.received), **(e.status or {})}
+    told = dict(e.status or {})
+    body = {"id": e.id, "event": told.pop("reason", "store"), "t": iso(e.received), **told}
     for key in ("since", "until"):
         if body.get(key):
             body[key] = iso(body[key])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.config.store import StoreConfig
@@ -71,7 +72,7 @@ class MemoryEngine:
                 known = self.frames.get(key)
                 if known is not None if not w.again else known is None or not known.reason:
                     continue
-                self.frames[key] = w.raw
+                self.frames[key] = replace(w.raw, reason="") if w.again else w.raw
             for event in (*(() if w.event is None else (w.event,)), *w.more):
                 self.spool.append(Entry(self.newest() + 1, event, is_express(event)))
             for key, note in w.notes.items():

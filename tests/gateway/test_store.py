@@ -106,7 +106,9 @@ async def test_what_follows_is_spooled_behind_and_noted_with_it(engine: SqliteEn
 async def test_a_store_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
     db = sqlite3.connect(tmp_path / "g.db")
     db.executescript(f"BEGIN; {MIGRATIONS[0]} PRAGMA user_version=1; COMMIT;")
-    db.execute("INSERT INTO spool (received, done, body) VALUES (?, 0, ?)", (T0, msgspec.msgpack.encode(write(1).event)))
+    db.execute(
+        "INSERT INTO spool (received, done, body) VALUES (?, 0, ?)", (T0, msgspec.msgpack.encode(write(1).event))
+    )
     db.execute("INSERT INTO cursors VALUES ('city', 1)")
     db.commit()
     db.close()
