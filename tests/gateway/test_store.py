@@ -64,6 +64,34 @@ async def test_a_frame_enters_the_spool_once(engine: SqliteEngine | MemoryEngine
     assert [e.event.id for e in engine.fetch(1, 10)] == ["263:2"]
 
 
+async def test_a_frame_that_is_read_again_enters_the_spool_once_more_and_then_never(
+    engine: SqliteEngine | MemoryEngine,
+) -> None:
+    unread, read = write(1), write(1)
+    assert unread.raw is not None and unread.event is not None
+    raw = replace(unread.raw, reason="unknown_schema")
+    await engine.commit([replace(unread, raw=raw, event=replace(unread.event, kind="opaque", times=(), columns=()))])
+    assert engine.unread() == [raw] and engine.unread(node=264) == [] and engine.unread((263, 0, 1)) == []
+    await engine.commit([replace(read, raw=raw, again=True), replace(read, raw=raw, again=True)])
+    await engine.commit([replace(read, raw=raw, again=True), replace(write(2), again=True)])
+    assert [e.event.kind for e in engine.fetch(0, 10)] == ["opaque", "report"] and engine.unread() == []
+
+
+async def test_alarms_have_a_lane_and_a_cursor_of_their_own(engine: SqliteEngine | MemoryEngine) -> None:
+    calm = [replace(w, event=replace(w.event, alarm=None)) for c in (1, 2, 4) if (w := write(c)).event is not None]
+    await engine.commit([calm[0], calm[1], write(3), calm[2], write(5)])
+    assert [e.seq for e in engine.fetch_express(0, 9)] == [3, 5] == [e.seq for e in engine.fetch(0, 9) if e.express]
+    assert [e.seq for e in engine.fetch_express(3, 9)] == [5]
+    await engine.ack("city", 1, 3)
+    await engine.ack("city", 0, 2)
+    assert (engine.cursor("city"), engine.express_cursor("city")) == (1, 3)
+    await engine.ack("city", 5, 3)
+    await purged(engine, T0 + 90_000)
+    assert [e.seq for e in engine.fetch(0, 9)] == [5], "passed by the one cursor, waited for by the other"
+    await engine.ack("city", 5)
+    assert engine.express_cursor("city") == 5, "who takes everything in order has taken the alarms too"
+
+
 async def test_cursors_are_kept_apart_and_never_step_back(engine: SqliteEngine | MemoryEngine) -> None:
     await engine.commit([write(c) for c in range(1, 6)])
     assert engine.cursor("city") == 0
