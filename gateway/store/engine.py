@@ -83,6 +83,11 @@ class Engine(Protocol):
         """True while the disk has no room but for alarms: nothing else is to be committed."""
         ...
 
+    @property
+    def newest_express(self) -> int:
+        """Return a number that no committed event of the express lane is above."""
+        ...
+
     def fetch(self, after: int, limit: int) -> list[Entry]:
         """Return spooled events behind sequence number `after`, in order, at most `limit`; those of the express lane too."""
         ...

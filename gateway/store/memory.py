@@ -35,6 +35,10 @@ class MemoryEngine:
         self._notes: dict[str, bytes] = {}
         self._poisoned = False
 
+    @property
+    def newest_express(self) -> int:
+        return max((e.seq for e in self.spool if e.express), default=0)
+
     def fetch(self, after: int, limit: int) -> list[Entry]:
         start = max(after - self._purged, 0)
         return self.spool[start : start + limit]

@@ -64,6 +64,9 @@ class SqliteEngine:
             self._reader = self._open(clock())
             self.full = not self._reserve.hold()
             self._floor = int(self.note(DOWN_FLOOR) or 0)
+            self.newest_express: int = (
+                self._reader.execute("SELECT max(seq) FROM spool WHERE express").fetchone()[0] or 0
+            )
             self.recovered = recovery.last(self._reader)
         except BaseException:
             os.close(self._lock)
@@ -300,9 +303,12 @@ class SqliteEngine:
     def _spool(self, db: sqlite3.Connection, event: Event) -> int:
         at = db.execute(
             "INSERT INTO spool (received, body, express) VALUES (?, ?, ?)",
-            (event.received, self._encode(event), is_express(event)),
+            (event.received, self._encode(event), express := is_express(event)),
         )
-        return at.lastrowid or 0
+        seq = at.lastrowid or 0
+        if express:
+            self.newest_express = seq
+        return seq
 
     def _write(self) -> None:
         try:

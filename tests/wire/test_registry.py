@@ -228,14 +228,28 @@ def leaf(form: str, topic: str) -> str:
     """Which schema a message of a format is of."""
     if form != "native":
         return form
-    return {"q": "native-q"}.get(kind := topic.split("/")[4], kind)
+    kind = topic.split("/")[4]
+    return f"gateway-{kind}" if topic.split("/")[2] == "gw" else {"q": "native-q"}.get(kind, kind)
+
+
+def of_the_store() -> Iterator[Event]:
+    """What a store says of itself."""
+    gap = {"reason": "size_limit", "events": 3, "alarms": 0, "since": T0, "until": T0 + 9.5, "outputs": ["city"]}
+    for status in (gap, {"reason": "disk_full"}):
+        yield Event("store", f"store:{status['reason']}:1", 0, "gw-1", "open", T0 + 9.0, 0, status=status)
 
 
 def test_all_that_the_formats_say_is_valid() -> None:
     seen: dict[str, int] = {}
     validators = {name: validator(name) for name in PAYLOADS}
     nodes = {NODE.id: NODE, **district()}
-    told = (lot(), lot(), *events(), *(e for node in district().values() for e in district_events(node)))
+    told = (
+        lot(),
+        lot(),
+        *of_the_store(),
+        *events(),
+        *(e for node in district().values() for e in district_events(node)),
+    )
     for e in told:
         for row in records(e, nodes):
             validators["record"].validate({k: v for k, v in row.items() if v is not None})
