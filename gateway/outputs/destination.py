@@ -143,7 +143,10 @@ class Destination(ABC):
         lane = track.lane
         while True:
             track.news.clear()
-            if lane is not None and lane.waits and lane.room > 0:
+            if lane is not None and lane.waits:
+                if lane.room <= 0:  # no bulk before the last alarm
+                    await (track.news.wait() if track.is_durable else track.persist())
+                    continue
                 alarms = self._engine.fetch_express(lane.sent, min(lane.room, self.batch))
                 if alarms:
                     await self.take_express(alarms)
@@ -154,7 +157,7 @@ class Destination(ABC):
                 await self.take(entries)
             elif room > 0 and track.passes_gap():
                 continue
-            elif track.is_durable or (room > 0 and (lane is None or lane.room > 0)):
+            elif room > 0 or track.is_durable:
                 await track.news.wait()
             else:
                 await track.persist()

@@ -69,12 +69,12 @@ class Express(Order):
         before = engine.fetch_express(cursor, SPAN)
         super().__init__(cursor, before[-1].seq if before else cursor, moved)
         self._engine = engine
-        self._ahead = 0  # events taken, but not known on disk as taken
+        self._ahead: deque[int] = deque()  # events taken, but not known on disk as taken
 
     @property
     def room(self) -> int:
         """How many more events may be handed over."""
-        return SPAN - self._ahead - len(self._open)
+        return SPAN - len(self._ahead) - len(self._open)
 
     @property
     def waits(self) -> bool:
@@ -82,13 +82,13 @@ class Express(Order):
         return self._engine.newest_express > self.sent
 
     def _passed(self) -> None:
-        self._ahead += 1
+        self._ahead.append(self.cursor)
 
     def kept(self, seq: int) -> None:
         """The cursor is on disk as far as `seq`."""
         self.durable = max(self.durable, seq)
-        if self.durable == self.cursor:
-            self._ahead = 0
+        while self._ahead and self._ahead[0] <= seq:
+            self._ahead.popleft()
 
 
 class Track(Order):
@@ -152,6 +152,7 @@ class Track(Order):
         if not self.is_durable:
             try:
                 await self._persist()
+                await asyncio.sleep(0)  # an engine may answer at once: let what waits for the answer run
             except StoreError as e:
                 log.error("cursor_not_kept", output=self._name, error=str(e))
                 await asyncio.sleep(1.0)
