@@ -38,6 +38,7 @@ UPLINK = ("tests/vm/test_engine.py", "-k", "uplink")
 MEMORY = ("tests/vm/test_engine.py", "-k", "allocates_nothing")
 ENGINE = ("tests/gateway/test_store.py",)
 STORE = ("tests/gateway/test_store_pipeline.py",)
+LANE = ("tests/gateway/test_store_lane.py",)
 CARE = ("tests/gateway/test_store_care.py",)
 PIPELINE = ("tests/gateway/test_pipeline.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
@@ -167,6 +168,9 @@ GUARDS = (
     Guard("G2", "downlink counters of a restored store are moved ahead", "gateway/store/recovery.py", "            _restored(db, now)\n", "            pass\n", CARE),
     Guard("G3", "a repeat of a frame that retention dropped is no news", "gateway/store/sqlite.py", "            if row is not None and r.counter < row[0]:", "            if False:", CARE),
     Guard("G3", "frames say which counters a lost state had accepted", "gateway/store/recovery.py", '        told["states_rebuilt"] = _replays(new)\n', "", CARE),
+    Guard("G1", "alarms pass the backlog", "gateway/outputs/destination.py", "            if lane is not None and lane.waits:\n", "            if lane is not None and lane.waits and track.sent >= self._engine.newest():\n", LANE),
+    Guard("G1", "bulk leaves alarms to their lane", "gateway/outputs/mqtt.py", "            messages = [] if entry.express else self._messages(entry)\n", "            messages = self._messages(entry)\n", LANE),
+    Guard("G1", "what an alarm said is not undone by older events", "gateway/outputs/mqtt.py", " and _is_news(m, overtaken)]", "]", LANE),
 )  # fmt: skip
 
 
