@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.broker import Broker
+from gateway.config.commands import CommandsConfig, commands
 from gateway.config.links import MqttLinkConfig, UdpForwarderConfig, link
 from gateway.config.nodes import load_registry
 from gateway.config.outputs import MqttOutputConfig, output
@@ -29,6 +30,7 @@ class Config:
     links: tuple[UdpForwarderConfig | MqttLinkConfig, ...] = ()
     outputs: tuple[MqttOutputConfig, ...] = ()
     nodes: Mapping[int, Node] = field(default_factory=dict)
+    commands: CommandsConfig | None = None
 
 
 def load(file: Path) -> Config:
@@ -36,7 +38,7 @@ def load(file: Path) -> Config:
     file = Path(file).resolve()
     text, data = read(file, "configuration")
     top = Table(file, text, "", data)
-    top.only(("gateway", "link", "output"))
+    top.only(("gateway", "link", "output", "commands"))
     g = Table(file, text, "gateway", data.get("gateway", {}))
     g.only(("id", "store", "registry", "clock", "drain_s"))
     links = tuple(link(level(t, name), t) for name, t in top.tables("link").items())
@@ -66,11 +68,13 @@ def load(file: Path) -> Config:
         links,
         outputs,
         load_registry(registry),
+        commands(Table(file, text, "commands", data["commands"]), outputs) if "commands" in data else None,
     )
 
 
 __all__ = [
     "Broker",
+    "CommandsConfig",
     "Config",
     "ConfigError",
     "MqttLinkConfig",

@@ -25,6 +25,8 @@ _SCALE = {"battery_voltage": 100}  # 10 mV steps
 
 def messages(e: Event, root: str) -> list[Message]:
     """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
+    if e.command is not None:
+        return [_ack(e, root)]
     out: list[Message] = []
     if e.online is not None:
         out.append(
@@ -54,6 +56,14 @@ def messages(e: Event, root: str) -> list[Message]:
     if e.status is not None:
         out += _status(e, root, until)
     return out
+
+
+def _ack(e: Event, root: str) -> Message:
+    """A step of a command, told once on the node's ack topic."""
+    body = {k: v for k, v in (e.command or {}).items() if v not in ("", None)}
+    if "expires" in body:
+        body["expires"] = iso(body["expires"])
+    return Message(node_topic(root, e.name, "ack"), json({"event": e.id, "node": e.name, **body, "t": iso(e.received)}))
 
 
 def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quality: str, until: float) -> Message:
