@@ -366,9 +366,9 @@ class Desk:
         """True when sending c now cannot make the node execute something twice, or confuse two configurations."""
         if c.configures:  # an answer names no command: one at a time
             return all(not o.configures or not o.sends for o in mine if o is not c)
-        if c.order:
-            return book.order - c.order < REMEMBERED
-        unanswered = [o for o in mine if o.order and not o.taken and not o.configures]
+        if c.order:  # those that followed it are counted below, before they are sent
+            return True
+        unanswered = [o for o in mine if o.order and not o.taken]
         return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)
 
     def _sent(

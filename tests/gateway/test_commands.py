@@ -134,8 +134,33 @@ def test_an_unanswered_command_is_repeated_less_and_less_often_and_expires() -> 
     b.tick(601)
     assert b.told()[-1] == ("expired", "sent 1 times, no answer") and b.offer() is None
     b.ask("operator", "aq-01", "reboot")
-    b.tick(601)
+    b.now += 600
+    assert b.offer() is None, "also before the clock has come round to it"
+    b.tick()
     assert b.told()[-1] == ("expired", "the node did not ask in time")
+
+
+def test_a_command_without_an_answer_is_sent_again_only_while_the_node_remembers_it() -> None:
+    b = Bench()
+    b.ask("operator", "aq-01", "reboot", expires=86_000)
+    sent = b.offer()
+    assert sent is not None and sent[DOWN_COMMAND][0] == T0, "executed, and its answer never comes"
+    others = again = 0
+    for _ in range(200):
+        b.ask("operator", "aq-01", "read_now")
+        b.tick(7)
+        while (sent := b.offer()) is not None:
+            number = sent[DOWN_COMMAND][0]
+            if number == T0:
+                again += 1
+                assert others <= REMEMBERED - 1
+            else:
+                others += 1
+                b.hear(command=[number, 2])
+    assert (others, again) == (REMEMBERED - 1, 6)
+    b.tick(86_000)
+    b.ask("operator", "aq-01", "read_now")
+    assert b.offer() is not None, "nothing is in its way any more"
 
 
 def test_a_result_that_comes_late_still_counts_and_the_nodes_word_is_the_last() -> None:
