@@ -1,10 +1,13 @@
-"""`citymote gateway`: run or check the gateway service. This process becomes the gateway: signals and exit code are its own."""
+"""`citymote gateway`: run or check the gateway service (this process becomes the gateway: signals and exit code are its own), send commands, read the audit log."""
 
 import os
 import sys
 from pathlib import Path
 
 import click
+
+from tools.gateway_audit import audit
+from tools.gateway_command import order
 
 
 @click.group("gateway")
@@ -30,3 +33,7 @@ def run(config: Path) -> None:
 def check(config: Path) -> None:
     """Check a configuration and its registry without starting anything."""
     _become("check", config)
+
+
+command.add_command(audit)
+command.add_command(order)

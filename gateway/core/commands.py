@@ -33,7 +33,8 @@ KEEP_S = 30 * 86_400  # an id is known so long after its end
 MAX_KEPT = 20_000
 LEAK_S = 6 * 3600  # expiry of an automatic closing
 LEAK_RULE = "water_volume-above"  # what a water meter raises when no hour of the day went without flow
-BURST, PER_S = 50, 2.0  # requests of one requester
+BURST, PER_S, STRANGERS_PER_S = 50, 2.0, 0.1  # requests of one requester, of all that are none
+MAX_TOLD = 1024  # bytes of a refused request whose arguments are repeated in the answer and kept in the audit log
 OPEN = ("accepted", "queued", "sent")
 _WORDS = {
     codes.COMMAND_DONE: "done",
@@ -287,7 +288,9 @@ class Desk:
         except Refused as e:
             told: dict[str, Any] = {"state": "refused", "error": e.reason, "detail": str(e), "requester": requester}
             if request is not None:
-                told |= {"id": request.id, "name": request.name, "args": request.args, "reason": request.reason}
+                told |= {"id": request.id, "name": request.name[:64], "reason": request.reason}
+                if len(body) <= MAX_TOLD:
+                    told["args"] = request.args
             draft.events.append(self._event(number, name, now, f"{requester}:{int(now * 1000)}", told))
             return draft.follow(), e.reason
         return draft.follow(), "accepted"
@@ -304,7 +307,7 @@ class Desk:
         """Take a token of the requester's; all that are not known share one bucket."""
         who = requester if requester in self.policy.requesters else ""
         tokens, at = self._buckets.get(who, (float(BURST), now))
-        tokens = min(BURST, tokens + max(now - at, 0.0) * PER_S)
+        tokens = min(BURST, tokens + max(now - at, 0.0) * (PER_S if who else STRANGERS_PER_S))
         self._buckets[who] = (tokens - 1 if tokens >= 1 else tokens, now)
         return tokens >= 1
 
@@ -349,7 +352,9 @@ class Desk:
             if not c.ready(now) or not self._in_turn(c, mine, book):
                 continue
             parts = orders.parts(c.name, c.args, c.number, c.room or room)
-            if c.configures and c.sends and parts and max(map(orders.size, parts)) > room:  # was begun with longer frames: cut anew
+            if (
+                c.configures and c.sends and parts and max(map(orders.size, parts)) > room
+            ):  # was begun with longer frames: cut anew
                 c = replace(c, room=0, sends=0)
                 parts = orders.parts(c.name, c.args, c.number, room)
             if not parts:
