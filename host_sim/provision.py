@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
-from host_sim import chance, series, worlds
+from host_sim import chance, operator, series, worlds
 from host_sim import compile as mpy
 from host_sim.air import Station
 from host_sim.brownout import merged, with_brownouts
@@ -194,4 +194,5 @@ def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int]
         f'[gateway]\nid = "gw-1"\nstore = "gateway.db"\nregistry = "nodes.toml"\nclock = "{"forwarder" if scenario.receivers else "host"}"\n\n'
         f'{lora}[link.wifi]\nkind = "mqtt"\nbroker = "{host}:{port}"\n\n'
         f'[output.city]\nkind = "mqtt"\nbroker = "{host}:{port}"\nroot = "{root}"\nformats = ["native", "senml"]\n'
+        f"{operator.config(scenario)}"
     )
