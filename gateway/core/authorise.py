@@ -110,8 +110,13 @@ def parse(body: bytes) -> Request:
 
 
 def expiry(request: Request, node: Node, now: float) -> float:
-    """Return Unix time after which a command must not begin; three report intervals (at least 10 min) when none is given. Raises Refused."""
+    """Return Unix time after which a command must not begin. Raises Refused.
+
+    When none is given: a day for configuration, else three report intervals, at least 10 min.
+    """
     if request.expires is None:
+        if request.name in orders.CONFIG:
+            return now + DAY_S
         return now + min(max(600, 3 * node.interval_s), LONGEST_S)
     try:
         t = datetime.fromisoformat(request.expires)

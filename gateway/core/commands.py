@@ -26,6 +26,7 @@ from gateway.core.follow import Follow
 from gateway.core.model import RESTRICTED, Event, Node
 
 REMEMBERED = 8  # commands whose ids a node remembers
+RESETS = 2  # resets of a node behind sends of the same command, after which it is not sent again: it may be the cause
 ROUNDS = 12  # so often a command is sent at most; one in pieces, every piece
 REPEAT_S = (20, 3600)  # pause before it is sent again: doubled every time, up to the second
 RESULT_S = 86_400  # after the expiry, for the result of a command that the node has taken
@@ -53,7 +54,7 @@ class Command:
 
     number: the node's id for it. step: how many events it has had. sends, sent: how often and when last. order: its place among the
     node's commands by first send, 0 before. mark: (epoch, counter) of the newest uplink at the first send; what answers is
-    newer. version: the configuration in force then. pieces: frames it takes. taken: the node said that it has it. said: the node said how it ended.
+    newer. version: the configuration in force then. pieces: frames it takes, cut for `room` bytes. resets: of the node since it was sent. taken: the node said that it has it. said: the node said how it ended.
     """
 
     number: int
@@ -75,6 +76,7 @@ class Command:
     version: int | None = None
     pieces: int = 1
     room: int = 0
+    resets: int = 0
     taken: bool = False
     said: bool = False
     ended: float = 0.0
@@ -406,6 +408,8 @@ class Desk:
         """Take an event: answers to commands, versions of configurations, leaks."""
         draft, at = _Draft(), (event.epoch, event.counter)
         status = event.status or {}
+        if event.rebooted:
+            self._reset(draft, node, at, event.received)
         if "command" in status:
             self._answered(draft, node, status["command"], event.received)
         if "config_version" in status:
@@ -430,6 +434,20 @@ class Desk:
             self._step(draft, c, now, state=state, detail=detail, said=True, ended=0.0)
         elif word[1] == codes.COMMAND_ACCEPTED and c.open and not c.taken:
             self._step(draft, c, now, state="sent", detail="taken by the node", taken=True)
+
+    def _reset(self, draft: _Draft, node: Node, at: tuple[int, int], now: float) -> None:
+        """The node was reset behind a send: what it cannot bear must not be sent for ever. (A reboot that was asked for is answered after it.)"""
+        for number in tuple(self._open.get(node.id, ())):
+            c = self._commands[node.id, number]
+            if c.sends <= c.resets or c.taken or at <= c.mark:
+                continue
+            c = replace(c, resets=c.resets + 1)
+            if c.resets < RESETS:
+                self._note(draft, c)
+            else:
+                self._step(
+                    draft, c, now, state="failed", detail=f"the node was reset {c.resets} times behind it, no answer"
+                )
 
     def _travelling(self, node: int) -> Command | None:
         """Return the configuration on its way to a node."""

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from motewire import codes
-from motewire.downlink import MAX_ARGUMENTS, MAX_PIECES, is_alarm, is_command, put_downlink
+from motewire.downlink import put_downlink
 from motewire.errors import WireError
 from motewire.quantities import ID, KEY, QUANTITIES
+from motewire.shapes import MAX_ARGUMENTS, MAX_PIECES, is_alarm, is_command
 
 from gateway.core.normalise import INSTANCE, quantity_of
 

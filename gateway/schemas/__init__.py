@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from motewire.downlink import MAX_ARGUMENTS
 from motewire.quantities import EXPONENT, HIGHEST, ID, KEY, LOWEST, OFFSET, QUANTITIES, UNIT
+from motewire.shapes import MAX_ARGUMENTS
 
 from gateway.core.authorise import MAX_REASON, VALVE_REASONS
 from gateway.core.normalise import quantity_of

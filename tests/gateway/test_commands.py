@@ -383,6 +383,41 @@ def test_a_configuration_that_a_node_takes_back_has_failed() -> None:
         assert b.states()[-1] == "failed" and b.desk.as_configured(NODES[263]).interval_s == 600
 
 
+def test_a_configuration_that_resets_the_node_is_not_sent_for_ever() -> None:
+    b = Bench()
+
+    def boot(counter: int) -> None:
+        e = Event(
+            "status",
+            f"263:{counter}",
+            263,
+            "aq-01",
+            "open",
+            b.now,
+            600,
+            counter,
+            link="lora",
+            status={"boots": counter},
+            rebooted=True,
+        )
+        b.commit(b.desk.follow(NODES[263], e))
+
+    b.ask("operator", "aq-01", "interval", args={"report_s": 7200})
+    boot(9)
+    assert b.offer()
+    boot(10)
+    assert b.states()[-1] == "sent", "sealed before it was sent"
+    boot(11)
+    boot(12)
+    assert b.states()[-1] == "sent", "sent once, and the power may be bad"
+    b.now += 30
+    assert b.offer()
+    boot(13)
+    assert b.told()[-1] == ("failed", "the node was reset 2 times behind it, no answer")
+    b.now += 3000
+    assert b.offer() is None
+
+
 def test_a_limit_is_given_in_the_published_unit() -> None:
     b = Bench()
     limit = {"q": "temperature", "above": 31.5, "clear": 29, "boost": True}
