@@ -259,7 +259,9 @@ class Pipeline:
         now = self._clock.now()
         follow = _joined([f.tick(now) for f in self._followers])
         self._commit_follow(follow)
-        self._push()
+        if self._desk is not None:
+            self._push()
+            self._metrics.gauges["commands_open"] = self._desk.open
 
     def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:
         self._metrics.refused[refusal.reason] += 1

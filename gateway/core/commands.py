@@ -150,6 +150,7 @@ class _Draft:
         return Follow(tuple(self.events), self.notes)
 
 
+_NOTHING = Follow()
 _encode = msgspec.msgpack.Encoder().encode
 _command_of = msgspec.msgpack.Decoder(Command).decode
 _book_of = msgspec.msgpack.Decoder(Book).decode
@@ -406,6 +407,8 @@ class Desk:
 
     def follow(self, node: Node, event: Event) -> Follow:
         """Take an event: answers to commands, versions of configurations, leaks."""
+        if event.status is None and not self.policy.valves:
+            return _NOTHING
         draft, at = _Draft(), (event.epoch, event.counter)
         status = event.status or {}
         if event.rebooted:
