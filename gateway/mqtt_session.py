@@ -43,6 +43,7 @@ class MqttSession:
         self._sock: socket.socket | None = None
         self._misc: asyncio.Task[None] | None = None
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
         c = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
         c.max_inflight_messages_set(65535)  # the window is kept by the caller
@@ -51,7 +52,7 @@ class MqttSession:
             c.will_set(will[0], will[1], qos=1, retain=True)
         c.on_connect = self._on_connect
         c.on_disconnect = self._on_disconnect
-        c.on_message = lambda _c, _d, m: self.on_message(m.topic, bytes(m.payload))
+        c.on_message = lambda _c, _d, m: (self.on_retained if m.retain else self.on_message)(m.topic, bytes(m.payload))
         c.on_publish = lambda _c, _d, mid, _r, _p: self.on_puback(mid)
         c.on_subscribe = lambda _c, _d, mid, _r, _p: self._on_subscribe(mid)
         c.on_socket_close = lambda _c, _d, sock: self._forget(sock)

@@ -11,6 +11,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from gateway import crypto
 from gateway.clock import Clock
 from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
+from gateway.core.commands import Desk, Offer
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
 from gateway.core.dedupe import Heard, Recent
 from gateway.core.follow import Follow, Follower
@@ -34,6 +36,7 @@ MAX_PENDING = 20_000
 MAX_STATES = 4096
 RESUME_S = 1.0
 RX_DELAY_S = 1.0
+COMMAND_SHARE = 0.8  # of the duty cycle that commands may use up; urgent ones may use all of it
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,7 @@ class _Work:
     heard: Heard[_Work | None] | None = None
     more: tuple[Event, ...] = ()
     notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    offer: Offer | None = None
 
 
 class Pipeline:
@@ -64,10 +68,13 @@ class Pipeline:
         committed: Callable[[], None],
         rejected: Callable[[dict[str, Any]], None],
         followers: Sequence[Follower] = (),
+        desk: Desk | None = None,
     ) -> None:
         self._nodes, self._engine, self._clock, self._metrics = nodes, engine, clock, metrics
         self._committed, self._rejected = committed, rejected
-        self._followers = followers
+        self._desk = desk
+        self._followers = followers if desk is None else (*followers, desk)
+        self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
         self._reload()
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, Link] = {}
@@ -138,7 +145,7 @@ class Pipeline:
         header = parse(rx.data)
         if isinstance(header, Refusal):
             return header
-        node = self._nodes.get(header.node)
+        node = self._node(header.node)
         if node is None:
             return Refusal("unknown_node", header.node)
         if not self._lockout.may_try(node.id, header.is_long, rx.received):
@@ -151,11 +158,21 @@ class Pipeline:
                 return decision.refusal
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
         self._keep(node.id, decision.state)
-        follow = Follow()
+        follow, offer = Follow(), None
         # what is older than the replay state may be a repeat, which only the store can tell: nothing follows from it
-        if decision.event is not None and not decision.state.replay.too_old(decision.counter):
-            follow = self._follow(node, decision.event)
-        return _Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes)
+        if not decision.state.replay.too_old(decision.counter):
+            if decision.event is not None:
+                follow = self._follow(node, decision.event)
+            if rx.radio is None:
+                self._listening[node.id] = rx
+            else:
+                self._listening.pop(node.id, None)
+            if decision.answer is not None and self._desk is not None:
+                limit = MAX_FRAME if rx.radio is None else max_frame(rx.radio.sf)
+                offer = self._offer(self._desk, node, decision.state, limit, rx.received)
+                if offer is not None:
+                    follow = _joined([follow, offer.follow])
+        return _Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes, offer)
 
     def _follow(self, node: Node, event: Event) -> Follow:
         return _joined([f.follow(node, event) for f in self._followers])
@@ -164,12 +181,87 @@ class Pipeline:
         for f in self._followers:
             f.load(self._engine.notes(f"{f.name}:"))
 
+    # commands
+
+    def _node(self, number: int) -> Node | None:
+        """Return a node of the registry, as it is configured now."""
+        node = self._nodes.get(number)
+        return node if node is None or self._desk is None else self._desk.as_configured(node)
+
+    def _configured(self, number: int) -> Node:
+        node = self._node(number)
+        assert node is not None
+        return node
+
+    def _offer(self, desk: Desk, node: Node, state: NodeState, limit: int, now: float) -> Offer | None:
+        node = node.under(state.epoch)
+        return desk.offer(node, limit - downlink.overhead(node), now, (state.epoch, state.replay.next - 1))
+
+    def ask(self, requester: str, node: str, body: bytes) -> str:
+        """Take a request of someone the broker vouches for; it is answered on the node's ack topic once it is committed.
+
+        Returns how it was judged (gateway.core.commands.Desk.request), which is counted.
+        """
+        assert self._desk is not None
+        follow, judged = self._desk.request(requester, node, body, self._clock.now())
+        if judged in ("accepted", "again"):
+            self._metrics.totals[f"commands_{judged}"] += 1
+        else:
+            self._metrics.refused[f"command_{judged}"] += 1
+        log.info("command_asked", requester=requester, node=node, judged=judged)
+        self._commit_follow(follow, self._push)
+        return judged
+
+    def _commit_follow(self, follow: Follow, then: Callable[[], None] | None = None) -> None:
+        if follow.events or follow.notes:
+            self._commit([Write(0, None, None, None, follow.events, follow.notes)], [], then)
+
+    def _push(self) -> None:
+        """Send what is due to the nodes that listen all the time; counted as sent, and committed, before it leaves."""
+        if self._desk is None:
+            return
+        now = self._clock.now()
+        for number in self._desk.waiting():
+            rx, node = self._listening.get(number), self._node(number)
+            if rx is None or node is None or number in self._busy:
+                continue
+            state = self._state(number)
+            offer = self._offer(self._desk, node, state, MAX_FRAME, now)
+            if offer is None:
+                continue
+            state = replace(state, down=state.down + 1)
+            self._keep(number, state)
+            write = Write(number, state, None, None, offer.follow.events, offer.follow.notes)
+            self._commit([write], [], partial(self._pushed, node, state, rx, offer))
+
+    def _pushed(self, node: Node, state: NodeState, rx: Reception, offer: Offer) -> None:
+        node = node.under(state.epoch)
+        room = MAX_FRAME - downlink.overhead(node)
+        body = downlink.with_order(room, 0, {}, round(self._clock.now()), offer.items)
+        link = self._links.get(rx.link)
+        if (
+            body is None
+            or link is None
+            or not link.send(rx, node.id, downlink.seal(node, state.down, body, crypto.sealer))
+        ):
+            self._unsent(offer, "no_downlink_path")
+            return
+        self._metrics.totals["downlinks"] += 1
+        self._metrics.totals["commands_sent"] += 1
+
+    def _unsent(self, offer: Offer, why: str) -> None:
+        assert self._desk is not None
+        self._metrics.totals["commands_held"] += 1
+        self._commit_follow(self._desk.unsent(offer.key, why))
+
     def tick(self) -> None:
         """Let the followers do what is due by now."""
         now = self._clock.now()
         follow = _joined([f.tick(now) for f in self._followers])
-        if follow.events or follow.notes:
-            self._commit([Write(0, None, None, None, follow.events, follow.notes)], [])
+        self._commit_follow(follow)
+        if self._desk is not None:
+            self._push()
+            self._metrics.gauges["commands_open"] = self._desk.open
 
     def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:
         self._metrics.refused[refusal.reason] += 1
@@ -198,7 +290,7 @@ class Pipeline:
     def _write(self, w: _Work) -> Write:
         event, rx = w.decision.event, w.heard.best if w.heard else None
         if event is None or rx is None or w.heard is None:
-            return Write(w.node.id, w.decision.state)
+            return Write(w.node.id, w.decision.state, None, None, w.more, w.notes)
         event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=w.heard.copies)
         reason = w.decision.refusal.reason if w.decision.refusal else ""
         raw = RawFrame(
@@ -216,16 +308,24 @@ class Pipeline:
         )
         return Write(w.node.id, w.decision.state, event, raw, w.more, w.notes)
 
-    def _commit(self, writes: list[Write], works: list[_Work]) -> None:
+    def _commit(self, writes: list[Write], works: list[_Work], then: Callable[[], None] | None = None) -> None:
+        """Hand writes to the store; `then` is called once they are on disk, and not when they never get there."""
         generation = self._generation
         if not works:  # decisions without a frame: their states must stay in memory until they are on disk all the same
             for w in writes:
                 self._hold(w.node)
         future = self._engine.commit(writes)
         self._in_flight.add(future)
-        future.add_done_callback(lambda f: self._after(f, generation, writes, works))
+        future.add_done_callback(lambda f: self._after(f, generation, writes, works, then))
 
-    def _after(self, future: asyncio.Future[int], generation: int, writes: list[Write], works: list[_Work]) -> None:
+    def _after(
+        self,
+        future: asyncio.Future[int],
+        generation: int,
+        writes: list[Write],
+        works: list[_Work],
+        then: Callable[[], None] | None,
+    ) -> None:
         self._in_flight.discard(future)
         if not works:
             for write in writes:
@@ -242,6 +342,8 @@ class Pipeline:
             self._release(w.node.id)
             if not w.done.done():
                 w.done.set_result(None)
+        if error is None and then is not None:
+            then()
 
     def _failed(self, error: BaseException, generation: int, frames: int) -> None:
         self._metrics.refused["store_failed"] += frames
@@ -289,8 +391,10 @@ class Pipeline:
         link = self._links.get(rx.link)
         if link is None:
             return
-        time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
         node = w.node.under(w.decision.state.epoch)
+        if w.offer is not None and self._answer_with(w.offer, w, node, answer, rx, link):
+            return
+        time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
         body = downlink.payload(answer.ack, time)
         after = node.next() if answer.rekey else None
         if after is not None:
@@ -298,29 +402,46 @@ class Pipeline:
             if downlink.overhead(node) + len(longer) <= (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME):
                 body = longer
                 self._metrics.totals["rekey_offers"] += 1
-        frame = downlink.seal(node, answer.counter, body, crypto.sealer)
-        if rx.radio is not None and not self._may_send(rx, len(frame)):
+        if rx.radio is not None and not self._may_send(rx, len(body) + downlink.overhead(node)):
             self._metrics.refused["duty_cycle"] += 1
             log.info("downlink_refused", reason="duty_cycle", node=w.node.name, receiver=rx.receiver)
             return
+        frame = downlink.seal(node, answer.counter, body, crypto.sealer)
         if link.send(rx, w.node.id, frame):
             self._metrics.totals["downlinks"] += 1
 
-    def _time_at_node(self, node: Node, answer: Answer, rx: Reception) -> int:
-        """Return what time it will be when the node has received the answer; on air it takes up to 2.5 s."""
+    def _answer_with(self, offer: Offer, w: _Work, node: Node, answer: Answer, rx: Reception, link: Link) -> bool:
+        """Answer with a command in the frame; False when the duty cycle has no room for it: the shorter answer may have. Sealed
+        only when it is sure to leave: a counter seals one plaintext."""
+        room = (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME) - downlink.overhead(node)
+        time = self._time_at_node(w.node, answer, rx, room)
+        body = downlink.with_order(room, w.decision.counter, answer.ack, time, offer.items)
+        share = 1.0 if offer.priority > 1 else COMMAND_SHARE
+        if body is None or rx.radio is not None and not self._may_send(rx, len(body) + downlink.overhead(node), share):
+            self._unsent(offer, "duty_cycle")
+            return False
+        if link.send(rx, node.id, downlink.seal(node, answer.counter, body, crypto.sealer)):
+            self._metrics.totals["downlinks"] += 1
+            self._metrics.totals["commands_sent"] += 1
+        else:
+            self._unsent(offer, "no_downlink_path")
+        return True
+
+    def _time_at_node(self, node: Node, answer: Answer, rx: Reception, size: int = 0) -> int:
+        """Return what time it will be when the node has received the answer (of `size` bytes, if known); on air it takes up to 2.5 s."""
         if rx.radio is None:
             return round(self._clock.now())
-        size = len(downlink.payload(answer.ack, 1 << 31)) + downlink.overhead(node)
+        size = (size or len(downlink.payload(answer.ack, 1 << 31))) + downlink.overhead(node)
         return round(rx.received + RX_DELAY_S + _airtime_us(rx.radio, size) / 1e6)
 
-    def _may_send(self, rx: Reception, size: int) -> bool:
+    def _may_send(self, rx: Reception, size: int, share: float = 1.0) -> bool:
         """Book the airtime of a downlink with its transmitter, or say no."""
         radio = rx.radio
         assert radio is not None
         ledger = self._ledgers.setdefault(rx.receiver, DutyLedger())
         airtime = _airtime_us(radio, size)
         start = int((rx.received + RX_DELAY_S) * 1e6)
-        band = ledger.book(radio.freq_hz, start, airtime)
+        band = ledger.book(radio.freq_hz, start, airtime, share)
         if band is None:
             return False
         self._engine.book(rx.receiver, band, start, airtime)
@@ -354,7 +475,7 @@ class Pipeline:
     def _watch(self, number: int, state: NodeState) -> None:
         if state.online and number not in self._watched and number in self._nodes:
             self._watched.add(number)
-            heapq.heappush(self._deadlines, (offline_at(self._nodes[number], state), number))
+            heapq.heappush(self._deadlines, (offline_at(self._configured(number), state), number))
 
     def check_presence(self, limit: int = 1000) -> None:
         """Declare nodes offline whose time is up; costs only as much as there is to do."""
@@ -367,10 +488,10 @@ class Pipeline:
             if not state.online or number in self._busy:
                 self._watch(number, replace(state, heard=max(state.heard, now)))
                 continue
-            if offline_at(self._nodes[number], state) > now:
+            if offline_at(self._configured(number), state) > now:
                 self._watch(number, state)
                 continue
-            decision = goes_offline(self._nodes[number], state, now)
+            decision = goes_offline(self._configured(number), state, now)
             self._keep(number, decision.state)
             writes.append(self._silent(number, decision))
             log.info("node_offline", node=self._nodes[number].name)
@@ -386,8 +507,8 @@ class Pipeline:
         """Publish metadata of nodes whose registry entry is new or changed (start-up only: O(nodes))."""
         now = self._clock.now()
         writes: list[Write] = []
-        for number, node in self._nodes.items():
-            decision = introduce(node, self._state(number), now)
+        for number in self._nodes:
+            decision = introduce(self._configured(number), self._state(number), now)
             if decision is not None:
                 self._states.pop(number, None)
                 writes.append(Write(number, decision.state, decision.event))

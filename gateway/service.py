@@ -17,7 +17,9 @@ import structlog
 
 from gateway import __version__, logs
 from gateway.clock import Clock, ForwarderClock, HostClock
+from gateway.commands import CommandRim
 from gateway.config import Config, ConfigError, MqttLinkConfig, load
+from gateway.core.commands import Desk
 from gateway.links.link import Link, LinkError
 from gateway.links.mqtt_link import MqttLink
 from gateway.links.udp_forwarder import UdpForwarderLink
@@ -76,7 +78,8 @@ class Service:
                 for o in outputs:
                     o.reject(told)
 
-            pipeline = Pipeline(c.nodes, engine, clock, self.metrics, committed, rejected)
+            desk = Desk(c.nodes, c.commands.policy) if c.commands else None
+            pipeline = Pipeline(c.nodes, engine, clock, self.metrics, committed, rejected, desk=desk)
             pipeline.introduce()
             await pipeline.settle()
             tasks += [asyncio.create_task(o.run(), name=f"output-{o.name}") for o in outputs]
@@ -91,6 +94,11 @@ class Service:
                     pipeline.attach(link, lc.collect_ms / 1000)
                 places[lc.name] = await link.start()
                 links.append(link)
+            o = c.asked_through()
+            if c.commands is not None and o is not None:
+                rim = CommandRim(o.broker, o.root, c.id, c.commands.console, pipeline.ask, self.metrics)
+                tasks.append(asyncio.create_task(rim.run(), name="commands"))
+                await rim.up(OUTPUT_READY_S)
             await self._outputs_up(outputs)
             log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=places,
                      outputs={o.name: "connected" if o.connected else "waiting" for o in outputs})  # fmt: skip

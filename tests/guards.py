@@ -44,6 +44,8 @@ PROCESS = ("tests/gateway/test_process.py", "-k", "sent_again")
 LADDER = ("tests/vm/mpy/test_engine_ladder.py",)
 BOOTS = ("tests/vm/test_engine_boot.py",)
 REMOTE = ("tests/vm/test_engine.py", "-k", "remote")
+COMMANDS = ("tests/gateway/test_commands.py",)
+ORDERS = ("tests/gateway/test_commands_pipeline.py",)
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
 
@@ -155,6 +157,20 @@ GUARDS = (
     Guard("G15", "what was perhaps sent is merged before it is sent again", "gateway/outputs/ngsi_http.py", "        if track.sent < track.highest:", "        if False:", HTTP),
     Guard("G15", "an entity the broker is too busy for is tried again", "gateway/outputs/ngsi_http.py", "                again.append(entity)", "                pass", HTTP),
     Guard("G15", "a replay touches no retained topic", "gateway/replay.py", "    return [m for m in found if not m.retain]", "    return list(found)", REPLAY),
+    Guard("G3", "a known id is answered and not executed again", "gateway/core/commands.py", "            if known is not None:\n                return self._again", "            if False:\n                return self._again", COMMANDS),
+    Guard("G3", "a command is sent again only while its node remembers it", "gateway/core/commands.py", "        return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)", "        return True", COMMANDS),
+    Guard("G3", "what a node has taken is not sent again", "gateway/core/commands.py", "        if self.taken or now >= self.expires or", "        if now >= self.expires or", COMMANDS),
+    Guard("G3", "a number given by a lost store is not given again", "gateway/core/commands.py", "        last = max(book.last + 1, int(now))\n", "        last = book.last + 1\n", COMMANDS),
+    Guard("G3", "nothing is sent behind its expiry", "gateway/core/commands.py", "        if self.taken or now >= self.expires or", "        if self.taken or", COMMANDS),
+    Guard("G3", "an expired request is refused", "gateway/core/authorise.py", "    if at <= now:\n", "    if False:\n", COMMANDS),
+    Guard("G3", "a request names who the broker vouches for", "gateway/core/commands.py", "            if request.requester != requester:\n", "            if False:\n", COMMANDS),
+    Guard("G3", "a star does not grant valves", "gateway/core/authorise.py", "command not in BY_NAME_ONLY and ", "", COMMANDS),
+    Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", COMMANDS),
+    Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/commands.py", "        if valve.auto_close and alarm is not None", "        if alarm is not None", COMMANDS),
+    Guard("G3", "a command leaves after its commit only", "gateway/pipeline.py", "        if error is None and then is not None:\n", "        if then is not None:\n", ORDERS),
+    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;", "BEFORE UPDATE ON audit BEGIN SELECT 1; END;", ORDERS),
+    Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
+    Guard("G5", "commands leave room in the duty cycle", "gateway/pipeline.py", "        share = 1.0 if offer.priority > 1 else COMMAND_SHARE\n", "        share = 1.0\n", ORDERS),
 )  # fmt: skip
 
 

@@ -1,10 +1,13 @@
-"""`citymote gateway`: run or check the gateway service. This process becomes the gateway: signals and exit code are its own."""
+"""`citymote gateway`: run or check the gateway service (this process becomes the gateway: signals and exit code are its own), send commands, read the audit log."""
 
 import os
 import sys
 from pathlib import Path
 
 import click
+
+from tools.gateway_audit import audit
+from tools.gateway_command import order
 
 
 @click.group("gateway")
@@ -43,3 +46,5 @@ def _looking_back(verb: str, text: str) -> None:
 
 _looking_back("replay", "Send what is stored of a time range to an MQTT output again.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
+command.add_command(audit)
+command.add_command(order)

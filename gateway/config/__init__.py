@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.broker import Broker
+from gateway.config.commands import CommandsConfig, commands
 from gateway.config.links import MqttLinkConfig, UdpForwarderConfig, link
 from gateway.config.nodes import load_registry
 from gateway.config.outputs import (
@@ -36,6 +37,14 @@ class Config:
     links: tuple[UdpForwarderConfig | MqttLinkConfig, ...] = ()
     outputs: tuple[OutputConfig, ...] = ()
     nodes: Mapping[int, Node] = field(default_factory=dict)
+    commands: CommandsConfig | None = None
+
+    def asked_through(self) -> MqttOutputConfig | None:
+        """The output over whose broker commands come in, None without [commands]."""
+        if self.commands is None:
+            return None
+        name = self.commands.output
+        return next(o for o in self.outputs if isinstance(o, MqttOutputConfig) and o.name == name)
 
 
 def load(file: Path) -> Config:
@@ -43,7 +52,7 @@ def load(file: Path) -> Config:
     file = Path(file).resolve()
     text, data = read(file, "configuration")
     top = Table(file, text, "", data)
-    top.only(("gateway", "link", "output"))
+    top.only(("gateway", "link", "output", "commands"))
     g = Table(file, text, "gateway", data.get("gateway", {}))
     g.only(("id", "store", "registry", "clock", "drain_s"))
     links = tuple(link(level(t, name), t) for name, t in top.tables("link").items())
@@ -74,11 +83,17 @@ def load(file: Path) -> Config:
         links,
         outputs,
         nodes,
+        commands(
+            Table(file, text, "commands", data["commands"]), [o for o in outputs if isinstance(o, MqttOutputConfig)]
+        )
+        if "commands" in data
+        else None,
     )
 
 
 __all__ = [
     "Broker",
+    "CommandsConfig",
     "Config",
     "ConfigError",
     "FilesOutputConfig",

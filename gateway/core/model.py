@@ -168,9 +168,10 @@ class Area:
 class Event:
     """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
 
-    kind: report, alarm, status, offline, meta, opaque (authentic, but kept raw). latest: (column, row) pairs that are newer
+    kind: report, alarm, status, offline, meta, command, opaque (authentic, but kept raw). latest: (column, row) pairs that are newer
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
-    meta: the node's metadata if they changed. status: named values of a status frame.
+    meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
+    the store enters it in the audit log.
     """
 
     kind: str
@@ -198,6 +199,7 @@ class Event:
     meta: Mapping[str, Any] | None = None
     aggregates: tuple[Aggregate, ...] = ()
     area: Area | None = None
+    command: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

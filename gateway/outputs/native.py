@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gateway.core.authorise import GATEWAY
 from gateway.core.model import Event
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
 
@@ -25,6 +26,8 @@ _SCALE = {"battery_voltage": 100}  # 10 mV steps
 
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
+    if e.command is not None:
+        return _acks(e, root)
     out: list[Message] = []
     if e.online is not None:
         out.append(
@@ -53,6 +56,19 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
         out += _alarm(e, root)
     if e.status is not None:
         out += _status(e, root, until)
+    return out
+
+
+def _acks(e: Event, root: str) -> list[Message]:
+    """A step of a command, told once to whoever reads of the node, and to who asked, who need not be allowed to."""
+    body = {k: v for k, v in (e.command or {}).items() if v not in ("", None)}
+    if "expires" in body:
+        body["expires"] = iso(body["expires"])
+    payload = json({"event": e.id, "node": e.name, **body, "t": iso(e.received)})
+    out = [Message(node_topic(root, e.name, "ack"), payload)]
+    requester = body.get("requester")
+    if requester not in (None, GATEWAY):
+        out.append(Message(f"{root}/v1/cmd/{requester}/{e.name}/ack", payload))
     return out
 
 

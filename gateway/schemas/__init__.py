@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from motewire.quantities import EXPONENT, HIGHEST, ID, KEY, LOWEST, OFFSET, QUANTITIES, UNIT
+from motewire.shapes import MAX_ARGUMENTS
 
+from gateway.core.authorise import MAX_REASON, VALVE_REASONS
 from gateway.core.normalise import quantity_of
+from gateway.core.orders import VALVE
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES
 from gateway.outputs.ngsi_models import TYPES
 from gateway.outputs.senml import primary
@@ -238,7 +241,93 @@ def reject() -> dict[str, Any]:
     )
 
 
+COMMAND_ID = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
+    "description": "the requester's own; the same id is executed once",
+}
+COMMAND_NAME = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$"}
+COMMAND_ARGS = {
+    "description": "a list for commands of the node; an object for interval, limit and config",
+    "oneOf": [
+        {
+            "type": "array",
+            "maxItems": MAX_ARGUMENTS,
+            "items": {
+                "type": ["integer", "boolean", "null", "string"],
+                "minimum": -(1 << 31),
+                "maximum": (1 << 31) - 1,
+            },
+        },
+        {"type": "object", "minProperties": 1},
+    ],
+}
+
+
+def command() -> dict[str, Any]:
+    """A request to a node."""
+    return _object(
+        "A request to a node, QoS 1, not retained: <root>/v1/cmd/<requester>/<node>; answers: ack.json",
+        {
+            "id": COMMAND_ID,
+            "name": COMMAND_NAME,
+            "args": COMMAND_ARGS,
+            "requester": {**NODE_NAME, "description": "as in the topic"},
+            "expires": {
+                "type": "string",
+                "format": "date-time",
+                "description": "RFC 3339 with a time zone: must not begin later",
+            },
+            "reason": {
+                "type": "string",
+                "maxLength": MAX_REASON,
+                "description": "for a valve one of " + ", ".join(VALVE_REASONS),
+            },
+        },
+        ("id", "name", "requester"),
+        additionalProperties=False,
+        **{
+            "if": {"properties": {"name": {"const": VALVE}}},
+            "then": {"properties": {"reason": {"enum": list(VALVE_REASONS)}}, "required": ["expires", "reason"]},
+        },
+    )
+
+
+def ack() -> dict[str, Any]:
+    """A step of a command."""
+    return _object(
+        "A step of a command, told once: <root>/v1/node/<node>/ack, and to who asked <root>/v1/cmd/<requester>/<node>/ack",
+        {
+            "event": {"type": "string", "description": "the same at every repeat of this message"},
+            "node": NODE_NAME,
+            "id": COMMAND_ID,
+            "requester": NODE_NAME,
+            "name": {"type": "string"},
+            "args": {"type": ["array", "object"]},
+            "reason": {"type": "string"},
+            "state": {"enum": ["accepted", "queued", "sent", "done", "failed", "expired", "refused"]},
+            "detail": {"type": "string", "description": "for people: what the node said, or why"},
+            "error": {"type": "string", "pattern": "^[a-z_]+$", "description": "why the gateway refused it"},
+            "number": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "the node's id of the command; absent when it was refused here",
+            },
+            "sends": {"type": "integer", "minimum": 0},
+            "expires": TIME,
+            "again": {
+                "const": True,
+                "description": "a known id was sent again: this is its state, nothing is executed",
+            },
+            "t": TIME,
+        },
+        ("event", "node", "state", "t"),
+    )
+
+
 SCHEMAS = {
+    "command": command,
+    "ack": ack,
     "native-q": native_q,
     "senml": senml,
     "alert": alert,

@@ -21,6 +21,8 @@ import msgspec
 
 from gateway.core.airtime import HOUR_US
 from gateway.core.model import Event, NodeState
+from gateway.store import audit
+from gateway.store.audit import AUDIT
 from gateway.store.engine import Entry, RawFrame, StoreError, Write
 
 GROUP = 256
@@ -41,6 +43,7 @@ CREATE TABLE quarantine (id INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT
 CREATE TABLE airtime (transmitter TEXT NOT NULL, band INTEGER NOT NULL, start_us INTEGER NOT NULL, airtime_us INTEGER NOT NULL);
 """,
     "CREATE TABLE notes (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;",
+    AUDIT,
 )  # one per version of the schema, never changed once released; a store of version n has had the first n
 SCHEMA_VERSION = len(_MIGRATIONS)
 
@@ -226,6 +229,8 @@ class SqliteEngine:
 
     def _spool(self, db: sqlite3.Connection, event: Event) -> int:
         at = db.execute("INSERT INTO spool (received, body) VALUES (?, ?)", (event.received, self._encode(event)))
+        if event.command is not None:
+            audit.enter(db, event)
         return at.lastrowid or 0
 
     def _write(self) -> None:

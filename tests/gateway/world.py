@@ -6,6 +6,7 @@ Sealing here is written on motewire's encoder and the `cryptography` package; th
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -312,7 +313,8 @@ class ScriptedBroker(threading.Thread):
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         for client in self._clients:
-            client.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it may have gone by itself
+                client.shutdown(socket.SHUT_RDWR)
             client.close()
 
 
