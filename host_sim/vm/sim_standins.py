@@ -26,6 +26,7 @@ def load(cfg):
     random.seed(cfg.get("seed", 1) & 0x3FFFFFFF)
     if cfg.get("world"):
         sim_hw.load_world(open(cfg["world"], "rb"))
+    sim_hw.values.update(cfg.get("values", {}))
     sim_hw.build(cfg.get("hw", {}))
     kept = cfg.get("kept") or {}
     sim_hw.kept = bool(kept)

@@ -28,10 +28,12 @@ import asyncio
 
 for _n in asyncio._attrs:  # while its files are in reach
     getattr(asyncio, _n)
+import binascii  # Python here, C on a board: not the firmware's
 import cryptolib
 
 sim_standins.load(_cfg)
 _mounts = [("/rom", vfs.VfsPosix("/v/rom"))] if _cfg["rom"] else []
+_i = 0
 for _i in range(_cfg["paths"]):
     _mounts.append(("/host%d" % _i, vfs.VfsPosix("/v/host%d" % _i)))
 _mounts.append(("/chips_parent", vfs.VfsPosix("/v")))
@@ -49,5 +51,5 @@ sys.modules["os"].chdir("/")
 sys.argv[:] = _cfg["argv"]
 for _n in ("sim_standins", "boot32"):
     sys.modules.pop(_n, None)
-del _cfg, _f, _n, _i, _fs, _mounts, _root, sim_errno, sim_flash, sim_standins, asyncio, cryptolib, vfs
+del _cfg, _f, _n, _i, _fs, _mounts, _root, sim_errno, sim_flash, sim_standins, asyncio, binascii, cryptolib, vfs
 gc.collect()
