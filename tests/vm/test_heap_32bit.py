@@ -21,7 +21,10 @@ PER_FRAME = 64  # a frame that waits costs its entry in the outbox's index
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
-@pytest.mark.parametrize(("profile", "link"), [pytest.param(p, link, id=f"{p}-{link}") for p, link in CASES if (p, link) != ("noise", "wifi")])
+@pytest.mark.parametrize(
+    ("profile", "link"),
+    [pytest.param(p, link, id=f"{p}-{link}") for p, link in CASES if (p, link) != ("noise", "wifi")],
+)
 def test_the_application_holds_no_more_heap_than_it_did_and_no_more_after_hours(profile: str, link: str) -> None:
     held = measure(profile, link)
     assert held[0].rows == 0 and all(a.rows < b.rows for a, b in zip(held, held[1:], strict=False)), held
