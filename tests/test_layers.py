@@ -77,7 +77,11 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
             },
             (),
         ),
-        ("host_sim", {"host_sim", "motewire"}, ("host_sim/vm", "host_sim/vm32/lib", "host_sim/chips", "host_sim/faulty")),
+        (
+            "host_sim",
+            {"host_sim", "motewire"},
+            ("host_sim/vm", "host_sim/vm32/lib", "host_sim/chips", "host_sim/faulty"),
+        ),
         ("host_sim/chips", {"chips", "host_sim.chips"}, ()),
     ],
 )
