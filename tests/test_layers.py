@@ -72,11 +72,16 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
                 "gateway.store",
                 "host_sim.runner",
                 "host_sim.compile",
+                "host_sim.vm32",
                 "motewire",
             },
             (),
         ),
-        ("host_sim", {"host_sim", "motewire"}, ("host_sim/vm", "host_sim/chips", "host_sim/faulty")),
+        (
+            "host_sim",
+            {"host_sim", "motewire"},
+            ("host_sim/vm", "host_sim/vm32/lib", "host_sim/chips", "host_sim/faulty"),
+        ),
         ("host_sim/chips", {"chips", "host_sim.chips"}, ()),
     ],
 )

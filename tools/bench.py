@@ -15,6 +15,7 @@ from tools.bench_wire import BATCH_ROWS, bytes_per_row
 from tools.report import document
 
 PARTS = {
+    "heap": ("tools.bench_heap", "heap that each profile's application holds on the 32-bit VM"),
     "vm": ("tools.bench_vm", "instructions to encode and seal a batch on the MicroPython VM (valgrind)"),
     "wire": ("tools.bench_wire", "bytes per row of each format on any CSV, rows per LoRa frame and hour"),
 }
