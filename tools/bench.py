@@ -15,6 +15,10 @@ from tools.bench_wire import BATCH_ROWS, bytes_per_row
 from tools.report import document
 
 PARTS = {
+    "gateway": (
+        "tools.bench_gateway",
+        "the gateway process against mosquitto: CPU beside a bare loop, latency, memory",
+    ),
     "vm": ("tools.bench_vm", "instructions to encode and seal a batch on the MicroPython VM (valgrind)"),
     "wire": ("tools.bench_wire", "bytes per row of each format on any CSV, rows per LoRa frame and hour"),
 }
