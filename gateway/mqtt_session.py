@@ -17,6 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway import tls
 from gateway.config import Broker
+from gateway.mqtt_wire import Client, Wire
 
 CONNECT_S = 10.0
 KEEPALIVE_S = 30
@@ -40,12 +41,16 @@ class MqttSession:
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: dict[int, asyncio.Future[None]] = {}
-        self._sock: socket.socket | None = None
+        self._wire: Wire | None = None
+        self._writing = False  # a write is due in this turn of the loop
+        self._waiting = False  # the kernel's buffer is full: the loop calls when it has room
         self._misc: asyncio.Task[None] | None = None
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_puback: Callable[[int], None] = lambda _mid: None
-        c = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
-        c.max_inflight_messages_set(65535)  # the window is kept by the caller
+        c = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
+        c.max_inflight_messages_set(
+            0
+        )  # the window is kept by the caller; paho's costs a walk over all that is under way
         c.max_queued_messages_set(0)
         if will is not None:
             c.will_set(will[0], will[1], qos=1, retain=True)
@@ -69,12 +74,12 @@ class MqttSession:
                 self._client.tls_set_context(tls.context(b.ca_file, b.cert_file, b.key_file))
             self._client.connect_timeout = CONNECT_S / 2
             await asyncio.to_thread(self._client.connect, b.host, b.port, KEEPALIVE_S)
-            sock = self._client.socket()
-            if not isinstance(sock, socket.socket):
+            wire = self._client.socket()
+            if not isinstance(wire, Wire):
                 raise MqttError("no connection")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sock = sock
-            self._loop.add_reader(sock, self._readable)
+            wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._wire = wire
+            self._loop.add_reader(wire, self._readable)
             self._want_write()
             self._misc = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
             async with asyncio.timeout(CONNECT_S):
@@ -110,7 +115,11 @@ class MqttSession:
 
     async def disconnect(self) -> None:
         """Say good-bye and close; pending bytes get a second to leave."""
-        if not self.closed.done() and self._sock is not None:
+        if not self.closed.done() and self._wire is not None:
+            for _ in range(100):  # behind the DISCONNECT paho closes at once
+                if self._wire is None or not self._waiting:
+                    break
+                await asyncio.sleep(0.01)
             self._client.disconnect()
             for _ in range(100):
                 if self.closed.done() or not self._client.want_write():
@@ -136,40 +145,58 @@ class MqttSession:
             future.set_result(None)
 
     def _want_write(self) -> None:
-        # paho calls this from the connecting thread too, before the socket is ours
-        if self._sock is not None and self._sock.fileno() >= 0:
-            self._loop.add_writer(self._sock, self._writable)
+        # paho calls this from the connecting thread too, before the socket is ours. What is published in one turn of the loop leaves
+        # together at the beginning of the next
+        if self._wire is not None and not self._writing:
+            self._writing = True
+            self._loop.call_soon(self._write)
 
     def _readable(self) -> None:
-        while self._client.loop_read(16) == paho.MQTT_ERR_SUCCESS:
-            # what TLS has decrypted already makes no socket readable again
-            if not isinstance(self._sock, ssl.SSLSocket) or not self._sock.pending():
+        while (wire := self._wire) is not None:
+            if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
+                self._drop("connection lost")
+            elif not wire.pending():
                 return
-        self._drop("connection lost")
 
-    def _writable(self) -> None:
+    def _write(self) -> None:
+        self._writing = False
+        if self._wire is None:
+            return
         if self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
             self._drop("connection lost")
-        elif self._sock is not None and not self._client.want_write():
-            self._loop.remove_writer(self._sock)
+            return
+        wire = self._wire
+        if wire is None:  # that was the DISCONNECT
+            return
+        try:
+            done = wire.flush()
+        except OSError as e:
+            self._drop(e.strerror or "connection lost")
+            return
+        done = done and not self._client.want_write()
+        if not done and not self._waiting:
+            self._loop.add_writer(wire, self._write)
+        elif done and self._waiting:
+            self._loop.remove_writer(wire)
+        self._waiting = not done
 
     async def _keep_alive(self) -> None:
         while self._client.loop_misc() == paho.MQTT_ERR_SUCCESS:
             await asyncio.sleep(1.0)
         self._drop("no answer to ping")
 
-    def _forget(self, sock: Any) -> None:
+    def _forget(self, wire: Any) -> None:
         # paho closes its socket at a protocol error; the loop must let go of the descriptor before that
-        if sock is self._sock:
-            self._sock = None
-            self._loop.remove_reader(sock)
-            self._loop.remove_writer(sock)
+        if wire is self._wire:
+            self._wire = None
+            self._loop.remove_reader(wire)
+            self._loop.remove_writer(wire)
 
     def _drop(self, reason: str) -> None:
-        sock = self._sock
-        if sock is not None:
-            self._forget(sock)
-            sock.close()
+        wire = self._wire
+        if wire is not None:
+            self._forget(wire)
+            wire.close()
         if self._misc is not None:
             self._misc.cancel()
             self._misc = None

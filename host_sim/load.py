@@ -69,7 +69,8 @@ class Mote:
         nonce = bytearray(frame.NONCE)
         frame.put_nonce(nonce, frame.DOWN, node, self.epoch, counter)
         plain = AESCCM(self.key, tag_length=frame.TAG).decrypt(bytes(nonce), downlink[end:], downlink[:end])
-        return read(plain, 0, len(plain))
+        found: Any = read(plain, 0, len(plain))
+        return found
 
     def acked(self, downlink: bytes) -> Ack:
         """Return the ack of a downlink frame."""

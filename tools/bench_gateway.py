@@ -67,7 +67,7 @@ class Arrivals:
         self._news = threading.Condition()
         ready = threading.Event()
         c = paho.Client(CallbackAPIVersion.VERSION2, f"bench-{secrets.token_hex(4)}")
-        c.on_connect = lambda *_: c.subscribe(self.topic, 0)
+        c.on_connect = self._connected
         c.on_subscribe = lambda *_: ready.set()
         c.on_message = self._arrived
         c.connect("127.0.0.1", self.port)
@@ -81,6 +81,9 @@ class Arrivals:
         self._client.disconnect()
         self._client.loop_stop()
 
+    def _connected(self, c: paho.Client, *_: Any) -> None:
+        c.subscribe(self.topic, 0)
+
     def _arrived(self, _c: Any, _d: Any, m: paho.MQTTMessage) -> None:
         if m.retain:  # was there before we came
             return
@@ -89,7 +92,7 @@ class Arrivals:
             now = time.monotonic()
             with self._news:
                 self.times.append(now)
-                self.ids.append(_id_of(m.payload))
+                self.ids.append(_id_of(bytes(m.payload)))
                 self._news.notify()
 
     def wait(self, frames: int) -> None:
@@ -97,7 +100,7 @@ class Arrivals:
         with self._news:
             while len(self.times) < frames:
                 have = len(self.times)
-                if not self._news.wait_for(lambda: len(self.times) > have, STALL_S):
+                if not self._news.wait_for(lambda have=have: len(self.times) > have, STALL_S):
                     raise BenchError(
                         f"{have} of {frames} reports arrived, then none for {STALL_S:.0f} s; next: look whether datagrams "
                         "were dropped (ss -lunm), and give it less other work"
