@@ -1,4 +1,5 @@
-"""One MQTT 3.1.1 connection through paho, driven by the asyncio loop: no thread, no queue inside paho that we do not see.
+"""One MQTT 3.1.1 connection through paho, driven by the asyncio loop: no thread, no queue inside paho. What is published goes past it
+(`mqtt_wire.py`).
 
 A session lives as long as its TCP connection. Reconnecting means a new session, so that what must be sent again is decided
 by the cursor of an output and not by a library.
@@ -21,6 +22,7 @@ from gateway.mqtt_wire import Client, Wire
 
 CONNECT_S = 10.0
 KEEPALIVE_S = 30
+FIRST_MID, LAST_MID = 1024, 65535  # message ids of publications; paho's own (subscriptions) count from 1
 
 
 class MqttError(Exception):
@@ -42,22 +44,19 @@ class MqttSession:
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: dict[int, asyncio.Future[None]] = {}
         self._wire: Wire | None = None
+        self._mid = FIRST_MID
+        self._flying: set[int] = set()  # message ids without their PUBACK
         self._writing = False  # a write is due in this turn of the loop
         self._waiting = False  # the kernel's buffer is full: the loop calls when it has room
         self._misc: asyncio.Task[None] | None = None
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_puback: Callable[[int], None] = lambda _mid: None
         c = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
-        c.max_inflight_messages_set(
-            0
-        )  # the window is kept by the caller; paho's costs a walk over all that is under way
-        c.max_queued_messages_set(0)
         if will is not None:
             c.will_set(will[0], will[1], qos=1, retain=True)
         c.on_connect = self._on_connect
         c.on_disconnect = self._on_disconnect
         c.on_message = lambda _c, _d, m: self.on_message(m.topic, bytes(m.payload))
-        c.on_publish = lambda _c, _d, mid, _r, _p: self.on_puback(mid)
         c.on_subscribe = lambda _c, _d, mid, _r, _p: self._on_subscribe(mid)
         c.on_socket_close = lambda _c, _d, sock: self._forget(sock)
         c.on_socket_register_write = lambda *_: self._want_write()
@@ -107,11 +106,24 @@ class MqttSession:
             raise MqttError("no SUBACK") from e
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
-        """Send a message; return its id for on_puback (QoS 1), or None when the connection is gone."""
-        if self.closed.done():
+        """Send a message of QoS 0 or 1; return its id for on_puback (0 for QoS 0), or None when the connection is gone.
+
+        None too for a message of QoS 0 while much is waiting to be sent. How many of QoS 1 are under way is the caller's to bound.
+        """
+        wire = self._wire
+        if wire is None or self.closed.done() or (not qos and wire.full):
             return None
-        info = self._client.publish(topic, payload, qos, retain)
-        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
+        mid = 0
+        if qos:
+            mid = self._mid
+            while mid in self._flying:
+                mid = mid + 1 if mid < LAST_MID else FIRST_MID
+            self._mid = mid + 1 if mid < LAST_MID else FIRST_MID
+        wire.publish(topic, payload, qos, retain, mid)
+        if qos:
+            self._flying.add(mid)
+        self._want_write()
+        return mid
 
     async def disconnect(self) -> None:
         """Say good-bye and close; pending bytes get a second to leave."""
@@ -153,16 +165,36 @@ class MqttSession:
 
     def _readable(self) -> None:
         while (wire := self._wire) is not None:
-            if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
-                self._drop("connection lost")
+            try:
+                alive = wire.fill()
+            except OSError as e:
+                self._drop(e.strerror or "connection lost")
+                return
+            if not self._read(wire):
+                return
+            if not alive:
+                self._drop("connection closed by the broker")
             elif not wire.pending():
                 return
+
+    def _read(self, wire: Wire) -> bool:
+        """Take what has arrived; False when the connection ended by it."""
+        while self._wire is wire:
+            for mid in wire.acks():
+                if mid in self._flying:
+                    self._flying.remove(mid)
+                    self.on_puback(mid)
+            if not wire.for_paho():
+                return True
+            if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
+                self._drop("connection lost")
+        return False
 
     def _write(self) -> None:
         self._writing = False
         if self._wire is None:
             return
-        if self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
+        if self._client.want_write() and self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
             self._drop("connection lost")
             return
         wire = self._wire
