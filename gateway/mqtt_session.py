@@ -129,7 +129,7 @@ class MqttSession:
         """Say good-bye and close; pending bytes get a second to leave."""
         if not self.closed.done() and self._wire is not None:
             for _ in range(100):  # behind the DISCONNECT paho closes at once
-                if self._wire is None or not self._waiting:
+                if self._wire is None or not (self._waiting or self._writing):
                     break
                 await asyncio.sleep(0.01)
             self._client.disconnect()
