@@ -69,14 +69,15 @@ lint: $(VENV)/.dev $(VENV)/.typings
 	@$(BIN)/pyright -p firmware
 	@$(BIN)/python -m tools.mpy_gate firmware
 
-# valgrind counts the VM's instructions.
-bench: $(VENV)/.dev
+# valgrind counts the VM's instructions; mosquitto is the broker of the gateway's bench.
+bench: $(VENV)/.dev system
 	@command -v valgrind >/dev/null || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "setup: valgrind (apt)" >&2; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq valgrind >/dev/null; fi
 	@$(BIN)/citymote bench $(ARGS)
 	@$(BIN)/citymote bench wire $(ARGS)
 	@$(BIN)/citymote bench vm $(ARGS)
+	@$(BIN)/citymote bench gateway $(ARGS)
 
 guards: $(VENV)/.dev system
 	@$(BIN)/python -m tests.guards $(ARGS)

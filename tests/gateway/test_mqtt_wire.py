@@ -108,6 +108,8 @@ others = st.one_of(
     st.just(packet(0xD0, b"")),
     st.binary(min_size=3, max_size=3).map(lambda b: packet(0x90, b)),
     st.binary(min_size=4, max_size=400).map(lambda b: packet(0x30, b)),
+    # what looks like PUBACKs inside of a message
+    st.integers(2, 60).map(lambda n: packet(0x30, bytes((0x40, 2, 1, 1)) * n)),
 )
 
 
