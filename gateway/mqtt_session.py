@@ -75,7 +75,7 @@ class MqttSession:
             await asyncio.to_thread(self._client.connect, b.host, b.port, KEEPALIVE_S)
             wire = self._client.socket()
             if not isinstance(wire, Wire):
-                raise MqttError("no connection")
+                raise MqttError("paho gave no socket of ours: this version of it is unknown to mqtt_wire.py")
             wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._wire = wire
             self._loop.add_reader(wire, self._readable)
