@@ -291,7 +291,8 @@ class Pipeline:
         event, rx = w.decision.event, w.heard.best if w.heard else None
         if event is None or rx is None or w.heard is None:
             return Write(w.node.id, w.decision.state, None, None, w.more, w.notes)
-        event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=w.heard.copies)
+        if w.heard.copies > 1:
+            event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=w.heard.copies)
         reason = w.decision.refusal.reason if w.decision.refusal else ""
         raw = RawFrame(
             w.node.id,

@@ -17,86 +17,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as paho
-from cryptography.hazmat.primitives.ciphers.aead import AESCCM
-from motewire import EPOCH_2000, frame
-from motewire.batch import Batch
-from motewire.messages import Ack, put_alarm, put_map, read
-from motewire.schemas import SCHEMAS
 from paho.mqtt.enums import CallbackAPIVersion
+
+from host_sim.load import PULL_ACK, PULL_DATA, PULL_RESP, PUSH_ACK, PUSH_DATA, TX_ACK, Mote, registry
+from host_sim.load import report as report  # tests take it from here
 
 REPO = Path(__file__).resolve().parents[2]
 T0 = 1767225600  # 2026-01-01T00:00:00Z
-PUSH_DATA, PUSH_ACK, PULL_DATA, PULL_RESP, PULL_ACK, TX_ACK = range(6)
-
-
-@dataclass
-class Mote:
-    """A node's wire side: seals reports, alarms and status frames with ever rising counters, opens downlinks."""
-
-    id: int
-    key: bytes = field(default_factory=lambda: secrets.token_bytes(16))
-    epoch: int = 0
-    counter: int = 0
-
-    def seal(self, kind: int, payload: bytes, counter: int | None = None, long: bool = False) -> bytes:
-        """Seal a payload under the next (or the given) counter."""
-        if counter is None:
-            self.counter += 1
-            counter = self.counter
-        buf = bytearray(frame.HEADER_MAX)
-        end = frame.put_header(buf, kind, self.id, counter, self.epoch & 3, long)
-        nonce = bytearray(frame.NONCE)
-        frame.put_nonce(nonce, frame.UP, self.id, self.epoch, counter)
-        head = bytes(buf[:end])
-        return head + AESCCM(self.key, tag_length=8).encrypt(bytes(nonce), payload, head)
-
-    def report(
-        self, t: int, rows: Sequence[Sequence[int | None]], schema: int = 3, interval: int = 60, **seal: Any
-    ) -> bytes:
-        """Seal a packed report of rows on a grid from Unix time t."""
-        return self.seal(frame.REPORT, report(t, rows, schema, interval), **seal)
-
-    def alarm(
-        self, code: int, t: int, quantity: int, value: int | None, limit: int | None = None, **seal: Any
-    ) -> bytes:
-        """Seal an alarm."""
-        buf = bytearray(64)
-        return self.seal(
-            frame.ALARM, bytes(buf[: put_alarm(buf, 0, code, t - EPOCH_2000, quantity, value, limit)]), **seal
-        )
-
-    def status(self, items: dict[int, Any], **seal: Any) -> bytes:
-        """Seal a status map."""
-        buf = bytearray(512)
-        return self.seal(frame.STATUS, bytes(buf[: put_map(buf, 0, sorted(items.items()))]), **seal)
-
-    def open(self, downlink: bytes) -> dict[int, Any]:
-        """Return the map of a downlink frame; raises when it is not for this node or not authentic."""
-        kind, node, counter, is_long, slot, end = frame.parse_header(downlink)
-        assert (kind, node, is_long, slot) == (frame.DOWNLINK, self.id, True, self.epoch & 3)
-        nonce = bytearray(frame.NONCE)
-        frame.put_nonce(nonce, frame.DOWN, node, self.epoch, counter)
-        plain = AESCCM(self.key, tag_length=8).decrypt(bytes(nonce), downlink[end:], downlink[:end])
-        return read(plain, 0, len(plain))
-
-    def acked(self, downlink: bytes) -> Ack:
-        """Return the ack of a downlink frame."""
-        return Ack(self.open(downlink))
-
-
-def report(t: int, rows: Sequence[Sequence[int | None]], schema: int = 3, interval: int = 60) -> bytes:
-    """Return a packed report payload."""
-    batch = Batch(SCHEMAS[schema], schema, interval, 240)
-    for i, row in enumerate(rows):
-        present = sum(1 << c for c, v in enumerate(row) if v is not None)
-        batch.append(t + i * interval - EPOCH_2000, [v or 0 for v in row], present)
-    buf = bytearray(1200)
-    return bytes(buf[: batch.encode(buf, 0, 1100)])
 
 
 class Concentrator:
@@ -205,13 +136,7 @@ class Backend:
 def toml_of(folder: Path, broker: tuple[str, int], nodes: Sequence[Mote], clock: str = "host", **extra: str) -> Path:
     """Write gateway.toml and nodes.toml; extra: text appended to a section by name (link_lora, output_city, gateway)."""
     address = f"{broker[0]}:{broker[1]}"
-    (folder / "nodes.toml").write_text(
-        "".join(
-            f'[[node]]\nid = {n.id}\nname = "n-{n.id}"\nkey = "{n.key.hex()}"\nepoch = {n.epoch}\nprofile = "air_quality"\n'
-            f'interval_s = 600\nlat = 45.54\nlon = 13.73\nvisibility = "open"\n'
-            for n in nodes
-        )
-    )
+    (folder / "nodes.toml").write_text(registry(nodes))
     file = folder / "gateway.toml"
     file.write_text(
         f'[gateway]\nid = "gw-1"\nclock = "{clock}"\n{extra.get("gateway", "")}\n'
