@@ -84,9 +84,7 @@ def load_rules(file: Path, nodes: Mapping[int, Node]) -> RulesConfig:
     top.only(TOP)
     head = Table(file, text, "rules", data.get("rules", {}))
     head.only(("defaults", "time_zone", "settle_s"))
-    names = head.choices("defaults", shipped(), shipped())
-    if "defaults" in head.data and not head.data["defaults"]:
-        names = ()
+    names = () if head.data.get("defaults") == [] else head.choices("defaults", shipped(), shipped())
     got = _Read()
     for name in names:
         path = DEFAULTS / f"{name}.toml"

@@ -13,7 +13,9 @@ from functools import lru_cache
 
 from gateway.core.aggregates.cells import HOUR
 
-LONGEST = 26  # hours of the longest period: a day when clocks are put back is 25
+LONGEST = (
+    32  # hours that the longest period looks at: a day when clocks are put back, and 7 before it for its 8 h means
+)
 
 
 @dataclass(frozen=True, slots=True)

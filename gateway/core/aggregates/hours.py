@@ -12,6 +12,7 @@ day note: h: {hour: [revision, {quantity: cell}]}. r: {aggregate: {end: revision
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from gateway.core.aggregates import cells as c
@@ -147,14 +148,15 @@ class Hours:
             turn.tell("aggregate", "agg", aggregates=tuple(told))
 
     def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
-        """The hour before, when a register was not read at its very end: only now the reading after it is known."""
-        if all(self._plan.kinds[q][0] != c.REGISTER for q in cells):
+        """Hours whose use of a register hangs on hour h: the next, and the one before when its end was not read on the second."""
+        registers = [q for q in cells if self._plan.kinds[q][0] == c.REGISTER]
+        if not registers:
             return set()
+        found = {h + 1} if h + 1 < own["z"] and self._look(turn, days, own, h + 1) else set()
         noted = self._look(turn, days, own, h - 1)
-        unsure = any(
-            q in cells and cell[2] != h * HOUR for q, cell in noted.items() if self._plan.kinds[q][0] == c.REGISTER
-        )
-        return {h - 1} if unsure else set()
+        if any(q in noted and noted[q][2] != h * HOUR for q in registers):
+            found.add(h - 1)
+        return found
 
     def _told(
         self, turn: Turn, own: State, days: dict[int, Any], ends: list[int], touched: set[int], before: int
@@ -165,7 +167,8 @@ class Hours:
         out: list[Aggregate] = []
         for end in ends:
             for period in self._plan.calendar.ending_at(end):
-                if end <= before and not any(period.first <= h < end for h in touched):
+                needs = self._plan.needs(period)
+                if end <= before and not any(needs <= h < end for h in touched):
                     continue
                 for f in found(self._plan, period, cells):
                     revision = 1
@@ -216,10 +219,18 @@ class Hours:
 
 
 def _step(event: Event, own: State, interval_s: int) -> int:
-    """How many seconds a row stands for: the grid's step, for a single row the time since the row before, at most an interval."""
+    """How many seconds a row stands for: the usual step of its report, of a single row the time since the row before.
+
+    What is no grid may have gaps: there a row stands for an interval at most.
+    """
     first, last, n = event.times[0], event.times[-1], len(event.times)
     if n > 1:
-        step = max((last - first) // (n - 1), 1)
+        step = event.times[1] - first
+        if step <= 0 or last - first != step * (n - 1):
+            steps = sorted(b - a for a, b in pairwise(sorted(event.times)) if b > a) or [interval_s]
+            step = min(steps[(len(steps) - 1) // 2], interval_s)
+        elif n == 2:
+            step = min(step, interval_s)
     elif own and 0 < first - own.get("t", 0) <= interval_s:
         step = first - own["t"]
     else:

@@ -41,6 +41,14 @@ class Plan:
         """True when a share in percent is enough for a value."""
         return capture >= self.capture
 
+    def needs(self, p: Period) -> int:
+        """Return the first hour that a period looks at: 8 h means and 24 h classes reach back beyond its beginning."""
+        if p.name == "day" and self.max8h:
+            return p.first - 7
+        if p.name == "hour" and self.index is not None:
+            return p.end - max((s.hours for s in self.index.scales.values()), default=1)
+        return p.first
+
 
 @dataclass(slots=True)
 class Found:
