@@ -188,7 +188,7 @@ def test_periods_are_what_brute_force_says_in_any_order_of_arrival(
 
 def test_a_late_row_reopens_its_hour_and_tells_it_again_under_a_higher_revision(tmp_path: Path) -> None:
     town = Town(tmp_path, AIR)
-    rows: Rows = {t: (100.0, None) for t in range(T0 + 600, T0 + 12 * H + 1, 600)}
+    rows: Rows = dict.fromkeys(range(T0 + 600, T0 + 12 * H + 1, 600), (100.0, None))
     late = [t for t in rows if 2 * H < t - T0 <= 3 * H]
     for t in rows:
         if t not in late:
