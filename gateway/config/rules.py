@@ -120,7 +120,7 @@ def _zone(head: Table) -> tzinfo:
     name = head.get("time_zone", str, "Europe/Ljubljana", '"Europe/Ljubljana"')
     try:
         zone = ZoneInfo(name)
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError):  # ZoneInfoNotFoundError is a KeyError
         raise head.error(
             "time_zone", f"is {name!r}, which this box does not know",
             'use a name like "Europe/Ljubljana"; if that one is unknown too: apt-get install tzdata',

@@ -143,7 +143,9 @@ LJUBLJANA = ZoneInfo("Europe/Ljubljana")
         ({"season": ((11, 1), (2, 29))}, ["2026-10-31T23:00Z", "2027-02-28T12:00Z"], ["2027-03-01T12:00Z", "2026-10-31T22:59Z"]),
     ],
 )  # fmt: skip
-def test_a_schedule_is_local_time_with_its_last_day_included(schedule: dict, inside: list[str], outside: list[str]) -> None:
+def test_a_schedule_is_local_time_with_its_last_day_included(
+    schedule: dict, inside: list[str], outside: list[str]
+) -> None:
     s = Schedule(LJUBLJANA, **schedule)
     for text, expected in [*((x, True) for x in inside), *((x, False) for x in outside)]:
         assert s.applies(datetime.fromisoformat(text).timestamp()) is expected, text
@@ -181,11 +183,11 @@ def test_a_rule_is_raised_updated_and_cleared_with_all_that_people_need(tmp_path
     )  # fmt: skip
     assert (b.value, b.since, c.since, c.t) == (40.5, T0, T0, T0 + 1800)
     assert a.text == {
-        "sl": "Temperatura: 36 Cel, nad mejo 35 Cel",
-        "it": "Temperatura: 36 Cel, sopra il limite di 35 Cel",
-        "en": "Temperature: 36 Cel, above the limit of 35 Cel",
+        "sl": "Temperatura: 36 °C, nad mejo 35 °C",
+        "it": "Temperatura: 36 °C, sopra il limite di 35 °C",
+        "en": "Temperature: 36 °C, above the limit of 35 °C",
     }
-    assert b.text is not None and b.text["sl"].startswith("Temperatura: 40,5 Cel")
+    assert b.text is not None and b.text["sl"].startswith("Temperatura: 40,5 °C")
     assert [e.id for e in town.events] == ["1:1:city:hot", "1:3:city:hot", "1:4:city:hot"]
 
 
@@ -271,7 +273,11 @@ def test_rules_choose_their_nodes_by_profile_name_and_area(tmp_path: Path) -> No
     found = {}
     for n in town.nodes:
         found[n] = {e.alarm.rules[0] for e in town.row(n, T0, temperature=40) if e.alarm}
-    assert found == {"aq-1": {"by-profile", "by-name"}, "aq-2": {"by-profile", "by-area", "by-both"}, "bin-1": {"by-name", "by-area"}}
+    assert found == {
+        "aq-1": {"by-profile", "by-name"},
+        "aq-2": {"by-profile", "by-area", "by-both"},
+        "bin-1": {"by-name", "by-area"},
+    }
 
 
 def test_the_shipped_limits_hold_on_aggregates_with_their_dates(tmp_path: Path) -> None:

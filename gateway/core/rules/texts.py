@@ -38,6 +38,9 @@ OTHERS: Mapping[str, tuple[str, str, str]] = MappingProxyType({
 # fmt: on
 
 
+SYMBOLS = {"Cel": "°C", "ug/m3": "µg/m³", "%RH": "%", "1": "", "count": ""}  # where people write a unit differently
+
+
 def name_of(quantity: str, language: str) -> str:
     """A quantity's or an aggregate's name for people."""
     other = OTHERS.get(quantity)
@@ -67,8 +70,8 @@ def text_of(
         form = (own or {}).get(language) or TEXTS[code][i]
         said = form.format(
             label=name_of(quantity, language), value=number(value, language), limit=number(limit, language),
-            unit="" if unit == "1" else unit,
+            unit=SYMBOLS.get(unit, unit),
         )  # fmt: skip
-        said = " ".join(said.split())
+        said = " ".join(said.split()).replace(" ,", ",").replace(" )", ")")
         out[language] = said[:1].upper() + said[1:] + (INDICATIVE[i] if indicative else "")
     return out
