@@ -18,7 +18,7 @@ import msgspec
 from gateway.core.follow import Follow
 from gateway.core.model import Alarm, Event, Node
 
-CACHE = 2048
+CACHE = 1024
 CHECKS = 200  # subjects looked at in one tick: bounds how long a tick takes
 SPREAD_S = 600.0  # after a start every subject is looked at once, over this time
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +226,35 @@ rise_per_min = 1
     }
     assert len({e.id for e in town.events}) == len(town.events), "every event has an id of its own"
     assert isinstance(town.city, City)
+
+
+def test_what_follows_from_a_frame_of_ten_readings_costs_little(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All shipped rules and aggregates, more nodes than are cached. 0.3 ms is the bound; `pytest -s -k costs_little` prints what it is."""
+    nodes = [Node(i, f"n-{i}", b"", profile="air_quality", interval_s=600) for i in range(1, CACHE + 1001)]
+    town = Town(tmp_path, "", nodes)
+    keys = (
+        "pm1",
+        "pm25",
+        "pm10",
+        "no2",
+        "o3",
+        "temperature",
+        "humidity",
+        "pressure",
+        "battery_voltage",
+        "particle_count",
+    )
+    spent, frames = 0.0, 0
+    for k in range(1, 8):  # an hour ends within
+        t = T0 + 600 * k
+        reports = [town.report(n, [t], {key: [10 + (k * i) % 7] for i, key in enumerate(keys)}) for n in town.nodes]
+        begun = time.process_time()
+        for report in reports:
+            town.follow(report)
+        spent, frames = spent + time.process_time() - begun, frames + len(reports)
+    noted = sum(map(len, town.store.values())) / len(nodes)
+    with capsys.disabled():
+        print(f"\n{1e6 * spent / frames:.0f} us per frame, {noted:.0f} bytes of notes per node")
+    assert spent / frames < 0.0003

@@ -25,7 +25,7 @@ class Limits:
         self._rules = rules
         self._units = units
         self._of: dict[str, tuple[Subject, dict[str, list[Rule]], dict[str, Rule]]] = {}
-        self._shared: dict[frozenset[str], dict[str, list[Rule]]] = {}
+        self._shared: dict[tuple[str, ...], tuple[dict[str, list[Rule]], dict[str, Rule]]] = {}
 
     def forget(self) -> None:
         return None
@@ -35,15 +35,16 @@ class Limits:
         known = self._of.get(s.key)
         if known is not None and known[0] is s:
             return known[1], known[2]
-        mine = {r.name: r for r in self._rules if r.select.fits(s)}
-        key = frozenset(mine)
-        by = self._shared.get(key)
-        if by is None:
-            by = self._shared[key] = {}
-            for r in mine.values():
+        mine = [r for r in self._rules if r.select.fits(s)]
+        key = tuple(r.name for r in mine)
+        shared = self._shared.get(key)
+        if shared is None:
+            by: dict[str, list[Rule]] = {}
+            for r in mine:
                 by.setdefault(f"{r.aggregate}/{r.quantity}", []).append(r)
-        self._of[s.key] = (s, by, mine)
-        return by, mine
+            shared = self._shared[key] = (by, {r.name: r for r in mine})
+        self._of[s.key] = (s, *shared)
+        return shared
 
     def follow(self, turn: Turn, event: Event, own: State) -> None:
         if event.kind == "report":
