@@ -48,6 +48,8 @@ COMMANDS = ("tests/gateway/test_commands.py",)
 ORDERS = ("tests/gateway/test_commands_pipeline.py",)
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
+RULES = ("tests/gateway/test_rules.py",)
+SUMS = ("tests/gateway/test_aggregates.py",)
 
 FILTER = ("tests/gateway/test_filter.py",)
 FILES = ("tests/gateway/test_files.py",)
@@ -171,6 +173,13 @@ GUARDS = (
     Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;", "BEFORE UPDATE ON audit BEGIN SELECT 1; END;", ORDERS),
     Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
     Guard("G5", "commands leave room in the duty cycle", "gateway/pipeline.py", "        share = 1.0 if offer.priority > 1 else COMMAND_SHARE\n", "        share = 1.0\n", ORDERS),
+    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, _newest in event.latest:", "for c, _newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
+    Guard("rules", "an old row raises nothing", "gateway/core/rules/machine.py", "    if not fresh:\n", "    if False:\n", (*RULES, "-k", "old_rows or backlog")),
+    Guard("rules", "an alarm ends on the far side of its hysteresis", "gateway/core/rules/machine.py", "    elif rule.inside(v):\n", "    elif not rule.beyond(v):\n", (*RULES, "-k", "history")),
+    Guard("rules", "what a failed commit had noted is forgotten", "gateway/pipeline.py", "        self._notebook.forget()\n", "", ("tests/gateway/test_city.py", "-k", "fails or all")),
+    Guard("rules", "an old period replaces no newer one", "gateway/core/aggregates/hours.py", 'latest = end >= own["p"].get(f.name, 0)', "latest = True", (*SUMS, "-k", "reopens")),
+    Guard("rules", "a late row reopens its hour with what it held", "gateway/core/aggregates/hours.py", "*(noted or (0, {}))]", "*((0, {}))]", (*SUMS, "-k", "brute")),
+    Guard("rules", "a silent link is no storm of alarms", "gateway/core/rules/faults.py", "alive |= last > off[0] and", "alive |= True or", ("tests/gateway/test_faults.py", "-k", "storm or restart")),
 )  # fmt: skip
 
 
