@@ -405,3 +405,11 @@ def test_the_nights_least_flow_is_that_of_its_lowest_hour_in_local_time(tmp_path
         ]
         if local(begin) > local(start) + timedelta(hours=2):
             assert least == min(here) and local(begin).hour in (2, 3)
+
+
+def test_what_a_household_used_is_personal_whatever_its_node_says(tmp_path: Path) -> None:
+    town = Town(tmp_path, WATER, [Node(1, "n-1", b"", visibility="open"), Node(2, "aq", b"", visibility="open")])
+    for h in range(3):
+        meter(town, T0 + h * H, 10.0 * h)
+        town.row("aq", T0 + h * H, o3=10)
+    assert {(e.name, e.visibility) for e in town.events} == {("n-1", "personal"), ("aq", "open")}

@@ -202,6 +202,7 @@ def test_late_rows_neither_raise_nor_clear_nor_overwrite(tmp_path: Path) -> None
     town = Town(tmp_path, HOT)
     town.row("n-1", T0 + 3600, temperature=20)
     town.row("n-1", T0, temperature=50, received=T0 + 3700)
+    town.row("n-1", T0 + 3000, temperature=50, received=T0 + 3700)  # young enough, but overtaken
     assert town.alarms() == []
     town.row("n-1", T0 + 7200, temperature=36)
     town.row("n-1", T0 + 6600, temperature=20, received=T0 + 7300)

@@ -34,6 +34,12 @@ def test_own_entries_replace_shipped_ones_and_can_switch_them_off(tmp_path: Path
     assert c.plan.capture == 90 and c.plan.index is None and "pm10" in c.plan.kinds
 
 
+def test_averaging_less_than_the_shipped_files_do_is_no_mistake(tmp_path: Path) -> None:
+    plan = config(tmp_path, '[aggregates]\nmean = ["pm10", "temperature"]\n', NODE).plan
+    assert (plan.day, plan.eight_hour, plan.max8h) == ({"pm10"}, frozenset(), frozenset())
+    assert plan.index is not None and set(plan.index.scales) == {"pm10"} and plan.noise == {"laeq"}
+
+
 def test_every_shipped_limit_names_its_source_and_every_file_its_licence_free_origin() -> None:
     for path in DEFAULTS.glob("*.toml"):
         data = tomllib.loads(path.read_text(encoding="utf-8"))

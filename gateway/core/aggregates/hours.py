@@ -21,6 +21,7 @@ from gateway.core.aggregates.cells import HOUR, Cell
 from gateway.core.aggregates.periods import Plan, found
 from gateway.core.city import State, Turn
 from gateway.core.model import Aggregate, Event
+from gateway.core.registry import ABOUT, strictest
 
 MAX_OPEN = 48
 DAY = 24
@@ -145,7 +146,7 @@ class Hours:
                 turn.keep(self._key(turn, day), note)
         self._expire(turn, own)
         if told:
-            turn.tell("aggregate", "agg", aggregates=tuple(told))
+            turn.tell("aggregate", "agg", _seen(turn.subject.visibility, told), aggregates=tuple(told))
 
     def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
         """Hours whose use of a register hangs on hour h: the next, and the one before when its end was not read on the second."""
@@ -216,6 +217,12 @@ class Hours:
         for day in [d for d in own["d"] if d < oldest]:
             own["d"].remove(day)
             turn.keep(self._key(turn, day), None)
+
+
+def _seen(node: str, told: list[Aggregate]) -> str:
+    """The narrowest circle of the node and of every quantity that is told: what a household used stays personal."""
+    keys = {v.quantity.partition("-")[0] for a in told for v in a.values}
+    return strictest(node, *(ABOUT[key].visibility for key in keys if key in ABOUT))
 
 
 def _step(event: Event, own: State, interval_s: int) -> int:
