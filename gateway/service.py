@@ -79,7 +79,9 @@ class Service:
                     o.reject(told)
 
             desk = Desk(c.nodes, c.commands.policy) if c.commands else None
-            pipeline = Pipeline(c.nodes, engine, clock, self.metrics, committed, rejected, followers.build(c.rules, c.nodes), desk)
+            pipeline = Pipeline(
+                c.nodes, engine, clock, self.metrics, committed, rejected, followers.build(c.rules, c.nodes), desk
+            )
             pipeline.introduce()
             await pipeline.settle()
             tasks += [asyncio.create_task(o.run(), name=f"output-{o.name}") for o in outputs]

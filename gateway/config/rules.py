@@ -93,7 +93,7 @@ def load_rules(file: Path, nodes: Mapping[int, Node]) -> RulesConfig:
     _collect(got, top, own=True)
     zone = _zone(head)
     areas = tuple(_area(name, t, nodes) for name, t in got.tables.get("area", {}).items())
-    known = {a.name for a in areas}
+    known = {a.name for a in areas} | {name for n in nodes.values() for name in n.area}
     rules = tuple(
         rule
         for name, t in got.tables.get("rule", {}).items()
@@ -289,7 +289,7 @@ def _area(name: str, t: Table, nodes: Mapping[int, Node]) -> AreaSpec:
     passages = [tuple(_passage(t, key, v) for v in _names_with_quantity(t, key)) for key in ("entries", "exits")]
     register = t.get("register", str, "water_volume", '"water_volume"')
     spec = AreaSpec(
-        name, {"lot": "bays", "gate-lot": "counters"}.get(kind, kind), _names(t, "nodes"),
+        name, {"lot": "bays", "gate-lot": "counters"}.get(kind, kind), (*_names(t, "nodes"), *(n.name for n in nodes.values() if name in n.area)),
         t.choice("visibility", VISIBILITIES, RESTRICTED), t.number("capacity", 0, 0, 100_000), passages[0], passages[1],
         t.number("reset_hour", 4, 0, 23) if "reset_hour" in t.data else None, t.number("reset_to", 0, 0, 100_000),
         _names(t, "inflow"), _names(t, "outflow"), _quantity(t, "register", register, KEYS),
@@ -301,7 +301,11 @@ def _area(name: str, t: Table, nodes: Mapping[int, Node]) -> AreaSpec:
     if kind == "balance" and not (spec.inflow and spec.outflow):
         raise t.error(None, "needs inflow and outflow", 'for example inflow = ["shaft-1"], outflow = ["wm-*"]')
     if not any(spec.has(n.name) for n in nodes.values()):
-        raise t.error(None, "has no node of the registry", "check the names; * stands for any characters")
+        raise t.error(
+            None,
+            "has no node of the registry",
+            "check the names (* stands for any characters), or give nodes of nodes.toml this area",
+        )
     return spec
 
 

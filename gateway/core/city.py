@@ -236,7 +236,7 @@ class City:
         if subject is None or subject.node is not node:
             subject = Subject(
                 str(node.id), node.name, node.profile, node.visibility, node.interval_s,
-                self.belongs.get(node.name, frozenset()), node,
+                self.belongs.get(node.name, frozenset()) | frozenset(node.area), node,
             )  # fmt: skip
             self._subjects[subject.key] = subject
         return subject

@@ -264,11 +264,11 @@ def test_overstay_is_raised_by_the_clock_because_a_bay_says_nothing_while_occupi
 
 def test_rules_choose_their_nodes_by_profile_name_and_area(tmp_path: Path) -> None:
     nodes = [
-        Node(1, "aq-1", b"", profile="air_quality"), Node(2, "aq-2", b"", profile="air_quality"), Node(3, "bin-1", b"", profile="bin_fill"),
+        Node(1, "aq-1", b"", profile="air_quality"), Node(2, "aq-2", b"", profile="air_quality", area=("old-town", "harbour")), Node(3, "bin-1", b"", profile="bin_fill"),
     ]  # fmt: skip
-    text = NO_DEFAULTS + '[area.old-town]\nnodes = ["aq-2", "bin-*"]\n'
+    text = NO_DEFAULTS + '[area.old-town]\nnodes = ["bin-*"]\n'
     for name, chosen in (("by-profile", 'profile = "air_quality"'), ("by-name", 'node = ["*-1"]'), ("by-area", 'area = "old-town"'),
-                         ("by-both", 'area = "old-town"\nprofile = ["air_quality", "noise"]')):  # fmt: skip
+                         ("by-registry", 'area = "harbour"'), ("by-both", 'area = "old-town"\nprofile = ["air_quality", "noise"]')):  # fmt: skip
         text += f'[rule.{name}]\nquantity = "temperature"\nabove = 35\n{chosen}\n'
     town = Town(tmp_path, text, nodes)
     found = {}
@@ -276,7 +276,7 @@ def test_rules_choose_their_nodes_by_profile_name_and_area(tmp_path: Path) -> No
         found[n] = {e.alarm.rules[0] for e in town.row(n, T0, temperature=40) if e.alarm}
     assert found == {
         "aq-1": {"by-profile", "by-name"},
-        "aq-2": {"by-profile", "by-area", "by-both"},
+        "aq-2": {"by-profile", "by-area", "by-registry", "by-both"},
         "bin-1": {"by-name", "by-area"},
     }
 

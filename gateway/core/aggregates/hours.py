@@ -21,7 +21,7 @@ from gateway.core.aggregates.cells import HOUR, Cell
 from gateway.core.aggregates.periods import Plan, found
 from gateway.core.city import State, Turn
 from gateway.core.model import Aggregate, Event
-from gateway.core.registry import ABOUT, strictest
+from gateway.core.registry import strictest, visibility_of
 
 MAX_OPEN = 48
 DAY = 24
@@ -221,8 +221,7 @@ class Hours:
 
 def _seen(node: str, told: list[Aggregate]) -> str:
     """The narrowest circle of the node and of every quantity that is told: what a household used stays personal."""
-    keys = {v.quantity.partition("-")[0] for a in told for v in a.values}
-    return strictest(node, *(ABOUT[key].visibility for key in keys if key in ABOUT))
+    return strictest(node, *{visibility_of(v.quantity) for a in told for v in a.values})
 
 
 def _step(event: Event, own: State, interval_s: int) -> int:
