@@ -30,6 +30,7 @@ from gateway.core.model import Answer, Decision, Event, Node, NodeState, Radio, 
 from gateway.core.receive import Header, parse
 from gateway.links.link import Link
 from gateway.metrics import Metrics
+from gateway.notebook import Notebook
 from gateway.store.engine import Engine, RawFrame, StoreError, Write
 
 MAX_PENDING = 20_000
@@ -75,6 +76,7 @@ class Pipeline:
         self._desk = desk
         self._followers = followers if desk is None else (*followers, desk)
         self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
+        self._notebook = Notebook(engine)
         self._reload()
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, Link] = {}
@@ -175,11 +177,18 @@ class Pipeline:
         return _Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes, offer)
 
     def _follow(self, node: Node, event: Event) -> Follow:
-        return _joined([f.follow(node, event) for f in self._followers])
+        return self._noted([f.follow(node, event) for f in self._followers])
+
+    def _noted(self, follows: Sequence[Follow]) -> Follow:
+        joined = _joined(follows)
+        self._notebook.add(joined.notes)
+        self._metrics.refused.update(joined.refused)
+        return joined
 
     def _reload(self) -> None:
+        self._notebook.forget()
         for f in self._followers:
-            f.load(self._engine.notes(f"{f.name}:"))
+            f.load(self._notebook.of(f.name))
 
     # commands
 
@@ -257,7 +266,7 @@ class Pipeline:
     def tick(self) -> None:
         """Let the followers do what is due by now."""
         now = self._clock.now()
-        follow = _joined([f.tick(now) for f in self._followers])
+        follow = self._noted([f.tick(now) for f in self._followers])
         self._commit_follow(follow)
         if self._desk is not None:
             self._push()
@@ -335,6 +344,8 @@ class Pipeline:
         if error is not None:
             self._failed(error, generation, len(works))
         else:
+            for write in writes:
+                self._notebook.committed(write.notes)
             self._committed()
         for w in works:
             if error is None:
@@ -525,10 +536,15 @@ class Pipeline:
 
 
 def _joined(follows: Sequence[Follow]) -> Follow:
+    if len(follows) == 1:
+        return follows[0]
     notes: dict[str, bytes | None] = {}
+    refused: dict[str, int] = {}
     for f in follows:
         notes.update(f.notes)
-    return Follow(tuple(e for f in follows for e in f.events), notes)
+        for reason, n in f.refused.items():
+            refused[reason] = refused.get(reason, 0) + n
+    return Follow(tuple(e for f in follows for e in f.events), notes, refused)
 
 
 def _airtime_us(radio: Radio, size: int) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 
-from gateway import __version__, logs
+from gateway import __version__, followers, logs
 from gateway.clock import Clock, ForwarderClock, HostClock
 from gateway.commands import CommandRim
 from gateway.config import Config, ConfigError, MqttLinkConfig, load
@@ -81,7 +81,9 @@ class Service:
                     o.reject(told)
 
             desk = Desk(c.nodes, c.commands.policy) if c.commands else None
-            pipeline = Pipeline(c.nodes, engine, clock, self.metrics, committed, rejected, desk=desk)
+            pipeline = Pipeline(
+                c.nodes, engine, clock, self.metrics, committed, rejected, followers.build(c.rules, c.nodes), desk
+            )
             pipeline.introduce()
             await pipeline.settle()
             tasks += [asyncio.create_task(o.run(), name=f"output-{o.name}") for o in outputs]

@@ -49,6 +49,8 @@ COMMANDS = ("tests/gateway/test_commands.py",)
 ORDERS = ("tests/gateway/test_commands_pipeline.py",)
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
+RULES = ("tests/gateway/test_rules.py",)
+SUMS = ("tests/gateway/test_aggregates.py",)
 
 FILTER = ("tests/gateway/test_filter.py",)
 FILES = ("tests/gateway/test_files.py",)
@@ -175,6 +177,13 @@ GUARDS = (
     Guard("G1", "a message id is not used again before its PUBACK", "gateway/mqtt_session.py", "while mid in self._flying:", "while False:", WIRE),
     Guard("G1", "bytes the kernel does not take wait", "gateway/mqtt_wire.py", "            del self._out[:sent]", "            self._out.clear()", WIRE),
     Guard("G1", "a PUBACK is taken only where a packet begins", "gateway/mqtt_wire.py", "        if not self._left:\n            end =", "        if True:\n            end =", WIRE),
+    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, _newest in event.latest:", "for c, _newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
+    Guard("rules", "an old row raises nothing", "gateway/core/rules/machine.py", "    if not fresh:\n", "    if False:\n", (*RULES, "-k", "old_rows or backlog")),
+    Guard("rules", "an alarm ends on the far side of its hysteresis", "gateway/core/rules/machine.py", "    elif rule.inside(v):\n", "    elif not rule.beyond(v):\n", (*RULES, "-k", "history")),
+    Guard("rules", "what a failed commit had noted is forgotten", "gateway/pipeline.py", "        self._notebook.forget()\n", "", ("tests/gateway/test_city.py", "-k", "fails or all")),
+    Guard("rules", "an old period replaces no newer one", "gateway/core/aggregates/hours.py", 'latest = end >= own["p"].get(f.name, 0)', "latest = True", (*SUMS, "-k", "reopens")),
+    Guard("rules", "a late row reopens its hour with what it held", "gateway/core/aggregates/hours.py", "*(noted or (0, {}))]", "*((0, {}))]", (*SUMS, "-k", "brute")),
+    Guard("rules", "a silent link is no storm of alarms", "gateway/core/rules/faults.py", "alive |= last > off[0] and", "alive |= True or", ("tests/gateway/test_faults.py", "-k", "storm or restart")),
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from gateway.config.outputs import (
     OutputConfig,
     output,
 )
+from gateway.config.rules import RulesConfig, load_rules
 from gateway.config.table import ConfigError, Table, level, read
 from gateway.core.model import Node
 
@@ -38,6 +39,7 @@ class Config:
     outputs: tuple[OutputConfig, ...] = ()
     nodes: Mapping[int, Node] = field(default_factory=dict)
     commands: CommandsConfig | None = None
+    rules: RulesConfig | None = None
 
     def asked_through(self) -> MqttOutputConfig | None:
         """The output over whose broker commands come in, None without [commands]."""
@@ -54,7 +56,7 @@ def load(file: Path) -> Config:
     top = Table(file, text, "", data)
     top.only(("gateway", "link", "output", "commands"))
     g = Table(file, text, "gateway", data.get("gateway", {}))
-    g.only(("id", "store", "registry", "clock", "drain_s"))
+    g.only(("id", "store", "registry", "clock", "drain_s", "rules"))
     links = tuple(link(level(t, name), t) for name, t in top.tables("link").items())
     store, registry = g.path("store", "gateway.db"), g.path("registry", "nodes.toml")
     assert store is not None and registry is not None
@@ -73,6 +75,7 @@ def load(file: Path) -> Config:
     clock = g.choice("clock", CLOCKS, "host")
     if clock == "forwarder" and not any(isinstance(link, UdpForwarderConfig) for link in links):
         raise g.error("clock", 'is "forwarder", but there is no udp-forwarder link', 'set clock = "host"')
+    rules = g.path("rules", None)
     return Config(
         file,
         g.name("id", "gw-1"),
@@ -88,6 +91,7 @@ def load(file: Path) -> Config:
         )
         if "commands" in data
         else None,
+        load_rules(rules, nodes) if rules is not None else None,
     )
 
 
@@ -102,7 +106,9 @@ __all__ = [
     "MqttOutputConfig",
     "NgsiHttpOutputConfig",
     "OutputConfig",
+    "RulesConfig",
     "UdpForwarderConfig",
     "load",
     "load_registry",
+    "load_rules",
 ]

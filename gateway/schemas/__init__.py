@@ -60,9 +60,21 @@ QUALITY = {
 }
 
 
+EVENT_ID = {
+    "type": "string",
+    "pattern": r"^[0-9]+:[0-9]+:[0-9]+$|^(@?[a-z0-9_-]+):[a-z0-9_:-]+:[0-9]+$",
+    "description": "<node id>:<counter>:<nth>; of what the gateway concluded: <node id>:<counter>:city:<rule>:<nth>, by the clock "
+    "<node id or @area>:<rule>:<unix>:<nth>",
+}
+ALARM_CODES = ("above", "below", "rise", "fault", "offline", "stuck", "stale", "sensor", "battery", "forecast")
+CAPTURE = {"type": "number", "minimum": 0, "maximum": 100, "description": "share of the period that is known, percent"}
+REVISION = {"type": "integer", "minimum": 1, "description": "a higher one replaces a lower one of the same period"}
+
+
 def _units() -> list[str]:
     published = {quantity_of(int(q[ID])).unit for q in QUANTITIES}
-    return sorted({*published, *HEALTH_UNITS, ""})
+    rates = {f"{u}/min" for u in published}  # of rules for a rate of rise
+    return sorted({*published, *rates, *HEALTH_UNITS, "", "d"})
 
 
 def _senml_units() -> list[str]:
@@ -112,7 +124,7 @@ def senml() -> dict[str, Any]:
 
 def _alarm_members() -> dict[str, Any]:
     return {
-        "code": {"enum": ["cleared", "above", "below", "fault", "event"]},
+        "code": {"enum": ["cleared", "event", *ALARM_CODES]},
         "severity": {"enum": ["fault", "preventive", "warning", "emergency"]},
         "quantity": KEY_NAME,
         "value": NUMBER,
@@ -120,15 +132,18 @@ def _alarm_members() -> dict[str, Any]:
         "unit": _unit(),
         "since": TIME,
         "t": TIME,
+        "reference": {"type": "string", "description": "law or protocol behind the limit"},
+        "text": _object("what people are told", {k: {"type": "string"} for k in LANGUAGES}, LANGUAGES),
+        "visibility": {"enum": list(VISIBILITIES)},
     }
 
 
 def alert() -> dict[str, Any]:
     """An alarm that is up."""
     members = _alarm_members()
-    members["code"] = {"enum": ["above", "below", "fault"]}
+    members["code"] = {"enum": list(ALARM_CODES)}
     return _object(
-        "An alarm while it is up (retained; an empty payload clears it): <root>/v1/node/<node>/alert/<rule>",
+        "An alarm while it is up (retained; an empty payload clears it): <root>/v1/node/<node>/alert/<rule>, .../area/<area>/alert/<rule>",
         members,
         ("code", "severity", "quantity", "unit", "since", "t"),
     )
@@ -138,10 +153,10 @@ def event() -> dict[str, Any]:
     """Something that happened once."""
     occurrence = {"quantity": KEY_NAME, "v": NUMBER}
     return {
-        "title": "What happened at a node, told once: <root>/v1/node/<node>/event",
+        "title": "What happened at a node or in an area, told once: <root>/v1/node/<node>/event, <root>/v1/area/<area>/event",
         "type": "object",
         "properties": {
-            "id": {"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$", "description": "<node id>:<counter>:<nth>"},
+            "id": EVENT_ID,
             "event": {"type": "string"},
             "t": TIME,
             "rx": TIME,
@@ -157,6 +172,7 @@ def event() -> dict[str, Any]:
                 "alarm",
                 {
                     "event": {"enum": [f"alarm_{s}" for s in ("raised", "updated", "cleared", "event", "late")]},
+                    "rule": KEY_NAME,
                     **_alarm_members(),
                 },
                 ("code", "severity", "quantity", "unit", "since"),
@@ -169,6 +185,71 @@ def event() -> dict[str, Any]:
             ),
         ],
     }
+
+
+def aggregate() -> dict[str, Any]:
+    """What a closed period was."""
+    value = _object(
+        "value; v is absent when too little is known", {"v": NUMBER, "u": _unit(), "capture": CAPTURE}, ("u", "capture")
+    )
+    return _object(
+        "What a closed period was, start < t <= end (the newest is retained): <root>/v1/node/<node>/agg/<name>; older ones when late "
+        "rows changed them: .../agg/<name>/revised",
+        {
+            "start": TIME,
+            "end": TIME,
+            "revision": REVISION,
+            "values": {"type": "object", "propertyNames": KEY_NAME, "additionalProperties": value, "minProperties": 1},
+            "version": {"type": "string", "description": "of the index: whose breakpoints"},
+            "class": {"type": "string", "description": "of the index"},
+            "classes": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
+            "worst": {"type": "string", "description": "pollutant that decides the index"},
+            "partial": {"type": "boolean", "description": "pollutants that the index needs are not measured"},
+            "rx": TIME,
+        },
+        ("start", "end", "revision", "values", "rx"),
+        additionalProperties=False,
+    )
+
+
+def area_lot() -> dict[str, Any]:
+    """Free places of a car park."""
+    places = {"type": "integer", "minimum": 0}
+    return _object(
+        "Free places of a car park (retained): <root>/v1/area/<area>/lot",
+        {
+            "t": TIME,
+            "capacity": places,
+            "occupied": places,
+            "free": places,
+            "unknown": {**places, "description": "bays that are silent or were never heard"},
+            "drift": {"type": "integer", "description": "sum of the corrections of a lot with counters"},
+            "rx": TIME,
+        },
+        ("t", "capacity", "occupied", "free", "unknown", "rx"),
+        additionalProperties=False,
+    )
+
+
+def area_balance() -> dict[str, Any]:
+    """An hour's water balance."""
+    return _object(
+        "Water balance of an hour (the newest is retained): <root>/v1/area/<area>/balance, and .../balance/revised",
+        {
+            "t": {**TIME, "description": "end of the hour"},
+            "start": TIME,
+            "unit": {"const": "l"},
+            "meters": {"type": "integer", "minimum": 0},
+            "capture": CAPTURE,
+            "revision": REVISION,
+            "inflow": NUMBER,
+            "outflow": NUMBER,
+            "balance": {**NUMBER, "description": "inflow less outflow; absent unless every meter is known"},
+            "rx": TIME,
+        },
+        ("t", "start", "unit", "meters", "capture", "revision", "rx"),
+        additionalProperties=False,
+    )
 
 
 def meta() -> dict[str, Any]:
@@ -332,6 +413,9 @@ SCHEMAS = {
     "senml": senml,
     "alert": alert,
     "event": event,
+    "aggregate": aggregate,
+    "area-lot": area_lot,
+    "area-balance": area_balance,
     "meta": meta,
     "gateway-info": gateway_info,
     "reject": reject,

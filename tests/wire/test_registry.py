@@ -22,7 +22,7 @@ from motewire.schemas import SCHEMAS
 from gateway.core.authorise import Policy, Role
 from gateway.core.commands import Desk
 from gateway.core.decide import decide, goes_offline, introduce
-from gateway.core.model import Area, Event, Node, NodeState, Radio, Reception
+from gateway.core.model import Aggregate, AggregateValue, Area, Event, Node, NodeState, Radio, Reception
 from gateway.core.normalise import quantity_of
 from gateway.core.receive import Header, parse
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES, label, strictest
@@ -269,14 +269,24 @@ def leaf(form: str, topic: str) -> str:
     if form != "native":
         return form
     levels = topic.split("/")
-    return {"q": "native-q"}.get(kind := levels[5 if levels[2] == "cmd" else 4], kind)
+    made = {"q": "native-q", "agg": "aggregate", "lot": "area-lot", "balance": "area-balance"}
+    return made.get(kind := levels[5 if levels[2] == "cmd" else 4], kind)
 
 
 def test_all_that_the_formats_say_is_valid() -> None:
     seen: dict[str, int] = {}
     validators = {name: validator(name) for name in PAYLOADS}
     nodes = {NODE.id: NODE, **district()}
-    told = (lot(), lot(), *events(), *(e for node in district().values() for e in district_events(node)))
+    told = (
+        lot(),
+        lot(),
+        balance(True),
+        balance(False),
+        aggregate(True),
+        aggregate(False),
+        *events(),
+        *(e for node in district().values() for e in district_events(node)),
+    )
     for e in told:
         for row in records(e, nodes):
             validators["record"].validate({k: v for k, v in row.items() if v is not None})
@@ -295,6 +305,27 @@ def test_all_that_the_formats_say_is_valid() -> None:
 def lot() -> Event:
     body = {"capacity": 4, "occupied": 3, "free": 1, "unknown": 0}
     return Event("area", "303:7:city:lot", 0, "centre", "open", T0 + 9.0, 600, area=Area("centre", "lot", T0, body))
+
+
+def balance(latest: bool) -> Event:
+    body = {
+        "start": T0,
+        "unit": "l",
+        "meters": 3,
+        "capture": 100.0,
+        "revision": 2,
+        "inflow": 9.5,
+        "outflow": 9,
+        "balance": 0.5,
+    }
+    area = Area("zone", "balance", T0 + 3600, body, latest)
+    return Event("area", "303:8:city:balance", 0, "zone", "restricted", T0 + 9.0, 600, area=area)
+
+
+def aggregate(latest: bool) -> Event:
+    values = (AggregateValue("pm10", "ug/m3", 12.5, 100.0), AggregateValue("temperature", "Cel", None, 33.3))
+    made = Aggregate("hour", T0, T0 + 3600, 1, latest, values)
+    return Event("aggregate", "303:9:city:agg", NODE.id, NODE.name, "open", T0 + 9.0, 600, aggregates=(made,))
 
 
 LABELS = {-2: "bn", -3: "bt", 0: "n", 1: "u", 2: "v", 6: "t"}  # RFC 8428 table 4
