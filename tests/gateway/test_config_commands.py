@@ -53,7 +53,11 @@ def test_nothing_closes_by_itself_unless_the_file_says_so(tmp_path: Path) -> Non
         ("auto_close = true", 'auto_close = "yes"', "true or false"),
         ('fail_safe = "open"', 'fail_safe = "opened"', "did you mean `open`?"),
         ('[commands.valve."wm-*"]', '[commands.valve."W M"]', "no name or pattern"),
-        ('formats = ["native", "senml"]', 'formats = ["senml"]', 'add "native"'),
+        (
+            'kind = "mqtt"\nbroker = "127.0.0.1:1884"\nformats = ["native", "senml"]',
+            'kind = "files"\nfolder = "out"',
+            "no output is one",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_the_fix(tmp_path: Path, old: str, new: str, words: str) -> None:
