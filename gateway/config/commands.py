@@ -61,7 +61,7 @@ def commands(t: Table, outputs: Iterable[OutputConfig]) -> CommandsConfig:
 
 
 def _role(name: str, t: Table) -> Role:
-    t.only(("commands", "profiles", "nodes", "longest_s", "arrears"))
+    t.only(("commands", "profiles", "nodes", "areas", "longest_s", "arrears"))
     return Role(
         name,
         _patterns(t, "commands", None),
@@ -69,6 +69,7 @@ def _role(name: str, t: Table) -> Role:
         _patterns(t, "nodes", ["*"]),
         t.number("longest_s", LONGEST_S, 60, LONGEST_S),
         t.get("arrears", bool, False, "true or false"),
+        _patterns(t, "areas", ["*"]),
     )
 
 

@@ -22,6 +22,7 @@ def test_roles_requesters_and_valves_are_read(tmp_path: Path) -> None:
     assert c.commands is not None and c.commands.output == "city" and c.commands.console is None
     policy = c.commands.policy
     assert policy.requesters["boris"][0].nodes == ("w-*",) and policy.max_open == 4
+    assert policy.requesters["ana"][0].areas == ("*",)
     valve = policy.valve(c.nodes[70000])
     assert valve is not None and valve.auto_close and valve.fail_safe == "open" and policy.valve(c.nodes[263]) is None
     assert load(write(tmp_path)).commands is None
