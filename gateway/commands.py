@@ -1,4 +1,5 @@
-"""The way in for commands: requests from a broker to the pipeline. They are answered by the outputs, on the node's ack topic.
+"""The way in for commands: requests from a broker to the pipeline, and what becomes of them to who asked. (The outputs tell it, too, on the
+node's ack topic, durably and to whom their filters let see the node.)
 
 <root>/v1/cmd/<requester>/<node>: the broker's ACL must let each user write below its own name only (README.md).
 <root>/v1/node/<node>/cmd: only with `console`, for a broker that nobody but one user can reach.
@@ -14,8 +15,11 @@ import structlog
 
 from gateway.config import Broker
 from gateway.config.table import NAME
+from gateway.core.authorise import GATEWAY
+from gateway.core.model import Event
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession
+from gateway.outputs.native import ack_body
 
 BACKOFF_S = (0.5, 30.0)
 
@@ -38,6 +42,7 @@ class CommandRim:
         self._broker, self._root, self._gateway, self._console = broker, root, gateway, console
         self._ask, self._metrics = ask, metrics
         self.connected = asyncio.Event()
+        self._session: MqttSession | None = None
 
     async def up(self, seconds: float) -> None:
         """Wait until requests can come in, at most so long."""
@@ -46,6 +51,13 @@ class CommandRim:
                 await self.connected.wait()
         except TimeoutError:
             pass  # run() has logged why, or will
+
+    def answer(self, event: Event) -> None:
+        """Tell who asked of a committed step, on a topic of its own: also of nodes whose data an output may not see. Once; who missed it
+        asks again with the same id."""
+        requester = (event.command or {}).get("requester", GATEWAY)
+        if self._session is not None and requester != GATEWAY and NAME.fullmatch(requester):
+            self._session.publish(f"{self._root}/v1/cmd/{requester}/{event.name}/ack", ack_body(event), 1)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -59,6 +71,7 @@ class CommandRim:
                 await session.subscribe(f"{self._root}/v1/cmd/+/+", 1)
                 await session.subscribe(f"{self._root}/v1/node/+/cmd", 1)
                 wait = BACKOFF_S[0]
+                self._session = session
                 self.connected.set()
                 log.info("commands_connected")
                 log.warning("commands_lost", error=await asyncio.shield(session.closed))
@@ -67,6 +80,7 @@ class CommandRim:
                 log.warning("commands_unreachable", error=str(e), retry_s=round(wait, 1),
                             next="nothing can be ordered until the broker answers; start it or correct the output's broker")  # fmt: skip
             finally:
+                self._session = None
                 self.connected.clear()
                 await session.disconnect()
             await asyncio.sleep(wait * random.uniform(0.75, 1.25))

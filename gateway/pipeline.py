@@ -75,6 +75,7 @@ class Pipeline:
         self._committed, self._rejected = committed, rejected
         self._desk = desk
         self._followers = followers if desk is None else (*followers, desk)
+        self.answered: Callable[[Event], None] = lambda _event: None  # gets every committed step of a command
         self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
         self._notebook = Notebook(engine)
         self._reload()
@@ -347,6 +348,9 @@ class Pipeline:
             for write in writes:
                 self._notebook.committed(write.notes)
             self._committed()
+            if self._desk is not None:
+                for e in (e for w in writes for e in w.more if e.command is not None):
+                    self.answered(e)
         for w in works:
             if error is None:
                 self._answer(w)

@@ -101,6 +101,7 @@ class Service:
             o = c.asked_through()
             if c.commands is not None and o is not None:
                 rim = CommandRim(o.broker, o.root, c.id, c.commands.console, pipeline.ask, self.metrics)
+                pipeline.answered = rim.answer
                 tasks.append(asyncio.create_task(rim.run(), name="commands"))
                 await rim.up(OUTPUT_READY_S)
             await self._outputs_up(outputs)

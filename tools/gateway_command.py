@@ -20,6 +20,7 @@ from tools.report import FAILED, USAGE, document, fail
 
 REFUSED = 4
 ANSWER_S = 10.0
+AGAIN_S = 300.0  # a step may have been told while nobody could hear it: the same id again asks for the state
 GRACE_S = 60.0  # after the expiry, for the gateway to say so
 ENDED = ("done", "failed", "expired", "refused")
 
@@ -118,7 +119,12 @@ class Client:
             raise NoAnswer(
                 f"the broker does not let {w.requester} read answers to it", "see the ACL in gateway/README.md"
             )
-        self._client.publish(f"{w.root}/v1/cmd/{w.requester}/{node}", json.dumps(request), 1)
+        self._request = f"{w.root}/v1/cmd/{w.requester}/{node}", json.dumps(request)
+        self.ask_again()
+
+    def ask_again(self) -> None:
+        """Publish the request, which is executed once."""
+        self._client.publish(*self._request, 1)
 
     def answer(self, ident: str, seconds: float) -> dict[str, Any]:
         """Return the next step of the request."""
@@ -210,7 +216,14 @@ def _follow(client: Client, ident: str, wait: bool, console: Console) -> dict[st
     """Show the steps until the one that ends it, or the first when nobody waits."""
     seconds = ANSWER_S
     while True:
-        body = client.answer(ident, seconds)
+        try:
+            body = client.answer(ident, min(seconds, AGAIN_S))
+        except NoAnswer:
+            if seconds <= AGAIN_S:
+                raise
+            seconds -= AGAIN_S
+            client.ask_again()
+            continue
         detail = body.get("detail") or body.get("error") or ""
         console.print(
             f"{body['t']}  {body['state']}{': ' + detail if detail else ''}{' (asked before)' if body.get('again') else ''}"

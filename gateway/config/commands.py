@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from gateway.config.outputs import MqttOutputConfig
+from gateway.config.outputs import MqttOutputConfig, OutputConfig
 from gateway.config.table import NAME, Table
 from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Role, Valve
 
@@ -24,15 +24,13 @@ class CommandsConfig:
     console: str | None = None
 
 
-def commands(t: Table, outputs: Iterable[MqttOutputConfig]) -> CommandsConfig:
+def commands(t: Table, outputs: Iterable[OutputConfig]) -> CommandsConfig:
     """Read [commands] and its tables role, requester and valve. Raises ConfigError."""
     t.only(("output", "console", "max_open", "max_queue", "role", "requester", "valve"))
-    known = {o.name: o for o in outputs}
-    name = t.choice("output", tuple(known), next(iter(known)) if len(known) == 1 else ...)
-    if "native" not in getattr(known[name], "formats", ()):
-        raise t.error(
-            "output", f"is {name!r}, which has no native format, so nobody is answered", 'add "native" to its formats'
-        )
+    known = tuple(o.name for o in outputs if isinstance(o, MqttOutputConfig))
+    if not known:
+        raise t.error(None, "needs a broker, but no output is one", 'add [output.city] with kind = "mqtt"')
+    name = t.choice("output", known, known[0] if len(known) == 1 else ...)
     roles = {role: _role(role, r) for role, r in t.tables("role").items()}
     requesters = {}
     for who, r in t.tables("requester").items():
@@ -63,7 +61,7 @@ def commands(t: Table, outputs: Iterable[MqttOutputConfig]) -> CommandsConfig:
 
 
 def _role(name: str, t: Table) -> Role:
-    t.only(("commands", "profiles", "nodes", "longest_s", "arrears"))
+    t.only(("commands", "profiles", "nodes", "areas", "longest_s", "arrears"))
     return Role(
         name,
         _patterns(t, "commands", None),
@@ -71,6 +69,7 @@ def _role(name: str, t: Table) -> Role:
         _patterns(t, "nodes", ["*"]),
         t.number("longest_s", LONGEST_S, 60, LONGEST_S),
         t.get("arrears", bool, False, "true or false"),
+        _patterns(t, "areas", ["*"]),
     )
 
 

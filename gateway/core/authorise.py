@@ -38,7 +38,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What its holders may do: names of commands, profiles and nodes as shell patterns. longest_s: how far ahead an expiry may lie.
+    """What its holders may do: names of commands, profiles, nodes and areas as shell patterns. longest_s: how far ahead an expiry may lie.
 
     arrears: may close a valve for arrears.
     """
@@ -49,11 +49,13 @@ class Role:
     nodes: tuple[str, ...] = ("*",)
     longest_s: int = LONGEST_S
     arrears: bool = False
+    areas: tuple[str, ...] = ("*",)
 
     def allows(self, command: str, node: Node) -> bool:
         """True when this role may send the command to the node."""
         named = command in self.commands or command not in BY_NAME_ONLY and _any(command, self.commands)
-        return named and _any(node.profile, self.profiles) and _any(node.name, self.nodes)
+        here = self.areas == ("*",) or any(_any(area, self.areas) for area in node.area)
+        return named and here and _any(node.profile, self.profiles) and _any(node.name, self.nodes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.authorise import GATEWAY
 from gateway.core.model import Aggregate, Event
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
 
@@ -27,7 +26,7 @@ _SCALE = {"battery_voltage": 100}  # 10 mV steps
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
     if e.command is not None:
-        return _acks(e, root)
+        return [_ack(e, root)]
     out: list[Message] = []
     if e.online is not None:
         out.append(
@@ -63,17 +62,17 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     return out
 
 
-def _acks(e: Event, root: str) -> list[Message]:
-    """A step of a command, told once to whoever reads of the node, and to who asked, who need not be allowed to."""
+def _ack(e: Event, root: str) -> Message:
+    """A step of a command, told once on the node's ack topic."""
+    return Message(node_topic(root, e.name, "ack"), ack_body(e))
+
+
+def ack_body(e: Event) -> bytes:
+    """Return what is told of a step of a command."""
     body = {k: v for k, v in (e.command or {}).items() if v not in ("", None)}
     if "expires" in body:
         body["expires"] = iso(body["expires"])
-    payload = json({"event": e.id, "node": e.name, **body, "t": iso(e.received)})
-    out = [Message(node_topic(root, e.name, "ack"), payload)]
-    requester = body.get("requester")
-    if requester not in (None, GATEWAY):
-        out.append(Message(f"{root}/v1/cmd/{requester}/{e.name}/ack", payload))
-    return out
+    return json({"event": e.id, "node": e.name, **body, "t": iso(e.received)})
 
 
 def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quality: str, until: float) -> Message:

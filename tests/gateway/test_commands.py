@@ -303,6 +303,14 @@ def test_garbage_is_malformed(body: bytes) -> None:
     assert b.raw("operator", "aq-01", body) == "malformed" and b.states() == ["refused"]
 
 
+def test_a_role_may_be_bound_to_areas() -> None:
+    policy = Policy({"ana": (Role("centre", ("*",), areas=("centre", "port-*")),)})
+    for areas, judged in (((), "unauthorised"), (("hills",), "unauthorised"), (("hills", "port-2"), "accepted")):
+        b = Bench(policy)
+        b.desk.configure({263: replace(NODES[263], area=areas)}, policy)
+        assert b.ask("ana", "aq-01", "read_now") == judged
+
+
 def test_a_flood_of_one_requester_is_bounded_and_hurts_nobody_else() -> None:
     b = Bench()
     judged = [b.raw(f"thief-{i}", "aq-01", b"{}") for i in range(2 * BURST)]

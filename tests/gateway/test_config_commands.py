@@ -22,6 +22,7 @@ def test_roles_requesters_and_valves_are_read(tmp_path: Path) -> None:
     assert c.commands is not None and c.commands.output == "city" and c.commands.console is None
     policy = c.commands.policy
     assert policy.requesters["boris"][0].nodes == ("w-*",) and policy.max_open == 4
+    assert policy.requesters["ana"][0].areas == ("*",)
     valve = policy.valve(c.nodes[70000])
     assert valve is not None and valve.auto_close and valve.fail_safe == "open" and policy.valve(c.nodes[263]) is None
     assert load(write(tmp_path)).commands is None
@@ -53,7 +54,11 @@ def test_nothing_closes_by_itself_unless_the_file_says_so(tmp_path: Path) -> Non
         ("auto_close = true", 'auto_close = "yes"', "true or false"),
         ('fail_safe = "open"', 'fail_safe = "opened"', "did you mean `open`?"),
         ('[commands.valve."wm-*"]', '[commands.valve."W M"]', "no name or pattern"),
-        ('formats = ["native", "senml"]', 'formats = ["senml"]', 'add "native"'),
+        (
+            'kind = "mqtt"\nbroker = "127.0.0.1:1884"\nformats = ["native", "senml"]',
+            'kind = "files"\nfolder = "out"',
+            "no output is one",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_the_fix(tmp_path: Path, old: str, new: str, words: str) -> None:

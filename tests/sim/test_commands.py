@@ -11,7 +11,7 @@ import pytest
 
 from gateway.store.audit import entries
 from host_sim import runner
-from host_sim.scenario import CommandSpec, GatewayDown, LossSpec, ScenarioError, load, parse, unix
+from host_sim.scenario import CommandSpec, Expect, GatewayDown, Group, LossSpec, ScenarioError, load, parse, unix
 from tools.sim import verdict
 
 pytestmark = pytest.mark.slow
@@ -82,6 +82,32 @@ def test_a_gateway_that_is_killed_and_air_that_loses_every_third_frame_change_no
     assert result.unmet == [], (result.unmet, result.commands)
     assert (result.lost, result.duplicates) == (0, 0)
     assert [result.per_node[n]["boots"] for n in ("aq-01", "aq-02", "far-01")] == [2, 2, 2], "each reboot once"
+
+
+def test_every_profile_takes_intervals_and_limits_on_either_bearer() -> None:
+    """With 112 kW of heap: 100 kW, the firmware's budget, are too few for a configuration but for water and parking (gateway/DECISIONS.md)."""
+    head: dict[str, Any] = {"report_s": 900, "config": {"health_s": 1800}, "heap": "112wK"}
+    groups = (
+        Group("aq", "air_quality", 1, **head),
+        Group("noise", "noise", 1, **head),
+        Group("bay", "parking", 1, sample_s=10, row_s=0, **head),
+        Group(
+            "bin", "bin_fill", 1, sample_s=300, row_s=900, sensors={"bin": {"empty_mm": 1000, "full_mm": 200}}, **head
+        ),
+        Group("wifi", "water_meter", 1, link="wifi", **head),
+    )
+    limits = {"aq": "pm10", "noise": "laeq", "bay": "occupied", "bin": "fill_level", "wifi": "water_flow"}
+    commands = tuple(
+        spec
+        for g in groups
+        for spec in (
+            CommandSpec(f"{g.name}-01", 1.0, "interval", options={"report_s": 1800}),
+            CommandSpec(f"{g.name}-01", 2.5, "limit", options={"q": limits[g.name], "above": 90.0}),
+        )
+    )
+    result = runner.run(replace(load("commands"), groups=groups, commands=commands, expect=Expect()), hours=5)
+    assert result.unmet == [] and result.boots == len(groups), (result.unmet, result.per_node)
+    assert (result.lost, result.duplicates) == (0, 0)
 
 
 def test_a_command_that_ends_otherwise_than_demanded_makes_the_run_fail() -> None:
