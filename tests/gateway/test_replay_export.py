@@ -114,7 +114,7 @@ def test_a_time_range_is_sent_again_with_the_same_ids_and_no_retained_topic_is_t
     again = backend.messages[mark:]
     assert packs(backend, mark) == first, "the same packs under the same ids"
     assert [payload for topic, payload, _ in again if topic == "node/n-265/event"] == events
-    assert {topic.split("/")[2] for topic, _, _ in again} == {"senml", "senml-cbor", "event"}, (
+    assert {topic.split("/")[2] for topic, _, _ in again if not topic.startswith("gw/")} == {"senml", "senml-cbor", "event"}, (
         "nothing that is retained"
     )
     assert not [payload for topic, payload, _ in again if b"water" in payload], "the output's filter holds"
