@@ -15,18 +15,20 @@ from functools import partial
 from typing import Any
 
 import structlog
-from motewire.frame import MAX_FRAME, max_frame
+from motewire.frame import ALARM, MAX_FRAME, max_frame
 
 from gateway import crypto
 from gateway.clock import Clock
 from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
+from gateway.core.authorise import Policy
 from gateway.core.commands import Desk, Offer
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
 from gateway.core.dedupe import Heard, Recent
 from gateway.core.follow import Follow, Follower
 from gateway.core.lockout import Lockout
 from gateway.core.model import Answer, Decision, Event, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.rate import Rates
 from gateway.core.receive import Header, parse
 from gateway.links.link import Link
 from gateway.metrics import Metrics
@@ -34,7 +36,9 @@ from gateway.notebook import Notebook
 from gateway.store.engine import Engine, RawFrame, StoreError, Write
 
 MAX_PENDING = 20_000
+ALARM_RESERVE = 1_000  # places beyond MAX_PENDING that only alarms may take
 MAX_STATES = 4096
+INTRODUCED_AT_ONCE = 500  # nodes, in one commit
 RESUME_S = 1.0
 RX_DELAY_S = 1.0
 COMMAND_SHARE = 0.8  # of the duty cycle that commands may use up; urgent ones may use all of it
@@ -70,6 +74,7 @@ class Pipeline:
         rejected: Callable[[dict[str, Any]], None],
         followers: Sequence[Follower] = (),
         desk: Desk | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self._nodes, self._engine, self._clock, self._metrics = nodes, engine, clock, metrics
         self._committed, self._rejected = committed, rejected
@@ -84,6 +89,9 @@ class Pipeline:
         self._collect_s: dict[str, float] = {}
         self._recent: Recent[_Work | None] = Recent()
         self._lockout = Lockout()
+        self._rates = Rates(1000, 20) if rates is None else rates
+        self._began = clock.now()
+        self._presumed = 0.0  # nobody counts as silent for longer than since here: the clock was set
         self._states: OrderedDict[int, NodeState] = OrderedDict()
         self._busy: dict[int, int] = {}  # nodes with decisions that are not committed yet
         self._collecting: list[_Work] = []
@@ -104,6 +112,7 @@ class Pipeline:
             self._ledgers[transmitter] = DutyLedger(sent)
         for number, state in engine.online():
             self._watch(number, state)
+        clock.on_step = self._stepped
 
     def attach(self, link: Link, collect_s: float) -> None:
         """Make a link known; collect_s is how long its frames wait for copies."""
@@ -124,13 +133,14 @@ class Pipeline:
             self._metrics.totals["copies"] += 1
             return heard.work.done if heard.work is not None else None
         self._metrics.frames[rx.link] += 1
-        if self._pending >= MAX_PENDING:
+        if self._pending >= MAX_PENDING + ALARM_RESERVE:
             self._refuse(rx, Refusal("overload"))
             return None
         work = self._decide(rx)
         if isinstance(work, Refusal):
             self._refuse(rx, work)
-            self._recent.enter(rx, None)
+            if work.reason not in ("overload", "rate_limited"):  # these are to be tried again when they come again
+                self._recent.enter(rx, None)
             return None
         work.heard = self._recent.enter(rx, work)
         self._pending += 1
@@ -151,6 +161,9 @@ class Pipeline:
         node = self._node(header.node)
         if node is None:
             return Refusal("unknown_node", header.node)
+        alarm = header.kind == ALARM
+        if self._pending >= MAX_PENDING and not alarm:
+            return Refusal("overload", node.id)
         if not self._lockout.may_try(node.id, header.is_long, rx.received):
             return Refusal("locked_out", node.id)
         decision = decide(node, self._state(node.id), header, rx, crypto.opener)
@@ -159,6 +172,10 @@ class Pipeline:
                 self._lockout.failed(node.id, header.is_long, rx.received)
             if decision.event is None and decision.answer is None:
                 return decision.refusal
+        # charged once it is authentic, so that nobody spends another's; and repeats, which anybody can record and send, apart
+        if not self._rates.take(node.id, "repeat" if decision.event is None else "alarm" if alarm else "", rx.received):
+            return Refusal("rate_limited", node.id)
+        if decision.refusal is not None:
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
         self._keep(node.id, decision.state)
         follow, offer = Follow(), None
@@ -491,7 +508,32 @@ class Pipeline:
     def _watch(self, number: int, state: NodeState) -> None:
         if state.online and number not in self._watched and number in self._nodes:
             self._watched.add(number)
-            heapq.heappush(self._deadlines, (offline_at(self._configured(number), state), number))
+            heapq.heappush(self._deadlines, (self._offline_at(number, state), number))
+
+    def _offline_at(self, number: int, state: NodeState) -> float:
+        """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
+        was before the clock was set, so that says nothing."""
+        now = self._clock.now()
+        heard = state.heard if state.heard <= now else min(self._began, now)
+        return offline_at(self._configured(number), replace(state, heard=max(heard, self._presumed)))
+
+    def _stepped(self, seconds: float) -> None:
+        """The host's clock was set: what is counted from receive times starts anew, what was sent stays as long ago as it was."""
+        now = self._clock.now()
+        self._metrics.totals["clock_steps"] += 1
+        log.warning("clock_stepped", seconds=round(seconds, 1), next="look at the host's time service (timedatectl)")
+        self._presumed = self._began = now
+        self._recent, self._lockout = Recent(), Lockout()
+        for ledger in self._ledgers.values():
+            ledger.shift(int(seconds * 1e6))
+        watched, self._watched, self._deadlines = self._watched, set(), []
+        for number in watched:
+            if (
+                number in self._nodes
+            ):  # heard in what is now the future, or long ago by the new clock: both mean just now
+                self._watched.add(number)
+                self._deadlines.append((self._offline_at(number, NodeState()), number))
+        heapq.heapify(self._deadlines)
 
     def check_presence(self, limit: int = 1000) -> None:
         """Declare nodes offline whose time is up; costs only as much as there is to do."""
@@ -500,11 +542,13 @@ class Pipeline:
         while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:
             _, number = heapq.heappop(self._deadlines)
             self._watched.discard(number)
+            if number not in self._nodes:
+                continue  # it has left the registry
             state = self._state(number)
             if not state.online or number in self._busy:
                 self._watch(number, replace(state, heard=max(state.heard, now)))
                 continue
-            if offline_at(self._configured(number), state) > now:
+            if self._offline_at(number, state) > now:
                 self._watch(number, state)
                 continue
             decision = goes_offline(self._configured(number), state, now)
@@ -521,15 +565,53 @@ class Pipeline:
 
     def introduce(self) -> None:
         """Publish metadata of nodes whose registry entry is new or changed (start-up only: O(nodes))."""
+        nodes = list(self._nodes.values())
+        for i in range(0, len(nodes), INTRODUCED_AT_ONCE):
+            self._introduce(nodes[i : i + INTRODUCED_AT_ONCE])
+
+    def _introduce(self, nodes: Sequence[Node]) -> None:
         now = self._clock.now()
-        writes: list[Write] = []
-        for number in self._nodes:
-            decision = introduce(self._configured(number), self._state(number), now)
-            if decision is not None:
-                self._states.pop(number, None)
-                writes.append(Write(number, decision.state, decision.event))
-        for i in range(0, len(writes), 1000):
-            self._commit(writes[i : i + 1000], [])
+        decided = [
+            (n.id, d) for n in nodes if (d := introduce(self._configured(n.id), self._state(n.id), now)) is not None
+        ]
+        if decided:
+            self._commit([Write(number, d.state, d.event) for number, d in decided], [])
+            for number, d in decided:  # held by now: the newest state stays in memory until it is on disk
+                self._keep(number, d.state)
+
+    async def use(self, nodes: Mapping[int, Node]) -> int:
+        """Go on with another registry; return how many entries are new or changed. Frames that are decided keep the entry they had."""
+        changed = [node for number, node in nodes.items() if self._nodes.get(number) != node]
+        self._nodes = nodes
+        for i in range(0, len(changed), INTRODUCED_AT_ONCE):
+            self._introduce(changed[i : i + INTRODUCED_AT_ONCE])
+            await asyncio.sleep(0)
+        return len(changed)
+
+    def detach(self, name: str) -> None:
+        """A link is gone."""
+        self._links.pop(name, None)
+        self._collect_s.pop(name, None)
+
+    def configure(self, policy: Policy, nodes: Mapping[int, Node]) -> None:
+        """Go on with another policy of commands. Whether there are commands at all is decided at the start."""
+        if self._desk is not None:
+            self._desk.configure(nodes, policy)
+
+    def refollow(self, followers: Sequence[Follower]) -> None:
+        """Let others follow from now on; each goes on from the notes under its name, those on their way to the disk among them."""
+        self._followers = followers if self._desk is None else (*followers, self._desk)
+        for f in followers:
+            f.load(self._notebook.of(f.name))
+
+    def limit(self, burst: int, per_s: float) -> None:
+        """Change what one node may bring."""
+        self._rates.burst, self._rates.per_s = burst, per_s
+
+    @property
+    def followers(self) -> Sequence[Follower]:
+        """Who follows decisions."""
+        return self._followers
 
     async def settle(self) -> None:
         """Flush and wait until every decision is committed (or has failed) and answered."""

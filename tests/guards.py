@@ -186,6 +186,21 @@ GUARDS = (
     Guard("rules", "an old period replaces no newer one", "gateway/core/aggregates/hours.py", 'latest = end >= own["p"].get(f.name, 0)', "latest = True", (*SUMS, "-k", "reopens")),
     Guard("rules", "a late row reopens its hour with what it held", "gateway/core/aggregates/hours.py", "*(noted or (0, {}))]", "*((0, {}))]", (*SUMS, "-k", "brute")),
     Guard("rules", "a silent link is no storm of alarms", "gateway/core/rules/faults.py", "alive |= last > off[0] and", "alive |= True or", ("tests/gateway/test_faults.py", "-k", "storm or restart")),
+    Guard("G7", "a bad file changes nothing", "gateway/service.py", "        c = await asyncio.to_thread(load, before.file)", "        c = before  #", ("tests/gateway/test_process_reload.py", "-k", "misspelt")),
+    Guard("G7", "all mistakes are told, not the first", "gateway/config/mistakes.py", "                t = t.without(e.key)\n", "                return None\n", ("tests/gateway/test_config_keys.py", "-k", "at_once")),
+    Guard("G8", "a key is never quoted", "gateway/config/table.py", "if key in SECRETS else shown(value)", "if False else shown(value)", ("tests/gateway/test_config_keys.py", "-k", "at_once")),
+    Guard("G8", "metrics stay on this machine", "gateway/config/gateway.py", "    if not address.is_loopback and not beyond:\n", "    if False:\n", ("tests/gateway/test_http.py", "-k", "said_twice")),
+    Guard("G8", "http is read-only", "gateway/http/server.py", '        if method not in ("GET", "HEAD"):\n', "        if False:\n", ("tests/gateway/test_http.py", "-k", "read_only")),
+    Guard("G8", "bytes never reach the log", "gateway/logs.py", "        if isinstance(value, (bytes, bytearray, memoryview)):\n", "        if False:\n", ("tests/gateway/test_logs.py",)),
+    Guard("G3", "a flood is no flood of the log", "gateway/logs.py", "            raise structlog.DropEvent\n        seen[1] += 1\n", "            pass\n        seen[1] += 1\n", ("tests/gateway/test_logs.py",)),
+    Guard("G3", "only authentic frames spend a node's rate", "gateway/pipeline.py", "        decision = decide(node, ", '        self._rates.take(node.id, "", rx.received)\n        decision = decide(node, ', ("tests/gateway/test_rate.py",)),
+    Guard("G3", "repeats have a budget of their own", "gateway/pipeline.py", '"repeat" if decision.event is None else "alarm"', '"" if decision.event is None else "alarm"', ("tests/gateway/test_rate.py",)),
+    Guard("G1", "a full gateway takes alarms", "gateway/pipeline.py", "        if self._pending >= MAX_PENDING and not alarm:\n", "        if self._pending >= MAX_PENDING:\n", ("tests/gateway/test_rate.py",)),
+    Guard("G5", "airtime moves along when the clock is set", "gateway/pipeline.py", "            ledger.shift(int(seconds * 1e6))\n", "            pass\n", ("tests/gateway/test_clock.py",)),
+    Guard("G7", "a clock that is set makes nobody silent", "gateway/pipeline.py", "replace(state, heard=max(heard, self._presumed))", "replace(state, heard=heard)", ("tests/gateway/test_clock.py",)),
+    Guard("G7", "heard in the future is not believed", "gateway/core/decide.py", "if state.heard - rx.received < CLOCK_SET_S else rx.received", "", ("tests/gateway/test_clock.py",)),
+    Guard("G1", "a broker that acknowledges nothing is left", "gateway/outputs/mqtt.py", "            elif now - since >= PUBACK_S:\n", "            elif False:\n", ("tests/gateway/test_process_limits.py", "-k", "stops_acknowledging")),
+    Guard("G8", "uninstall leaves what somebody changed", "gateway/install.py", "hexdigest() != digest:", "hexdigest() == 0:", ("tests/gateway/test_deploy.py", "-k", "uninstall")),
 )  # fmt: skip
 
 

@@ -60,6 +60,10 @@ class DutyLedger:
             self._sum[band] -= sent.popleft()[1]
         return self._sum[band]
 
+    def shift(self, us: int) -> None:
+        """The clock was set by so much: what was sent is as long ago as it was."""
+        self._sent = [deque((start + us, airtime) for start, airtime in sent) for sent in self._sent]
+
     def book(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
         """Book a transmission and return its sub-band; None, and nothing booked, when the limit or the band forbids it.
 

@@ -21,6 +21,7 @@ from gateway.core.report import FUTURE_S, decode
 MAX_SCHEMAS = 8
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
+CLOCK_SET_S = 3600
 REKEY_EVERY = 8  # downlinks, and every status frame's: how often the next key is offered
 
 
@@ -51,7 +52,9 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     in_order = counter == state.replay.next
     # what changes is collected and applied once: making a frozen value costs more than anything else here
     changes, told, refusal = _read(node, state, header, rx, counter, payload)
-    changes |= {"replay": replay, "heard": max(state.heard, rx.received), "online": True}
+    # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
+    heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
+    changes |= {"replay": replay, "heard": heard, "online": True}
     if not state.online:
         told["online"] = True
     answer = None

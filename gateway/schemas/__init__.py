@@ -306,6 +306,41 @@ def gateway_info() -> dict[str, Any]:
     )
 
 
+def gateway_health() -> dict[str, Any]:
+    """What is wrong with a gateway."""
+    problem = {
+        "code": {"type": "string", "pattern": "^[a-z0-9_]+$", "description": "stable name of the problem"},
+        "level": {"enum": ["degraded", "failing"]},
+        "text": {"type": "string"},
+        "next": {"type": "string", "minLength": 1, "description": "what to do"},
+    }
+    output = {
+        "connected": {"type": "boolean"},
+        "behind": {"type": "integer", "minimum": 0, "description": "events it has not taken"},
+    }
+    return _object(
+        "How a gateway is (retained, at every change and every minute; also GET /health): <root>/v1/gw/<gw>/health",
+        {
+            "status": {"enum": ["ok", "degraded", "failing"], "description": "failing: frames are not taken"},
+            "t": TIME,
+            "until": {**TIME, "description": "older than this means that nobody renews it"},
+            "uptime": {"type": "integer", "minimum": 0, "description": "seconds"},
+            "problems": {"type": "array", "items": _object("problem", problem, tuple(problem))},
+            "outputs": {
+                "type": "object",
+                "propertyNames": NODE_NAME,
+                "additionalProperties": _object("output", output, tuple(output)),
+            },
+            "pending": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "frames that are decided but not committed yet",
+            },
+        },
+        ("status", "t", "until", "uptime", "problems", "outputs", "pending"),
+    )
+
+
 def reject() -> dict[str, Any]:
     """Why a frame was refused."""
     return _object(
@@ -418,6 +453,7 @@ SCHEMAS = {
     "area-balance": area_balance,
     "meta": meta,
     "gateway-info": gateway_info,
+    "gateway-health": gateway_health,
     "reject": reject,
     **formats.SCHEMAS,
 }

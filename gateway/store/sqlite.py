@@ -158,6 +158,10 @@ class SqliteEngine:
 
         return self._put(job)
 
+    def use_outputs(self, outputs: Iterable[str]) -> None:
+        """Other outputs count from now on."""
+        self._outputs = tuple(outputs)
+
     def resume(self) -> asyncio.Future[int]:
         def job(_db: sqlite3.Connection) -> int:
             self._poisoned = False
