@@ -1,4 +1,4 @@
-"""`python -m gateway run|check --config FILE`, without the rest of the command line tool."""
+"""`python -m gateway VERB`, without the rest of the command line tool."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import importlib
 import sys
 from pathlib import Path
 
-from gateway import service
-
 LOOKING_BACK = {"replay": "send a time range to an output again", "export": "write open data of a time range"}
 
 
@@ -16,22 +14,46 @@ def main() -> int:
     """Parse arguments and run the verb; argparse itself ends with code 2 on bad usage."""
     parser = argparse.ArgumentParser(prog="python -m gateway", description="citymote gateway")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, text in (("run", "run until SIGTERM"), ("check", "read the configuration and say what it means")):
-        sub = verbs.add_parser(verb, help=text)
-        sub.add_argument("--config", type=Path, required=True, metavar="FILE")
-        if verb == "run":
-            sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
-    for verb, text in LOOKING_BACK.items():
-        sub = verbs.add_parser(verb, help=text)
-        if sys.argv[1:2] == [verb]:  # the service itself need not carry them
-            module = importlib.import_module(f"gateway.{verb}")
+    run = verbs.add_parser("run", help="run until SIGTERM; SIGHUP reads the configuration again")
+    run.add_argument("--config", type=Path, required=True, metavar="FILE")
+    run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="instead of log.level")
+    check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
+    check.add_argument("--config", type=Path, required=True, metavar="FILE")
+    init = verbs.add_parser("init", help="write a commented configuration")
+    init.add_argument("--dir", type=Path, default=Path(), metavar="DIR")
+    put = verbs.add_parser("install", help="write unit, user, folders and a first configuration")
+    put.add_argument("--python", metavar="FILE", help="the interpreter as the unit sees it; this one by default")
+    take = verbs.add_parser("uninstall", help="take away what install wrote; configuration and store stay")
+    for verb in (put, take):
+        verb.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="root of an image instead of /")
+        verb.add_argument("--dry-run", action="store_true")
+    for verb in (check, init, put, take):
+        verb.add_argument("--json", action="store_true", help="print one JSON document")
+    for name, text in LOOKING_BACK.items():
+        sub = verbs.add_parser(name, help=text)
+        if sys.argv[1:2] == [name]:  # the service itself need not carry them
+            module = importlib.import_module(f"gateway.{name}")
             sub.description = module.__doc__
             module.arguments(sub)
             sub.set_defaults(run=module.run)
     args = parser.parse_args()
     if args.verb in LOOKING_BACK:
         return args.run(args)
-    return service.run(args.config, args.log_level) if args.verb == "run" else service.check(args.config)
+    if args.verb == "run":
+        from gateway import service
+
+        return service.run(args.config, args.log_level)
+    from gateway import verbs as operator
+
+    match args.verb:
+        case "check":
+            return operator.check(args.config, args.json)
+        case "init":
+            return operator.init(args.dir, args.json)
+        case "install":
+            return operator.install(args.root.absolute(), args.python, args.dry_run, args.json)
+        case _:
+            return operator.uninstall(args.root.absolute(), args.dry_run, args.json)
 
 
 if __name__ == "__main__":

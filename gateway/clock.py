@@ -1,13 +1,18 @@
-"""What time it is, for receive times, downlinks and presence."""
+"""What time it is, for receive times, downlinks and presence; and when the machine's clock was set instead of running."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
+
+STEP_S = 2.0  # what NTP slews away (0.5 ms a second) never looks like this between two calls
 
 
 class Clock(Protocol):
-    """now() is Unix seconds; heard() tells what time a receiver said it was."""
+    """now() is Unix seconds; heard() tells what time a receiver said it was. on_step: called with seconds when the clock was set."""
+
+    on_step: Callable[[float], None]
 
     def now(self) -> float: ...
 
@@ -17,13 +22,32 @@ class Clock(Protocol):
     def follows_receivers(self) -> bool: ...
 
 
+def _nobody(_seconds: float) -> None:
+    """Nobody asked to be told."""
+
+
 class HostClock:
-    """The machine's own clock."""
+    """The machine's own clock, held against the monotonic one: a difference of STEP_S or more between two calls is a step.
+
+    Standing still (a suspended machine) looks like a step forward, and is one for everybody who waits for frames.
+    """
 
     follows_receivers = False
 
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.on_step = _nobody
+        self.steps = 0
+        self._wall, self._monotonic = wall, monotonic
+        self._before = wall() - monotonic()
+
     def now(self) -> float:
-        return time.time()
+        wall = self._wall()
+        offset = wall - self._monotonic()
+        moved, self._before = offset - self._before, offset
+        if abs(moved) >= STEP_S:
+            self.steps += 1
+            self.on_step(moved)
+        return wall
 
     def heard(self, unix: float) -> None:
         """The machine knows better."""
@@ -39,6 +63,7 @@ class ForwarderClock:
     follows_receivers = True
 
     def __init__(self) -> None:
+        self.on_step = _nobody
         self._newest: float | None = None
 
     def now(self) -> float:

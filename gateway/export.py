@@ -29,7 +29,8 @@ from gateway.period import add_period
 from gateway.store.engine import StoreError
 from gateway.store.history import History
 
-READING = tuple(name for name in COLUMNS if name not in ("kind", "state", "severity", "limit"))
+_ALL = tuple(COLUMNS)
+READING = tuple(name for name in _ALL[: _ALL.index("quality") + 1] if name != "kind")  # what a reading has
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,25 +1,110 @@
-"""structlog set-up: JSON when stderr is no terminal. Keys and payloads are never logged."""
+"""structlog set-up: JSON when stderr is no terminal. Keys and payloads are never logged, and repeats are bounded.
+
+A flood of refused frames must not become a flood of the disk: of lines that say the same thing (event, reason, link, output) only so many are
+told within WINDOW_S; the next one told says how many were left out. Errors and what was committed are always told.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from gateway.config import LogConfig
+
+WINDOW_S = 10.0
+MAX_KINDS = 1000
+ALWAYS = frozenset(("uplink_committed",))  # one line per uplink is the record of what was taken
+_SECRET = re.compile(r"(^|_)(key|keys|password|token|secret|payload|plaintext)$")
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50, "exception": 40}
 
 
-def setup(level: str = "info") -> None:
-    """Configure logging once per process; level debug, info, warning or error."""
-    tty = sys.stderr.isatty()
+class Repeats:
+    """At most `most` lines of one kind in WINDOW_S; 0 lets all pass."""
+
+    def __init__(self, most: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.most, self._clock = most, clock
+        self._seen: dict[tuple[Any, ...], list[float]] = {}  # kind -> [since, told, left out]
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Let a line pass, or raise DropEvent."""
+        if not self.most or event["event"] in ALWAYS or _LEVELS.get(method, 0) >= 40:
+            return event
+        kind = (event["event"], event.get("reason"), event.get("link"), event.get("output"))
+        now = self._clock()
+        seen = self._seen.get(kind)
+        if seen is None:
+            if len(self._seen) >= MAX_KINDS:
+                self._seen.clear()
+            self._seen[kind] = [now, 1, 0]
+            return event
+        if now - seen[0] >= WINDOW_S:
+            if seen[2]:
+                event["left_out"] = int(seen[2])
+            seen[:] = (now, 1, 0)
+            return event
+        if seen[1] >= self.most:
+            seen[2] += 1
+            raise structlog.DropEvent
+        seen[1] += 1
+        return event
+
+
+def no_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Blot out what a slip would let into the log: bytes, and values under the name of a secret."""
+    for name, value in event.items():
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            event[name] = f"<{len(value)} bytes>"
+        elif _SECRET.search(name):
+            event[name] = "<hidden>"
+    return event
+
+
+class _Least:
+    """The level in force, which a reload may change though loggers are cached."""
+
+    def __init__(self) -> None:
+        self.level = 20
+
+    def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if _LEVELS.get(method, 50) < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_least = _Least()
+_repeats = Repeats(20)
+
+
+def setup(config: LogConfig) -> None:
+    """Configure logging once per process; level and repeats may be changed by apply()."""
+    apply(config)
+    console = config.style == "console" or config.style == "auto" and sys.stderr.isatty()
+    renderer: Processor = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(default=str)
     structlog.configure(
         processors=[
+            _least,
+            _repeats,
             structlog.contextvars.merge_contextvars,
+            no_secrets,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if tty else structlog.processors.JSONRenderer(),
+            renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def apply(config: LogConfig) -> None:
+    """Put another level and bound in force; the style stays what it was at the start."""
+    _least.level = _LEVELS[config.level]
+    _repeats.most = config.repeats

@@ -18,6 +18,7 @@ class Metrics(Collector):
         self.refused: Counter[str] = Counter()
         self.totals: Counter[str] = Counter()
         self.gauges: dict[str, float] = {}
+        self.outputs: dict[str, tuple[bool, int]] = {}  # connected, events behind
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -35,6 +36,14 @@ class Metrics(Collector):
         yield refused
         for name, n in self.totals.items():
             yield CounterMetricFamily(f"citymote_{name}", name.replace("_", " "), value=n)
+        up = GaugeMetricFamily("citymote_output_up", "1 while the destination answers", labels=["output"])
+        behind = GaugeMetricFamily(
+            "citymote_output_behind", "Events the destination has not taken yet", labels=["output"]
+        )
+        for name, (connected, events) in self.outputs.items():
+            up.add_metric([name], connected)
+            behind.add_metric([name], events)
+        yield from (up, behind)
         for name, value in self.gauges.items():
             yield GaugeMetricFamily(f"citymote_{name}", name.replace("_", " "), value=value)
 

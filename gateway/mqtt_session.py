@@ -1,4 +1,5 @@
-"""One MQTT 3.1.1 connection through paho, driven by the asyncio loop: no thread, no queue inside paho that we do not see.
+"""One MQTT 3.1.1 connection through paho, driven by the asyncio loop: no thread, no queue inside paho. What is published goes past it
+(`mqtt_wire.py`).
 
 A session lives as long as its TCP connection. Reconnecting means a new session, so that what must be sent again is decided
 by the cursor of an output and not by a library.
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +17,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway import tls
 from gateway.config import Broker
+from gateway.mqtt_wire import Client, Wire
 
 CONNECT_S = 10.0
 KEEPALIVE_S = 30
+FIRST_MID, LAST_MID = 1024, 65535  # message ids of publications; paho's own (subscriptions) count from 1
 
 
 class MqttError(Exception):
@@ -40,19 +42,21 @@ class MqttSession:
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: dict[int, asyncio.Future[None]] = {}
-        self._sock: socket.socket | None = None
+        self._wire: Wire | None = None
+        self._mid = FIRST_MID
+        self._flying: set[int] = set()  # message ids without their PUBACK
+        self._writing = False  # a write is due in this turn of the loop
+        self._waiting = False  # the kernel's buffer is full: the loop calls when it has room
         self._misc: asyncio.Task[None] | None = None
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
+        self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
-        c = paho.Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
-        c.max_inflight_messages_set(65535)  # the window is kept by the caller
-        c.max_queued_messages_set(0)
+        c = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
         if will is not None:
             c.will_set(will[0], will[1], qos=1, retain=True)
         c.on_connect = self._on_connect
         c.on_disconnect = self._on_disconnect
-        c.on_message = lambda _c, _d, m: self.on_message(m.topic, bytes(m.payload))
-        c.on_publish = lambda _c, _d, mid, _r, _p: self.on_puback(mid)
+        c.on_message = lambda _c, _d, m: (self.on_retained if m.retain else self.on_message)(m.topic, bytes(m.payload))
         c.on_subscribe = lambda _c, _d, mid, _r, _p: self._on_subscribe(mid)
         c.on_socket_close = lambda _c, _d, sock: self._forget(sock)
         c.on_socket_register_write = lambda *_: self._want_write()
@@ -69,12 +73,12 @@ class MqttSession:
                 self._client.tls_set_context(tls.context(b.ca_file, b.cert_file, b.key_file))
             self._client.connect_timeout = CONNECT_S / 2
             await asyncio.to_thread(self._client.connect, b.host, b.port, KEEPALIVE_S)
-            sock = self._client.socket()
-            if not isinstance(sock, socket.socket):
-                raise MqttError("no connection")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sock = sock
-            self._loop.add_reader(sock, self._readable)
+            wire = self._client.socket()
+            if not isinstance(wire, Wire):
+                raise MqttError("paho gave no socket of ours: this version of it is unknown to mqtt_wire.py")
+            wire.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._wire = wire
+            self._loop.add_reader(wire, self._readable)
             self._want_write()
             self._misc = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
             async with asyncio.timeout(CONNECT_S):
@@ -102,15 +106,32 @@ class MqttSession:
             raise MqttError("no SUBACK") from e
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
-        """Send a message; return its id for on_puback (QoS 1), or None when the connection is gone."""
-        if self.closed.done():
+        """Send a message of QoS 0 or 1; return its id for on_puback (0 for QoS 0), or None when the connection is gone.
+
+        None too for a message of QoS 0 while much is waiting to be sent. How many of QoS 1 are under way is the caller's to bound.
+        """
+        wire = self._wire
+        if wire is None or self.closed.done() or (not qos and wire.full):
             return None
-        info = self._client.publish(topic, payload, qos, retain)
-        return info.mid if info.rc == paho.MQTT_ERR_SUCCESS else None
+        mid = 0
+        if qos:
+            mid = self._mid
+            while mid in self._flying:
+                mid = mid + 1 if mid < LAST_MID else FIRST_MID
+            self._mid = mid + 1 if mid < LAST_MID else FIRST_MID
+        wire.publish(topic, payload, qos, retain, mid)
+        if qos:
+            self._flying.add(mid)
+        self._want_write()
+        return mid
 
     async def disconnect(self) -> None:
         """Say good-bye and close; pending bytes get a second to leave."""
-        if not self.closed.done() and self._sock is not None:
+        if not self.closed.done() and self._wire is not None:
+            for _ in range(100):  # behind the DISCONNECT paho closes at once
+                if self._wire is None or not (self._waiting or self._writing):
+                    break
+                await asyncio.sleep(0.01)
             self._client.disconnect()
             for _ in range(100):
                 if self.closed.done() or not self._client.want_write():
@@ -136,40 +157,78 @@ class MqttSession:
             future.set_result(None)
 
     def _want_write(self) -> None:
-        # paho calls this from the connecting thread too, before the socket is ours
-        if self._sock is not None and self._sock.fileno() >= 0:
-            self._loop.add_writer(self._sock, self._writable)
+        # paho calls this from the connecting thread too, before the socket is ours. What is published in one turn of the loop leaves
+        # together at the beginning of the next
+        if self._wire is not None and not self._writing:
+            self._writing = True
+            self._loop.call_soon(self._write)
 
     def _readable(self) -> None:
-        while self._client.loop_read(16) == paho.MQTT_ERR_SUCCESS:
-            # what TLS has decrypted already makes no socket readable again
-            if not isinstance(self._sock, ssl.SSLSocket) or not self._sock.pending():
+        while (wire := self._wire) is not None:
+            try:
+                alive = wire.fill()
+            except OSError as e:
+                self._drop(e.strerror or "connection lost")
                 return
-        self._drop("connection lost")
+            if not self._read(wire):
+                return
+            if not alive:
+                self._drop("connection closed by the broker")
+            elif not wire.pending():
+                return
 
-    def _writable(self) -> None:
-        if self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
+    def _read(self, wire: Wire) -> bool:
+        """Take what has arrived; False when the connection ended by it."""
+        while self._wire is wire:
+            for mid in wire.acks():
+                if mid in self._flying:
+                    self._flying.remove(mid)
+                    self.on_puback(mid)
+            if not wire.for_paho():
+                return True
+            if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
+                self._drop("connection lost")
+        return False
+
+    def _write(self) -> None:
+        self._writing = False
+        if self._wire is None:
+            return
+        if self._client.want_write() and self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
             self._drop("connection lost")
-        elif self._sock is not None and not self._client.want_write():
-            self._loop.remove_writer(self._sock)
+            return
+        wire = self._wire
+        if wire is None:  # that was the DISCONNECT
+            return
+        try:
+            done = wire.flush()
+        except OSError as e:
+            self._drop(e.strerror or "connection lost")
+            return
+        done = done and not self._client.want_write()
+        if not done and not self._waiting:
+            self._loop.add_writer(wire, self._write)
+        elif done and self._waiting:
+            self._loop.remove_writer(wire)
+        self._waiting = not done
 
     async def _keep_alive(self) -> None:
         while self._client.loop_misc() == paho.MQTT_ERR_SUCCESS:
             await asyncio.sleep(1.0)
         self._drop("no answer to ping")
 
-    def _forget(self, sock: Any) -> None:
+    def _forget(self, wire: Any) -> None:
         # paho closes its socket at a protocol error; the loop must let go of the descriptor before that
-        if sock is self._sock:
-            self._sock = None
-            self._loop.remove_reader(sock)
-            self._loop.remove_writer(sock)
+        if wire is self._wire:
+            self._wire = None
+            self._loop.remove_reader(wire)
+            self._loop.remove_writer(wire)
 
     def _drop(self, reason: str) -> None:
-        sock = self._sock
-        if sock is not None:
-            self._forget(sock)
-            sock.close()
+        wire = self._wire
+        if wire is not None:
+            self._forget(wire)
+            wire.close()
         if self._misc is not None:
             self._misc.cancel()
             self._misc = None

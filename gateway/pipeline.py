@@ -11,6 +11,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -20,21 +21,28 @@ from gateway import crypto
 from gateway.clock import Clock
 from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
+from gateway.core.authorise import Policy
+from gateway.core.commands import Desk, Offer
 from gateway.core.decide import decide, goes_offline, introduce, offline_at, reread
 from gateway.core.dedupe import Heard, Recent
 from gateway.core.follow import Follow, Follower
 from gateway.core.lockout import Lockout
 from gateway.core.model import Answer, Decision, Event, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.rate import Rates
 from gateway.core.receive import Header, parse
 from gateway.links.link import Link
 from gateway.metrics import Metrics
+from gateway.notebook import Notebook
 from gateway.store.engine import Engine, RawFrame, StoreError, Write
 
 MAX_PENDING = 20_000
+ALARM_RESERVE = 1_000  # places beyond MAX_PENDING that only alarms may take
 MAX_STATES = 4096
+INTRODUCED_AT_ONCE = 500  # nodes, in one commit
 RESUME_S = 1.0
 RX_DELAY_S = 1.0
 REREAD = 64  # frames in one transaction
+COMMAND_SHARE = 0.8  # of the duty cycle that commands may use up; urgent ones may use all of it
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +58,7 @@ class _Work:
     heard: Heard[_Work | None] | None = None
     more: tuple[Event, ...] = ()
     notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    offer: Offer | None = None
 
 
 class Pipeline:
@@ -65,16 +74,25 @@ class Pipeline:
         committed: Callable[[], None],
         rejected: Callable[[dict[str, Any]], None],
         followers: Sequence[Follower] = (),
+        desk: Desk | None = None,
+        rates: Rates | None = None,
     ) -> None:
         self._nodes, self._engine, self._clock, self._metrics = nodes, engine, clock, metrics
         self._committed, self._rejected = committed, rejected
-        self._followers = followers
+        self._desk = desk
+        self._followers = followers if desk is None else (*followers, desk)
+        self.answered: Callable[[Event], None] = lambda _event: None  # gets every committed step of a command
+        self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
+        self._notebook = Notebook(engine)
         self._reload()
         self._loop = asyncio.get_running_loop()
         self._links: dict[str, Link] = {}
         self._collect_s: dict[str, float] = {}
         self._recent: Recent[_Work | None] = Recent()
         self._lockout = Lockout()
+        self._rates = Rates(1000, 20) if rates is None else rates
+        self._began = clock.now()
+        self._presumed = 0.0  # nobody counts as silent for longer than since here: the clock was set
         self._states: OrderedDict[int, NodeState] = OrderedDict()
         self._busy: dict[int, int] = {}  # nodes with decisions that are not committed yet
         self._collecting: list[_Work] = []
@@ -98,6 +116,7 @@ class Pipeline:
             self._ledgers[transmitter] = DutyLedger(sent)
         for number, state in engine.online():
             self._watch(number, state)
+        clock.on_step = self._stepped
 
     def attach(self, link: Link, collect_s: float) -> None:
         """Make a link known; collect_s is how long its frames wait for copies."""
@@ -118,13 +137,14 @@ class Pipeline:
             self._metrics.totals["copies"] += 1
             return heard.work.done if heard.work is not None else None
         self._metrics.frames[rx.link] += 1
-        if self._pending >= MAX_PENDING:
+        if self._pending >= MAX_PENDING + ALARM_RESERVE:
             self._refuse(rx, Refusal("overload"))
             return None
         work = self._decide(rx)
         if isinstance(work, Refusal):
             self._refuse(rx, work)
-            self._recent.enter(rx, None)
+            if work.reason not in ("overload", "rate_limited"):  # these are to be tried again when they come again
+                self._recent.enter(rx, None)
             return None
         work.heard = self._recent.enter(rx, work)
         self._pending += 1
@@ -142,11 +162,14 @@ class Pipeline:
         header = parse(rx.data)
         if isinstance(header, Refusal):
             return header
-        node = self._nodes.get(header.node)
+        node = self._node(header.node)
         if node is None:
             return Refusal("unknown_node", header.node)
-        if self._engine.full and header.kind != ALARM:
+        alarm = header.kind == ALARM
+        if self._engine.full and not alarm:
             return Refusal("disk_full", node.id)  # not answered: the node keeps it
+        if self._pending >= MAX_PENDING and not alarm:
+            return Refusal("overload", node.id)
         if not self._lockout.may_try(node.id, header.is_long, rx.received):
             return Refusal("locked_out", node.id)
         decision = decide(node, self._state(node.id), header, rx, crypto.opener)
@@ -155,29 +178,125 @@ class Pipeline:
                 self._lockout.failed(node.id, header.is_long, rx.received)
             if decision.event is None and decision.answer is None:
                 return decision.refusal
+        # charged once it is authentic, so that nobody spends another's; and repeats, which anybody can record and send, apart
+        if not self._rates.take(node.id, "repeat" if decision.event is None else "alarm" if alarm else "", rx.received):
+            return Refusal("rate_limited", node.id)
+        if decision.refusal is not None:
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
         self._keep(node.id, decision.state)
-        follow = Follow()
+        follow, offer = Follow(), None
         # what is older than the replay state may be a repeat, which only the store can tell: nothing follows from it
-        if decision.event is not None and not decision.state.replay.too_old(decision.counter):
-            follow = self._follow(node, decision.event)
-        return _Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes)
+        if not decision.state.replay.too_old(decision.counter):
+            if decision.event is not None:
+                follow = self._follow(node, decision.event)
+            if rx.radio is None:
+                self._listening[node.id] = rx
+            else:
+                self._listening.pop(node.id, None)
+            if decision.answer is not None and self._desk is not None:
+                limit = MAX_FRAME if rx.radio is None else max_frame(rx.radio.sf)
+                offer = self._offer(self._desk, node, decision.state, limit, rx.received)
+                if offer is not None:
+                    follow = _joined([follow, offer.follow])
+        return _Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes, offer)
 
     def _follow(self, node: Node, event: Event) -> Follow:
-        return _joined([f.follow(node, event) for f in self._followers])
+        return self._noted([f.follow(node, event) for f in self._followers])
+
+    def _noted(self, follows: Sequence[Follow]) -> Follow:
+        joined = _joined(follows)
+        self._notebook.add(joined.notes)
+        self._metrics.refused.update(joined.refused)
+        return joined
 
     def _reload(self) -> None:
+        self._notebook.forget()
         for f in self._followers:
-            f.load(self._engine.notes(f"{f.name}:"))
+            f.load(self._notebook.of(f.name))
+
+    # commands
+
+    def _node(self, number: int) -> Node | None:
+        """Return a node of the registry, as it is configured now."""
+        node = self._nodes.get(number)
+        return node if node is None or self._desk is None else self._desk.as_configured(node)
+
+    def _configured(self, number: int) -> Node:
+        node = self._node(number)
+        assert node is not None
+        return node
+
+    def _offer(self, desk: Desk, node: Node, state: NodeState, limit: int, now: float) -> Offer | None:
+        node = node.under(state.epoch)
+        return desk.offer(node, limit - downlink.overhead(node), now, (state.epoch, state.replay.next - 1))
+
+    def ask(self, requester: str, node: str, body: bytes) -> str:
+        """Take a request of someone the broker vouches for; it is answered on the node's ack topic once it is committed.
+
+        Returns how it was judged (gateway.core.commands.Desk.request), which is counted.
+        """
+        assert self._desk is not None
+        follow, judged = self._desk.request(requester, node, body, self._clock.now())
+        if judged in ("accepted", "again"):
+            self._metrics.totals[f"commands_{judged}"] += 1
+        else:
+            self._metrics.refused[f"command_{judged}"] += 1
+        log.info("command_asked", requester=requester, node=node, judged=judged)
+        self._commit_follow(follow, self._push)
+        return judged
+
+    def _commit_follow(self, follow: Follow, then: Callable[[], None] | None = None) -> None:
+        if follow.events or follow.notes:
+            self._commit([Write(0, None, None, None, follow.events, follow.notes)], [], then)
+
+    def _push(self) -> None:
+        """Send what is due to the nodes that listen all the time; counted as sent, and committed, before it leaves."""
+        if self._desk is None:
+            return
+        now = self._clock.now()
+        for number in self._desk.waiting():
+            rx, node = self._listening.get(number), self._node(number)
+            if rx is None or node is None or number in self._busy:
+                continue
+            state = self._state(number)
+            offer = self._offer(self._desk, node, state, MAX_FRAME, now)
+            if offer is None:
+                continue
+            state = replace(state, down=state.down + 1)
+            self._keep(number, state)
+            write = Write(number, state, None, None, offer.follow.events, offer.follow.notes)
+            self._commit([write], [], partial(self._pushed, node, state, rx, offer))
+
+    def _pushed(self, node: Node, state: NodeState, rx: Reception, offer: Offer) -> None:
+        node = node.under(state.epoch)
+        room = MAX_FRAME - downlink.overhead(node)
+        body = downlink.with_order(room, 0, {}, round(self._clock.now()), offer.items)
+        link = self._links.get(rx.link)
+        if (
+            body is None
+            or link is None
+            or not link.send(rx, node.id, downlink.seal(node, state.down, body, crypto.sealer))
+        ):
+            self._unsent(offer, "no_downlink_path")
+            return
+        self._metrics.totals["downlinks"] += 1
+        self._metrics.totals["commands_sent"] += 1
+
+    def _unsent(self, offer: Offer, why: str) -> None:
+        assert self._desk is not None
+        self._metrics.totals["commands_held"] += 1
+        self._commit_follow(self._desk.unsent(offer.key, why))
 
     def tick(self) -> None:
         """Let the followers do what is due by now; on a full disk it stays due."""
         if self._engine.full:
             return
         now = self._clock.now()
-        follow = _joined([f.tick(now) for f in self._followers])
-        if follow.events or follow.notes:
-            self._commit([Write(0, None, None, None, follow.events, follow.notes)], [])
+        follow = self._noted([f.tick(now) for f in self._followers])
+        self._commit_follow(follow)
+        if self._desk is not None:
+            self._push()
+            self._metrics.gauges["commands_open"] = self._desk.open
 
     def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:
         self._metrics.refused[refusal.reason] += 1
@@ -206,8 +325,9 @@ class Pipeline:
     def _write(self, w: _Work) -> Write:
         event, rx = w.decision.event, w.heard.best if w.heard else None
         if event is None or rx is None or w.heard is None:
-            return Write(w.node.id, w.decision.state)
-        event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=w.heard.copies)
+            return Write(w.node.id, w.decision.state, None, None, w.more, w.notes)
+        if w.heard.copies > 1:
+            event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=w.heard.copies)
         reason = w.decision.refusal.reason if w.decision.refusal else ""
         raw = RawFrame(
             w.node.id,
@@ -224,17 +344,27 @@ class Pipeline:
         )
         return Write(w.node.id, w.decision.state, event, raw, w.more, w.notes)
 
-    def _commit(self, writes: list[Write], works: list[_Work]) -> asyncio.Future[int]:
+    def _commit(
+        self, writes: list[Write], works: list[_Work], then: Callable[[], None] | None = None
+    ) -> asyncio.Future[int]:
+        """Hand writes to the store; `then` is called once they are on disk, and not when they never get there."""
         generation = self._generation
         if not works:  # decisions without a frame: their states must stay in memory until they are on disk all the same
             for w in writes:
                 self._hold(w.node)
         future = self._engine.commit(writes)
         self._in_flight.add(future)
-        future.add_done_callback(lambda f: self._after(f, generation, writes, works))
+        future.add_done_callback(lambda f: self._after(f, generation, writes, works, then))
         return future
 
-    def _after(self, future: asyncio.Future[int], generation: int, writes: list[Write], works: list[_Work]) -> None:
+    def _after(
+        self,
+        future: asyncio.Future[int],
+        generation: int,
+        writes: list[Write],
+        works: list[_Work],
+        then: Callable[[], None] | None,
+    ) -> None:
         self._in_flight.discard(future)
         if not works:
             for write in writes:
@@ -243,7 +373,12 @@ class Pipeline:
         if error is not None:
             self._failed(error, generation, len(works))
         else:
+            for write in writes:
+                self._notebook.committed(write.notes)
             self._committed()
+            if self._desk is not None:
+                for e in (e for w in writes for e in w.more if e.command is not None):
+                    self.answered(e)
         for w in works:
             if error is None:
                 self._answer(w)
@@ -251,6 +386,8 @@ class Pipeline:
             self._release(w.node.id)
             if not w.done.done():
                 w.done.set_result(None)
+        if error is None and then is not None:
+            then()
 
     def _failed(self, error: BaseException, generation: int, frames: int) -> None:
         self._metrics.refused["store_failed"] += frames
@@ -300,8 +437,10 @@ class Pipeline:
         link = self._links.get(rx.link)
         if link is None:
             return
-        time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
         node = w.node.under(w.decision.state.epoch)
+        if w.offer is not None and self._answer_with(w.offer, w, node, answer, rx, link):
+            return
+        time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
         body = downlink.payload(answer.ack, time)
         after = node.next() if answer.rekey else None
         if after is not None:
@@ -309,29 +448,46 @@ class Pipeline:
             if downlink.overhead(node) + len(longer) <= (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME):
                 body = longer
                 self._metrics.totals["rekey_offers"] += 1
-        frame = downlink.seal(node, answer.counter, body, crypto.sealer)
-        if rx.radio is not None and not self._may_send(rx, len(frame)):
+        if rx.radio is not None and not self._may_send(rx, len(body) + downlink.overhead(node)):
             self._metrics.refused["duty_cycle"] += 1
             log.info("downlink_refused", reason="duty_cycle", node=w.node.name, receiver=rx.receiver)
             return
+        frame = downlink.seal(node, answer.counter, body, crypto.sealer)
         if link.send(rx, w.node.id, frame):
             self._metrics.totals["downlinks"] += 1
 
-    def _time_at_node(self, node: Node, answer: Answer, rx: Reception) -> int:
-        """Return what time it will be when the node has received the answer; on air it takes up to 2.5 s."""
+    def _answer_with(self, offer: Offer, w: _Work, node: Node, answer: Answer, rx: Reception, link: Link) -> bool:
+        """Answer with a command in the frame; False when the duty cycle has no room for it: the shorter answer may have. Sealed
+        only when it is sure to leave: a counter seals one plaintext."""
+        room = (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME) - downlink.overhead(node)
+        time = self._time_at_node(w.node, answer, rx, room)
+        body = downlink.with_order(room, w.decision.counter, answer.ack, time, offer.items)
+        share = 1.0 if offer.priority > 1 else COMMAND_SHARE
+        if body is None or rx.radio is not None and not self._may_send(rx, len(body) + downlink.overhead(node), share):
+            self._unsent(offer, "duty_cycle")
+            return False
+        if link.send(rx, node.id, downlink.seal(node, answer.counter, body, crypto.sealer)):
+            self._metrics.totals["downlinks"] += 1
+            self._metrics.totals["commands_sent"] += 1
+        else:
+            self._unsent(offer, "no_downlink_path")
+        return True
+
+    def _time_at_node(self, node: Node, answer: Answer, rx: Reception, size: int = 0) -> int:
+        """Return what time it will be when the node has received the answer (of `size` bytes, if known); on air it takes up to 2.5 s."""
         if rx.radio is None:
             return round(self._clock.now())
-        size = len(downlink.payload(answer.ack, 1 << 31)) + downlink.overhead(node)
+        size = (size or len(downlink.payload(answer.ack, 1 << 31))) + downlink.overhead(node)
         return round(rx.received + RX_DELAY_S + _airtime_us(rx.radio, size) / 1e6)
 
-    def _may_send(self, rx: Reception, size: int) -> bool:
+    def _may_send(self, rx: Reception, size: int, share: float = 1.0) -> bool:
         """Book the airtime of a downlink with its transmitter, or say no."""
         radio = rx.radio
         assert radio is not None
         ledger = self._ledgers.setdefault(rx.receiver, DutyLedger())
         airtime = _airtime_us(radio, size)
         start = int((rx.received + RX_DELAY_S) * 1e6)
-        band = ledger.book(radio.freq_hz, start, airtime)
+        band = ledger.book(radio.freq_hz, start, airtime, share)
         if band is None:
             return False
         self._engine.book(rx.receiver, band, start, airtime)
@@ -365,7 +521,32 @@ class Pipeline:
     def _watch(self, number: int, state: NodeState) -> None:
         if state.online and number not in self._watched and number in self._nodes:
             self._watched.add(number)
-            heapq.heappush(self._deadlines, (offline_at(self._nodes[number], state), number))
+            heapq.heappush(self._deadlines, (self._offline_at(number, state), number))
+
+    def _offline_at(self, number: int, state: NodeState) -> float:
+        """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
+        was before the clock was set, so that says nothing."""
+        now = self._clock.now()
+        heard = state.heard if state.heard <= now else min(self._began, now)
+        return offline_at(self._configured(number), replace(state, heard=max(heard, self._presumed)))
+
+    def _stepped(self, seconds: float) -> None:
+        """The host's clock was set: what is counted from receive times starts anew, what was sent stays as long ago as it was."""
+        now = self._clock.now()
+        self._metrics.totals["clock_steps"] += 1
+        log.warning("clock_stepped", seconds=round(seconds, 1), next="look at the host's time service (timedatectl)")
+        self._presumed = self._began = now
+        self._recent, self._lockout = Recent(), Lockout()
+        for ledger in self._ledgers.values():
+            ledger.shift(int(seconds * 1e6))
+        watched, self._watched, self._deadlines = self._watched, set(), []
+        for number in watched:
+            if (
+                number in self._nodes
+            ):  # heard in what is now the future, or long ago by the new clock: both mean just now
+                self._watched.add(number)
+                self._deadlines.append((self._offline_at(number, NodeState()), number))
+        heapq.heapify(self._deadlines)
 
     def check_presence(self, limit: int = 1000) -> None:
         """Declare nodes offline whose time is up; costs only as much as there is to do."""
@@ -378,14 +559,16 @@ class Pipeline:
         while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:
             _, number = heapq.heappop(self._deadlines)
             self._watched.discard(number)
+            if number not in self._nodes:
+                continue  # it has left the registry
             state = self._state(number)
             if not state.online or number in self._busy:
                 self._watch(number, replace(state, heard=max(state.heard, now)))
                 continue
-            if offline_at(self._nodes[number], state) > now:
+            if self._offline_at(number, state) > now:
                 self._watch(number, state)
                 continue
-            decision = goes_offline(self._nodes[number], state, now)
+            decision = goes_offline(self._configured(number), state, now)
             self._keep(number, decision.state)
             writes.append(self._silent(number, decision))
             log.info("node_offline", node=self._nodes[number].name)
@@ -434,15 +617,53 @@ class Pipeline:
 
     def introduce(self) -> None:
         """Publish metadata of nodes whose registry entry is new or changed (start-up only: O(nodes))."""
+        nodes = list(self._nodes.values())
+        for i in range(0, len(nodes), INTRODUCED_AT_ONCE):
+            self._introduce(nodes[i : i + INTRODUCED_AT_ONCE])
+
+    def _introduce(self, nodes: Sequence[Node]) -> None:
         now = self._clock.now()
-        writes: list[Write] = []
-        for number, node in self._nodes.items():
-            decision = introduce(node, self._state(number), now)
-            if decision is not None:
-                self._states.pop(number, None)
-                writes.append(Write(number, decision.state, decision.event))
-        for i in range(0, len(writes), 1000):
-            self._commit(writes[i : i + 1000], [])
+        decided = [
+            (n.id, d) for n in nodes if (d := introduce(self._configured(n.id), self._state(n.id), now)) is not None
+        ]
+        if decided:
+            self._commit([Write(number, d.state, d.event) for number, d in decided], [])
+            for number, d in decided:  # held by now: the newest state stays in memory until it is on disk
+                self._keep(number, d.state)
+
+    async def use(self, nodes: Mapping[int, Node]) -> int:
+        """Go on with another registry; return how many entries are new or changed. Frames that are decided keep the entry they had."""
+        changed = [node for number, node in nodes.items() if self._nodes.get(number) != node]
+        self._nodes = nodes
+        for i in range(0, len(changed), INTRODUCED_AT_ONCE):
+            self._introduce(changed[i : i + INTRODUCED_AT_ONCE])
+            await asyncio.sleep(0)
+        return len(changed)
+
+    def detach(self, name: str) -> None:
+        """A link is gone."""
+        self._links.pop(name, None)
+        self._collect_s.pop(name, None)
+
+    def configure(self, policy: Policy, nodes: Mapping[int, Node]) -> None:
+        """Go on with another policy of commands. Whether there are commands at all is decided at the start."""
+        if self._desk is not None:
+            self._desk.configure(nodes, policy)
+
+    def refollow(self, followers: Sequence[Follower]) -> None:
+        """Let others follow from now on; each goes on from the notes under its name, those on their way to the disk among them."""
+        self._followers = followers if self._desk is None else (*followers, self._desk)
+        for f in followers:
+            f.load(self._notebook.of(f.name))
+
+    def limit(self, burst: int, per_s: float) -> None:
+        """Change what one node may bring."""
+        self._rates.burst, self._rates.per_s = burst, per_s
+
+    @property
+    def followers(self) -> Sequence[Follower]:
+        """Who follows decisions."""
+        return self._followers
 
     async def settle(self) -> None:
         """Flush and wait until every decision is committed (or has failed) and answered."""
@@ -457,10 +678,15 @@ class Pipeline:
 
 
 def _joined(follows: Sequence[Follow]) -> Follow:
+    if len(follows) == 1:
+        return follows[0]
     notes: dict[str, bytes | None] = {}
+    refused: dict[str, int] = {}
     for f in follows:
         notes.update(f.notes)
-    return Follow(tuple(e for f in follows for e in f.events), notes)
+        for reason, n in f.refused.items():
+            refused[reason] = refused.get(reason, 0) + n
+    return Follow(tuple(e for f in follows for e in f.events), notes, refused)
 
 
 def _airtime_us(radio: Radio, size: int) -> int:

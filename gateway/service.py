@@ -6,55 +6,70 @@ READY means that the links listen and the store takes commits; a broker that is 
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from gateway import __version__, logs
+from gateway import __version__, followers, logs
+from gateway.caretaker import Caretaker
 from gateway.clock import Clock, ForwarderClock, HostClock
-from gateway.config import Config, ConfigError, MqttLinkConfig, load
-from gateway.links.link import Link, LinkError
-from gateway.links.mqtt_link import MqttLink
-from gateway.links.udp_forwarder import UdpForwarderLink
+from gateway.config import Config, ConfigError, load
+from gateway.core.commands import Desk
+from gateway.core.rate import Rates
+from gateway.health import Health, Problem
+from gateway.http import HttpServer
+from gateway.links.link import LinkError
 from gateway.metrics import Metrics
 from gateway.notify import notify, watchdog_s
-from gateway.outputs.build import build
-from gateway.outputs.destination import Destination
 from gateway.outputs.message import iso
+from gateway.parts import Commands, Links, Outputs, Part, Rules
 from gateway.pipeline import Pipeline
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
+from gateway.verbs import complain
 
 TICK_S = 0.5
 STUCK_S = 20.0
-PURGE_S = 300.0
-ROOM_S = (1.0, 60.0)  # how often a full disk is looked at again, the longer the oftener it was full
 OUTPUT_READY_S = 2.0
+GC_THRESHOLDS = (10_000, 20, 20)
+TELL_S = 60.0
+STEP_TOLD_S = 3600.0
+REFUSED_PER_S = 100  # more than so many refused frames each second for FLOOD_S is a flood
+FLOOD_S = 10.0
+THREADS = 64  # name look-ups and connects of dead brokers wait in threads, and must not keep a live one waiting
 
 log = structlog.get_logger(__name__)
 
 
 class Service:
-    """One gateway. run() returns after stop() has drained it."""
+    """One gateway. run() returns after stop() has drained it. level: of the log, instead of the configuration's.
+    parts: what else follows the configuration; health: who may be ill."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, level: str | None = None) -> None:
         self.config = config
+        self._level = level
         self.metrics = Metrics()
+        self.health = Health()
+        self.parts: list[Part] = []
         self._stopping = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
         self._started = datetime.now(UTC).timestamp()
+        self._began = time.monotonic()
         self._progress = (0, time.monotonic())
-        self._engine: SqliteEngine | None = None
-        self._status = ""
-        self._purging: asyncio.Future[int] | None = None
-        self._purge_due = 0.0
-        self._full = False
-        self._room_wait, self._room_due = ROOM_S[0], 0.0
+        self._ready = False
+        self._reload_refused: ConfigError | LinkError | None = None
+        self._stepped_at = float("-inf")
+        self._flood = _Flood()
+        self._commits_failed = _Rising()
+        self._http: HttpServer | None = None
 
     def stop(self, why: str) -> None:
         """Ask for the end; a second call changes nothing."""
@@ -63,141 +78,278 @@ class Service:
             notify("STOPPING=1")
             self._stopping.set()
 
+    def reload(self) -> None:
+        """Ask for the configuration to be read again; asked twice while it is being read, it is read twice."""
+        self._reload_wanted.set()
+
     async def run(self) -> None:
         """Work until stop(). Raises StoreError or LinkError when it cannot start."""
         c = self.config
-        clock: Clock = ForwarderClock() if c.clock == "forwarder" else HostClock()
-        engine = SqliteEngine(c.store, [o.name for o in c.outputs], c.keep, clock.now, c.id)
-        self._engine = engine
-        outputs: list[Destination] = []
-        tasks: list[asyncio.Task[None]] = []
-        links: list[Link] = []
+        self._clock: Clock = ForwarderClock() if c.gateway.clock == "forwarder" else HostClock()
+        self._engine = engine = SqliteEngine(
+            c.store, [o.name for o in c.outputs], c.keep, lambda: self._clock.now(), c.id
+        )
+        self._outputs = outputs = Outputs(c.id, engine, self.metrics, self._info)
+        self._caretaker = Caretaker(engine, self.metrics, outputs.wake, self._clock.now)
+        reloads: asyncio.Task[None] | None = None
+        links: Links | None = None
+        commands: Commands | None = None
+
+        def rejected(body: dict[str, Any]) -> None:
+            outputs.reject({**body, "t": iso(self._clock.now())})
+
         try:
-            outputs += [build(o, c.id, engine, self.metrics, self._info, c.nodes) for o in c.outputs]
-
-            def committed() -> None:
-                for o in outputs:
-                    o.wake()
-
-            def rejected(body: dict[str, Any]) -> None:
-                told = {**body, "t": iso(clock.now())}
-                for o in outputs:
-                    o.reject(told)
-
-            pipeline = Pipeline(c.nodes, engine, clock, self.metrics, committed, rejected)
+            rates = Rates(c.gateway.node_burst, c.gateway.node_rate)
+            desk = Desk(c.nodes, c.commands.policy) if c.commands else None
+            self._pipeline = pipeline = Pipeline(
+                c.nodes,
+                engine,
+                self._clock,
+                self.metrics,
+                outputs.wake,
+                rejected,
+                followers.build(c.rules, c.nodes),
+                desk,
+                rates,
+            )
+            self._commands = commands = Commands(pipeline, self.metrics)
+            self.parts += [commands, Rules(pipeline, c)]
+            self._links = links = Links(c.id, pipeline, self._clock, self.metrics)
+            self.health.sources += [
+                self._own_problems,
+                self._caretaker.problems,
+                outputs.problems,
+                links.problems,
+                commands.problems,
+            ]
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            tasks += [asyncio.create_task(o.run(), name=f"output-{o.name}") for o in outputs]
-            places: dict[str, str] = {}
-            for lc in c.links:
-                link: Link
-                if isinstance(lc, MqttLinkConfig):
-                    link = MqttLink(lc, c.id, pipeline.deliver, clock, self.metrics)
-                    pipeline.attach(link, 0.0)
-                else:
-                    link = UdpForwarderLink(lc, pipeline.deliver, pipeline.flush, clock, self.metrics)
-                    pipeline.attach(link, lc.collect_ms / 1000)
-                places[lc.name] = await link.start()
-                links.append(link)
-            await self._outputs_up(outputs)
-            log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=places,
+            await outputs.apply(c.outputs, c.nodes)
+            if c.http is not None:
+                self._http = self._server(c)
+                links.places["http"] = await self._http.start()
+            await links.apply(c.links)
+            for part in self.parts:
+                await part.apply(c)
+            await commands.up(OUTPUT_READY_S)
+            await self._outputs_up()
+            self.metrics.outputs = outputs.states()
+            self._ready = True
+            # the registry lives as long as we do: the collector need not walk over it, nor look after every 700 allocations
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(*GC_THRESHOLDS)
+            log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=links.places,
                      outputs={o.name: "connected" if o.connected else "waiting" for o in outputs})  # fmt: skip
-            self._status = ", ".join(f"{k} on {v}" for k, v in places.items())
-            notify(f"READY=1\nSTATUS={self._status}")
-            await self._work(pipeline, engine, clock, tasks, committed)
-            await self._end(pipeline, engine, links, outputs)
+            notify("READY=1\nSTATUS=" + self._sound())
+            reloads = asyncio.create_task(self._reloads(), name="reloads")
+            await self._work()
+            reloads.cancel()
+            await asyncio.gather(reloads, return_exceptions=True)
+            await self._end()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for link in links:
-                await link.close()
+            self._ready = False
+            if reloads is not None:
+                reloads.cancel()
+            if self._http is not None:
+                await self._http.close()
+            await outputs.cancel()
+            if commands is not None:
+                await commands.cancel()
+            if links is not None:
+                await links.close()
             engine.close()
         log.info("stopped", **self.metrics.snapshot())
 
-    async def _outputs_up(self, outputs: list[Destination]) -> None:
+    async def _outputs_up(self) -> None:
         """Give the brokers a moment, so that READY usually means published too."""
         deadline = time.monotonic() + OUTPUT_READY_S
-        while not all(o.connected for o in outputs) and time.monotonic() < deadline and not self._stopping.is_set():
+        while (
+            not all(o.connected for o in self._outputs) and time.monotonic() < deadline and not self._stopping.is_set()
+        ):
             await asyncio.sleep(0.02)
 
-    async def _work(
-        self,
-        pipeline: Pipeline,
-        engine: SqliteEngine,
-        clock: Clock,
-        tasks: list[asyncio.Task[None]],
-        wake: Callable[[], None],
-    ) -> None:
-        """The loop that proves that we work: presence, watchdog, housekeeping."""
+    async def _work(self) -> None:
+        """The loop that proves that we work: presence, watchdog, housekeeping, and what is told of it."""
+        pipeline, engine = self._pipeline, self._engine
         every = watchdog_s()
         fed = time.monotonic()
+        told = self._sound()
+        codes: list[str] = []
         while not self._stopping.is_set():
             try:
                 async with asyncio.timeout(TICK_S):
                     await self._stopping.wait()
             except TimeoutError:
                 pass
-            for task in tasks:
-                if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                    raise error
+            error = self._outputs.failed() or self._commands.failed()
+            if error is not None:
+                raise error
+            steps = self.metrics.totals["clock_steps"]
             pipeline.check_presence()
             pipeline.tick()
+            now = time.monotonic()
+            if self.metrics.totals["clock_steps"] != steps:
+                self._stepped_at = now
+            self._flood.tick(sum(self.metrics.refused.values()), now)
+            self._commits_failed.tick(self.metrics.refused["store_failed"], now)
+            self.metrics.outputs = self._outputs.states()
             self.metrics.gauges.update(
                 pending=pipeline.pending, spool_newest=engine.newest(), store_waiting=engine.waiting
             )
-            now = time.monotonic()
-            if every is not None and now - fed >= min(every, TICK_S * 2) and self._moves(engine, now):
+            moves = self._moves(now)
+            if every is not None and now - fed >= min(every, TICK_S * 2) and moves:
                 notify("WATCHDOG=1")
                 fed = now
-            self._look_after(engine, clock.now(), now)
-            wake()  # what the store says of itself comes through no pipeline
+            problems = self.health.problems()
+            line = self.health.line(problems, self._sound())
+            if line != told:
+                notify(f"STATUS={line}")
+                told = line
+            changed = codes != (codes := [p.code for p in problems])
+            if changed:
+                log.log(30 if problems else 20, "health", status=self.health.status(problems),
+                        problems=[p.text for p in problems])  # fmt: skip
+            self._outputs.tell("health", self._health_document(), TELL_S, changed)
+            # a clock that was set ahead must not make history old: whoever set it gets an hour to notice
+            self._caretaker.tick(now, now - self._stepped_at > STEP_TOLD_S)
 
-    def _look_after(self, engine: SqliteEngine, unix: float, now: float) -> None:
-        """Retention in small steps; a full disk is told once, and looked at again until there is room."""
-        self.metrics.gauges.update(store_full=engine.full, store_dropped=engine.dropped)
-        if self._purging is None or self._purging.done():
-            idle = (
-                self._purging is None
-                or self._purging.cancelled()
-                or self._purging.exception()
-                or not self._purging.result()
-            )
-            if not idle or now >= self._purge_due:
-                if idle:
-                    self._purge_due = now + PURGE_S
-                self._purging = engine.purge(unix)
-        if engine.full != self._full:
-            self._full = engine.full
-            if engine.full:
-                self._room_wait = ROOM_S[0] if now - self._room_due > ROOM_S[1] else min(self._room_wait * 2, ROOM_S[1])
-                self._room_due = now + self._room_wait
-            engine.tell("disk_full" if engine.full else "disk_has_room")
-            notify("STATUS=" + ("disk full, only alarms are taken" if engine.full else self._status))
-        if engine.full and now >= self._room_due:
-            self._room_due = now + self._room_wait
-            engine.make_room()
-
-    def _moves(self, engine: SqliteEngine, now: float) -> bool:
+    def _moves(self, now: float) -> bool:
         """True while the writer either has nothing to do or gets on with it."""
-        if not engine.waiting or engine.transactions != self._progress[0]:
-            self._progress = (engine.transactions, now)
+        if not self._engine.waiting or self._engine.transactions != self._progress[0]:
+            self._progress = (self._engine.transactions, now)
         return now - self._progress[1] < STUCK_S
 
-    async def _end(
-        self, pipeline: Pipeline, engine: SqliteEngine, links: list[Link], outputs: list[Destination]
-    ) -> None:
-        for link in links:
-            await link.stop()
-        await pipeline.settle()
+    # reload
+
+    async def _reloads(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            try:
+                await self._reload()
+                self._reload_refused = None
+            except (ConfigError, LinkError) as e:
+                self._reload_refused = e
+                self.metrics.totals["reloads_refused"] += 1
+                for mistake in (e, *(e.more if isinstance(e, ConfigError) else ())):
+                    log.error("reload_refused", error=str(mistake), next=mistake.hint or "correct it and reload again")
+            notify("READY=1\nSTATUS=" + self.health.line(self.health.problems(), self._sound()))
+
+    async def _reload(self) -> None:
+        """Read the files again and put in force what has changed. Raises ConfigError or LinkError, and then nothing has."""
+        before, began = self.config, time.monotonic()
+        c = await asyncio.to_thread(load, before.file)  # 25,000 nodes take seconds, and frames come in meanwhile
+        for key in ("id", "store", "clock"):
+            if getattr(c.gateway, key) != getattr(before.gateway, key):
+                raise ConfigError(
+                    f"{c.file}: gateway.{key} has changed, which a running gateway cannot follow",
+                    "restart the gateway, or put the old value back and reload again",
+                )
+        if (c.commands is None) != (before.commands is None):
+            raise ConfigError(
+                f"{c.file}: [commands] has {'gone' if c.commands is None else 'come'}, which a running gateway cannot follow",
+                "restart the gateway, or put the table back as it was and reload again",
+            )
+        server = self._http
+        place = self._links.places.get("http")
+        if c.http != before.http:
+            server = self._server(c) if c.http is not None else None
+            place = await server.start() if server is not None else None
+        try:
+            await self._links.apply(c.links)
+        except LinkError:
+            if server is not None and server is not self._http:
+                await server.close()
+            raise
+        # from here on nothing may fail
+        if server is not self._http:
+            if self._http is not None:
+                await self._http.close()
+            self._http = server
+        if place is None:
+            self._links.places.pop("http", None)
+        else:
+            self._links.places["http"] = place
+        logs.apply(replace(c.log, level=self._level or c.log.level))
+        self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
+        self._engine.use_outputs(o.name for o in c.outputs)
+        await self._outputs.apply(c.outputs, c.nodes)
+        changed = await self._pipeline.use(c.nodes)
+        self.config = c
+        for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
+            await part.apply(c)
+        self.metrics.totals["reloads"] += 1
+        log.info("reloaded", nodes=len(c.nodes), changed_nodes=changed, links=self._links.places,
+                 outputs=[o.name for o in c.outputs], seconds=round(time.monotonic() - began, 3))  # fmt: skip
+
+    # what is told
+
+    def _sound(self) -> str:
+        where = ", ".join(f"{k} on {v}" for k, v in self._links.places.items())
+        return f"{len(self.config.nodes)} nodes; {where}"
+
+    def _own_problems(self) -> Iterator[Problem]:
+        now = time.monotonic()
+        if now - self._progress[1] >= STUCK_S:
+            yield Problem("store_stuck", f"the store has not committed for {now - self._progress[1]:.0f} s",
+                          "look at the disk (dmesg); the watchdog will restart the gateway", "failing")  # fmt: skip
+        if self._commits_failed.recent(now):
+            yield Problem("store_failed", "the store refuses commits, so no frame is acknowledged",
+                          "look at free disk space (df) and the log above; nodes keep their frames", "failing")  # fmt: skip
+        if self._reload_refused is not None:
+            yield Problem("reload_refused", f"the configuration on disk is not in force: {self._reload_refused}",
+                          self._reload_refused.hint or "correct it and reload again")  # fmt: skip
+        if now - self._stepped_at < STEP_TOLD_S:
+            yield Problem("clock_stepped", "the host's clock was set while the gateway ran",
+                          "look at the host's time service (timedatectl)")  # fmt: skip
+        if self._flood.up(now):
+            yield Problem("flood", f"{self._flood.per_s:.0f} frames a second are refused",
+                          "citymote_refused in /metrics says why; reject messages and the log name nodes and links")  # fmt: skip
+
+    def _health_document(self) -> dict[str, Any]:
+        problems = self.health.problems()
+        told = self._clock.now()
+        return {
+            "status": self.health.status(problems),
+            "t": iso(told),
+            "until": iso(told + 3 * TELL_S),
+            "uptime": int(time.monotonic() - self._began),
+            "problems": [{"code": p.code, "level": p.level, "text": p.text, "next": p.next} for p in problems],
+            "outputs": {name: {"connected": up, "behind": n} for name, (up, n) in self._outputs.states().items()},
+            "pending": self._pipeline.pending,
+        }
+
+    def _server(self, c: Config) -> HttpServer:
+        assert c.http is not None
+
+        def health() -> tuple[bool, dict[str, Any]]:
+            document = self._health_document()
+            return document["status"] != "failing", document
+
+        def ready() -> tuple[bool, dict[str, Any]]:
+            good = (
+                self._ready and not self._stopping.is_set() and self.health.status(self.health.problems()) != "failing"
+            )
+            return good, {"ready": good}
+
+        return HttpServer(c.http, self.metrics, health, ready)
+
+    async def _end(self) -> None:
+        await self._links.stop()
+        await self._pipeline.settle()
+        outputs = list(self._outputs)
         drains = [asyncio.create_task(o.drain(), name=f"drain-{o.name}") for o in outputs]
         if drains:
-            _, late = await asyncio.wait(drains, timeout=self.config.drain_s)
+            _, late = await asyncio.wait(drains, timeout=self.config.gateway.drain_s)
             for task in late:
                 task.cancel()
                 name = task.get_name().removeprefix("drain-")
-                behind = engine.newest() - next(o.cursor for o in outputs if o.name == name)
+                behind = self._engine.newest() - next(o.cursor for o in outputs if o.name == name)
+                if not behind:
+                    continue  # only its cursor was not written down yet: at most SPAN events come twice
                 log.warning(
                     "not_drained",
                     output=name,
@@ -213,58 +365,71 @@ class Service:
             "started": iso(self._started),
             "nodes": len(self.config.nodes),
             "counters": self.metrics.snapshot(),
-            "store": self._store_info(),
+            "store": self._caretaker.info(),
         }
 
-    def _store_info(self) -> dict[str, Any]:
-        engine = self._engine
-        if engine is None:
-            return {"state": "closed", "dropped": 0}
-        recovered = (
-            {} if engine.recovered is None else {"recovered": {**engine.recovered, "at": iso(engine.recovered["at"])}}
-        )
-        return {"state": "full" if engine.full else "ok", "dropped": engine.dropped, **recovered}
+
+class _Rising:
+    """A counter that has risen lately."""
+
+    def __init__(self, lately_s: float = 60.0) -> None:
+        self._lately_s, self._count, self._rose = lately_s, 0, float("-inf")
+
+    def tick(self, count: int, now: float) -> None:
+        """Take the count of now."""
+        if count > self._count:
+            self._rose = now
+        self._count = count
+
+    def recent(self, now: float) -> bool:
+        """True when it has risen within lately_s."""
+        return now - self._rose < self._lately_s
 
 
-def complain(error: ConfigError | StoreError | LinkError) -> None:
-    """Print what is wrong and what to do next."""
-    print(f"error: {error}", file=sys.stderr)
-    if error.hint:
-        print(f"next: {error.hint}", file=sys.stderr)
+class _Flood:
+    """Refused frames per second, over FLOOD_S."""
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._mark = (0, time.monotonic())
+        self._seen = float("-inf")
+
+    def tick(self, refused: int, now: float) -> None:
+        """Take the total of now."""
+        count, since = self._mark
+        if now - since >= FLOOD_S:
+            per_s = (refused - count) / (now - since)
+            self._mark = refused, now
+            if per_s > REFUSED_PER_S:
+                self.per_s, self._seen = per_s, now
+
+    def up(self, now: float) -> bool:
+        """True while it lasts, and a minute after."""
+        return now - self._seen < 60.0
 
 
-async def _main(config: Config) -> None:
-    service = Service(config)
+async def _main(config: Config, level: str | None) -> None:
+    service = Service(config, level)
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, "away"))
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, service.stop, signal.Signals(sig).name)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
     await service.run()
 
 
-def run(file: Path, level: str = "info") -> int:
+def run(file: Path, level: str | None = None) -> int:
     """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work, 2 bad configuration."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes before we listen must not kill us
     try:
         config = load(file)
     except ConfigError as e:
         complain(e)
         return 2
-    logs.setup(level)
+    logs.setup(replace(config.log, level=level or config.log.level))
     try:
-        asyncio.run(_main(config))
+        asyncio.run(_main(config, level))
     except (StoreError, LinkError) as e:
         complain(e)
         return 1
-    return 0
-
-
-def check(file: Path) -> int:
-    """Read the configuration and the registry; print what a run would do. Exit code 0, or 2 with the complaint."""
-    try:
-        c = load(file)
-    except ConfigError as e:
-        complain(e)
-        return 2
-    links = ", ".join(link.name for link in c.links)
-    outputs = ", ".join(f"{o.name} ({o.describe()})" for o in c.outputs)
-    print(f"{c.file}: gateway {c.id}, {len(c.nodes)} nodes, links {links}, outputs {outputs}, store {c.store}")
     return 0

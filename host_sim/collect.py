@@ -55,7 +55,7 @@ class Books:
     at-least-once permits; `strange` lists what could not be read.
 
     Per node: `status` the newest value of each health key, `ladders` every [level, [ids left out]] told, `exceptions` last words,
-    `faults` quantities with a fault alarm.
+    `faults` quantities with a fault alarm. `acks`: steps of commands, in order.
     """
 
     readings: dict[Reading, int] = field(default_factory=dict)
@@ -71,6 +71,7 @@ class Books:
     alarms: int = 0
     active_alarms: dict[str, dict[str, Any]] = field(default_factory=dict)
     rejects: dict[str, int] = field(default_factory=dict)
+    acks: list[dict[str, Any]] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
 
     def take(self, topic: str, payload: bytes, root: str) -> None:
@@ -87,6 +88,8 @@ class Books:
                     self._alert(parts[3], parts[5], payload)
                 case "node", "event":
                     self._event(parts[3], json.loads(payload))
+                case "node", "ack":
+                    self.acks.append(json.loads(payload))
                 case "gw", "reject":
                     reason = json.loads(payload)["reason"]
                     self.rejects[reason] = self.rejects.get(reason, 0) + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
-from host_sim import chance, series, worlds
+from host_sim import chance, operator, series, worlds
 from host_sim import compile as mpy
 from host_sim.air import Station
 from host_sim.brownout import merged, with_brownouts
@@ -196,4 +196,5 @@ def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int]
         f'[output.city]\nkind = "mqtt"\nbroker = "{host}:{port}"\nroot = "{root}"\nformats = ["native", "senml"]\n'
         # the simulation's books compare every reading, water meters' too, which no output gets unless it asks for them
         'visibility = ["open", "restricted", "personal"]\n'
+        f"{operator.config(scenario)}"
     )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from host_sim import expect, wear
+from host_sim import expect, operator, wear
 from host_sim.collect import Books
 from host_sim.fleet import Fleet
 from host_sim.provision import Member
@@ -22,7 +22,7 @@ class Result:
 
     lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
     killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
-    (wear.py). unmet: what the scenario's [expect] demands and the backend did not see.
+    (wear.py). unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
     """
 
     scenario: str
@@ -60,6 +60,7 @@ class Result:
     wear_budget: float
     wear_exceeded: list[str]
     unmet: list[str]
+    commands: dict[str, Any]
     at_repl: list[str]
     per_node: dict[str, dict[str, Any]]
     lost_examples: list[str]
@@ -92,6 +93,7 @@ def assemble(
         resets.update(node.stats.resets)
     for receiver in fleet.receivers:
         refused.update(receiver.refused)
+    commands, missed = operator.outcome(plan, books, truth.end)
     resent = books.resent if any(g.kill for g in plan.gateway_down) else 0
     worn = {n.spec.name: wear.per_day(n.stats.erases, n.spec.powered_us(end)) for n in fleet.nodes}
     budget = {m.spec.name: _wear_budget(m) for m in members if m.spec.flash}
@@ -137,7 +139,8 @@ def assemble(
             and worn[n.spec.name] > budget[n.spec.name]
             and n.spec.powered_us(end) >= wear.JUDGED_FROM_US
         ],
-        unmet=expect.unmet(plan.expect, members, books, delivered, truth.end, kinds),
+        unmet=[*expect.unmet(plan.expect, members, books, delivered, truth.end, kinds), *missed],
+        commands=commands,
         at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
         per_node={
             n.spec.name: {

@@ -22,9 +22,10 @@ from host_sim.fleet import Fleet, FleetError
 from host_sim.forwarder import Forwarder, GatewaySilent
 from host_sim.gateway_process import Gateway, GatewayError
 from host_sim.node import Node
+from host_sim.operator import Operator
 from host_sim.receiver import Receiver
 from host_sim.result import Result, assemble
-from host_sim.scenario import Scenario, ScenarioError, known, load, unix
+from host_sim.scenario import CommandSpec, Scenario, ScenarioError, known, load, unix
 from host_sim.torture import TortureError, torture
 from host_sim.truth import Truth
 from host_sim.wifi import Bridge, BrokerUnreachable
@@ -87,7 +88,7 @@ def run(
     """Play `scenario` (a shipped name, a .toml path, or a Scenario) and return what came of it.
 
     hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded. on_event gets
-    dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, message {topic, payload}. progress gets
+    dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}. progress gets
     {virtual_s, total_s, frames, sampled}, a few times a second. keep: folder that receives consoles, logs and the gateway's
     store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BrokerUnreachable,
     BrokerError, GatewayError, FleetError, CompileError; whatever happens, nothing it started is left running.
@@ -151,6 +152,7 @@ class _Run:
         self.stack.callback(gateway.kill)
         fleet = self._fleet(rom, udp, address)
         self._plan_outages(fleet, gateway, collector)
+        self._plan_commands(fleet, address, collector)
         self.on_event({"event": "ready", "broker": address, "root": ROOT, "nodes": [m.spec for m in self.members]})
         try:
             fleet.run_to(self.end)
@@ -197,6 +199,21 @@ class _Run:
             if spec.from_h < self.hours:
                 fleet.at(round(spec.from_h * HOUR_US), partial(down, kill=spec.kill))
                 fleet.at(min(round(spec.to_h * HOUR_US), self.end), back)
+
+    def _plan_commands(self, fleet: Fleet, address: tuple[str, int], collector: Collector) -> None:
+        """Let people ask at the scenario's times."""
+        if not self.plan.commands:
+            return
+        operator = Operator(*address, ROOT, collector.books, self.unix0)
+        self.stack.callback(operator.close)
+
+        def ask(t: int, nth: int, spec: CommandSpec) -> None:
+            answered = operator.ask(nth, spec, t)
+            self.on_event({"event": "command", "t": t, "node": spec.node, "name": spec.name, "answered": answered})
+
+        for nth, spec in enumerate(self.plan.commands, 1):
+            if spec.at_h < self.hours:
+                fleet.at(round(spec.at_h * HOUR_US), partial(ask, nth=nth, spec=spec))
 
     def _broker(self) -> tuple[str, int]:
         embedded = Broker()

@@ -131,6 +131,27 @@ class LossSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """[[command]]: at at_h `requester` asks `node` (one node) for `name` with args, a list, or options, a table.
+
+    expires_h: hours until it must not begin any more, negative: over already; without it the gateway's default. id: of the requester; the
+    same as another's: replayed. claims: another requester that the request names. ends: the state or the error it must end with.
+    """
+
+    node: str
+    at_h: float
+    name: str
+    args: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    requester: str = "operator"
+    claims: str = ""
+    expires_h: float | None = None
+    reason: str = ""
+    id: str = ""
+    ends: str = "done"
+
+
+@dataclass(frozen=True, slots=True)
 class WifiDown:
     """[[wifi_down]]: the access points are away between from_h and to_h."""
 
@@ -167,6 +188,8 @@ class Scenario:
     power: tuple[PowerSpec, ...] = ()
     gateway_down: tuple[GatewayDown, ...] = ()
     expect: Expect = field(default_factory=Expect)
+    commands: tuple[CommandSpec, ...] = ()
+    requesters: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"operator": ("*",)})
 
     def members(self, nodes: int | None = None) -> list[tuple[Group, str]]:
         """(group, node name) for every node; with `nodes`, that many in the scenario's proportions (at least one a group if it can)."""
@@ -183,7 +206,20 @@ class Scenario:
         return [(g, f"{g.name}-{i + 1:02d}") for g, n in zip(self.groups, counts, strict=True) for i in range(n)]
 
 
-_TABLES = ("scenario", "area", "receiver", "group", "power", "power_cut", "loss", "wifi_down", "gateway_down", "expect")
+_TABLES = (
+    "scenario",
+    "area",
+    "receiver",
+    "group",
+    "power",
+    "power_cut",
+    "loss",
+    "wifi_down",
+    "gateway_down",
+    "expect",
+    "command",
+    "requesters",
+)
 
 
 def known() -> list[str]:
@@ -240,11 +276,21 @@ def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
         many("power", PowerSpec),
         many("gateway_down", GatewayDown),
         read(Expect, table.get("expect", {}), f"{file}: [expect]"),
+        many("command", CommandSpec),
+        _requesters(table.get("requesters", {"operator": ["*"]}), file),
     )
     _check_groups(scenario, file)
     _check_names(scenario, file)
     _check_times(scenario, file)
     return scenario
+
+
+def _requesters(table: Any, file: str) -> Mapping[str, tuple[str, ...]]:
+    """Read [requesters]: name = ["command", ...], what each may ask for."""
+    lists = table.values() if isinstance(table, dict) else [None]
+    if not all(isinstance(x, list) and x and all(isinstance(w, str) for w in x) for x in lists):
+        raise ScenarioError(f'{file}: [requesters]: write name = ["command", ...]')
+    return {who: tuple(names) for who, names in table.items()}
 
 
 def _check_groups(s: Scenario, file: str) -> None:
@@ -308,6 +354,12 @@ def _check_names(s: Scenario, file: str) -> None:
             for word in wanted:
                 if word not in known_words:
                     raise ScenarioError(f'{file}: [expect] {f.name}: "{word}" is unknown{nearest(word, known_words)}')
+    for i, c in enumerate(s.commands):
+        where = f"{file}: [[command]] number {i + 1}"
+        if c.node not in nodes:
+            raise ScenarioError(f'{where}: node "{c.node}" is unknown{nearest(c.node, nodes)}')
+        if c.args and c.options:
+            raise ScenarioError(f"{where}: give args or options, not both")
     for where, node in named:
         if node not in names:
             raise ScenarioError(f'{file}: {where}: node "{node}" is unknown{nearest(node, names)}')

@@ -44,12 +44,17 @@ PIPELINE = ("tests/gateway/test_pipeline.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
 TORTURE = ("tests/sim/test_torture.py", "-k", "comes_back")
 SLOTS = ("tests/vm/mpy/test_engine_slots.py",)
+WIRE = ("tests/gateway/test_mqtt_wire.py",)
 PROCESS = ("tests/gateway/test_process.py", "-k", "sent_again")
 LADDER = ("tests/vm/mpy/test_engine_ladder.py",)
 BOOTS = ("tests/vm/test_engine_boot.py",)
 REMOTE = ("tests/vm/test_engine.py", "-k", "remote")
+COMMANDS = ("tests/gateway/test_commands.py",)
+ORDERS = ("tests/gateway/test_commands_pipeline.py",)
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
+RULES = ("tests/gateway/test_rules.py",)
+SUMS = ("tests/gateway/test_aggregates.py",)
 
 FILTER = ("tests/gateway/test_filter.py",)
 FILES = ("tests/gateway/test_files.py",)
@@ -171,6 +176,47 @@ GUARDS = (
     Guard("G1", "alarms pass the backlog", "gateway/outputs/destination.py", "            if lane is not None and lane.waits:\n", "            if lane is not None and lane.waits and track.sent >= self._engine.newest():\n", LANE),
     Guard("G1", "bulk leaves alarms to their lane", "gateway/outputs/mqtt.py", "            messages = [] if entry.express else self._messages(entry)\n", "            messages = self._messages(entry)\n", LANE),
     Guard("G1", "what an alarm said is not undone by older events", "gateway/outputs/mqtt.py", " and _is_news(m, overtaken)]", "]", LANE),
+    Guard("G3", "a known id is answered and not executed again", "gateway/core/commands.py", "            if known is not None:\n                return self._again", "            if False:\n                return self._again", COMMANDS),
+    Guard("G3", "a command is sent again only while its node remembers it", "gateway/core/commands.py", "        return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)", "        return True", COMMANDS),
+    Guard("G3", "what a node has taken is not sent again", "gateway/core/commands.py", "        if self.taken or now >= self.expires or", "        if now >= self.expires or", COMMANDS),
+    Guard("G3", "a number given by a lost store is not given again", "gateway/core/commands.py", "        last = max(book.last + 1, int(now))\n", "        last = book.last + 1\n", COMMANDS),
+    Guard("G3", "nothing is sent behind its expiry", "gateway/core/commands.py", "        if self.taken or now >= self.expires or", "        if self.taken or", COMMANDS),
+    Guard("G3", "an expired request is refused", "gateway/core/authorise.py", "    if at <= now:\n", "    if False:\n", COMMANDS),
+    Guard("G3", "a request names who the broker vouches for", "gateway/core/commands.py", "            if request.requester != requester:\n", "            if False:\n", COMMANDS),
+    Guard("G3", "a star does not grant valves", "gateway/core/authorise.py", "command not in BY_NAME_ONLY and ", "", COMMANDS),
+    Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", COMMANDS),
+    Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/commands.py", "        if valve.auto_close and alarm is not None", "        if alarm is not None", COMMANDS),
+    Guard("G3", "a command leaves after its commit only", "gateway/pipeline.py", "        if error is None and then is not None:\n", "        if then is not None:\n", ORDERS),
+    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;", "BEFORE UPDATE ON audit BEGIN SELECT 1; END;", ORDERS),
+    Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
+    Guard("G3", "answers about a household leave through no output that may not see it", "gateway/outputs/filter.py", "            return e if visibility in f.visibility else None\n", "            return e\n", ("tests/gateway/test_commands_process.py", "-k", "personal")),
+    Guard("G3", "a role is bound to its areas", "gateway/core/authorise.py", "        return named and here and ", "        return named and ", COMMANDS),
+    Guard("G5", "commands leave room in the duty cycle", "gateway/pipeline.py", "        share = 1.0 if offer.priority > 1 else COMMAND_SHARE\n", "        share = 1.0\n", ORDERS),
+    Guard("G1", "a message id is not used again before its PUBACK", "gateway/mqtt_session.py", "while mid in self._flying:", "while False:", WIRE),
+    Guard("G1", "bytes the kernel does not take wait", "gateway/mqtt_wire.py", "            del self._out[:sent]", "            self._out.clear()", WIRE),
+    Guard("G1", "a PUBACK is taken only where a packet begins", "gateway/mqtt_wire.py", "        if not self._left:\n            end =", "        if True:\n            end =", WIRE),
+    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, _newest in event.latest:", "for c, _newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
+    Guard("rules", "an old row raises nothing", "gateway/core/rules/machine.py", "    if not fresh:\n", "    if False:\n", (*RULES, "-k", "old_rows or backlog")),
+    Guard("rules", "an alarm ends on the far side of its hysteresis", "gateway/core/rules/machine.py", "    elif rule.inside(v):\n", "    elif not rule.beyond(v):\n", (*RULES, "-k", "history or raised_updated")),
+    Guard("rules", "what a failed commit had noted is forgotten", "gateway/pipeline.py", "        self._notebook.forget()\n", "", ("tests/gateway/test_city.py", "-k", "fails or all")),
+    Guard("rules", "an old period replaces no newer one", "gateway/core/aggregates/hours.py", 'latest = end >= own["p"].get(f.name, 0)', "latest = True", (*SUMS, "-k", "reopens")),
+    Guard("rules", "a late row reopens its hour with what it held", "gateway/core/aggregates/hours.py", "*(noted or (0, {}))]", "*((0, {}))]", (*SUMS, "-k", "brute")),
+    Guard("rules", "a silent link is no storm of alarms", "gateway/core/rules/faults.py", "alive |= last > off[0] and", "alive |= True or", ("tests/gateway/test_faults.py", "-k", "storm or restart")),
+    Guard("G7", "a bad file changes nothing", "gateway/service.py", "        c = await asyncio.to_thread(load, before.file)", "        c = before  #", ("tests/gateway/test_process_reload.py", "-k", "misspelt")),
+    Guard("G7", "all mistakes are told, not the first", "gateway/config/mistakes.py", "                t = t.without(e.key)\n", "                return None\n", ("tests/gateway/test_config_keys.py", "-k", "at_once")),
+    Guard("G8", "a key is never quoted", "gateway/config/table.py", "if key in SECRETS else shown(value)", "if False else shown(value)", ("tests/gateway/test_config_keys.py", "-k", "at_once")),
+    Guard("G8", "metrics stay on this machine", "gateway/config/gateway.py", "    if not address.is_loopback and not beyond:\n", "    if False:\n", ("tests/gateway/test_http.py", "-k", "said_twice")),
+    Guard("G8", "http is read-only", "gateway/http/server.py", '        if method not in ("GET", "HEAD"):\n', "        if False:\n", ("tests/gateway/test_http.py", "-k", "read_only")),
+    Guard("G8", "bytes never reach the log", "gateway/logs.py", "        if isinstance(value, (bytes, bytearray, memoryview)):\n", "        if False:\n", ("tests/gateway/test_logs.py",)),
+    Guard("G3", "a flood is no flood of the log", "gateway/logs.py", "            raise structlog.DropEvent\n        seen[1] += 1\n", "            pass\n        seen[1] += 1\n", ("tests/gateway/test_logs.py",)),
+    Guard("G3", "only authentic frames spend a node's rate", "gateway/pipeline.py", "        decision = decide(node, ", '        self._rates.take(node.id, "", rx.received)\n        decision = decide(node, ', ("tests/gateway/test_rate.py",)),
+    Guard("G3", "repeats have a budget of their own", "gateway/pipeline.py", '"repeat" if decision.event is None else "alarm"', '"" if decision.event is None else "alarm"', ("tests/gateway/test_rate.py",)),
+    Guard("G1", "a full gateway takes alarms", "gateway/pipeline.py", "        if self._pending >= MAX_PENDING and not alarm:\n", "        if self._pending >= MAX_PENDING:\n", ("tests/gateway/test_rate.py",)),
+    Guard("G5", "airtime moves along when the clock is set", "gateway/pipeline.py", "            ledger.shift(int(seconds * 1e6))\n", "            pass\n", ("tests/gateway/test_clock.py",)),
+    Guard("G7", "a clock that is set makes nobody silent", "gateway/pipeline.py", "replace(state, heard=max(heard, self._presumed))", "replace(state, heard=heard)", ("tests/gateway/test_clock.py",)),
+    Guard("G7", "heard in the future is not believed", "gateway/core/decide.py", "if state.heard - rx.received < CLOCK_SET_S else rx.received", "", ("tests/gateway/test_clock.py",)),
+    Guard("G1", "a broker that acknowledges nothing is left", "gateway/outputs/mqtt.py", "            elif now - since >= PUBACK_S:\n", "            elif False:\n", ("tests/gateway/test_process_limits.py", "-k", "stops_acknowledging")),
+    Guard("G8", "uninstall leaves what somebody changed", "gateway/install.py", "hexdigest() != digest:", "hexdigest() == 0:", ("tests/gateway/test_deploy.py", "-k", "uninstall")),
 )  # fmt: skip
 
 

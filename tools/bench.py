@@ -16,6 +16,11 @@ from tools.report import document
 
 PARTS = {
     "outage": ("tools.bench_outage", "a broker away for days: spool size, drain rate, alarms first, retained state"),
+    "heap": ("tools.bench_heap", "heap that each profile's application holds on the 32-bit VM"),
+    "gateway": (
+        "tools.bench_gateway",
+        "the gateway process against mosquitto: CPU beside a bare loop, latency, memory",
+    ),
     "vm": ("tools.bench_vm", "instructions to encode and seal a batch on the MicroPython VM (valgrind)"),
     "wire": ("tools.bench_wire", "bytes per row of each format on any CSV, rows per LoRa frame and hour"),
 }

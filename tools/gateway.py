@@ -1,4 +1,4 @@
-"""`citymote gateway`: run or check the gateway service. This process becomes the gateway: signals and exit code are its own."""
+"""`citymote gateway`: run, check or init the gateway service. This process becomes the gateway: signals and exit code are its own."""
 
 import os
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from tools.gateway_audit import audit
+from tools.gateway_command import order
 from tools.gateway_store import backup, check_store
 
 
@@ -14,29 +16,72 @@ def command() -> None:
     """The gateway service: authenticates frames, keeps them safe, forwards MQTT."""
 
 
-def _become(verb: str, config: Path | None, *more: str) -> None:
-    arguments = [sys.executable, "-m", "gateway", verb, *(["--config", str(config)] if config else []), *more]
+def _become(*arguments: str) -> None:
     sys.stdout.flush()
-    os.execv(sys.executable, arguments)
+    os.execv(sys.executable, [sys.executable, "-m", "gateway", *arguments])
+
+
+_config = click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @command.command("run")
-@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
-def run(config: Path) -> None:
-    """Run until SIGTERM: links and outputs of the configuration, one store, READY to systemd."""
-    _become("run", config)
+@_config
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Instead of log.level.")
+def run(config: Path, log_level: str | None) -> None:
+    """Run until SIGTERM: links and outputs of the configuration, one store, READY to systemd. SIGHUP reads the configuration again."""
+    _become("run", "--config", str(config), *(["--log-level", log_level] if log_level else []))
 
 
 @command.command("check")
-@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+@_config
 @click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
-@click.option("--json", "as_json", is_flag=True, help="With --store: print one JSON document.")
+@_json
 def check(config: Path, store: bool, as_json: bool) -> None:
-    """Check a configuration and its registry without starting anything; with --store, the store."""
+    """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
     if store:
         check_store(config, as_json)
         return
-    _become("check", config)
+    _become("check", "--config", str(config), *(["--json"] if as_json else []))
+
+
+@command.command("init")
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path), default=Path(), help="Where to write; this folder by default."
+)
+@_json
+def init(folder: Path, as_json: bool) -> None:
+    """Write a gateway.toml that explains every key, and an empty nodes.toml (mode 0600). Nothing is overwritten."""
+    _become("init", "--dir", str(folder), *(["--json"] if as_json else []))
+
+
+_root = click.option(
+    "--root", type=click.Path(path_type=Path), default=Path("/"), help="Root of an image instead of /."
+)
+_dry = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+
+
+def _more(as_json: bool, dry_run: bool) -> list[str]:
+    return (["--json"] if as_json else []) + (["--dry-run"] if dry_run else [])
+
+
+@command.command("install")
+@_root
+@click.option("--python", metavar="FILE", help="The interpreter as the unit sees it; this one by default.")
+@_dry
+@_json
+def install(root: Path, python: str | None, dry_run: bool, as_json: bool) -> None:
+    """Write the systemd unit, the user, its folders and a first configuration. Again: bring them up to date."""
+    _become("install", "--root", str(root), *(["--python", python] if python else []), *_more(as_json, dry_run))
+
+
+@command.command("uninstall")
+@_root
+@_dry
+@_json
+def uninstall(root: Path, dry_run: bool, as_json: bool) -> None:
+    """Take away what install wrote; configuration and store stay."""
+    _become("uninstall", "--root", str(root), *_more(as_json, dry_run))
 
 
 def _looking_back(verb: str, text: str) -> None:
@@ -45,9 +90,11 @@ def _looking_back(verb: str, text: str) -> None:
     @command.command(verb, short_help=text, add_help_option=False, context_settings={"ignore_unknown_options": True})
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def _(arguments: tuple[str, ...]) -> None:
-        _become(verb, None, *arguments)
+        _become(verb, *arguments)
 
 
 _looking_back("replay", "Send what is stored of a time range to an MQTT output again.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
 command.add_command(backup)
+command.add_command(audit)
+command.add_command(order)

@@ -36,8 +36,8 @@ def make():
     return borrow("mote.start", "safe_node", config, board, nvs, identity, guard)
 
 
-def main():
-    import asyncio
+def ready():
+    """The node, built; what only building needs is gone."""
     import gc
 
     import mote
@@ -48,4 +48,10 @@ def main():
     for name in ("mote.links", "mote.drivers"):
         mote.let_go(name)  # built, and not needed again
     gc.collect()
-    asyncio.run(node.run())
+    return node
+
+
+def main():
+    import asyncio
+
+    asyncio.run(ready().run())

@@ -1,13 +1,21 @@
-"""Configuration and node registry: TOML files to frozen dataclasses. Every complaint names the file, the line, and what to do."""
+"""Configuration and node registry: TOML files to frozen dataclasses. Every complaint names the file, the line, and what to do.
+
+A new section is a file here (reader: (name, table) -> frozen dataclass), a line in SECTIONS, a member of Config, and its keys' comments in
+manual.py; tests then try every key of it with wrong values.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gateway.config.broker import Broker
+from gateway.config.commands import CommandsConfig, commands
+from gateway.config.gateway import GatewayConfig, HttpConfig, LogConfig, gateway, http, log
 from gateway.config.links import MqttLinkConfig, UdpForwarderConfig, link
+from gateway.config.mistakes import Mistakes
 from gateway.config.nodes import load_registry
 from gateway.config.outputs import (
     FilesOutputConfig,
@@ -17,82 +25,174 @@ from gateway.config.outputs import (
     OutputConfig,
     output,
 )
+from gateway.config.rules import RulesConfig, load_rules
 from gateway.config.store import StoreConfig
 from gateway.config.store import store as read_store
 from gateway.config.table import ConfigError, Table, level, read
 from gateway.core.model import Node
 
-CLOCKS = ("host", "forwarder")
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """[name], or [name.NAME] any number of times when `many`. The reader gets (NAME, table, registry, outputs).
+
+    optional: not read, and None, when it is not there.
+    """
+
+    name: str
+    many: bool
+    reader: Callable[[str, Table, Mapping[int, Node], Sequence[OutputConfig]], Any]
+    optional: bool = False
+
+
+SECTIONS = (
+    Section("gateway", False, lambda name, t, _nodes, _outputs: gateway(name, t)),
+    Section("log", False, lambda name, t, _nodes, _outputs: log(name, t)),
+    Section("http", False, lambda name, t, _nodes, _outputs: http(name, t)),
+    Section("store", False, lambda _name, t, _nodes, _outputs: read_store(t)),
+    Section("link", True, lambda name, t, _nodes, _outputs: link(name, t)),
+    Section("output", True, lambda name, t, nodes, _outputs: output(name, t, nodes)),
+    Section("commands", False, lambda _name, t, _nodes, outputs: commands(t, _mqtt(outputs)), optional=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A whole gateway. Paths are absolute. clock: "host", or "forwarder" for a box that learns the time from its receivers."""
+    """A whole gateway. Paths are absolute."""
 
     file: Path
-    id: str
-    store: Path
-    registry: Path
-    clock: str = "host"
-    drain_s: float = 30.0
+    gateway: GatewayConfig
+    log: LogConfig = field(default_factory=LogConfig)
+    http: HttpConfig | None = None
     links: tuple[UdpForwarderConfig | MqttLinkConfig, ...] = ()
     outputs: tuple[OutputConfig, ...] = ()
     nodes: Mapping[int, Node] = field(default_factory=dict)
+    commands: CommandsConfig | None = None
+    rules: RulesConfig | None = None
     keep: StoreConfig = field(default_factory=StoreConfig)
+
+    def asked_through(self) -> MqttOutputConfig | None:
+        """The output over whose broker commands come in, None without [commands]."""
+        if self.commands is None:
+            return None
+        name = self.commands.output
+        return next(o for o in self.outputs if isinstance(o, MqttOutputConfig) and o.name == name)
+
+    @property
+    def id(self) -> str:
+        """Name of the gateway, a level of its topics."""
+        return self.gateway.id
+
+    @property
+    def store(self) -> Path:
+        """File of the store."""
+        return self.gateway.store
 
 
 def load(file: Path) -> Config:
-    """Read a gateway configuration and the registry it names. Raises ConfigError."""
+    """Read a gateway configuration and the registry it names. Raises ConfigError, whose `more` are all further mistakes."""
     file = Path(file).resolve()
     text, data = read(file, "configuration")
+    book = Mistakes()
     top = Table(file, text, "", data)
-    top.only(("gateway", "store", "link", "output"))
-    g = Table(file, text, "gateway", data.get("gateway", {}))
-    g.only(("id", "store", "registry", "clock", "drain_s"))
-    links = tuple(link(level(t, name), t) for name, t in top.tables("link").items())
-    store, registry = g.path("store", "gateway.db"), g.path("registry", "nodes.toml")
-    assert store is not None and registry is not None
-    nodes = load_registry(registry)
-    outputs = tuple(output(level(t, name), t, nodes) for name, t in top.tables("output").items())
+    book.read(lambda t: t.only(tuple(s.name for s in SECTIONS)), top)
+    nodes = load_registry(_registry(top), book)
+    made: dict[str, list[Any]] = {}
+    outputs: list[OutputConfig] = []
+    for section in SECTIONS:
+        made[section.name] = [
+            book.read(
+                lambda t, s=section, n=name, o=tuple(outputs): s.reader(level(t, n) if s.many else "", t, nodes, o),
+                table,
+            )
+            for name, table in _tables(section, top, book).items()
+        ]
+        outputs = [o for o in made.get("output", []) if o is not None]
+    links = made["link"]
     if not links:
-        raise ConfigError(
-            f"{file}: no link, so no frame can arrive",
-            'add [link.lora] with kind = "udp-forwarder" or [link.wifi] with kind = "mqtt"',
-        )
-    if not outputs:
-        raise ConfigError(
-            f"{file}: no output, so nobody is told",
-            'add [output.city] with kind = "mqtt" and broker = "127.0.0.1:1883"',
-        )
-    clock = g.choice("clock", CLOCKS, "host")
-    if clock == "forwarder" and not any(isinstance(link, UdpForwarderConfig) for link in links):
-        raise g.error("clock", 'is "forwarder", but there is no udp-forwarder link', 'set clock = "host"')
+        book.note(_none(top, "link", "no link, so no frame can arrive",
+            'add [link.lora] with kind = "udp-forwarder" or [link.wifi] with kind = "mqtt"'))  # fmt: skip
+    if not made["output"]:
+        book.note(_none(top, "output", "no output, so nobody is told",
+            'add [output.city] with kind = "mqtt" and broker = "127.0.0.1:1883"'))  # fmt: skip
+    g, *_ = made["gateway"]
+    if g is not None and g.clock == "forwarder" and links and not any(isinstance(o, UdpForwarderConfig) for o in links):
+        t = Table(file, text, "gateway", data["gateway"])
+        book.note(t.error("clock", 'is "forwarder", but there is no udp-forwarder link', 'set clock = "host"'))
+    rules = None
+    if g is not None and g.rules is not None:
+        try:
+            rules = load_rules(g.rules, nodes)
+        except ConfigError as e:
+            book.note(e)
+    book.close()
+    assert g is not None  # or there was a mistake
+    asked = made["commands"][0] if made["commands"] else None
     return Config(
         file,
-        g.name("id", "gw-1"),
-        store,
-        registry,
-        clock,
-        g.number("drain_s", 30, 0, 3600),
-        links,
-        outputs,
+        g,
+        made["log"][0],
+        made["http"][0],
+        tuple(links),
+        tuple(outputs),
         nodes,
-        read_store(Table(file, text, "store", data.get("store", {}))),
+        asked,
+        rules,
+        made["store"][0],
     )
 
 
+def _mqtt(outputs: Sequence[OutputConfig]) -> list[MqttOutputConfig]:
+    return [o for o in outputs if isinstance(o, MqttOutputConfig)]
+
+
+def _registry(top: Table) -> Path:
+    """Where the registry is, even when other keys of [gateway] are wrong."""
+    g = top.data.get("gateway", {})
+    name = g.get("registry") if isinstance(g, dict) else None
+    return (top.file.parent / (name if isinstance(name, str) else "nodes.toml")).resolve()
+
+
+def _tables(section: Section, top: Table, book: Mistakes) -> dict[str, Table]:
+    try:
+        if section.many:
+            return top.tables(section.name)
+        if section.optional and section.name not in top.data:
+            return {}
+        return {"": Table(top.file, top.text, section.name, top.data.get(section.name, {}))}
+    except ConfigError as e:
+        book.note(e)
+        return {"": Table(top.file, top.text, section.name, {})} if not section.many else {}
+
+
+def _none(top: Table, section: str, text: str, hint: str) -> ConfigError:
+    near = {"links": "link", "outputs": "output"}
+    if any(near.get(key) == section for key in top.data):
+        hint = f"write [{section}.NAME]"
+    return ConfigError(f"{top.file}: {text}", hint, top.file, None, section)
+
+
 __all__ = [
+    "SECTIONS",
     "Broker",
+    "CommandsConfig",
     "Config",
     "ConfigError",
     "FilesOutputConfig",
     "Filter",
+    "GatewayConfig",
+    "HttpConfig",
+    "LogConfig",
+    "Mistakes",
     "MqttLinkConfig",
     "MqttOutputConfig",
     "NgsiHttpOutputConfig",
     "OutputConfig",
+    "RulesConfig",
+    "Section",
     "StoreConfig",
     "UdpForwarderConfig",
     "load",
     "load_registry",
+    "load_rules",
 ]

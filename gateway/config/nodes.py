@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from gateway.config.mistakes import Mistakes
 from gateway.config.table import ConfigError, Table, read
 from gateway.core.model import RESTRICTED, Node
 from gateway.core.registry import VISIBILITIES
@@ -13,27 +14,45 @@ from gateway.core.registry import VISIBILITIES
 _NODE_KEYS = tuple(f.name for f in fields(Node))
 
 
-def load_registry(file: Path) -> dict[int, Node]:
-    """Read nodes.toml. Raises ConfigError naming the entry; a key is never quoted in a message."""
-    text, data = read(file, "registry")
-    Table(file, text, "", data).only(("node",))
+def load_registry(file: Path, book: Mistakes | None = None) -> dict[int, Node]:
+    """Read nodes.toml. Mistakes go into `book`, or are raised as ConfigError; a key is never quoted in a message."""
+    own = book is None
+    book = book or Mistakes()
+    nodes: dict[int, Node] = {}
+    try:
+        text, data = read(file, "registry")
+    except ConfigError as e:
+        book.note(e)
+        text, data = "", {}
+    top = Table(file, text, "", data)
+    book.read(lambda t: t.only(("node",)), top)
     entries = data.get("node", [])
     if not isinstance(entries, list):
-        raise ConfigError(f"{file}: node must be a list of tables", "write [[node]] before each node")
-    nodes: dict[int, Node] = {}
+        book.note(ConfigError(f"{file}: node must be a list of tables", "write [[node]] before each node", file))
+        entries = []
     names: dict[str, int] = {}
     for nth, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            book.note(ConfigError(f"{file}: node must be a list of tables", "write [[node]] before each node", file))
+            continue
         t = Table(file, text, "node", entry, nth)
-        node = _node(t)
+        node = book.read(read_node, t)
+        if node is None:
+            continue
         if node.id in nodes:
-            raise t.error("id", f"{node.id} is taken by {nodes[node.id].name!r}", "give every node its own id")
-        if node.name in names:
-            raise t.error("name", f"{node.name!r} is taken by node {names[node.name]}", "give every node its own name")
-        nodes[node.id], names[node.name] = node, node.id
+            book.note(t.error("id", f"{node.id} is taken by {nodes[node.id].name!r}", "give every node its own id"))
+        elif node.name in names:
+            taken = f"{node.name!r} is taken by node {names[node.name]}"
+            book.note(t.error("name", taken, "give every node its own name"))
+        else:
+            nodes[node.id], names[node.name] = node, node.id
+    if own:
+        book.close()
     return nodes
 
 
-def _node(t: Table) -> Node:
+def read_node(t: Table) -> Node:
+    """Read one [[node]]. Raises ConfigError."""
     t.only(_NODE_KEYS)
     number = t.get("id", int, what="a number")
     if not 0 < number < 0xFFFFFFFF or number == 0xFFFF:

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
+SECRETS = frozenset(("key", "next_key", "password", "token"))  # keys whose values no message may hold
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
 class ConfigError(Exception):
-    """A file that cannot be used; `hint` says what to do next."""
+    """A file that cannot be used; `hint` says what to do next. where, key: the table and the key in it that is wrong; missing: the
+    key that is not there. more: further mistakes of the same configuration."""
 
-    def __init__(self, text: str, hint: str = "") -> None:
+    def __init__(
+        self,
+        text: str,
+        hint: str = "",
+        file: Path | None = None,
+        line: int | None = None,
+        where: str = "",
+        key: str | None = None,
+        missing: str | None = None,
+    ) -> None:
         super().__init__(text)
-        self.hint = hint
+        self.hint, self.file, self.line, self.where, self.key, self.missing = hint, file, line, where, key, missing
+        self.more: tuple[ConfigError, ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return it for --json."""
+        file = str(self.file) if self.file else None
+        return {"file": file, "line": self.line, "text": str(self), "hint": self.hint}
 
 
 class Table:
@@ -25,7 +43,9 @@ class Table:
     def __init__(self, file: Path, text: str, where: str, data: Any, nth: int = 0) -> None:
         self.file, self.text, self.where, self.nth = file, text, where, nth
         if not isinstance(data, dict):
-            raise ConfigError(f"{file}: {where} must be a table", f"write [{where}] and its keys below it")
+            raise ConfigError(
+                f"{file}: {where} must be a table", f"write [{where}] and its keys below it", file, None, where
+            )
         self.data: dict[str, Any] = data
 
     def line_of(self, key: str | None) -> int | None:
@@ -46,11 +66,17 @@ class Table:
                 return number
         return None
 
-    def error(self, key: str | None, text: str, hint: str) -> ConfigError:
+    def error(self, key: str | None, text: str, hint: str, missing: str | None = None) -> ConfigError:
         line = self.line_of(key)
         place = f"{self.file}:{line}" if line else f"{self.file}"
         name = f"{self.where}.{key}" if key and self.where else key or self.where
-        return ConfigError(f"{place}: {name} {text}", hint)
+        return ConfigError(f"{place}: {name} {text}", hint, self.file, line, self.where, key, missing)
+
+    def without(self, *keys: str, **more: Any) -> Table:
+        """Return this table with some keys left out and others added."""
+        other = copy.copy(self)
+        other.data = {k: v for k, v in self.data.items() if k not in keys} | more
+        return other
 
     def only(self, allowed: tuple[str, ...]) -> None:
         """Refuse keys that are not in `allowed`, naming the nearest that is."""
@@ -64,11 +90,14 @@ class Table:
         """Return a value of the right type; without a default the key must be there."""
         if key not in self.data:
             if default is ...:
-                raise self.error(None, f"needs the key `{key}`", f"add {key} = {what or '...'}")
+                for slip in difflib.get_close_matches(key, self.data, 1, 0.8):
+                    raise self.error(slip, "is not a known key", f"did you mean `{key}`?", missing=key)
+                raise self.error(None, f"needs the key `{key}`", f"add {key} = {what or '...'}", missing=key)
             return default
         value = self.data[key]
         if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
-            raise self.error(key, f"must be {what or kind}, not {value!r}", f"write {key} = {what or '...'}")
+            found = f"a {type(value).__name__}" if key in SECRETS else shown(value)
+            raise self.error(key, f"must be {what or kind}, not {found}", f"write {key} = {what or '...'}")
         return value
 
     def number(self, key: str, default: int, low: int, high: int) -> int:
@@ -130,22 +159,31 @@ class Table:
         value = self.data.get(key, {})
         if not isinstance(value, dict):
             raise self.error(key, "must be tables", f"write [{key}.NAME]")
-        return {name: Table(self.file, self.text, f"{key}.{name}", data) for name, data in value.items()}
+        return {name: type(self)(self.file, self.text, f"{key}.{name}", data) for name, data in value.items()}
 
 
 def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{what} {file} does not exist", "check the path") from None
+        raise ConfigError(f"{what} {file} does not exist", "check the path", file) from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(
-            f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}", "check its permissions"
+            f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}",
+            "check its permissions",
+            file,
         ) from e
     try:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{file}: not TOML: {e}", "text values need quotes; a table starts with [name]") from e
+        at = re.search(r" \(at line (\d+), column \d+\)$", str(e))
+        line = int(at[1]) if at else None
+        raise ConfigError(
+            f"{file}:{line}: not TOML: {str(e)[: at.start()]}" if at else f"{file}: not TOML: {e}",
+            "text values need quotes; a table starts with [name]; a key stands once in a table",
+            file,
+            line,
+        ) from e
 
 
 def level(t: Table, name: str) -> str:
@@ -153,3 +191,9 @@ def level(t: Table, name: str) -> str:
     if not NAME.fullmatch(name):
         raise t.error(None, "has a name that does not fit", "use 1 to 32 of a-z 0-9 _ -")
     return name
+
+
+def shown(value: Any) -> str:
+    """Return a value for a message, short: what stands in a file may be a slip of any length."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

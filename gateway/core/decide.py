@@ -21,6 +21,7 @@ from gateway.core.report import FUTURE_S, decode
 MAX_SCHEMAS = 8
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
+CLOCK_SET_S = 3600
 REKEY_EVERY = 8  # downlinks, and every status frame's: how often the next key is offered
 
 
@@ -46,22 +47,28 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     if replay is None:
         if state.replay.too_old(counter):
             return _below_floor(node, state, header, rx, counter, payload)
-        state, answer = _answered(node, state, counter, header)
-        return Decision(state, counter, refusal=Refusal("replayed", node.id), answer=answer)
+        down, answer = _answered(node, state, state.replay, counter, header)
+        return Decision(replace(state, down=down), counter, refusal=Refusal("replayed", node.id), answer=answer)
     in_order = counter == state.replay.next
-    online = None if state.online else True
-    state = replace(state, replay=replay, heard=max(state.heard, rx.received), online=True)
-    state, event, refusal = _read(node, state, header, rx, counter, payload)
-    event = replace(event, online=online)
+    # what changes is collected and applied once: making a frozen value costs more than anything else here
+    changes, told, refusal = _read(node, state, header, rx, counter, payload)
+    # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
+    heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
+    changes |= {"replay": replay, "heard": heard, "online": True}
+    if not state.online:
+        told["online"] = True
     answer = None
     # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
     if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
-        state, answer = _answered(node, state, counter, header)
-    told = metadata(node, state)
-    text = repr(sorted(told.items()))
-    if text != state.meta:
-        state, event = replace(state, meta=text), replace(event, meta=told)
-    return Decision(state, counter, event, refusal, answer)
+        changes["down"], answer = _answered(node, state, replay, counter, header)
+    state = replace(state, **changes)
+    if not state.meta or "ids" in changes or "firmware" in changes:  # a changed registry is told by introduce()
+        meta = metadata(node, state)
+        text = repr(sorted(meta.items()))
+        if text != state.meta:
+            state = replace(state, meta=text)
+            told["meta"] = meta
+    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer)
 
 
 def reread(
@@ -88,24 +95,25 @@ def _fresh(node: Node, state: NodeState) -> NodeState:
 
 def _read(
     node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes
-) -> tuple[NodeState, Event, Refusal | None]:
-    """Return what an authentic payload changes and tells; unreadable: told as opaque, with the refusal beside it."""
-    event = Event(
-        "opaque", f"{node.id}:{counter}", node.id, node.name, node.visibility, rx.received, node.interval_s,
-        counter, node.epoch, rx.link, rx.receiver, 1, rx.rssi, rx.snr,
-    )  # fmt: skip
+) -> tuple[dict[str, Any], dict[str, Any], Refusal | None]:
+    """Return what an authentic payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
     try:
         if header.kind == frame.REPORT:
-            state, event = _report(state, event, payload)
-        elif header.kind == frame.ALARM:
-            message = decode_alarm(payload, rx.received)
-            state, alarm = alarms.apply(state, message, counter)
-            event = replace(event, kind="alarm", alarm=alarm)
-        else:
-            state, event = _status(state, event, payload)
+            return *_report(state, payload, rx.received), None
+        if header.kind == frame.ALARM:
+            after, alarm = alarms.apply(state, decode_alarm(payload, rx.received), counter)
+            return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
+        return *_status(state, payload), None
     except Unreadable as e:
-        return state, event, Refusal(e.reason, node.id, str(e), keep=True)
-    return state, event, None
+        return {}, {"kind": "opaque"}, Refusal(e.reason, node.id, str(e), keep=True)
+
+
+def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
+    return Event(
+        id=f"{node.id}:{counter}", node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
+        interval_s=node.interval_s, counter=counter, epoch=node.epoch, link=rx.link, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr,
+        **told,
+    )  # fmt: skip
 
 
 def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes) -> Decision:
@@ -115,59 +123,70 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
     trace. So that a repeat, which anyone may play back, changes nothing, the state stays as it was, presence and newest values too.
     The answer speaks of this one counter, for the node to let go of it.
     """
-    _, event, refusal = _read(node, state, header, rx, counter, payload)
-    event = replace(event, latest=(), rebooted=False)
-    if event.kind == "status":  # says how the node is now, which an old one cannot
-        event = replace(event, kind="opaque", status=None)
-    if event.alarm is not None:
-        event = replace(event, alarm=replace(event.alarm, state="late", rules=()))
+    _, told, refusal = _read(node, state, header, rx, counter, payload)
+    told |= {"latest": (), "rebooted": False}
+    if told["kind"] == "status":  # says how the node is now, which an old one cannot
+        told |= {"kind": "opaque", "status": None}
+    if "alarm" in told:
+        told["alarm"] = replace(told["alarm"], state="late", rules=())
     down = state.down + 1
     ack = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter}
+    event = _event(node, rx, counter, told)
     return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 
 
-def _answered(node: Node, state: NodeState, counter: int, header: Header) -> tuple[NodeState, Answer]:
+def _answered(node: Node, state: NodeState, replay: Replay, counter: int, header: Header) -> tuple[int, Answer]:
+    """Return the downlink counter that is used up, and the answer."""
     down = state.down + 1
     with_time = header.kind == frame.STATUS or header.is_long
     rekey = node.next_key is not None and (header.kind == frame.STATUS or down % REKEY_EVERY == 0)
-    return replace(state, down=down), Answer(down, state.replay.ack(counter), with_time, rekey)
+    return down, Answer(down, replay.ack(counter), with_time, rekey)
 
 
-def _report(state: NodeState, event: Event, payload: bytes) -> tuple[NodeState, Event]:
-    report = decode(payload, event.received, state.schemas)
-    future = int(event.received) + FUTURE_S
+def _report(state: NodeState, payload: bytes, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    report = decode(payload, received, state.schemas)
+    future = int(received) + FUTURE_S
     columns = columns_of(report, future)
     latest, newest = dict(state.latest), []
+    times = report.times
     for c, column in enumerate(columns):
         best: int | None = None
-        for row, t in enumerate(report.times):
-            if t <= future and column.values[row] is not None and (best is None or t >= report.times[best]):
+        values = column.values
+        for row, t in enumerate(times):
+            if t <= future and values[row] is not None and (best is None or t >= times[best]):
                 best = row
-        if best is not None and report.times[best] > latest.get(column.key, -1):
-            latest[column.key] = report.times[best]
+        if best is not None and times[best] > latest.get(column.key, -1):
+            latest[column.key] = times[best]
             newest.append((c, best))
-    ids = state.ids + tuple(q for q in report.ids if q not in state.ids)
-    return replace(state, latest=latest, ids=ids[:64]), replace(
-        event, kind="report", times=report.times, columns=columns, latest=tuple(newest), occurrences=report.events
-    )
+    changes: dict[str, Any] = {"latest": latest}
+    more = tuple(q for q in report.ids if q not in state.ids)
+    if more:
+        changes["ids"] = (state.ids + more)[:64]
+    return changes, {
+        "kind": "report",
+        "times": times,
+        "columns": columns,
+        "latest": tuple(newest),
+        "occurrences": report.events,
+    }
 
 
-def _status(state: NodeState, event: Event, payload: bytes) -> tuple[NodeState, Event]:
+def _status(state: NodeState, payload: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     status = decode_status(payload)
     boots = status.values.get("boots")
     firmware = status.values.get("firmware")
-    rebooted = isinstance(boots, int) and boots != state.boots
+    changes: dict[str, Any] = {}
+    if isinstance(boots, int):
+        changes["boots"] = boots
+    if isinstance(firmware, str):
+        changes["firmware"] = firmware[:64]
     schemas = dict(state.schemas)
     for number, ids in status.schemas.items():
         if number in schemas or len(schemas) < MAX_SCHEMAS:
             schemas[number] = ids
-    state = replace(
-        state,
-        schemas=schemas,
-        boots=boots if isinstance(boots, int) else state.boots,
-        firmware=firmware[:64] if isinstance(firmware, str) else state.firmware,
-    )
-    return state, replace(event, kind="status", status=status.values, rebooted=rebooted)
+    changes["schemas"] = schemas
+    rebooted = isinstance(boots, int) and boots != state.boots
+    return changes, {"kind": "status", "status": status.values, "rebooted": rebooted}
 
 
 def metadata(node: Node, state: NodeState) -> dict[str, Any]:

@@ -15,10 +15,14 @@ from gateway.core.model import Event, Node
 
 @dataclass(frozen=True, slots=True)
 class Follow:
-    """Events in the order in which they are to be told, and notes to keep (None removes one)."""
+    """Events in the order in which they are to be told, and notes to keep (None removes one).
+
+    refused: reason -> number of rows that nothing could follow from, for the counters.
+    """
 
     events: tuple[Event, ...] = ()
     notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 class Follower(Protocol):
@@ -27,7 +31,11 @@ class Follower(Protocol):
     name: str
 
     def load(self, notes: Mapping[str, bytes]) -> None:
-        """Forget everything and go on from the committed notes."""
+        """Forget everything and go on from the committed notes.
+
+        `notes` stays valid until the next load and shows later notes of this follower too, also those not committed yet: a
+        follower may keep them out of memory and look each one up when it is needed. To go through all of them is O(notes).
+        """
         ...
 
     def follow(self, node: Node, event: Event) -> Follow:

@@ -113,7 +113,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only)."""
+    """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
+
+    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language.
+    """
 
     state: Literal["raised", "updated", "cleared", "event", "late"]
     code: str
@@ -125,6 +128,8 @@ class Alarm:
     t: int
     since: int
     rules: tuple[str, ...] = ()
+    reference: str = ""
+    text: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +173,11 @@ class Area:
 class Event:
     """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
 
-    kind: report, alarm, status, offline, meta, opaque (authentic, but kept raw). latest: (column, row) pairs that are newer
+    kind: report, alarm, status, offline, meta, command, opaque (authentic, but kept raw), and what followed
+    from those: aggregate, area. An alarm of an area has `area` beside it and no node (0). latest: (column, row) pairs that are newer
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
-    meta: the node's metadata if they changed. status: named values of a status frame.
+    meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
+    the store enters it in the audit log.
     """
 
     kind: str
@@ -198,6 +205,7 @@ class Event:
     meta: Mapping[str, Any] | None = None
     aggregates: tuple[Aggregate, ...] = ()
     area: Area | None = None
+    command: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,14 @@ def _column(number: int, cells: Sequence[int | None], ahead: tuple[int, ...]) ->
     q = quantity_of(number)
     if number % INSTANCE == TOGGLE:  # the wire carries the state after the first row; each row flips it
         cells = tuple(None if raw is None else raw ^ (i & 1) for i, raw in enumerate(cells))
-    values = tuple(None if raw is None else q.physical(raw) for raw in cells)
-    suspect = tuple(i for i, raw in enumerate(cells) if raw is not None and (i in ahead or not q.is_valid(raw)))
+    if q.factor is None and None not in cells:  # most columns: no call per value
+        offset, divisor = q.offset, q.divisor
+        values: tuple[int | float | None, ...] = (
+            tuple([raw + offset for raw in cells])  # type: ignore[operator]
+            if divisor == 1
+            else tuple([(raw + offset) / divisor for raw in cells])  # type: ignore[operator]
+        )
+    else:
+        values = tuple([None if raw is None else q.physical(raw) for raw in cells])
+    suspect = tuple([i for i, raw in enumerate(cells) if raw is not None and (i in ahead or not q.is_valid(raw))])
     return Column(q.key, q.unit, values, suspect)

@@ -42,6 +42,11 @@ class MqttLink:
         self._up = f"{config.root}/v1/up/"
         self._down = f"{config.root}/v1/down/"
 
+    @property
+    def connected(self) -> bool:
+        """True while the broker answers."""
+        return self._session is not None
+
     async def start(self) -> str:
         """Begin to connect; give the first attempt READY_S, so that READY means subscribed when the broker is there."""
         self._taking = True

@@ -117,6 +117,12 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         bound = sock.getsockname()
         return f"{bound[0]}:{bound[1]}"
 
+    def use(self, config: UdpForwarderConfig) -> None:
+        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten."""
+        self._config = config
+        if config.allow:
+            self._forwarders = {eui: f for eui, f in self._forwarders.items() if eui.hex() in config.allow}
+
     async def stop(self) -> None:
         self._taking = False
 

@@ -85,6 +85,14 @@ class Destination(ABC):
         """Tell why a frame was refused, where the destination has a place for that."""
         return None
 
+    def tell(self, leaf: str, body: dict[str, Any]) -> None:
+        """Publish what this gateway says of itself (gw/<gw>/<leaf>, retained), where the destination has a place for that."""
+        return None
+
+    async def retire(self) -> None:
+        """Make the cursor durable; after run() was cancelled, before another takes this one's name."""
+        await self._track.persist()
+
     async def farewell(self) -> None:
         """Say good-bye; nothing is delivered behind it."""
         self._ending = True

@@ -50,6 +50,8 @@ class Sieve:
                 answer = self._answers[key, visibility] = may_see(key, visibility, f)
             return answer
 
+        if e.command is not None:
+            return e if visibility in f.visibility else None
         changed: dict[str, object] = {}
         if e.columns:
             kept = [i for i, c in enumerate(e.columns) if sees(c.key)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +41,7 @@ class Known:
 NOTHING = Known()
 
 
+@lru_cache(maxsize=256)  # a report's messages share a handful of times
 def iso(t: float) -> str:
     """Return RFC 3339 UTC with Z; milliseconds only when there are any."""
     d = datetime.fromtimestamp(t, UTC)

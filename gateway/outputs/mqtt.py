@@ -26,6 +26,7 @@ from gateway.store.engine import Engine, Entry
 
 INFO_S = 60.0
 CLOSE_S = 5.0
+PUBACK_S = 30.0
 REJECTS_PER_S = 20
 RESEND_S = (0.5, 5.0)  # random delay before Home Assistant is told again: it is busy, and we are not the only device
 DISCOVERY = "homeassistant"
@@ -60,6 +61,7 @@ class MqttOutput(Destination):
         )  # events up to here say nothing new of what nodes are
         self._told_all = bool(self._track.cursor)
         self._started = asyncio.Event()  # Home Assistant has
+        self._taken = 0  # PUBACKs
         self._rejects = 0
         self._rejects_since = 0.0
 
@@ -74,6 +76,11 @@ class MqttOutput(Destination):
         self._rejects += 1
         if self._rejects <= REJECTS_PER_S:
             session.publish(self._gw("reject"), json(body))
+
+    def tell(self, leaf: str, body: dict[str, Any]) -> None:
+        """Publish gw/<gw>/<leaf>, retained."""
+        if self._session is not None:
+            self._session.publish(self._gw(leaf), json(body), 1, True)
 
     async def open(self) -> None:
         """Connect, and say that this gateway is there."""
@@ -116,6 +123,7 @@ class MqttOutput(Destination):
         tasks = [
             asyncio.create_task(self._deliver(), name=f"deliver-{self.name}"),
             asyncio.create_task(self._tell_info(), name=f"info-{self.name}"),
+            asyncio.create_task(self._expect_pubacks(), name=f"pubacks-{self.name}"),
         ]
         if DISCOVERY in self._formats:
             tasks.append(asyncio.create_task(self._tell_home_assistant(), name=f"discovery-{self.name}"))
@@ -223,6 +231,7 @@ class MqttOutput(Destination):
             of[0].finish(of[1])
 
     def _acked(self, mid: int) -> None:
+        self._taken += 1
         of = self._flight.pop(mid, None)
         if of is not None:
             of[0].finish(of[1])
@@ -245,6 +254,20 @@ class MqttOutput(Destination):
             self._started.clear()
             await self._introduce((DISCOVERY,))
             self._metrics.totals["discovery_resent"] += 1
+
+    async def _expect_pubacks(self) -> None:
+        """A broker that takes messages and acknowledges none for PUBACK_S is half dead: connect anew. Raises MqttError."""
+        before, since = self._taken, asyncio.get_running_loop().time()
+        while True:
+            await asyncio.sleep(PUBACK_S / 10)
+            now = asyncio.get_running_loop().time()
+            if self._taken != before or not self._flight:
+                before, since = self._taken, now
+            elif now - since >= PUBACK_S:
+                self._metrics.totals["output_stalls"] += 1
+                raise MqttError(
+                    f"{self._config.broker.host}:{self._config.broker.port}: no PUBACK for {PUBACK_S:.0f} s"
+                )
 
     async def _tell_info(self) -> None:
         while True:

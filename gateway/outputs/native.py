@@ -1,10 +1,10 @@
-"""`native`: flat JSON per quantity, retained newest value; node state, metadata, alerts and events."""
+"""`native`: flat JSON per quantity, retained newest value; node state, metadata, alerts, events, aggregates and areas."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.model import Event
+from gateway.core.model import Aggregate, Event
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
 
 VALID_INTERVALS = 3
@@ -25,6 +25,8 @@ _SCALE = {"battery_voltage": 100}  # 10 mV steps
 
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     """Return an event's messages: only what is newer than before is retained; every occurrence and alarm is an `event`."""
+    if e.command is not None:
+        return [_ack(e, root)]
     out: list[Message] = []
     if e.kind == "store":
         return [_store(e, root)]
@@ -38,6 +40,10 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
         out.append(Message(node_topic(root, e.name, "meta"), json(e.meta), retain=True, newest=e.received))
     if e.kind in ("offline", "meta"):
         return out
+    if e.kind == "aggregate":
+        return [_aggregate(e, root, a) for a in e.aggregates]
+    if e.area is not None:
+        return _area(e, root)
     until = e.received + VALID_INTERVALS * e.interval_s
     for c, row in e.latest:
         column, t = e.columns[c], e.times[row]
@@ -56,6 +62,19 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     if e.status is not None:
         out += _status(e, root, until)
     return out
+
+
+def _ack(e: Event, root: str) -> Message:
+    """A step of a command, told once on the node's ack topic."""
+    return Message(node_topic(root, e.name, "ack"), ack_body(e))
+
+
+def ack_body(e: Event) -> bytes:
+    """Return what is told of a step of a command."""
+    body = {k: v for k, v in (e.command or {}).items() if v not in ("", None)}
+    if "expires" in body:
+        body["expires"] = iso(body["expires"])
+    return json({"event": e.id, "node": e.name, **body, "t": iso(e.received)})
 
 
 def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quality: str, until: float) -> Message:
@@ -103,12 +122,55 @@ def _alarm(e: Event, root: str) -> list[Message]:
         unit=a.unit,
         since=iso(a.since),
         t=iso(a.t),
+        reference=a.reference or None,
+        text=a.text,
+        visibility=None if a.text is None else e.visibility,
     )
-    out = [_event(e, root, 0, {"event": f"alarm_{a.state}", **body})]
+    topic = node_topic(root, e.name) if e.area is None else area_topic(root, e.area.area)
+    told = {"id": f"{e.id}:0", "event": f"alarm_{a.state}", "rule": a.rules[0] if len(a.rules) == 1 else None, **body}
+    out = [Message(f"{topic}/event", json({**drop_none(**told), "rx": iso(e.received)}))]
     for rule in a.rules:
         payload = b"" if a.state == "cleared" else json(body)
-        out.append(Message(node_topic(root, e.name, "alert", rule), payload, retain=True, newest=a.t))
+        out.append(Message(f"{topic}/alert/{rule}", payload, retain=True, newest=a.t))
     return out
+
+
+def area_topic(root: str, area: str, *levels: str) -> str:
+    """Return <root>/v1/area/<area>/..."""
+    return "/".join((root, "v1", "area", area, *levels))
+
+
+def _aggregate(e: Event, root: str, a: Aggregate) -> Message:
+    """The newest closed period is retained; what an older one has come to since is told beside it."""
+    values = {v.quantity: drop_none(v=v.value, u=v.unit, capture=v.capture) for v in a.values}
+    body = {
+        "start": iso(a.start),
+        "end": iso(a.end),
+        "revision": a.revision,
+        "values": values,
+        **a.detail,
+        "rx": iso(e.received),
+    }
+    topic = node_topic(root, e.name, "agg", a.name)
+    return (
+        Message(topic, json(body), retain=True, newest=a.end) if a.latest else Message(f"{topic}/revised", json(body))
+    )
+
+
+def _area(e: Event, root: str) -> list[Message]:
+    area = e.area
+    assert area is not None
+    if e.alarm is not None:
+        return _alarm(e, root)
+    body = {"t": iso(area.t), **area.body, "rx": iso(e.received)}
+    if "start" in area.body:
+        body["start"] = iso(area.body["start"])
+    topic = area_topic(root, area.area, area.name)
+    return [
+        Message(topic, json(body), retain=True, newest=area.t)
+        if area.latest
+        else Message(f"{topic}/revised", json(body))
+    ]
 
 
 def _status(e: Event, root: str, until: float) -> list[Message]:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from motewire.quantities import EXPONENT, HIGHEST, ID, KEY, LOWEST, OFFSET, QUANTITIES, UNIT
+from motewire.shapes import MAX_ARGUMENTS
 
+from gateway.core.authorise import MAX_REASON, VALVE_REASONS
 from gateway.core.normalise import quantity_of
+from gateway.core.orders import VALVE
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES
 from gateway.outputs.ngsi_models import TYPES
 from gateway.outputs.senml import primary
@@ -57,9 +60,21 @@ QUALITY = {
 }
 
 
+EVENT_ID = {
+    "type": "string",
+    "pattern": r"^[0-9]+:[0-9]+:[0-9]+$|^(@?[a-z0-9_-]+):[a-z0-9_:-]+:[0-9]+$",
+    "description": "<node id>:<counter>:<nth>; of what the gateway concluded: <node id>:<counter>:city:<rule>:<nth>, by the clock "
+    "<node id or @area>:<rule>:<unix>:<nth>",
+}
+ALARM_CODES = ("above", "below", "rise", "fault", "offline", "stuck", "stale", "sensor", "battery", "forecast")
+CAPTURE = {"type": "number", "minimum": 0, "maximum": 100, "description": "share of the period that is known, percent"}
+REVISION = {"type": "integer", "minimum": 1, "description": "a higher one replaces a lower one of the same period"}
+
+
 def _units() -> list[str]:
     published = {quantity_of(int(q[ID])).unit for q in QUANTITIES}
-    return sorted({*published, *HEALTH_UNITS, ""})
+    rates = {f"{u}/min" for u in published}  # of rules for a rate of rise
+    return sorted({*published, *rates, *HEALTH_UNITS, "", "d"})
 
 
 def _senml_units() -> list[str]:
@@ -109,7 +124,7 @@ def senml() -> dict[str, Any]:
 
 def _alarm_members() -> dict[str, Any]:
     return {
-        "code": {"enum": ["cleared", "above", "below", "fault", "event"]},
+        "code": {"enum": ["cleared", "event", *ALARM_CODES]},
         "severity": {"enum": ["fault", "preventive", "warning", "emergency"]},
         "quantity": KEY_NAME,
         "value": NUMBER,
@@ -117,15 +132,18 @@ def _alarm_members() -> dict[str, Any]:
         "unit": _unit(),
         "since": TIME,
         "t": TIME,
+        "reference": {"type": "string", "description": "law or protocol behind the limit"},
+        "text": _object("what people are told", {k: {"type": "string"} for k in LANGUAGES}, LANGUAGES),
+        "visibility": {"enum": list(VISIBILITIES)},
     }
 
 
 def alert() -> dict[str, Any]:
     """An alarm that is up."""
     members = _alarm_members()
-    members["code"] = {"enum": ["above", "below", "fault"]}
+    members["code"] = {"enum": list(ALARM_CODES)}
     return _object(
-        "An alarm while it is up (retained; an empty payload clears it): <root>/v1/node/<node>/alert/<rule>",
+        "An alarm while it is up (retained; an empty payload clears it): <root>/v1/node/<node>/alert/<rule>, .../area/<area>/alert/<rule>",
         members,
         ("code", "severity", "quantity", "unit", "since", "t"),
     )
@@ -135,10 +153,10 @@ def event() -> dict[str, Any]:
     """Something that happened once."""
     occurrence = {"quantity": KEY_NAME, "v": NUMBER}
     return {
-        "title": "What happened at a node, told once: <root>/v1/node/<node>/event",
+        "title": "What happened at a node or in an area, told once: <root>/v1/node/<node>/event, <root>/v1/area/<area>/event",
         "type": "object",
         "properties": {
-            "id": {"type": "string", "pattern": "^[0-9]+:[0-9]+:[0-9]+$", "description": "<node id>:<counter>:<nth>"},
+            "id": EVENT_ID,
             "event": {"type": "string"},
             "t": TIME,
             "rx": TIME,
@@ -154,6 +172,7 @@ def event() -> dict[str, Any]:
                 "alarm",
                 {
                     "event": {"enum": [f"alarm_{s}" for s in ("raised", "updated", "cleared", "event", "late")]},
+                    "rule": KEY_NAME,
                     **_alarm_members(),
                 },
                 ("code", "severity", "quantity", "unit", "since"),
@@ -166,6 +185,71 @@ def event() -> dict[str, Any]:
             ),
         ],
     }
+
+
+def aggregate() -> dict[str, Any]:
+    """What a closed period was."""
+    value = _object(
+        "value; v is absent when too little is known", {"v": NUMBER, "u": _unit(), "capture": CAPTURE}, ("u", "capture")
+    )
+    return _object(
+        "What a closed period was, start < t <= end (the newest is retained): <root>/v1/node/<node>/agg/<name>; older ones when late "
+        "rows changed them: .../agg/<name>/revised",
+        {
+            "start": TIME,
+            "end": TIME,
+            "revision": REVISION,
+            "values": {"type": "object", "propertyNames": KEY_NAME, "additionalProperties": value, "minProperties": 1},
+            "version": {"type": "string", "description": "of the index: whose breakpoints"},
+            "class": {"type": "string", "description": "of the index"},
+            "classes": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 1}},
+            "worst": {"type": "string", "description": "pollutant that decides the index"},
+            "partial": {"type": "boolean", "description": "pollutants that the index needs are not measured"},
+            "rx": TIME,
+        },
+        ("start", "end", "revision", "values", "rx"),
+        additionalProperties=False,
+    )
+
+
+def area_lot() -> dict[str, Any]:
+    """Free places of a car park."""
+    places = {"type": "integer", "minimum": 0}
+    return _object(
+        "Free places of a car park (retained): <root>/v1/area/<area>/lot",
+        {
+            "t": TIME,
+            "capacity": places,
+            "occupied": places,
+            "free": places,
+            "unknown": {**places, "description": "bays that are silent or were never heard"},
+            "drift": {"type": "integer", "description": "sum of the corrections of a lot with counters"},
+            "rx": TIME,
+        },
+        ("t", "capacity", "occupied", "free", "unknown", "rx"),
+        additionalProperties=False,
+    )
+
+
+def area_balance() -> dict[str, Any]:
+    """An hour's water balance."""
+    return _object(
+        "Water balance of an hour (the newest is retained): <root>/v1/area/<area>/balance, and .../balance/revised",
+        {
+            "t": {**TIME, "description": "end of the hour"},
+            "start": TIME,
+            "unit": {"const": "l"},
+            "meters": {"type": "integer", "minimum": 0},
+            "capture": CAPTURE,
+            "revision": REVISION,
+            "inflow": NUMBER,
+            "outflow": NUMBER,
+            "balance": {**NUMBER, "description": "inflow less outflow; absent unless every meter is known"},
+            "rx": TIME,
+        },
+        ("t", "start", "unit", "meters", "capture", "revision", "rx"),
+        additionalProperties=False,
+    )
 
 
 def meta() -> dict[str, Any]:
@@ -260,6 +344,41 @@ def gateway_event() -> dict[str, Any]:
     )
 
 
+def gateway_health() -> dict[str, Any]:
+    """What is wrong with a gateway."""
+    problem = {
+        "code": {"type": "string", "pattern": "^[a-z0-9_]+$", "description": "stable name of the problem"},
+        "level": {"enum": ["degraded", "failing"]},
+        "text": {"type": "string"},
+        "next": {"type": "string", "minLength": 1, "description": "what to do"},
+    }
+    output = {
+        "connected": {"type": "boolean"},
+        "behind": {"type": "integer", "minimum": 0, "description": "events it has not taken"},
+    }
+    return _object(
+        "How a gateway is (retained, at every change and every minute; also GET /health): <root>/v1/gw/<gw>/health",
+        {
+            "status": {"enum": ["ok", "degraded", "failing"], "description": "failing: frames are not taken"},
+            "t": TIME,
+            "until": {**TIME, "description": "older than this means that nobody renews it"},
+            "uptime": {"type": "integer", "minimum": 0, "description": "seconds"},
+            "problems": {"type": "array", "items": _object("problem", problem, tuple(problem))},
+            "outputs": {
+                "type": "object",
+                "propertyNames": NODE_NAME,
+                "additionalProperties": _object("output", output, tuple(output)),
+            },
+            "pending": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "frames that are decided but not committed yet",
+            },
+        },
+        ("status", "t", "until", "uptime", "problems", "outputs", "pending"),
+    )
+
+
 def reject() -> dict[str, Any]:
     """Why a frame was refused."""
     return _object(
@@ -276,14 +395,104 @@ def reject() -> dict[str, Any]:
     )
 
 
+COMMAND_ID = {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9_.:-]{1,64}$",
+    "description": "the requester's own; the same id is executed once",
+}
+COMMAND_NAME = {"type": "string", "pattern": "^[a-z][a-z0-9_]{0,31}$"}
+COMMAND_ARGS = {
+    "description": "a list for commands of the node; an object for interval, limit and config",
+    "oneOf": [
+        {
+            "type": "array",
+            "maxItems": MAX_ARGUMENTS,
+            "items": {
+                "type": ["integer", "boolean", "null", "string"],
+                "minimum": -(1 << 31),
+                "maximum": (1 << 31) - 1,
+            },
+        },
+        {"type": "object", "minProperties": 1},
+    ],
+}
+
+
+def command() -> dict[str, Any]:
+    """A request to a node."""
+    return _object(
+        "A request to a node, QoS 1, not retained: <root>/v1/cmd/<requester>/<node>; answers: ack.json",
+        {
+            "id": COMMAND_ID,
+            "name": COMMAND_NAME,
+            "args": COMMAND_ARGS,
+            "requester": {**NODE_NAME, "description": "as in the topic"},
+            "expires": {
+                "type": "string",
+                "format": "date-time",
+                "description": "RFC 3339 with a time zone: must not begin later",
+            },
+            "reason": {
+                "type": "string",
+                "maxLength": MAX_REASON,
+                "description": "for a valve one of " + ", ".join(VALVE_REASONS),
+            },
+        },
+        ("id", "name", "requester"),
+        additionalProperties=False,
+        **{
+            "if": {"properties": {"name": {"const": VALVE}}},
+            "then": {"properties": {"reason": {"enum": list(VALVE_REASONS)}}, "required": ["expires", "reason"]},
+        },
+    )
+
+
+def ack() -> dict[str, Any]:
+    """A step of a command."""
+    return _object(
+        "A step of a command, told once: <root>/v1/node/<node>/ack, and to who asked <root>/v1/cmd/<requester>/<node>/ack",
+        {
+            "event": {"type": "string", "description": "the same at every repeat of this message"},
+            "node": NODE_NAME,
+            "id": COMMAND_ID,
+            "requester": NODE_NAME,
+            "name": {"type": "string"},
+            "args": {"type": ["array", "object"]},
+            "reason": {"type": "string"},
+            "state": {"enum": ["accepted", "queued", "sent", "done", "failed", "expired", "refused"]},
+            "detail": {"type": "string", "description": "for people: what the node said, or why"},
+            "error": {"type": "string", "pattern": "^[a-z_]+$", "description": "why the gateway refused it"},
+            "number": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "the node's id of the command; absent when it was refused here",
+            },
+            "sends": {"type": "integer", "minimum": 0},
+            "expires": TIME,
+            "again": {
+                "const": True,
+                "description": "a known id was sent again: this is its state, nothing is executed",
+            },
+            "t": TIME,
+        },
+        ("event", "node", "state", "t"),
+    )
+
+
 SCHEMAS = {
+    "command": command,
+    "ack": ack,
     "native-q": native_q,
     "senml": senml,
     "alert": alert,
     "event": event,
+    "aggregate": aggregate,
+    "area-lot": area_lot,
+    "area-balance": area_balance,
     "meta": meta,
     "gateway-info": gateway_info,
     "gateway-event": gateway_event,
+    "gateway-health": gateway_health,
     "reject": reject,
     **formats.SCHEMAS,
 }

@@ -131,12 +131,12 @@ def record() -> dict[str, Any]:
     }
     types |= {
         "id": {"type": "string", "pattern": "^[^:]+:.+:[a-z0-9_-]+$", "description": "the same at every repeat"},
-        "kind": {"enum": ["reading", "alarm"]}, "node": s.NODE_NAME, "t": s.TIME, "received": s.TIME, "quantity": s.KEY_NAME,
+        "kind": {"enum": ["reading", "alarm", "aggregate", "area"]}, "node": s.NODE_NAME, "t": s.TIME, "received": s.TIME, "quantity": s.KEY_NAME,
         "unit": s._unit(), "quality": s.QUALITY, "state": {"enum": ["raised", "updated", "cleared", "event", "late"]},
-        "severity": {"enum": ["fault", "preventive", "warning", "emergency"]},
+        "severity": {"enum": ["fault", "preventive", "warning", "emergency"]}, "start": s.TIME,
     }  # fmt: skip
-    title = "A value or an alarm message as a row: lines of an output of kind files, and (without kind) open data's readings"
-    return s._object(title, types, ("id", "node", "t", "received", "quantity", "unit"))
+    title = "A value, alarm message, aggregate or area as a row: lines of an output of kind files, and (without kind) open data's readings"
+    return s._object(title, types, ("id", "t", "received", "quantity", "unit"))
 
 
 SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {

@@ -42,7 +42,7 @@ class Retention:
     """
 
     def __init__(self, keep: StoreConfig, outputs: Sequence[str], tell: Tell) -> None:
-        self._keep, self._outputs, self._tell = keep, tuple(outputs), tell
+        self._keep, self.outputs, self._tell = keep, tuple(outputs), tell
         self._work: Iterator[int] | None = None
         self.dropped = 0
 
@@ -134,8 +134,8 @@ class Retention:
         gap.alarms += len(found) * express
         gap.since = min([r for _, r in found] + ([gap.since] if gap.since else []))
         gap.until = max(gap.until, *(r for _, r in found))
-        behind = dict.fromkeys(self._outputs, 0) | dict(db.execute("SELECT output, seq FROM cursors").fetchall())
-        gap.outputs = tuple(sorted({*gap.outputs, *(o for o in self._outputs if behind[o] < found[-1][0])}))
+        behind = dict.fromkeys(self.outputs, 0) | dict(db.execute("SELECT output, seq FROM cursors").fetchall())
+        gap.outputs = tuple(sorted({*gap.outputs, *(o for o in self.outputs if behind[o] < found[-1][0])}))
         db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (GAP, msgspec.json.encode(gap)))
         self.dropped += len(found)
         return len(found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+from gateway.store.audit import AUDIT
 from gateway.store.engine import StoreError
 
 MIGRATIONS = (
@@ -23,6 +24,7 @@ CREATE TABLE quarantine (id INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT
 CREATE TABLE airtime (transmitter TEXT NOT NULL, band INTEGER NOT NULL, start_us INTEGER NOT NULL, airtime_us INTEGER NOT NULL);
 """,
     "CREATE TABLE notes (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;",
+    AUDIT,
     # express: the lane of alarms, and each output's cursor in it. alarms: where they stay when they leave the spool. forgotten: up to
     # where retention has dropped a node's raw frames, so that a repeat of one of them is not taken for news
     """

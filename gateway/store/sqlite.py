@@ -22,7 +22,7 @@ import structlog
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Event, NodeState
-from gateway.store import recovery
+from gateway.store import audit, recovery
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Write, is_express
 from gateway.store.reserve import Reserve
 from gateway.store.retention import MB, Retention
@@ -232,6 +232,10 @@ class SqliteEngine:
 
         return self._put(job)
 
+    def use_outputs(self, outputs: Iterable[str]) -> None:
+        """Other outputs count from now on."""
+        self._outputs = self._retention.outputs = tuple(outputs)
+
     def resume(self) -> asyncio.Future[int]:
         def job(_db: sqlite3.Connection) -> int:
             self._poisoned = False
@@ -308,6 +312,8 @@ class SqliteEngine:
         seq = at.lastrowid or 0
         if express:
             self.newest_express = seq
+        if event.command is not None:
+            audit.enter(db, event)
         return seq
 
     def _write(self) -> None:

@@ -1,6 +1,5 @@
 """`machine` of the esp32 port: reset and sleep, RTC, watchdog, timers, pins; buses come from hw_bus and hw_i2s."""
 
-# ruff: noqa: E402
 import json
 import sys
 
@@ -12,9 +11,13 @@ from hw_i2s import I2S  # noqa: F401
 
 _path = sys.path[:]
 sys.path.clear()
-import machine as _b
-
+try:
+    import machine as _b
+except ImportError:  # the 32-bit VM has none
+    _b = None
 sys.path[:] = _path
+if _b is None:
+    import hw_board as _b
 Signal, PinBase = _b.Signal, _b.PinBase
 
 PWRON_RESET, HARD_RESET, WDT_RESET, DEEPSLEEP_RESET, SOFT_RESET = 1, 2, 3, 4, 5

@@ -46,6 +46,11 @@ class socket(io.IOBase):
     def connect(self, address):
         if not WLAN().isconnected():
             raise OSError(_EHOSTUNREACH)
+        for other in list(_open.values()):
+            if (
+                other._state == 1
+            ):  # given up by asyncio.open_connection() without closing: on a board its finaliser does
+                other.close()
         _next[0] += 1
         self._sid = _next[0]
         _open[self._sid] = self

@@ -7,7 +7,6 @@ argv[1] is the boot file (JSON, written by host_sim/vm/run.py or the fleet; keys
 import gc
 import json
 import os
-import random
 import sys
 import vfs
 
@@ -20,36 +19,9 @@ import sim_clock
 import sim_flash
 import sim_hw
 import sim_link
+import sim_standins
 
-sim_clock.now = sim_clock.boot = _cfg.get("now", 0)
-sim_clock.rtc_off = _cfg.get("rtc_off", -sim_clock.now)
-sim_clock.cut_at = _cfg.get("cut_at", sim_clock.NEVER)
-for _m in ("os", "time", "select", "_asyncio", "network", "socket", "esp32", "machine", "micropython"):
-    sys.modules[_m] = __import__("hw_" + _m)
-sys.modules["lora"] = __import__("hw_lora")
-for _m in ("sx126x", "sx127x", "async_modem", "sync_modem", "modem"):
-    sys.modules["lora." + _m] = sys.modules["lora"]
-sys.modules["machine"]._state["cause"] = _cfg.get("cause", 1)
-sys.modules["machine"].fill_rtc(bytes.fromhex(_cfg.get("rtc", "")))
-sys.modules["esp32"]._store.update(_cfg.get("nvs", {}))
-sys.modules["os"]._seed(_cfg.get("seed", 1))
-random.seed(_cfg.get("seed", 1) & 0x3FFFFFFF)
-if _cfg.get("world"):
-    sim_hw.load_world(open(_cfg["world"], "rb"))
-sim_hw.build(_cfg.get("hw", {}))
-_kept = _cfg.get("kept") or {}
-sim_hw.kept = bool(_kept)
-sim_hw.held.update({int(_m): _kept["hold"][_m] for _m in _kept.get("hold", ())})
-if sim_hw.pulse or "ulp" in _kept or _cfg.get("keep_chips"):
-    import sim_ulp
-
-    sim_ulp.wire()
-    if "ulp" in _kept:
-        sim_ulp.load(_kept["ulp"])
-    else:
-        sim_ulp.power_on()
-if _cfg.get("keep_chips"):
-    import sim  # noqa: F401
+sim_standins.load(_cfg)
 _torture = _cfg.get("torture")
 if _torture:
     import sim_torture
@@ -119,7 +91,8 @@ if _cfg.get("image") and _cfg.get("fd") is not None:
 _argv = _cfg.get("argv", [])
 _want = _cfg["heap"]
 _probing = _cfg.get("probe")
-del _cfg, _f, _m, _kept, _root, _files, _rom, _extra, _chips, _fresh
+del _cfg, _f, _root, _files, _rom, _extra, _chips, _fresh, sim_standins
+sys.modules.pop("sim_standins")
 gc.collect()
 _used = gc.mem_alloc()
 if gc.mem_free() < _want:

@@ -37,10 +37,13 @@ try:
 except BaseException as e:
     loaded = e
 del source
-for name in names:
+
+
+def run(name):
+    """Run one function and report it."""
     if loaded is not None:
         report(name, loaded)
-        continue
+        return
     gc.collect()
     print("\x1e" + json.dumps({"begin": name}))
     try:
@@ -56,3 +59,7 @@ for name in names:
     sim_clock._events.clear()  # a watchdog of this test does not bite the next,
     sys.modules["machine"].WDT._event = None  # and no light sleep of the next wakes it again
     sim_clock.cut_at = sim_clock.NEVER
+
+
+for name in names:
+    run(name)

@@ -182,7 +182,10 @@ _inputs = []  # [bit of RTC_GPIO_IN, chip]
 _s3 = 0
 
 _space = {}
-exec("import micropython\n" + _VIPER, _space)
+try:
+    exec("import micropython\n" + _VIPER, _space)
+except SyntaxError:  # a VM without native emitter: the same text as bytecode, some 30 times slower
+    exec(_VIPER.replace("@micropython.viper\n", ""), _space)
 _run = _space["run"]
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ import pyarrow.parquet
 import pytest
 
 from gateway.config import FilesOutputConfig, Filter
-from gateway.core.model import Alarm, Column, Event
+from gateway.core.model import Aggregate, AggregateValue, Alarm, Area, Column, Event
 from gateway.metrics import Metrics
 from gateway.outputs import destination
 from gateway.outputs.build import build
 from gateway.outputs.files import FilesOutput
+from gateway.outputs.records import records
 from gateway.store.engine import Write
 from gateway.store.memory import MemoryEngine
 from tests.gateway.told import district
@@ -232,3 +234,24 @@ def test_the_gateway_needs_no_pyarrow() -> None:
         "import sys; sys.modules['pyarrow'] = None; import gateway.service, gateway.outputs.files, gateway.outputs.day"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=60).returncode == 0
+
+
+def test_aggregates_and_areas_are_rows_too() -> None:
+    values = (AggregateValue("pm10", "ug/m3", 21.5, 92.0), AggregateValue("pm25", "ug/m3", None, 40.0))
+    base = report(7, T0 + 3700.0)
+    e = replace(
+        base, kind="aggregate", times=(), columns=(), aggregates=(Aggregate("hour", T0, T0 + 3600, 2, True, values),)
+    )
+    rows = [{k: v for k, v in row.items() if v is not None} for row in records(e, NODES)]
+    assert rows[0] == {
+        "id": f"300:7:hour.{T0}.2:pm10", "kind": "aggregate", "node": "air-quality-1", "profile": "air_quality", "lat": 45.54, "lon": 13.73,
+        "t": "2026-01-01T01:00:00Z", "received": "2026-01-01T01:01:40Z", "quantity": "pm10", "value": 21.5, "unit": "ug/m3", "name": "hour",
+        "start": "2026-01-01T00:00:00Z", "capture": 92.0, "revision": 2.0,
+    }  # fmt: skip
+    assert "value" not in rows[1] and rows[1]["capture"] == 40
+    lot = replace(
+        base, kind="area", node=0, times=(), columns=(), area=Area("lot-3", "lot", T0, {"free": 6, "capacity": 40})
+    )
+    assert [(r["area"], r["name"], r["quantity"], r["value"]) for r in records(lot, NODES)] == [
+        ("lot-3", "lot", "free", 6), ("lot-3", "lot", "capacity", 40),
+    ]  # fmt: skip

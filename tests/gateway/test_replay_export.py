@@ -114,9 +114,11 @@ def test_a_time_range_is_sent_again_with_the_same_ids_and_no_retained_topic_is_t
     again = backend.messages[mark:]
     assert packs(backend, mark) == first, "the same packs under the same ids"
     assert [payload for topic, payload, _ in again if topic == "node/n-265/event"] == events
-    assert {topic.split("/")[2] for topic, _, _ in again} == {"senml", "senml-cbor", "event"}, (
-        "nothing that is retained"
-    )
+    assert {topic.split("/")[2] for topic, _, _ in again if not topic.startswith("gw/")} == {
+        "senml",
+        "senml-cbor",
+        "event",
+    }, "nothing that is retained"
     assert not [payload for topic, payload, _ in again if b"water" in payload], "the output's filter holds"
     dry = gateway(tmp_path, "replay", "--output", "city", "--from", "1h", "--dry-run", "--json")
     assert json.loads(dry.stdout)["messages"] == told["messages"] and json.loads(dry.stdout)["dry_run"] is True

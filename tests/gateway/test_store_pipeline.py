@@ -228,7 +228,7 @@ def test_the_gateway_on_a_full_disk_takes_alarms_says_so_and_goes_on_by_itself(
                 told.append(p._notify.recv(4096))
         except TimeoutError:
             pass
-        assert any(b"STATUS=disk full" in t for t in told)
+        assert any(b"STATUS=" in t and b"the disk is full" in t for t in told), told
         assert p.stop(signal.SIGTERM) == 0
     finally:
         p.kill()

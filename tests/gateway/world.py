@@ -6,6 +6,7 @@ Sealing here is written on motewire's encoder and the `cryptography` package; th
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -160,8 +161,21 @@ class Process:
                 [sys.executable, "-m", "gateway", "run", "--config", str(config)],
                 cwd=REPO, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "NOTIFY_SOCKET": str(notify)},
             )  # fmt: skip
-        self.told = self._notify.recv(4096)
+        self.told = self._await_ready(ready_s)
         assert b"READY=1" in self.told, self.log.read_text()
+
+    def _await_ready(self, seconds: float) -> bytes:
+        self._notify.settimeout(0.25)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                told = self._notify.recv(4096)
+            except TimeoutError:
+                assert self.process.poll() is None, self.log.read_text()
+                continue
+            self._notify.settimeout(seconds)
+            return told
+        raise AssertionError(f"not ready after {seconds} s:\n{self.log.read_text()}")
 
     def lines(self) -> list[dict[str, Any]]:
         """Return the JSON log."""
@@ -172,6 +186,11 @@ class Process:
         """The UDP port it listens on."""
         place = next(line for line in self.lines() if line["event"] == "ready")["links"]["lora"]
         return int(place.rsplit(":", 1)[1])
+
+    def rss_mib(self) -> float:
+        """Peak resident memory so far, MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -237,7 +256,8 @@ class ScriptedBroker(threading.Thread):
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
         for client in self._clients:
-            client.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it may have gone by itself
+                client.shutdown(socket.SHUT_RDWR)
             client.close()
 
 

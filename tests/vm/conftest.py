@@ -1,4 +1,4 @@
-"""Collects tests/vm/mpy/test_*.py: each function test_* (or async def) runs inside the MicroPython VM; see README.md."""
+"""Collects tests/vm/mpy/test_*.py: each function test_* (or async def) runs inside the MicroPython VM, on 64 and on 32 bits; see README.md."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from host_sim import compile as mpy
 from host_sim.vm.run import run_vm
+from tests.vm import tier32
 
 HERE = Path(__file__).resolve().parent
 
@@ -22,31 +23,40 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 
 class VmFile(pytest.Module):
-    """One file, one VM process: the first item that runs takes every selected function of the file along."""
+    """One file. 64 bits: one VM; 32 bits: one process, a VM for each function. The first item takes every selected function along."""
 
-    results: dict[str, dict[str, Any]] | None = None
+    results: dict[int, dict[str, dict[str, Any]]]
 
     def _getobj(self) -> None:
         return None
 
     def collect(self):
+        self.results = {}
         tree = ast.parse(self.path.read_text(), str(self.path))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                item = VmItem.from_parent(self, name=node.name)
-                item.add_marker(pytest.mark.xdist_group(self.path.name))
-                item.line = node.lineno
-                yield item
+                for bits in (32,) if self.path.name in tier32.ONLY_32 else (64, 32):
+                    item = VmItem.from_parent(self, name=f"{node.name}[vm{bits}]")
+                    item.add_marker(pytest.mark.xdist_group(f"{self.path.name}{bits}"))
+                    item.vm_name, item.bits, item.line = node.name, bits, node.lineno
+                    yield item
 
-    def result(self, name: str) -> dict[str, Any]:
-        if self.results is None:
-            names = [i.name for i in self.session.items if i.path == self.path] or [name]
-            results: dict[str, dict[str, Any]] = {}
-            while names:
-                results |= run_file(self.path, names)
-                names = [n for n in names if n not in results]
-            self.results = results
-        return self.results[name]
+    def result(self, item: VmItem) -> dict[str, Any]:
+        if item.bits not in self.results:
+            same = [
+                i for i in self.session.items if isinstance(i, VmItem) and i.path == self.path and i.bits == item.bits
+            ]
+            names = [i.vm_name for i in same] or [item.vm_name]
+            if item.bits == 32:
+                names = [n for n in names if tier32.why_not(self.path.name, n) is None]
+                self.results[32] = tier32.run_functions(self.path, names)
+            else:
+                results: dict[str, dict[str, Any]] = {}
+                while names:
+                    results |= run_file(self.path, names)
+                    names = [n for n in names if n not in results]
+                self.results[64] = results
+        return self.results[item.bits][item.vm_name]
 
 
 def run_file(path: Path, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -82,10 +92,15 @@ class VmFailure(Exception):
 
 class VmItem(pytest.Item):
     parent: VmFile
+    vm_name = ""
+    bits = 64
     line = 1
 
     def runtest(self) -> None:
-        result = self.parent.result(self.name)
+        why = tier32.why_not(self.path.name, self.vm_name) if self.bits == 32 else None
+        if why:
+            pytest.skip(why)
+        result = self.parent.result(self)
         if result.get("out"):
             self.add_report_section("call", "stdout", result["out"])
         if result.get("skip"):

@@ -7,8 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from host_sim.vm32.lib.aes_block import Aes128
 from tests.wire import replay
-from tests.wire.aes_block import Aes128
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "wire.json"
 

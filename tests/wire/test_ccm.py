@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from motewire.ccm import Ccm
 from motewire.errors import BadTag, Truncated
 
-from tests.wire.aes_block import Aes128
+from host_sim.vm32.lib.aes_block import Aes128
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ccm" / "nist_ccm_VTT128.rsp"
 

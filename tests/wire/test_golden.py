@@ -14,8 +14,8 @@ from gateway.core.refusals import Unreadable
 from gateway.core.replay import Replay
 from gateway.core.report import decode
 from gateway.crypto import opener
+from host_sim.vm32.lib.aes_block import Aes128
 from tests.wire import replay, vms
-from tests.wire.aes_block import Aes128
 
 VECTORS = json.loads(vms.VECTORS.read_text())
 NOW = 1767225600

@@ -19,8 +19,10 @@ from motewire.batch import MAX_COLUMNS, MAX_VALUE
 from motewire.quantities import QUANTITIES, ids_of
 from motewire.schemas import SCHEMAS
 
+from gateway.core.authorise import Policy, Role
+from gateway.core.commands import Desk
 from gateway.core.decide import decide, goes_offline, introduce
-from gateway.core.model import Area, Event, Node, NodeState, Radio, Reception
+from gateway.core.model import Aggregate, AggregateValue, Area, Event, Node, NodeState, Radio, Reception
 from gateway.core.normalise import quantity_of
 from gateway.core.receive import Header, parse
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES, label, strictest
@@ -222,14 +224,55 @@ def events() -> Iterator[Event]:
     offline = goes_offline(NODE, state, T0 + 9000.5)
     assert offline.event is not None
     yield offline.event
+    yield from asked()
+
+
+def request(name: str, args: Any = (), **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"{name}-1",
+        "name": name,
+        "args": args if isinstance(args, dict) else list(args),
+        "requester": "ana",
+        **more,
+    }
+
+
+def asked() -> Iterator[Event]:
+    """Steps of commands as the desk makes them, and refusals; what it takes is valid by the schema of requests."""
+    desk = Desk({NODE.id: NODE}, Policy({"ana": (Role("all", ("*", "valve")),)}))
+    later = "2026-01-01T00:10:00Z"
+    for body in (
+        request("identify", [30], expires=later, reason="where is it?"),
+        request("valve", ["close"], expires="2026-01-01T01:10:00+01:00", reason="leak"),
+        request("limit", {"q": "pm10", "above": 50}),
+        request("identify", [30], expires=later),
+    ):
+        validator("command").validate(body)
+        follow, judged = desk.request("ana", "aq-01", json.dumps(body).encode(), T0 + 0.25)
+        assert judged in ("accepted", "again")
+        yield from follow.events
+    for who, node, body in (
+        ("eve", "aq-01", b"{"),
+        ("ana", "aq-99", b"{"),
+        ("ana", "aq-99", json.dumps(request("reboot")).encode()),
+    ):
+        yield from desk.request(who, node, body, T0)[0].events
+    for number in range(3):
+        offer = desk.offer(NODE, 200, T0 + 5 + number, (0, 5))
+        assert offer is not None
+        yield from offer.follow.events
+    yield from desk.tick(T0 + 90_000).events
 
 
 def leaf(form: str, topic: str) -> str:
     """Which schema a message of a format is of."""
     if form != "native":
         return form
-    kind = topic.split("/")[4]
-    return f"gateway-{kind}" if topic.split("/")[2] == "gw" else {"q": "native-q"}.get(kind, kind)
+    levels = topic.split("/")
+    if levels[2] == "gw":
+        return f"gateway-{levels[4]}"
+    made = {"q": "native-q", "agg": "aggregate", "lot": "area-lot", "balance": "area-balance"}
+    return made.get(kind := levels[5 if levels[2] == "cmd" else 4], kind)
 
 
 def of_the_store() -> Iterator[Event]:
@@ -247,6 +290,10 @@ def test_all_that_the_formats_say_is_valid() -> None:
         lot(),
         lot(),
         *of_the_store(),
+        balance(True),
+        balance(False),
+        aggregate(True),
+        aggregate(False),
         *events(),
         *(e for node in district().values() for e in district_events(node)),
     )
@@ -262,12 +309,36 @@ def test_all_that_the_formats_say_is_valid() -> None:
                 elif m.payload:
                     validators[name].validate(plain(form, m.payload))
                     seen[name] = seen.get(name, 0) + 1
-    assert seen.keys() == PAYLOADS.keys() - {"gateway-info", "reject"} and min(seen.values()) >= 2, seen
+    assert (
+        seen.keys() == PAYLOADS.keys() - {"gateway-info", "gateway-health", "reject", "command"}
+        and min(seen.values()) >= 2
+    ), seen
 
 
 def lot() -> Event:
     body = {"capacity": 4, "occupied": 3, "free": 1, "unknown": 0}
     return Event("area", "303:7:city:lot", 0, "centre", "open", T0 + 9.0, 600, area=Area("centre", "lot", T0, body))
+
+
+def balance(latest: bool) -> Event:
+    body = {
+        "start": T0,
+        "unit": "l",
+        "meters": 3,
+        "capture": 100.0,
+        "revision": 2,
+        "inflow": 9.5,
+        "outflow": 9,
+        "balance": 0.5,
+    }
+    area = Area("zone", "balance", T0 + 3600, body, latest)
+    return Event("area", "303:8:city:balance", 0, "zone", "restricted", T0 + 9.0, 600, area=area)
+
+
+def aggregate(latest: bool) -> Event:
+    values = (AggregateValue("pm10", "ug/m3", 12.5, 100.0), AggregateValue("temperature", "Cel", None, 33.3))
+    made = Aggregate("hour", T0, T0 + 3600, 1, latest, values)
+    return Event("aggregate", "303:9:city:agg", NODE.id, NODE.name, "open", T0 + 9.0, 600, aggregates=(made,))
 
 
 LABELS = {-2: "bn", -3: "bt", 0: "n", 1: "u", 2: "v", 6: "t"}  # RFC 8428 table 4
@@ -299,6 +370,12 @@ def test_gateway_info_and_rejects_are_valid() -> None:
         ("native-q", {"v": "8", "u": "ug/m3", "t": "2026-01-01T00:00:00Z", "q": "ok", "until": "2026-01-01T00:00:00Z", "rx": "2026-01-01T00:00:00Z"}),
         ("native-q", {"v": 8, "u": "furlong", "t": "2026-01-01T00:00:00Z", "q": "ok", "until": "2026-01-01T00:00:00Z", "rx": "2026-01-01T00:00:00Z"}),
         ("native-q", {"v": 8, "u": "dB", "t": "2026-01-01 00:00", "q": "ok", "until": "2026-01-01T00:00:00Z", "rx": "2026-01-01T00:00:00Z"}),
+        ("command", {"id": "a b", "name": "reboot", "requester": "ana"}),
+        ("command", {"id": "a", "name": "reboot"}),
+        ("command", {"id": "a", "name": "reboot", "requester": "ana", "args": [1.5]}),
+        ("command", {"id": "a", "name": "valve", "requester": "ana", "args": ["close"], "reason": "leak"}),
+        ("command", {"id": "a", "name": "valve", "requester": "ana", "args": ["close"], "reason": "x", "expires": "2026-01-01T00:00:00Z"}),
+        ("ack", {"event": "1:0:commands:1:1", "node": "aq-01", "state": "lost", "t": "2026-01-01T00:00:00Z"}),
         ("senml", []),
         ("senml", [{"n": "pm10", "v": 1}]),
         ("senml", [{"bn": "urn:dev:ops:citymote-a:", "bt": T0, "id": "1:2", "n": "pm10", "u": "ug/m3", "v": 1}]),

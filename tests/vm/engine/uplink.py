@@ -70,7 +70,10 @@ async def test_nothing_is_lost_when_a_third_of_all_frames_is():
     assert node.outbox.depth <= 4
     frames = len(gw.frames)
     copies = len(link.log)
-    assert copies < 2.2 * frames, (copies, frames)
+    assert copies < 2.5 * frames, (
+        copies,
+        frames,
+    )  # 9/4 if nothing but a frame's own ack ended it: a third is lost both ways
 
 
 async def test_a_day_without_a_gateway_is_made_up_for_within_the_hour():

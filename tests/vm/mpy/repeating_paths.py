@@ -1,6 +1,6 @@
 """Repeating paths of drivers and dsp on a VM with 31-bit small ints: under heap_lock an int that reaches 2**30 fails.
 
-Runs in the 32-bit VM (tests/vm/dsp_32bit.mjs). Prints a line per case and "done".
+test_small_ints.py runs the cases in the 32-bit VM.
 """
 
 import micropython
@@ -129,10 +129,3 @@ def the_lock_can_fail():
     except MemoryError:
         return
     raise AssertionError("2**30 came for free: not a 32-bit VM")
-
-
-def run():
-    for case in (the_lock_can_fail, bme280, a_weighting, occupancy, frames):
-        case()
-        print(case.__name__)
-    print("done")

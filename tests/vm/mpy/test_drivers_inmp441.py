@@ -29,7 +29,7 @@ async def test_levels_follow_the_truth():
         want = 10 * math.log10(10 ** (level / 10) + 10**3.3)
         assert abs(out[0] - want * 10) <= 2, (level, want, out)
         laeq, top, l10, l50, l90 = out
-        assert top >= l10 >= l50 >= l90 and l90 < laeq < top, out
+        assert top >= l10 >= l50 >= l90 and l90 <= laeq < top, out  # a quiet window may be as even as that
         assert sim.now_us() - began < 800000
 
 

@@ -3,11 +3,11 @@
 import math
 import micropython
 from array import array
-from mote.dsp import aweight, aweight_plain, aweight_viper
+from mote.dsp import aweight, aweight_plain
 from mote.dsp.decibel import mdb, mdb3
 from mote.dsp.levels import Levels
 
-RUN = aweight_viper.compile_run()
+RUN = aweight.compile_run()  # viper on the 64-bit VM, its twin on the 32-bit one
 LEVEL = (
     -32276 + 2000
 )  # thousandths of dB: 24-bit energy of 48 frames to dB SPL (INMP441 sensitivity), filter gain undone

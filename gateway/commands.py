@@ -1,0 +1,108 @@
+"""The way in for commands: requests from a broker to the pipeline, and what becomes of them to who asked. (The outputs tell it, too, on the
+node's ack topic, durably and to whom their filters let see the node.)
+
+<root>/v1/cmd/<requester>/<node>: the broker's ACL must let each user write below its own name only (README.md).
+<root>/v1/node/<node>/cmd: only with `console`, for a broker that nobody but one user can reach.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from gateway.config import Broker
+from gateway.config.table import NAME
+from gateway.core.authorise import GATEWAY
+from gateway.core.model import Event
+from gateway.metrics import Metrics
+from gateway.mqtt_session import MqttError, MqttSession
+from gateway.outputs.native import ack_body
+
+BACKOFF_S = (0.5, 30.0)
+
+Ask = Callable[[str, str, bytes], object]
+"""(requester, node, body): hands a request to the service."""
+
+log = structlog.get_logger(__name__)
+
+
+class CommandRim:
+    """Keeps one subscription, reconnects with back-off. A broker that is away means no commands, and does no other harm.
+
+    A request that is published while we are away is gone, like any message of a clean session: who gets no "accepted" asks again with the
+    same id. A retained request is refused: it would come back at every connection.
+    """
+
+    def __init__(
+        self, broker: Broker, root: str, gateway: str, console: str | None, ask: Ask, metrics: Metrics
+    ) -> None:
+        self._broker, self._root, self._gateway, self._console = broker, root, gateway, console
+        self._ask, self._metrics = ask, metrics
+        self.connected = asyncio.Event()
+        self._session: MqttSession | None = None
+
+    async def up(self, seconds: float) -> None:
+        """Wait until requests can come in, at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.connected.wait()
+        except TimeoutError:
+            pass  # run() has logged why, or will
+
+    def answer(self, event: Event) -> None:
+        """Tell who asked of a committed step, on a topic of its own: also of nodes whose data an output may not see. Once; who missed it
+        asks again with the same id."""
+        requester = (event.command or {}).get("requester", GATEWAY)
+        if self._session is not None and requester != GATEWAY and NAME.fullmatch(requester):
+            self._session.publish(f"{self._root}/v1/cmd/{requester}/{event.name}/ack", ack_body(event), 1)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        wait = BACKOFF_S[0]
+        while True:
+            session = MqttSession(self._broker, f"citymote-{self._gateway}-commands")
+            session.on_message = self._arrived
+            session.on_retained = self._retained
+            try:
+                await session.connect()
+                await session.subscribe(f"{self._root}/v1/cmd/+/+", 1)
+                await session.subscribe(f"{self._root}/v1/node/+/cmd", 1)
+                wait = BACKOFF_S[0]
+                self._session = session
+                self.connected.set()
+                log.info("commands_connected")
+                log.warning("commands_lost", error=await asyncio.shield(session.closed))
+            except MqttError as e:
+                self._metrics.totals["command_connects_failed"] += 1
+                log.warning("commands_unreachable", error=str(e), retry_s=round(wait, 1),
+                            next="nothing can be ordered until the broker answers; start it or correct the output's broker")  # fmt: skip
+            finally:
+                self._session = None
+                self.connected.clear()
+                await session.disconnect()
+            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
+            wait = min(wait * 2, BACKOFF_S[1])
+
+    def _retained(self, topic: str, payload: bytes) -> None:
+        self._metrics.refused["command_retained"] += 1
+        log.warning(
+            "command_retained", topic=topic, next="publish requests without the retain flag, and remove this one"
+        )
+
+    def _arrived(self, topic: str, payload: bytes) -> None:
+        levels = topic.removeprefix(f"{self._root}/v1/").split("/")
+        if levels[0] == "cmd":
+            requester, node = levels[1], levels[2]
+        elif self._console is not None:
+            requester, node = self._console, levels[1]
+        else:
+            self._metrics.refused["command_unauthenticated"] += 1
+            log.warning("command_unauthenticated", topic=topic, next=f"publish on {self._root}/v1/cmd/<user>/{levels[1]}, or set commands.console")  # fmt: skip
+            return
+        if not NAME.fullmatch(requester) or not NAME.fullmatch(node):
+            self._metrics.refused["command_bad_topic"] += 1
+            return
+        self._ask(requester, node, payload)

@@ -1,0 +1,258 @@
+"""The stage that aggregates a node's rows: open hours in the node's state, closed ones in a note per day, periods told as they end.
+
+An hour closes when a row at or after its end has come, or `grace_s` after its end when nothing comes. A row for a closed hour reopens
+it; when no more came for `grace_s` it closes again, and every period it belongs to that is over is told again under a higher revision.
+Rows more than keep_days behind the node's newest are counted and left out.
+
+own: z: periods that end up to this hour are told. l: newest hour with data. t: newest row. s: seconds per row. d: days noted.
+o: {hour: [received, revision, {quantity: cell}]}, the open hours. p: {aggregate: end of the newest told}.
+day note: h: {hour: [revision, {quantity: cell}]}. r: {aggregate: {end: revision}} from the second revision on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from gateway.core.aggregates import cells as c
+from gateway.core.aggregates.calendar import LONGEST
+from gateway.core.aggregates.cells import HOUR, Cell
+from gateway.core.aggregates.periods import Plan, found
+from gateway.core.city import State, Turn
+from gateway.core.model import Aggregate, Event
+from gateway.core.registry import strictest, visibility_of
+
+MAX_OPEN = 48
+DAY = 24
+
+
+class Hours:
+    """A Stage of City."""
+
+    name = "agg"
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def forget(self) -> None:
+        return None
+
+    def follow(self, turn: Turn, event: Event, own: State) -> None:
+        if event.kind != "report" or event.occurrences or not event.times:
+            return
+        kinds = self._plan.kinds
+        columns = [col for col in event.columns if col.key in kinds]
+        if not columns:
+            return
+        step = _step(event, own, turn.subject.interval_s)
+        newest = self._add(turn, event, columns, step, own)
+        if newest is None:
+            return
+        turn.changed = True
+        whole = newest // HOUR
+        if whole > own.get("z", 0) or len(own["o"]) > MAX_OPEN:
+            late = sorted(own["o"])[: max(len(own["o"]) - MAX_OPEN, 0)]
+            self._close(turn, own, max(whole, own.get("z", 0)), late)
+
+    def due(self, turn: Turn, own: State) -> float | None:
+        if not own:
+            return None
+        z, grace = own["z"], self._plan.grace_s
+        reopened = [entry[0] + grace for h, entry in own["o"].items() if h < z]
+        if own["l"] + LONGEST > z:  # a period with data ends within these hours
+            reopened.append((z + 1) * HOUR + self._quiet(turn))
+        return min(reopened, default=None)
+
+    def _quiet(self, turn: Turn) -> float:
+        """How long after the end of an hour its last rows may come."""
+        return turn.subject.interval_s + self._plan.grace_s
+
+    def tick(self, turn: Turn, own: State) -> None:
+        if not own:
+            return
+        z = own["z"]
+        quiet = [h for h, entry in own["o"].items() if h < z and entry[0] + self._plan.grace_s <= turn.now]
+        reached = min(int((turn.now - self._quiet(turn)) // HOUR), own["l"] + LONGEST)
+        if quiet or reached > z:
+            turn.changed = True
+            self._close(turn, own, max(reached, z), quiet)
+
+    # rows in
+
+    def _add(self, turn: Turn, event: Event, columns: list[Any], step: int, own: State) -> int | None:
+        """Add an event's rows; return the newest time of a usable one."""
+        times, kinds = event.times, self._plan.kinds
+        newest, future = None, int(event.received) + 300
+        oldest = own["l"] - DAY * self._plan.keep_days if own else 0
+        late = 0
+        for hour, rows in _by_hour(times).items():
+            if hour < oldest:
+                late += len(rows)
+                continue
+            if times[rows[-1]] > future and times[rows[0]] > future:
+                continue
+            cells: dict[str, Cell] | None = None
+            for column in columns:
+                use = rows
+                values = column.values
+                if column.suspect or None in values:
+                    use = [i for i in rows if values[i] is not None and i not in column.suspect]
+                    if not use:
+                        continue
+                if cells is None:
+                    cells = self._open(turn, own, hour, event.received)
+                kind = kinds[column.key][0]
+                c.add(cells.setdefault(column.key, []), kind, [values[i] for i in use], [times[i] for i in use], step)
+                last = times[use[-1]] if use is rows or len(use) == 1 else max(times[i] for i in use)
+                if newest is None or last > newest:
+                    newest = last
+        if late:
+            turn.refuse("late_for_aggregates", late)
+        if newest is not None:
+            own["t"] = max(own.get("t", 0), newest)
+        return newest
+
+    def _open(self, turn: Turn, own: State, hour: int, received: float) -> dict[str, Cell]:
+        if not own:
+            own.update(z=hour, l=hour, o={}, d=[], p={})
+        entry = own["o"].get(hour)
+        if entry is None:
+            noted = self._day(turn, hour // DAY)["h"].get(hour) if hour // DAY in own["d"] else None
+            entry = own["o"][hour] = [received, *(noted or (0, {}))]
+        entry[0] = received
+        own["l"] = max(own["l"], hour)
+        return entry[2]
+
+    # periods out
+
+    def _close(self, turn: Turn, own: State, reached: int, again: list[int]) -> None:
+        """Close the hours before `reached` for the first time, and those of `again` once more; tell what is over by then."""
+        before = own["z"]
+        first = [h for h in own["o"] if before <= h < reached]
+        days: dict[int, dict[str, Any]] = {}
+        touched = set()
+        for h in (*first, *again):
+            _, revision, cells = own["o"].pop(h)
+            self._of(turn, days, own, h)["h"][h] = [revision + 1, cells]
+            touched.add(h)
+            touched |= self._unsure(turn, days, own, h, cells)
+        own["z"] = reached
+        ends = {e for h in touched for e in range(h + 1, min(h + LONGEST, reached) + 1)}
+        ends |= set(range(before + 1, min(reached, own["l"] + LONGEST) + 1))
+        told = self._told(turn, own, days, sorted(ends), touched, before)
+        for day, note in days.items():
+            if note.pop("new", None):
+                turn.keep(self._key(turn, day), note)
+        self._expire(turn, own)
+        if told:
+            turn.tell("aggregate", "agg", _seen(turn.subject.visibility, told), aggregates=tuple(told))
+
+    def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
+        """Hours whose use of a register hangs on hour h: the next, and the one before when its end was not read on the second."""
+        registers = [q for q in cells if self._plan.kinds[q][0] == c.REGISTER]
+        if not registers:
+            return set()
+        found = {h + 1} if h + 1 < own["z"] and self._look(turn, days, own, h + 1) else set()
+        noted = self._look(turn, days, own, h - 1)
+        if any(q in noted and noted[q][2] != h * HOUR for q in registers):
+            found.add(h - 1)
+        return found
+
+    def _told(
+        self, turn: Turn, own: State, days: dict[int, Any], ends: list[int], touched: set[int], before: int
+    ) -> list[Aggregate]:
+        def cells(h: int) -> Mapping[str, Cell]:
+            return self._look(turn, days, own, h)
+
+        out: list[Aggregate] = []
+        for end in ends:
+            for period in self._plan.calendar.ending_at(end):
+                needs = self._plan.needs(period)
+                if end <= before and not any(needs <= h < end for h in touched):
+                    continue
+                for f in found(self._plan, period, cells):
+                    revision = 1
+                    if end <= before:
+                        known = self._of(turn, days, own, end - 1)["r"].setdefault(f.name, {})
+                        revision = known[end] = known.get(end, 1) + 1
+                    latest = end >= own["p"].get(f.name, 0)
+                    if latest:
+                        own["p"][f.name] = end
+                    out.append(
+                        Aggregate(f.name, period.first * HOUR, end * HOUR, revision, latest, tuple(f.values), f.detail)
+                    )
+        return out
+
+    # day notes
+
+    def _key(self, turn: Turn, day: int) -> str:
+        return f"city:{turn.subject.key}:{day}"
+
+    def _day(self, turn: Turn, day: int) -> dict[str, Any]:
+        return turn.look(self._key(turn, day)) or {"h": {}, "r": {}}
+
+    def _of(self, turn: Turn, days: dict[int, Any], own: State, hour: int) -> dict[str, Any]:
+        """Return the day of an hour to be changed."""
+        day = hour // DAY
+        if day not in days:
+            days[day] = self._day(turn, day)
+        if day not in own["d"]:
+            own["d"].append(day)
+        days[day]["new"] = True
+        return days[day]
+
+    def _look(self, turn: Turn, days: dict[int, Any], own: State, hour: int) -> Mapping[str, Cell]:
+        day = hour // DAY
+        if day not in days:
+            if day not in own["d"]:
+                return {}
+            days[day] = self._day(turn, day)
+        entry = days[day]["h"].get(hour)
+        known = {} if entry is None else entry[1]
+        return {q: cell for q, cell in known.items() if q in self._plan.kinds}
+
+    def _expire(self, turn: Turn, own: State) -> None:
+        oldest = own["l"] // DAY - self._plan.keep_days - 2
+        for day in [d for d in own["d"] if d < oldest]:
+            own["d"].remove(day)
+            turn.keep(self._key(turn, day), None)
+
+
+def _seen(node: str, told: list[Aggregate]) -> str:
+    """The narrowest circle of the node and of every quantity that is told: what a household used stays personal."""
+    return strictest(node, *{visibility_of(v.quantity) for a in told for v in a.values})
+
+
+def _step(event: Event, own: State, interval_s: int) -> int:
+    """How many seconds a row stands for: the usual step of its report, of a single row the time since the row before.
+
+    What is no grid may have gaps: there a row stands for an interval at most.
+    """
+    first, last, n = event.times[0], event.times[-1], len(event.times)
+    if n > 1:
+        step = event.times[1] - first
+        if step <= 0 or last - first != step * (n - 1):
+            steps = sorted(b - a for a, b in pairwise(sorted(event.times)) if b > a) or [interval_s]
+            step = min(steps[(len(steps) - 1) // 2], interval_s)
+        elif n == 2:
+            step = min(step, interval_s)
+    elif own and 0 < first - own.get("t", 0) <= interval_s:
+        step = first - own["t"]
+    else:
+        step = own.get("s", interval_s) if own else interval_s
+    step = min(step, HOUR)
+    if own:
+        own["s"] = step
+    return step
+
+
+def _by_hour(times: tuple[int, ...]) -> dict[int, list[int]]:
+    """Return the row numbers of each hour."""
+    first, last = (times[0] - 1) // HOUR, (times[-1] - 1) // HOUR
+    if first == last and (len(times) < 3 or min(times) >= times[0] and max(times) <= times[-1]):
+        return {first: list(range(len(times)))}
+    found: dict[int, list[int]] = {}
+    for i, t in enumerate(times):
+        found.setdefault((t - 1) // HOUR, []).append(i)
+    return found

@@ -1,0 +1,297 @@
+"""The follower that does it all: aggregates, faults, rules and areas, one after the other, on one state per node.
+
+A state is one note ("city:<subject>", msgpack), written when it changed and read when it is needed; at most CACHE of them are held in
+memory, so that 25,000 nodes cost no more than their deadlines. A subject is a node ("<number>") or an area ("@<name>").
+After a start nothing is concluded from the clock for `settle_s`: what waited elsewhere while the gateway was away comes first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import msgspec
+
+from gateway.core.follow import Follow
+from gateway.core.model import Alarm, Event, Node
+
+CACHE = 1024
+CHECKS = 200  # subjects looked at in one tick: bounds how long a tick takes
+SPREAD_S = 600.0  # after a start every subject is looked at once, over this time
+
+State = dict[str, Any]
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(strict=False).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a rule can be about: a node, or an area (node None). areas: those that a node belongs to."""
+
+    key: str
+    name: str
+    profile: str
+    visibility: str
+    interval_s: int
+    areas: frozenset[str] = frozenset()
+    node: Node | None = None
+
+
+class Turn:
+    """One event or one look at the clock: what it makes, and access to the notes. `changed` asks for the state to be kept."""
+
+    __slots__ = ("subject", "now", "cause", "changed", "events", "notes", "refused", "_read")
+
+    def __init__(self, subject: Subject, now: float, cause: Event | None, read: Mapping[str, bytes]) -> None:
+        self.subject, self.now, self.cause, self._read = subject, now, cause, read
+        self.changed = False
+        self.events: list[Event] = []
+        self.notes: dict[str, bytes | None] = {}
+        self.refused: dict[str, int] = {}
+
+    def look(self, key: str) -> Any:
+        """Return a note's content, None when there is none."""
+        body = self.notes[key] if key in self.notes else self._read.get(key)
+        return None if body is None else decode(body)
+
+    def keep(self, key: str, content: Any) -> None:
+        """Note a content, None to remove it."""
+        self.notes[key] = None if content is None else encode(content)
+
+    def refuse(self, reason: str, n: int) -> None:
+        """Count rows that nothing can follow from."""
+        self.refused[reason] = self.refused.get(reason, 0) + n
+
+    def tell(self, kind: str, what: str, visibility: str | None = None, **fields: Any) -> None:
+        """Add an event: "<node>:<counter>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did."""
+        s, cause = self.subject, self.cause
+        number = s.node.id if s.node is not None else 0
+        seen = visibility or s.visibility
+        if cause is not None:
+            ident = f"{cause.id}:city:{what}"
+            if any(e.id == ident for e in self.events):
+                ident += f":{len(self.events)}"
+            self.events.append(
+                Event(kind, ident, number, s.name, seen, cause.received, s.interval_s, cause.counter, cause.epoch,
+                      cause.link, cause.receiver, **fields)
+            )  # fmt: skip
+            return
+        ident = f"{s.key}:{what}:{int(self.now)}"
+        if any(e.id == ident for e in self.events):
+            ident += f":{len(self.events)}"
+        self.events.append(Event(kind, ident, number, s.name, seen, self.now, s.interval_s, **fields))
+
+    def alarm(self, rule: str, alarm: Alarm, visibility: str | None = None) -> None:
+        """Add an alarm of a rule."""
+        self.tell("alarm", rule, visibility, alarm=replace(alarm, rules=(rule,)))
+
+
+class Stage(Protocol):
+    """One kind of consequence. `own` is its part of the subject's state: change it and set turn.changed. Pure but for its own memory."""
+
+    name: str
+
+    def follow(self, turn: Turn, event: Event, own: State) -> None:
+        """Take an event of the subject: a node's own, or what an earlier stage has made of it."""
+        ...
+
+    def due(self, turn: Turn, own: State) -> float | None:
+        """Return when to look at the subject again if nothing happens, None for never."""
+        ...
+
+    def tick(self, turn: Turn, own: State) -> None:
+        """Do what is due for the subject at turn.now."""
+        ...
+
+    def forget(self) -> None:
+        """A commit failed, or a start: what is in memory beside `own` counts no more."""
+        ...
+
+
+class Collector(Protocol):
+    """Gathers what happens at nodes into areas: state of its own in notes, returns area events to be told."""
+
+    def follow(self, turn: Turn, event: Event) -> None: ...
+
+    def forget(self) -> None: ...
+
+
+@dataclass
+class City:
+    """A Follower. nodes: number -> node; areas: their subjects by name. settle_s: see the module."""
+
+    nodes: Mapping[int, Node]
+    stages: Sequence[Stage]
+    collectors: Sequence[Collector] = ()
+    areas: Mapping[str, Subject] = field(default_factory=dict)
+    belongs: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    settle_s: float = 900.0
+    name: str = "city"
+
+    def __post_init__(self) -> None:
+        self._notes: Mapping[str, bytes] = {}
+        self._subjects: dict[str, Subject] = {}
+        self._states: OrderedDict[str, State] = OrderedDict()
+        self._when: dict[str, float] = {}
+        self._heap: list[tuple[float, str]] = []
+        self._from: float | None = None
+
+    def load(self, notes: Mapping[str, bytes]) -> None:
+        self._notes = notes
+        self._states.clear()
+        for part in (*self.stages, *self.collectors):
+            part.forget()
+
+    def follow(self, node: Node, event: Event) -> Follow:
+        turn = Turn(self._subject_of(node), event.received, event, self._notes)
+        self._take(turn, event)
+        return self._end(turn)
+
+    def tick(self, now: float) -> Follow:
+        if self._from is None:
+            self._start(now)
+        assert self._from is not None
+        if now < self._from:
+            return Follow()
+        notes: dict[str, bytes | None] = {}
+        events: list[Event] = []
+        refused: dict[str, int] = {}
+        looked = 0
+        while self._heap and self._heap[0][0] <= now and looked < CHECKS:
+            due, key = heapq.heappop(self._heap)
+            if self._when.get(key) != due:
+                continue
+            looked += 1
+            del self._when[key]
+            subject = self._subject(key)
+            if subject is None:
+                continue
+            view = _Over(notes, self._notes)
+            turn = Turn(subject, now, None, view)
+            state = self._state(turn)
+            for stage in self.stages:
+                stage.tick(turn, state.setdefault(stage.name, {}))
+            self._spread(turn, list(turn.events), state)
+            self._keep(turn, state)
+            self._again(turn, state)
+            told = self._end(turn)
+            notes.update(told.notes)
+            events += told.events
+            refused.update(told.refused)
+        return Follow(tuple(events), notes, refused)
+
+    # inside
+
+    def _start(self, now: float) -> None:
+        self._from = now + self.settle_s
+        keys = [*map(str, self.nodes), *(a.key for a in self.areas.values())]
+        for i, key in enumerate(keys):
+            self._schedule(key, self._from + SPREAD_S * i / len(keys))
+
+    def _take(self, turn: Turn, event: Event) -> None:
+        state = self._state(turn)
+        said = len(turn.events)
+        for stage in self.stages:
+            own = state.get(stage.name)
+            if own is None:
+                own = state[stage.name] = {}
+            stage.follow(turn, event, own)
+        self._spread(turn, turn.events[said:], state, event)
+        self._keep(turn, state)
+        self._again(turn, state)
+
+    def _spread(self, turn: Turn, made: list[Event], state: State, event: Event | None = None) -> None:
+        """Let every stage see the aggregates just made, and the collectors all that happened at a node."""
+        for new in made:
+            if new.kind == "aggregate":
+                for stage in self.stages:
+                    stage.follow(turn, new, state.setdefault(stage.name, {}))
+        if turn.subject.node is None or not self.belongs.get(turn.subject.name):
+            return
+        for happened in (*(() if event is None else (event,)), *made):
+            for collector in self.collectors:
+                said = len(turn.events)
+                collector.follow(turn, happened)
+                for told in turn.events[said:]:
+                    self._at_area(turn, told)
+
+    def _at_area(self, turn: Turn, told: Event) -> None:
+        """An area's rules look at what was gathered about it."""
+        assert told.area is not None
+        subject = self.areas[told.area.area]
+        inner = Turn(subject, turn.now, turn.cause, _Over(turn.notes, self._notes))
+        inner.events = []
+        self._take(inner, told)
+        turn.events += [replace(e, area=told.area) if e.area is None else e for e in inner.events]
+        turn.notes.update(inner.notes)
+
+    def _end(self, turn: Turn) -> Follow:
+        return Follow(tuple(turn.events), turn.notes, turn.refused)
+
+    def _subject_of(self, node: Node) -> Subject:
+        subject = self._subjects.get(str(node.id))
+        if subject is None or subject.node is not node:
+            subject = Subject(
+                str(node.id), node.name, node.profile, node.visibility, node.interval_s,
+                self.belongs.get(node.name, frozenset()) | frozenset(node.area), node,
+            )  # fmt: skip
+            self._subjects[subject.key] = subject
+        return subject
+
+    def _subject(self, key: str) -> Subject | None:
+        if key.startswith("@"):
+            return self.areas.get(key[1:])
+        node = self.nodes.get(int(key))
+        return None if node is None else self._subject_of(node)
+
+    def _state(self, turn: Turn) -> State:
+        key = turn.subject.key
+        state = self._states.get(key)
+        if state is None:
+            state = turn.look(f"{self.name}:{key}") or {}
+            self._states[key] = state
+            if len(self._states) > CACHE:
+                self._states.popitem(last=False)
+        else:
+            self._states.move_to_end(key)
+        return state
+
+    def _keep(self, turn: Turn, state: State) -> None:
+        if turn.changed:
+            kept = {name: own for name, own in state.items() if own}
+            turn.keep(f"{self.name}:{turn.subject.key}", kept or None)
+
+    def _again(self, turn: Turn, state: State) -> None:
+        for stage in self.stages:
+            due = stage.due(turn, state.get(stage.name) or {})
+            if due is not None:
+                self._schedule(turn.subject.key, due)
+
+    def _schedule(self, key: str, due: float) -> None:
+        if self._from is not None:
+            due = max(due, self._from)
+        if due < self._when.get(key, float("inf")):
+            self._when[key] = due
+            heapq.heappush(self._heap, (due, key))
+
+
+class _Over(Mapping[str, bytes]):
+    """Notes made in this turn over those of before."""
+
+    def __init__(self, over: Mapping[str, bytes | None], under: Mapping[str, bytes]) -> None:
+        self._over, self._under = over, under
+
+    def __getitem__(self, key: str) -> bytes:
+        body = self._over[key] if key in self._over else self._under.get(key)
+        if body is None:
+            raise KeyError(key)
+        return body
+
+    def __iter__(self) -> Any:
+        return iter({**dict.fromkeys(self._under), **self._over})
+
+    def __len__(self) -> int:
+        return len({**dict.fromkeys(self._under), **self._over})

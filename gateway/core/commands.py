@@ -1,0 +1,535 @@
+"""Commands and configurations on their way to a node: kept, sent until the node answers, told and audited. Pure; a Follower.
+
+    accepted -> queued -> sent -> done | failed | expired | refused        refused at once: not authorised, expired, malformed
+
+Every step is an event (published on the ack topic and entered in the audit log by the store) and a note, both committed before anything
+is sent. A node executes a number once and remembers the last 8 (mote.commands), so a number is sent again only while fewer others followed
+it. Numbers grow with Unix time, so that a gateway that lost its store never uses one again. Not to be sent twice: what a node has
+taken, refused or finished. The node's word is the last: a result that comes after the expiry still counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from typing import Any
+
+import msgspec
+from motewire import codes
+
+from gateway.core import orders
+from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Refused, Request, authorise, parse
+from gateway.core.follow import Follow
+from gateway.core.model import RESTRICTED, Event, Node
+
+REMEMBERED = 8  # commands whose ids a node remembers
+RESETS = 2  # resets of a node behind sends of the same command, after which it is not sent again: it may be the cause
+ROUNDS = 12  # so often a command is sent at most; one in pieces, every piece
+REPEAT_S = (20, 3600)  # pause before it is sent again: doubled every time, up to the second
+RESULT_S = 86_400  # after the expiry, for the result of a command that the node has taken
+KEEP_S = 30 * 86_400  # an id is known so long after its end
+MAX_KEPT = 20_000
+LEAK_S = 6 * 3600  # expiry of an automatic closing
+LEAK_RULE = "water_volume-above"  # what a water meter raises when no hour of the day went without flow
+BURST, PER_S, STRANGERS_PER_S = 50, 2.0, 0.1  # requests of one requester, of all that are none
+MAX_TOLD = 1024  # bytes of a refused request whose arguments are repeated in the answer and kept in the audit log
+OPEN = ("accepted", "queued", "sent")
+_WORDS = {
+    codes.COMMAND_DONE: "done",
+    codes.COMMAND_FAILED: "failed",
+    codes.COMMAND_EXPIRED: "expired",
+    codes.COMMAND_REFUSED: "refused",
+}
+_GIVEN_UP = re.compile(r"(\d+): ")  # a node's text about a version it took back
+
+Key = tuple[int, int]  # node, number
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One request that was accepted. Times are Unix seconds.
+
+    number: the node's id for it. step: how many events it has had. sends, sent: how often and when last. order: its place among the
+    node's commands by first send, 0 before. mark: (epoch, counter) of the newest uplink at the first send; what answers is
+    newer. version: the configuration in force then. pieces: frames it takes, cut for `room` bytes. resets: of the node since it was sent. taken: the node said that it has it. said: the node said how it ended.
+    """
+
+    number: int
+    id: str
+    requester: str
+    node: int
+    name: str
+    args: list[Any] | dict[str, Any]
+    reason: str
+    asked: float
+    expires: float
+    state: str = "accepted"
+    detail: str = ""
+    step: int = 0
+    sends: int = 0
+    sent: float = 0.0
+    order: int = 0
+    mark: tuple[int, int] = (0, 0)
+    version: int | None = None
+    pieces: int = 1
+    room: int = 0
+    resets: int = 0
+    taken: bool = False
+    said: bool = False
+    ended: float = 0.0
+
+    @property
+    def open(self) -> bool:
+        """True until it has ended."""
+        return self.state in OPEN
+
+    @property
+    def configures(self) -> bool:
+        """True for what travels as configuration and is answered by its version."""
+        return self.name in orders.CONFIG
+
+    def ready(self, now: float) -> bool:
+        """True when it may be sent (again) now."""
+        if self.taken or now >= self.expires or self.sends >= ROUNDS * self.pieces:
+            return False
+        return self.sends % self.pieces > 0 or not self.sends or not self.sent <= now < self.again_at
+
+    @property
+    def again_at(self) -> float:
+        """When the pause after the last send ends."""
+        rounds = self.sends // self.pieces
+        return self.sent + min(REPEAT_S[0] << max(rounds - 1, 0), REPEAT_S[1])
+
+    @property
+    def due(self) -> float:
+        """When the clock changes something about it."""
+        if not self.open:
+            return self.ended + KEEP_S
+        if self.taken:
+            return self.expires + RESULT_S
+        return min(self.expires, self.again_at) if self.sends >= ROUNDS * self.pieces else self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """What is known of a node beside its commands. last: highest number given. order: commands first sent so far. reported: version of its
+    configuration. config, confirmed, since: number, version and (epoch, counter) of the last configuration it confirmed.
+    interval_s: report interval it confirmed while the registry said `registry_s`. fail_safe: of its valve, as confirmed.
+    """
+
+    last: int = 0
+    order: int = 0
+    reported: int | None = None
+    config: int = 0
+    confirmed: int | None = None
+    since: tuple[int, int] = (0, 0)
+    interval_s: int = 0
+    registry_s: int = 0
+    fail_safe: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What to put into a downlink, counted as sent. Nothing may leave before `follow` is committed."""
+
+    key: Key
+    items: Mapping[int, Any]
+    priority: int
+    follow: Follow
+
+
+@dataclass
+class _Draft:
+    events: list[Event] = field(default_factory=list)
+    notes: dict[str, bytes | None] = field(default_factory=dict)
+
+    def follow(self) -> Follow:
+        return Follow(tuple(self.events), self.notes)
+
+
+_NOTHING = Follow()
+_encode = msgspec.msgpack.Encoder().encode
+_command_of = msgspec.msgpack.Decoder(Command).decode
+_book_of = msgspec.msgpack.Decoder(Book).decode
+
+
+class Desk:
+    """All commands of one gateway. nodes and policy may be replaced while it works."""
+
+    name = "commands"
+
+    def __init__(self, nodes: Mapping[int, Node], policy: Policy) -> None:
+        self.nodes, self.policy = nodes, policy
+        self._buckets: dict[str, tuple[float, float]] = {}
+        self.load({})
+
+    def configure(self, nodes: Mapping[int, Node], policy: Policy) -> None:
+        """Go on with another registry and policy."""
+        self.nodes, self.policy = nodes, policy
+        self._numbers = {n.name: n.id for n in nodes.values()}
+
+    # what is committed
+
+    def load(self, notes: Mapping[str, bytes]) -> None:
+        """Forget everything and go on from the committed notes."""
+        self._numbers = {n.name: n.id for n in self.nodes.values()}
+        self._commands: dict[Key, Command] = {}
+        self._books: dict[int, Book] = {}
+        self._open: dict[int, dict[int, None]] = {}
+        self._waiting = 0
+        self._ids: dict[tuple[str, str], Key] = {}
+        self._due: list[tuple[float, Key]] = []
+        self._ended: deque[Key] = deque()
+        found = []
+        for key, body in notes.items():
+            _, node, what = key.split(":")
+            if what == "book":
+                self._books[int(node)] = _book_of(body)
+            else:
+                found.append(_command_of(body))
+        for c in sorted(found, key=lambda c: (c.ended, c.number)):
+            self._keep(c)
+
+    def _keep(self, c: Command) -> None:
+        key = (c.node, c.number)
+        before = self._commands.get(key)
+        self._commands[key] = c
+        self._ids[c.requester, c.id] = key
+        was_open = before is not None and before.open
+        if c.open and not was_open:
+            self._open.setdefault(c.node, {})[c.number] = None
+            self._waiting += 1
+        elif was_open and not c.open:
+            del self._open[c.node][c.number]
+            self._waiting -= 1
+            if not self._open[c.node]:
+                del self._open[c.node]
+        if not c.open and (before is None or was_open):
+            self._ended.append(key)
+        heappush(self._due, (c.due, key))
+
+    def _drop(self, key: Key, draft: _Draft) -> None:
+        c = self._commands.pop(key)
+        if self._ids.get((c.requester, c.id)) == key:
+            del self._ids[c.requester, c.id]
+        draft.notes[f"{self.name}:{c.node}:{c.number}"] = None
+
+    def _note(self, draft: _Draft, c: Command) -> None:
+        self._keep(c)
+        draft.notes[f"{self.name}:{c.node}:{c.number}"] = _encode(c)
+
+    def _enter(self, draft: _Draft, node: int, book: Book) -> None:
+        if self._books.get(node) != book:
+            self._books[node] = book
+            draft.notes[f"{self.name}:{node}:book"] = _encode(book)
+
+    def _step(self, draft: _Draft, c: Command, now: float, **changes: Any) -> Command:
+        """Change a command, tell it and note it."""
+        c = replace(c, step=c.step + 1, **changes)
+        if not c.open and not c.ended:
+            c = replace(c, ended=now)
+        self._note(draft, c)
+        told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": c.args, "reason": c.reason, "state": c.state,
+                "detail": c.detail, "sends": c.sends, "expires": c.expires}  # fmt: skip
+        draft.events.append(self._event(c.node, "", now, f"{c.number}:{c.step}", told))
+        return c
+
+    def _event(self, number: int, name: str, now: float, what: str, command: Mapping[str, Any]) -> Event:
+        node = self.nodes.get(number)
+        name, visibility, interval = (node.name, node.visibility, node.interval_s) if node else (name, RESTRICTED, 1)
+        return Event("command", f"{number}:0:{self.name}:{what}", number, name or f"node-{number}", visibility, now, interval, command=command)  # fmt: skip
+
+    # what is known
+
+    def get(self, requester: str, ident: str) -> Command | None:
+        """Return the command a requester gave this id."""
+        key = self._ids.get((requester, ident))
+        return None if key is None else self._commands[key]
+
+    def waiting(self) -> Iterable[int]:
+        """Return the nodes with commands that have not ended."""
+        return tuple(self._open)
+
+    @property
+    def open(self) -> int:
+        """How many commands have not ended."""
+        return self._waiting
+
+    def as_configured(self, node: Node) -> Node:
+        """Return the node with the report interval that it confirmed, as long as the registry says what it said then."""
+        book = self._books.get(node.id)
+        if book is None or not book.interval_s or book.registry_s != node.interval_s:
+            return node
+        return replace(node, interval_s=book.interval_s)
+
+    # requests
+
+    def request(self, requester: str, name: str, body: bytes, now: float) -> tuple[Follow, str]:
+        """Judge a request for the node `name` by someone the broker vouches for; return what follows and how it was judged.
+
+        "accepted", "again" (a known id: its state is told, nothing is executed), "flood" (nothing follows), or the reason of a refusal.
+        """
+        if not self._may_ask(requester, now):
+            return Follow(), "flood"
+        draft, request, number = _Draft(), None, self._numbers.get(name, 0)
+        try:
+            if requester not in self.policy.requesters:
+                raise Refused("unauthorised", f"{requester} has no role here")
+            request = parse(body)
+            if request.requester != requester:
+                raise Refused("wrong_requester", f"the topic says {requester}")
+            if not number:
+                raise Refused("unknown_node", f"no node {name} here")
+            known = self.get(requester, request.id)
+            if known is not None:
+                return self._again(draft, known, request, number, now)
+            expires = authorise(self.policy, request, requester, self.nodes[number], now)
+            self._accept(draft, number, request, requester, expires, now)
+        except Refused as e:
+            told: dict[str, Any] = {"state": "refused", "error": e.reason, "detail": str(e), "requester": requester}
+            if request is not None:
+                told |= {"id": request.id, "name": request.name[:64], "reason": request.reason}
+                if len(body) <= MAX_TOLD:
+                    told["args"] = request.args
+            draft.events.append(self._event(number, name, now, f"{requester}:{int(now * 1000)}", told))
+            return draft.follow(), e.reason
+        return draft.follow(), "accepted"
+
+    def _again(self, draft: _Draft, c: Command, request: Request, number: int, now: float) -> tuple[Follow, str]:
+        if (c.node, c.name, c.args) != (number, request.name, request.args):
+            raise Refused("id_conflict", f"{request.id} is the id of another command")
+        told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": c.args, "reason": c.reason, "state": c.state,
+                "detail": c.detail, "sends": c.sends, "expires": c.expires, "again": True}  # fmt: skip
+        draft.events.append(self._event(c.node, "", now, f"{c.number}:again:{int(now * 1000)}", told))
+        return draft.follow(), "again"
+
+    def _may_ask(self, requester: str, now: float) -> bool:
+        """Take a token of the requester's; all that are not known share one bucket."""
+        who = requester if requester in self.policy.requesters else ""
+        tokens, at = self._buckets.get(who, (float(BURST), now))
+        tokens = min(BURST, tokens + max(now - at, 0.0) * (PER_S if who else STRANGERS_PER_S))
+        self._buckets[who] = (tokens - 1 if tokens >= 1 else tokens, now)
+        return tokens >= 1
+
+    def _accept(self, draft: _Draft, number: int, request: Request, requester: str, expires: float, now: float) -> None:
+        if self._waiting >= self.policy.max_queue:
+            raise Refused("queue_full", f"{self._waiting} commands wait; try again later")
+        if len(self._open.get(number, ())) >= self.policy.max_open:
+            raise Refused("node_busy", f"{self.policy.max_open} commands wait for this node")
+        book = self._books.get(number, Book())
+        last = max(book.last + 1, int(now))
+        self._enter(draft, number, replace(book, last=last))
+        c = Command(last, request.id, requester, number, request.name, request.args, request.reason, now, expires)
+        c = self._step(draft, c, now)
+        self._step(draft, c, now, state="queued")
+
+    def _order(
+        self, draft: _Draft, node: Node, ident: str, name: str, args: Any, reason: str, longest: float, now: float
+    ) -> None:
+        """Order something in the gateway's own name; what has no room is told as refused."""
+        if self.get(GATEWAY, ident) is not None:
+            return
+        request = Request(ident, name, GATEWAY, args, None, reason)
+        try:
+            self._accept(draft, node.id, request, GATEWAY, now + longest, now)
+        except Refused as e:
+            told = {"state": "refused", "error": e.reason, "detail": str(e), "requester": GATEWAY, "id": ident, "name": name, "args": args, "reason": reason}  # fmt: skip
+            draft.events.append(self._event(node.id, node.name, now, f"{GATEWAY}:{ident}", told))
+
+    # sending
+
+    def offer(self, node: Node, room: int, now: float, newest: tuple[int, int]) -> Offer | None:
+        """Return what goes into a downlink to the node now, counted as sent; None when nothing does.
+
+        room: payload bytes of the frame. newest: epoch and highest counter of its uplinks.
+        """
+        numbers = self._open.get(node.id)
+        if not numbers:
+            return None
+        book = self._books.get(node.id, Book())
+        mine = [self._commands[node.id, n] for n in numbers]
+        for c in sorted(mine, key=lambda c: (-orders.priority(c.name), c.number)):
+            if not c.ready(now) or not self._in_turn(c, mine, book):
+                continue
+            parts = orders.parts(c.name, c.args, c.number, c.room or room)
+            if (
+                c.configures and c.sends and parts and max(map(orders.size, parts)) > room
+            ):  # was begun with longer frames: cut anew
+                c = replace(c, room=0, sends=0)
+                parts = orders.parts(c.name, c.args, c.number, room)
+            if not parts:
+                continue
+            items = dict(parts[c.sends % len(parts)])
+            if codes.DOWN_COMMAND in items:
+                items[codes.DOWN_EXPIRY] = int(c.expires)
+            if orders.size(items) > room:
+                continue
+            return self._sent(node, c, book, items, len(parts), room, now, newest)
+        return None
+
+    def _in_turn(self, c: Command, mine: list[Command], book: Book) -> bool:
+        """True when sending c now cannot make the node execute something twice, or confuse two configurations."""
+        if c.configures:  # an answer names no command: one at a time
+            return all(not o.configures or not o.sends for o in mine if o is not c)
+        if c.order:  # those that followed it are counted below, before they are sent
+            return True
+        unanswered = [o for o in mine if o.order and not o.taken]
+        return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)
+
+    def _sent(
+        self, node: Node, c: Command, book: Book, items: dict[int, Any], pieces: int, room: int, now: float, newest: tuple[int, int]
+    ) -> Offer:  # fmt: skip
+        draft = _Draft()
+        changes: dict[str, Any] = {"sends": c.sends + 1, "sent": now, "pieces": pieces, "room": c.room or room}
+        if not c.sends:
+            changes |= {"mark": newest, "version": book.reported}
+        if not c.order and not c.configures:
+            book = replace(book, order=book.order + 1)
+            self._enter(draft, node.id, book)
+            changes["order"] = book.order
+        if c.sends % pieces:
+            self._note(draft, replace(c, **changes))
+        else:
+            self._step(draft, c, now, state="sent", **changes)
+        return Offer((node.id, c.number), items, orders.priority(c.name), draft.follow())
+
+    def unsent(self, key: Key, why: str) -> Follow:
+        """Take a send back that could not leave (duty cycle, no path)."""
+        c, draft = self._commands.get(key), _Draft()
+        if c is not None and c.open and c.sends:
+            self._note(draft, replace(c, sends=c.sends - 1, sent=0.0, detail=f"held: {why}"))
+        return draft.follow()
+
+    # what comes back
+
+    def follow(self, node: Node, event: Event) -> Follow:
+        """Take an event: answers to commands, versions of configurations, leaks."""
+        if event.status is None and not self.policy.valves:
+            return _NOTHING
+        draft, at = _Draft(), (event.epoch, event.counter)
+        status = event.status or {}
+        if event.rebooted:
+            self._reset(draft, node, at, event.received)
+        if "command" in status:
+            self._answered(draft, node, status["command"], event.received)
+        if "config_version" in status:
+            self._version(draft, node, status["config_version"], set(status) == {"config_version"}, at, event.received)
+        if "config_problem" in status:
+            self._problem(
+                draft, node, str(status["config_problem"]), set(status) == {"config_problem"}, at, event.received
+            )
+        if self.policy.valves and event.link:
+            self._valve(draft, node, event)
+        return draft.follow()
+
+    def _answered(self, draft: _Draft, node: Node, word: Any, now: float) -> None:
+        if not isinstance(word, list) or not 2 <= len(word) <= 3:
+            return
+        c = self._commands.get((node.id, word[0])) if isinstance(word[0], int) else None
+        if c is None or c.said or c.configures:
+            return
+        detail = str(word[2]) if len(word) == 3 else ""
+        state = _WORDS.get(word[1]) if isinstance(word[1], int) else None
+        if state is not None:
+            self._step(draft, c, now, state=state, detail=detail, said=True, ended=0.0)
+        elif word[1] == codes.COMMAND_ACCEPTED and c.open and not c.taken:
+            self._step(draft, c, now, state="sent", detail="taken by the node", taken=True)
+
+    def _reset(self, draft: _Draft, node: Node, at: tuple[int, int], now: float) -> None:
+        """The node was reset behind a send: what it cannot bear must not be sent for ever. (A reboot that was asked for is answered after it.)"""
+        for number in tuple(self._open.get(node.id, ())):
+            c = self._commands[node.id, number]
+            if c.sends <= c.resets or c.taken or at <= c.mark:
+                continue
+            c = replace(c, resets=c.resets + 1)
+            if c.resets < RESETS:
+                self._note(draft, c)
+            else:
+                self._step(
+                    draft, c, now, state="failed", detail=f"the node was reset {c.resets} times behind it, no answer"
+                )
+
+    def _travelling(self, node: int) -> Command | None:
+        """Return the configuration on its way to a node."""
+        mine = (self._commands[node, n] for n in self._open.get(node, ()))
+        return next((c for c in mine if c.configures and c.sends), None)
+
+    def _version(self, draft: _Draft, node: Node, version: Any, alone: bool, at: tuple[int, int], now: float) -> None:
+        """A node said which configuration is in force. A lone version newer than the first send is its answer; so is a higher one."""
+        if not isinstance(version, int):
+            return
+        book, c = self._books.get(node.id, Book()), self._travelling(node.id)
+        if c is not None and at > c.mark and (alone or c.version is not None and version > c.version):
+            book = replace(book, reported=version, config=c.number, confirmed=version, since=at)
+            args: Any = c.args
+            if isinstance(args.get("report_s"), int):
+                book = replace(book, interval_s=args["report_s"], registry_s=node.interval_s)
+                original = self.nodes.get(node.id)
+                if original is not None:
+                    book = replace(book, registry_s=original.interval_s)
+            if isinstance(args.get("valve"), Mapping) and isinstance(args["valve"].get("fail_safe"), str):
+                book = replace(book, fail_safe=args["valve"]["fail_safe"])
+            self._enter(draft, node.id, book)
+            self._step(draft, c, now, state="done", detail=f"version {version}", said=True)
+            return
+        if book.confirmed is not None and version < book.confirmed and at > book.since:
+            book = self._taken_back(draft, node, book, f"taken back: version {version} is in force", now)
+        self._enter(draft, node.id, replace(book, reported=version))
+
+    def _problem(self, draft: _Draft, node: Node, text: str, alone: bool, at: tuple[int, int], now: float) -> None:
+        """A node said why it refused a configuration ("..."), or that it gave one up ("<version>: ...")."""
+        book, c, gone = self._books.get(node.id, Book()), self._travelling(node.id), _GIVEN_UP.match(text)
+        if gone is not None:
+            if book.confirmed == int(gone[1]) and at > book.since:
+                self._enter(draft, node.id, self._taken_back(draft, node, book, text, now))
+        elif c is not None and alone and at > c.mark:
+            self._step(draft, c, now, state="failed", detail=text, said=True)
+
+    def _taken_back(self, draft: _Draft, node: Node, book: Book, why: str, now: float) -> Book:
+        c = self._commands.get((node.id, book.config))
+        if c is not None and c.state == "done":
+            self._step(draft, c, now, state="failed", detail=why, ended=0.0)
+        return replace(book, confirmed=None, interval_s=0, registry_s=0, fail_safe="")
+
+    def _valve(self, draft: _Draft, node: Node, event: Event) -> None:
+        """Close on a leak where that is enabled; send a fail-safe position that the node has not confirmed."""
+        valve, now = self.policy.valve(node), event.received
+        if valve is None:
+            return
+        alarm = event.alarm
+        if valve.auto_close and alarm is not None and alarm.state == "raised" and LEAK_RULE in alarm.rules:
+            self._order(draft, node, f"leak:{event.id}", orders.VALVE, ["close"], "leak", LEAK_S, now)
+        want = valve.fail_safe
+        if want is not None and self._books.get(node.id, Book()).fail_safe != want:
+            mine = (self._commands[node.id, n] for n in self._open.get(node.id, ()))
+            if not any(c.requester == GATEWAY and c.configures for c in mine):
+                day = int(now) // 86_400  # a refusal is asked about again tomorrow
+                self._order(draft, node, f"fail_safe:{node.id}:{want}:{day}", "config", {"valve": {"fail_safe": want}}, "", LONGEST_S, now)  # fmt: skip
+
+    # time
+
+    def tick(self, now: float) -> Follow:
+        """End what is overdue, forget what ended long ago."""
+        draft = _Draft()
+        while self._due and self._due[0][0] <= now:
+            at, key = heappop(self._due)
+            c = self._commands.get(key)
+            if c is None or c.due != at:
+                continue  # it was moved
+            if not c.open:
+                self._drop(key, draft)
+            elif c.taken:
+                self._step(draft, c, now, state="failed", detail="taken, but no result came")
+            elif now >= c.expires:
+                why = f"sent {c.sends} times, no answer" if c.sends else c.detail or "the node did not ask in time"
+                self._step(draft, c, now, state="expired", detail=why)
+            else:
+                self._step(draft, c, now, state="failed", detail=f"sent {c.sends} times, no answer")
+        while len(self._commands) > MAX_KEPT and self._ended:
+            key = self._ended.popleft()
+            if key in self._commands and not self._commands[key].open:
+                self._drop(key, draft)
+        return draft.follow()

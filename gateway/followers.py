@@ -1,0 +1,38 @@
+"""Builds what follows from readings, out of the configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.config.rules import RulesConfig
+from gateway.core.aggregates.areas import AreaSpec, Balance, Bays, Counters
+from gateway.core.aggregates.hours import Hours
+from gateway.core.city import City, Collector, Subject
+from gateway.core.follow import Follower
+from gateway.core.model import Node
+from gateway.core.rules.faults import Faults
+from gateway.core.rules.limits import Limits, units
+
+AREA_INTERVAL_S = 3600
+
+
+def build(config: RulesConfig | None, nodes: Mapping[int, Node]) -> tuple[Follower, ...]:
+    """Return the followers of a gateway; none without rules."""
+    if config is None:
+        return ()
+    names = [n.name for n in nodes.values()]
+
+    def of(kind: str) -> list[AreaSpec]:
+        return [a for a in config.areas if a.kind == kind]
+
+    collectors: list[Collector] = []
+    if of("bays"):
+        collectors.append(Bays(of("bays"), names))
+    if of("counters"):
+        collectors.append(Counters(of("counters"), config.plan.calendar))
+    if of("balance"):
+        collectors.append(Balance(of("balance"), names))
+    areas = {a.name: Subject(f"@{a.name}", a.name, "", a.visibility, AREA_INTERVAL_S) for a in config.areas}
+    belongs = {n: found for n in names if (found := frozenset(a.name for a in config.areas if a.has(n)))}
+    stages = (Hours(config.plan), Faults(config.faults), Limits(config.rules, units()))
+    return (City(nodes, stages, collectors, areas, belongs, config.settle_s),)

@@ -1,0 +1,5 @@
+"""Read-only HTTP on loopback: metrics, health, readiness."""
+
+from gateway.http.server import HttpServer
+
+__all__ = ["HttpServer"]

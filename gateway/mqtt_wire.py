@@ -1,0 +1,145 @@
+"""The bytes between paho and the broker. Two kinds of packet never reach paho: PUBLISH on its way out and PUBACK on its way in.
+
+They are all but a handful of the packets of a gateway, and paho spends 25 us and four system calls on each pair (DECISIONS.md). What is
+rare stays paho's: connecting, authentication, last will, TLS, subscriptions, messages to us, keep-alive, good-bye.
+MQTT 3.1.1 sections 2.2, 3.3 and 3.4.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Any
+
+import paho.mqtt.client as paho
+
+READ = 1 << 16
+FULL = 1 << 18  # bytes waiting to be sent, beyond which nobody should add any
+_PUBLISH, _PUBACK, _PUBACK_LENGTH = 0x30, 0x40, 4
+_NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Wire:
+    """What paho asks of a socket, over a connected one (TCP or TLS). paho is given whole packets only, one at a time.
+
+    Outgoing bytes are collected until flush(), so that many messages leave in one system call.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._in, self._at = b"", 0
+        self._left = 0  # bytes that paho may read: the rest of one packet
+        self._out = bytearray()
+
+    # ours
+
+    def publish(self, topic: str, payload: bytes, qos: int, retain: bool, mid: int) -> None:
+        """Collect a PUBLISH of QoS 0 or 1; mid 1..65535 counts for QoS 1 only. Raises ValueError for a topic that is none."""
+        name = topic.encode()
+        if not 0 < len(name) < 1 << 16 or "+" in topic or "#" in topic:
+            raise ValueError(f"topic {topic!r} cannot be published to")
+        length = 2 + len(name) + (2 if qos else 0) + len(payload)
+        out = self._out
+        out.append(_PUBLISH | qos << 1 | retain)
+        while length > 127:
+            out.append(length & 127 | 128)
+            length >>= 7
+        out.append(length)
+        out += len(name).to_bytes(2, "big")
+        out += name
+        if qos:
+            out += mid.to_bytes(2, "big")
+        out += payload
+
+    def flush(self) -> bool:
+        """Send what was collected; True when nothing is left. Raises OSError when the connection is gone."""
+        while self._out:
+            try:
+                sent = self.sock.send(self._out)
+            except _NOTHING_YET:
+                return False
+            del self._out[:sent]
+        return True
+
+    @property
+    def full(self) -> bool:
+        """True when the other side reads more slowly than we write."""
+        return len(self._out) >= FULL
+
+    def fill(self) -> bool:
+        """Read what has come; False at the end of the connection. Raises OSError when it broke."""
+        try:
+            data = self.sock.recv(READ)
+        except _NOTHING_YET:
+            return True
+        self._in, self._at = self._in[self._at :] + data, 0
+        return bool(data)
+
+    def acks(self) -> list[int]:
+        """Take the PUBACKs that come next; return their message ids."""
+        data, at, found = self._in, self._at, []
+        if not self._left:
+            end = len(data) - _PUBACK_LENGTH
+            while at <= end and data[at] == _PUBACK and data[at + 1] == 2:
+                found.append(data[at + 2] << 8 | data[at + 3])
+                at += _PUBACK_LENGTH
+            self._at = at
+        return found
+
+    def for_paho(self) -> bool:
+        """True when there is (more of) a packet that is paho's to read."""
+        if not self._left:
+            self._left = self._next_length()
+        return self._left > 0 and self._at < len(self._in)
+
+    def _next_length(self) -> int:
+        """Return the length of the packet that comes next, its head included; 0 while its head is not complete."""
+        data, at = self._in, self._at
+        if at < len(data) and data[at] == _PUBACK and len(data) - at < _PUBACK_LENGTH:
+            return 0
+        length = shift = 0
+        for n, byte in enumerate(data[at + 1 : at + 5], 2):
+            length |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return n + length
+        return 6 if shift == 28 else 0  # a length of five bytes: paho will say that this is no MQTT
+
+    def pending(self) -> bool:
+        """True when TLS has bytes for which the kernel will not call."""
+        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
+
+    # paho's
+
+    def recv(self, size: int) -> bytes:
+        piece = self._in[self._at : self._at + min(size, self._left)]
+        if not piece:
+            raise BlockingIOError
+        self._at += len(piece)
+        self._left -= len(piece)
+        return piece
+
+    def send(self, data: bytes | bytearray) -> int:
+        self._out += data
+        return len(data)
+
+    def setblocking(self, flag: bool) -> None:
+        self.sock.setblocking(flag)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def close(self) -> None:
+        """Send what still goes, a DISCONNECT for example, and close."""
+        try:
+            self.flush()
+        except OSError:
+            pass  # the connection is gone, which is what close() is for
+        self.sock.close()
+
+
+class Client(paho.Client):
+    """paho over a Wire."""
+
+    def _create_socket(self) -> Any:
+        return Wire(super()._create_socket())  # type: ignore[misc]

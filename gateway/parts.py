@@ -1,0 +1,302 @@
+"""What a configuration may change while the gateway runs: links and outputs, each with apply(), which leaves alone what is unchanged.
+
+Order of a change: what can fail first (a port that is taken), and then only what cannot. So a refused reload has changed nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import structlog
+
+from gateway import followers
+from gateway.clock import Clock
+from gateway.commands import CommandRim
+from gateway.config import Config, MqttLinkConfig, OutputConfig, UdpForwarderConfig
+from gateway.core.model import Node
+from gateway.health import Problem, Since
+from gateway.links.link import Link, LinkError
+from gateway.links.mqtt_link import MqttLink
+from gateway.links.udp_forwarder import UdpForwarderLink
+from gateway.metrics import Metrics
+from gateway.outputs.build import build
+from gateway.outputs.destination import Destination
+from gateway.pipeline import Pipeline
+from gateway.store.engine import Engine
+
+AWAY_S = 30.0
+STALLED_S = 60.0
+RETIRE_S = 5.0
+
+log = structlog.get_logger(__name__)
+
+LinkConfig = UdpForwarderConfig | MqttLinkConfig
+
+
+@runtime_checkable
+class Part(Protocol):
+    """What follows the configuration: followers of the pipeline, request handlers. apply() must not fail for what `check` accepts."""
+
+    async def apply(self, config: Config) -> None:
+        """Make this configuration the one in force."""
+        ...
+
+
+class Links:
+    """All links by name. places: where each listens."""
+
+    def __init__(self, gateway: str, pipeline: Pipeline, clock: Clock, metrics: Metrics) -> None:
+        self._gateway, self._pipeline, self._clock, self._metrics = gateway, pipeline, clock, metrics
+        self._links: dict[str, tuple[LinkConfig, Link]] = {}
+        self._since = Since()
+        self.places: dict[str, str] = {}
+
+    async def apply(self, wanted: Sequence[LinkConfig]) -> None:
+        """Open, change and close links. Raises LinkError, and then nothing has changed."""
+        new: list[tuple[LinkConfig, Link, str]] = []
+        later: list[LinkConfig] = []
+        try:
+            for config in wanted:
+                known = self._links.get(config.name)
+                if known is not None and (known[0] == config or _same_socket(known[0], config)):
+                    continue
+                if isinstance(config, MqttLinkConfig):
+                    later.append(config)  # a broker takes the second of one name for the first: close that before
+                    continue
+                link = self._make(config)
+                new.append((config, link, await link.start()))
+        except LinkError:
+            for _, link, _ in new:
+                await link.close()
+            raise
+        names = {config.name for config in wanted}
+        replaced = {config.name for config, _, _ in new} | {config.name for config in later}
+        for name in [n for n in self._links if n not in names or n in replaced]:
+            _, old = self._links.pop(name)
+            await old.stop()
+            self._pipeline.flush()
+            await old.close()
+            self._pipeline.detach(name)
+            self.places.pop(name, None)
+        for config in wanted:  # those that keep their socket
+            known = self._links.get(config.name)
+            if known is not None and known[0] != config and isinstance(config, UdpForwarderConfig):
+                assert isinstance(known[1], UdpForwarderLink)
+                known[1].use(config)
+                self._enter(config, known[1], self.places[config.name])
+        for config, link, place in new:
+            self._enter(config, link, place)
+        for config in later:
+            link = self._make(config)
+            self._enter(config, link, "")
+            self.places[config.name] = await link.start()
+
+    def _make(self, config: LinkConfig) -> Link:
+        p = self._pipeline
+        if isinstance(config, MqttLinkConfig):
+            return MqttLink(config, self._gateway, p.deliver, self._clock, self._metrics)
+        return UdpForwarderLink(config, p.deliver, p.flush, self._clock, self._metrics)
+
+    def _enter(self, config: LinkConfig, link: Link, place: str) -> None:
+        self._links[config.name] = config, link
+        self.places[config.name] = place
+        self._pipeline.attach(link, config.collect_ms / 1000 if isinstance(config, UdpForwarderConfig) else 0.0)
+
+    def problems(self) -> Iterator[Problem]:
+        """Say which links are away."""
+        for name, (_, link) in self._links.items():
+            away = self._since.held(name, not getattr(link, "connected", True))
+            if away > AWAY_S:
+                yield Problem(
+                    "link_away",
+                    f"link {name} ({self.places[name]}) has been away for {away:.0f} s",
+                    "nodes keep their frames; start the broker or correct the link's broker",
+                )
+
+    async def stop(self) -> None:
+        """Take no more frames."""
+        for _, link in self._links.values():
+            await link.stop()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        for _, link in self._links.values():
+            await link.close()
+
+
+def _same_socket(a: LinkConfig, b: LinkConfig) -> bool:
+    return (
+        isinstance(a, UdpForwarderConfig) and isinstance(b, UdpForwarderConfig) and (a.host, a.port) == (b.host, b.port)
+    )
+
+
+class Commands:
+    """The way in for commands, over the broker of one output; nothing without [commands]."""
+
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
+        self._pipeline, self._metrics = pipeline, metrics
+        self._wired: tuple[Any, ...] | None = None
+        self._rim: CommandRim | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._since = Since()
+
+    async def apply(self, config: Config) -> None:
+        """Follow policy, registry, and the broker through which people ask."""
+        c, o = config.commands, config.asked_through()
+        if c is None or o is None:
+            return
+        self._pipeline.configure(c.policy, config.nodes)
+        wired = (o.broker, o.root, config.id, c.console)
+        if wired != self._wired:
+            await self.cancel()
+            self._wired, self._rim = wired, CommandRim(*wired, self._pipeline.ask, self._metrics)
+            self._pipeline.answered = self._rim.answer
+            self._task = asyncio.create_task(self._rim.run(), name="commands")
+
+    async def up(self, seconds: float) -> None:
+        """Wait until requests can come in, at most so long."""
+        if self._rim is not None:
+            await self._rim.up(seconds)
+
+    def failed(self) -> BaseException | None:
+        """Return the error with which the task ended: a bug."""
+        task = self._task
+        return task.exception() if task is not None and task.done() and not task.cancelled() else None
+
+    def problems(self) -> Iterator[Problem]:
+        """Say that nothing can be ordered."""
+        away = self._since.held("rim", self._rim is not None and not self._rim.connected.is_set())
+        if away > AWAY_S:
+            yield Problem(
+                "commands_away", f"nothing can be ordered for {away:.0f} s", "start the broker or correct the output"
+            )
+
+    async def cancel(self) -> None:
+        """Take no more requests."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Rules:
+    """What follows from readings: built anew when rules or registry change, and going on from its notes."""
+
+    def __init__(self, pipeline: Pipeline, config: Config) -> None:
+        self._pipeline, self._inputs = pipeline, (config.rules, config.nodes)
+
+    async def apply(self, config: Config) -> None:
+        """Follow rules.toml and the registry."""
+        inputs = config.rules, config.nodes
+        if inputs != self._inputs:
+            self._inputs = inputs
+            self._pipeline.refollow(followers.build(*inputs))
+
+
+class Outputs:
+    """All destinations by name, each with its task."""
+
+    def __init__(self, gateway: str, engine: Engine, metrics: Metrics, info: Callable[[], dict[str, Any]]) -> None:
+        self._gateway, self._engine, self._metrics, self._info = gateway, engine, metrics, info
+        self._configs: dict[str, OutputConfig] = {}
+        self._all: dict[str, Destination] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._since = Since()
+        self._cursors: dict[str, int] = {}
+        self._told: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[Destination]:
+        return iter(list(self._all.values()))
+
+    async def apply(self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node]) -> None:
+        """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on."""
+        configs = {c.name: c for c in wanted}
+        gone = [name for name, config in self._configs.items() if configs.get(name) != config]
+        await asyncio.gather(*(self._retire(name, configs.get(name)) for name in gone))
+        for destination in self:
+            destination.reload(nodes)
+        for name, config in configs.items():
+            if name not in self._all:
+                destination = build(config, self._gateway, self._engine, self._metrics, self._info, nodes)
+                self._configs[name], self._all[name] = config, destination
+                self._tasks[name] = asyncio.create_task(destination.run(), name=f"output-{name}")
+
+    async def _retire(self, name: str, successor: OutputConfig | None) -> None:
+        """End one. It says good-bye only where nobody takes its place: state must not flap to offline for another filter."""
+        old, task, config = self._all.pop(name), self._tasks.pop(name), self._configs.pop(name)
+        self._metrics.outputs.pop(name, None)
+        if successor is None or _place(successor) != _place(config):
+            try:
+                async with asyncio.timeout(RETIRE_S):
+                    await old.farewell()
+            except TimeoutError:
+                log.warning("output_left", output=name, next="its broker did not answer; it will tell `offline` itself")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await old.retire()
+
+    def failed(self) -> BaseException | None:
+        """Return the error of a destination's task that ended with one: a bug."""
+        for task in self._tasks.values():
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                return error
+        return None
+
+    def wake(self) -> None:
+        """Tell all that the spool has grown."""
+        for destination in self._all.values():
+            destination.wake()
+
+    def reject(self, body: dict[str, Any]) -> None:
+        """Tell all why a frame was refused."""
+        for destination in self._all.values():
+            destination.reject(body)
+
+    def states(self) -> dict[str, tuple[bool, int]]:
+        """Return (connected, events behind) of each."""
+        newest = self._engine.newest()
+        return {name: (o.connected, newest - o.cursor) for name, o in self._all.items()}
+
+    def problems(self) -> Iterator[Problem]:
+        """Say which destinations are away, and which take nothing though they are there."""
+        for name, o in self._all.items():
+            behind = self._engine.newest() - o.cursor
+            away = self._since.held(name, not o.connected)
+            if self._cursors.get(name) != o.cursor:
+                self._cursors[name] = o.cursor
+                self._since.forget((name, "stalled"))
+            stalled = self._since.held((name, "stalled"), o.connected and behind > 0)
+            if away > AWAY_S:
+                yield Problem(
+                    "output_away",
+                    f"output {name} has been away for {away:.0f} s, {behind} events wait for it",
+                    "data are kept in the store; start the broker or correct the output",
+                )
+            elif stalled > STALLED_S:
+                yield Problem(
+                    "output_stalled",
+                    f"output {name} is connected but has taken nothing for {stalled:.0f} s, {behind} events wait",
+                    "look at the broker's log and disk; restart it",
+                )
+
+    def tell(self, leaf: str, body: dict[str, Any], every_s: float, changed: bool) -> None:
+        """Publish gw/<gw>/<leaf> where a destination has a place for it: when it has changed, every so often, and to who is back."""
+        now = time.monotonic()
+        for name, o in self._all.items():
+            if not o.connected:
+                self._told.pop(name, None)
+            elif changed or now - self._told.get(name, float("-inf")) >= every_s:
+                self._told[name] = now
+                o.tell(leaf, body)
+
+    async def cancel(self) -> None:
+        """End all tasks."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+
+def _place(config: OutputConfig) -> tuple[Any, ...]:
+    return type(config), getattr(config, "broker", None), getattr(config, "root", None)

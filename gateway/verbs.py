@@ -1,0 +1,124 @@
+"""`check` and `init`: what an operator does before the gateway runs. Results on stdout, complaints on stderr, one document with --json."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gateway import install as system
+from gateway.config import Config, ConfigError, load
+from gateway.config.template import config_text, registry_text
+from gateway.links.link import LinkError
+from gateway.store.engine import StoreError
+
+DONE, FAILED, USAGE = 0, 1, 2
+
+
+def complain(error: ConfigError | StoreError | LinkError) -> None:
+    """Print what is wrong and what to do next; of a configuration, everything that is."""
+    more = error.more if isinstance(error, ConfigError) else ()
+    for e in (error, *more):
+        print(f"error: {e}", file=sys.stderr)
+        if e.hint:
+            print(f"next: {e.hint}", file=sys.stderr)
+    if more:
+        print(f"{1 + len(more)} mistakes", file=sys.stderr)
+
+
+def check(file: Path, as_json: bool = False) -> int:
+    """Read the configuration and the registry; print what a run would do. Exit code 0, or 2 with all complaints."""
+    try:
+        c = load(file)
+    except ConfigError as e:
+        if as_json:
+            mistakes = [m.document() for m in (e, *e.more)]
+            _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
+        complain(e)
+        return USAGE
+    if as_json:
+        _document({"ok": True, **_told(c)})
+        return DONE
+    told = _told(c)
+    outputs = ", ".join(f"{name} ({what})" for name, what in told["outputs"].items())
+    print(
+        f"{c.file}: gateway {c.id}, {len(c.nodes)} nodes, links {', '.join(told['links'])}, outputs {outputs}, "
+        f"store {c.store}, http {told['http'] or 'off'}"
+    )
+    return DONE
+
+
+def _told(c: Config) -> dict[str, Any]:
+    return {
+        "file": str(c.file),
+        "gateway": c.id,
+        "nodes": len(c.nodes),
+        "links": [link.name for link in c.links],
+        "outputs": {o.name: o.describe() for o in c.outputs},
+        "store": str(c.store),
+        "http": f"{c.http.host}:{c.http.port}" if c.http else None,
+    }
+
+
+def init(folder: Path, as_json: bool = False) -> int:
+    """Write gateway.toml and an empty nodes.toml (mode 0600) into a folder. Refuses, exit code 1, when one of them is there."""
+    files = {folder / "gateway.toml": (config_text(), 0o644), folder / "nodes.toml": (registry_text(), 0o600)}
+    there = [f for f in files if f.exists() or f.is_symlink()]
+    if there:
+        return _refuse("exists", f"{', '.join(map(str, there))} is there already",
+                       "name another folder with --dir, or move it away", as_json)  # fmt: skip
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, (text, mode) in files.items():
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+            with os.fdopen(fd, "w", encoding="utf-8") as f:
+                os.fchmod(fd, mode)
+                f.write(text)
+    except OSError as e:
+        return _refuse("cannot_write", f"{e.filename or folder}: {e.strerror}", "name a folder you may write to with --dir", as_json)  # fmt: skip
+    if as_json:
+        _document({"ok": True, "files": [str(f) for f in files]})
+    else:
+        print("\n".join(f"wrote {f}" for f in files))
+        print(f"next: enter nodes in {folder / 'nodes.toml'}, then citymote gateway check --config {folder / 'gateway.toml'}", file=sys.stderr)  # fmt: skip
+    return DONE
+
+
+def install(root: Path, python: str | None, dry_run: bool, as_json: bool) -> int:
+    """Write unit, user, folders and a first configuration below `root`; exit code 1 when something is in the way."""
+    return _change(lambda: system.install(root, python, dry_run), dry_run, as_json)
+
+
+def uninstall(root: Path, dry_run: bool, as_json: bool) -> int:
+    """Take away what install wrote; configuration and store stay."""
+    return _change(lambda: system.uninstall(root, dry_run), dry_run, as_json)
+
+
+def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> int:
+    try:
+        done = change()
+    except system.InstallError as e:
+        return _refuse("install", str(e), e.hint, as_json)
+    if as_json:
+        _document(done.document())
+        return DONE
+    would = "would " if dry_run else ""
+    for verb, names in ((f"{would}write" if dry_run else "wrote", done.wrote), ("kept", done.kept), ("ran", done.ran),
+                        (f"{would}remove" if dry_run else "removed", done.removed)):  # fmt: skip
+        print("".join(f"{verb} {name}\n" for name in names), end="")
+    print("".join(f"next: {text}\n" for text in done.next), end="", file=sys.stderr)
+    return DONE
+
+
+def _refuse(error: str, text: str, hint: str, as_json: bool) -> int:
+    if as_json:
+        _document({"ok": False, "error": error, "text": text, "hint": hint})
+    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+    return FAILED
+
+
+def _document(value: dict[str, Any]) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,215 @@
+"""Free places of car parks and the balance of shafts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.core.model import Node
+from gateway.outputs import FORMATS
+from tests.gateway.town import NO_DEFAULTS, T0, D, H, Town
+
+BAYS = NO_DEFAULTS + '[area.market]\nkind = "lot"\nnodes = ["bay-*"]\ncapacity = 5\nvisibility = "open"\n'
+GATES = (
+    NO_DEFAULTS
+    + '[area.garage]\nkind = "gate-lot"\nentries = ["gate-1:count"]\nexits = ["gate-1:count-1", "gate-2:count"]\ncapacity = 10\n'
+    "reset_hour = 4\nreset_to = 1\n"
+)
+SHAFT = (
+    NO_DEFAULTS
+    + '[aggregates]\nregister = ["water_volume"]\n[area.zone-3]\nkind = "balance"\ninflow = ["shaft"]\noutflow = ["wm-*"]\n'
+    '[rule.loss]\nquantity = "balance"\naggregate = "balance"\narea = "zone-3"\nabove = 50\nclear = 20\nhold = 2\n'
+)
+
+
+def lots(town: Town, area: str) -> list[dict[str, Any]]:
+    return [dict(e.area.body) for e in town.events if e.area and e.area.area == area and e.area.name == "lot"]
+
+
+def bays(folder: Path) -> Town:
+    nodes = [Node(i, f"bay-{i}", b"", profile="parking", interval_s=3600) for i in range(1, 5)]
+    return Town(folder, BAYS, [*nodes, Node(9, "aq-1", b"")])
+
+
+def test_free_places_follow_every_change_and_nothing_else(tmp_path: Path) -> None:
+    town = bays(tmp_path)
+    town.row("bay-1", T0, occupied=1)
+    town.row("bay-2", T0 + 1, occupied=0)
+    town.row("bay-2", T0 + 3600, occupied=0)  # the heartbeat
+    town.row("aq-1", T0 + 3600, temperature=1)
+    town.restart()
+    town.row("bay-1", T0 + 4000, occupied=0)
+    town.row("bay-1", T0 + 3900, occupied=1, received=T0 + 5000)  # late
+    expected = [
+        {"capacity": 5, "occupied": 1, "free": 0, "unknown": 4},
+        {"capacity": 5, "occupied": 1, "free": 1, "unknown": 3},
+        {"capacity": 5, "occupied": 0, "free": 2, "unknown": 3},
+    ]
+    assert lots(town, "market") == expected
+    (m,) = FORMATS["native"](town.events[-1], "city")
+    assert (m.topic, m.retain) == ("city/v1/area/market/lot", True)
+    assert json.loads(m.payload)["free"] == 2 and town.events[-1].visibility == "open"
+
+
+def test_a_silent_bay_is_unknown_until_it_is_heard(tmp_path: Path) -> None:
+    town = bays(tmp_path)
+    town.row("bay-1", T0, occupied=1)
+    town.follow(town.event("bay-1", T0 + 3 * H, "offline", online=False))
+    assert lots(town, "market")[-1] == {"capacity": 5, "occupied": 0, "free": 0, "unknown": 5}
+    town.row("bay-1", T0 + 4 * H, occupied=1)
+    assert lots(town, "market")[-1]["unknown"] == 4
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 20), st.integers(0, 1)), max_size=40))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_lot_is_what_the_newest_row_of_each_bay_says(tmp_path: Path, rows: list[tuple[int, int, int]]) -> None:
+    town = bays(tmp_path)
+    newest: dict[int, tuple[int, int]] = {}
+    for i, (bay, minute, occupied) in enumerate(rows):
+        t = T0 + 60 * minute
+        town.row(f"bay-{bay}", t, occupied=occupied, received=T0 + 3600 + i)
+        if bay not in newest or t > newest[bay][0]:
+            newest[bay] = (t, occupied)
+        if i % 7 == 3:
+            town.restart()
+    if rows:
+        last = lots(town, "market")[-1]
+        assert last["occupied"] == sum(o for _, o in newest.values())
+        assert last["free"] == len(newest) - last["occupied"] and last["unknown"] == 5 - len(newest)
+
+
+def gates(folder: Path) -> Town:
+    return Town(folder, GATES, [Node(1, "gate-1", b"", interval_s=600), Node(2, "gate-2", b"", interval_s=600)])
+
+
+def test_a_lot_with_gates_counts_in_and_out_and_late_rows_too(tmp_path: Path) -> None:
+    town = gates(tmp_path)
+    noon = T0 + 12 * H
+    town.send("gate-1", [noon, noon + 600], {"count": [3, 2], "count-1": [0, 1]})
+    town.restart()
+    town.row("gate-2", noon + 900, count=1)
+    assert lots(town, "garage")[-1] == {"capacity": 10, "occupied": 4, "free": 6, "unknown": 0, "drift": 0}
+    town.row("gate-2", noon + 300, count=2, received=noon + 5000)
+    assert lots(town, "garage")[-1]["occupied"] == 2
+
+
+def test_what_would_leave_the_lot_below_nothing_or_over_full_is_drift(tmp_path: Path) -> None:
+    town = gates(tmp_path)
+    noon = T0 + 12 * H
+    town.row("gate-2", noon, count=4)
+    assert lots(town, "garage")[-1] == {"capacity": 10, "occupied": 0, "free": 10, "unknown": 0, "drift": 3}
+    town.row("gate-1", noon + 60, count=12)
+    assert lots(town, "garage")[-1] == {"capacity": 10, "occupied": 10, "free": 0, "unknown": 0, "drift": 1}
+
+
+def test_drift_is_corrected_in_the_quiet_hour_and_history_from_before_it_stays_history(tmp_path: Path) -> None:
+    town = gates(tmp_path)
+    noon = T0 + 12 * H
+    town.row("gate-1", noon, count=6)
+    assert lots(town, "garage")[-1]["occupied"] == 7
+    town.row("gate-1", noon + D, count=1)  # 4 h lies between: one car was there
+    assert lots(town, "garage")[-1] == {"capacity": 10, "occupied": 2, "free": 8, "unknown": 0, "drift": -6}
+    town.restart()
+    town.row("gate-2", noon + 1200, count=5, received=noon + D + 600)
+    assert lots(town, "garage")[-1]["occupied"] == 2
+
+
+METERS = ("wm-1", "wm-2", "wm-3")
+
+
+def shaft(folder: Path) -> Town:
+    nodes = [
+        Node(i, n, b"", profile="water_meter", interval_s=3600, visibility="personal")
+        for i, n in enumerate(("shaft", *METERS), 1)
+    ]
+    return Town(folder, SHAFT, nodes)
+
+
+def balances(town: Town) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for e in town.events:
+        if e.area and e.area.name == "balance" and e.kind == "area":
+            start = e.area.body["start"]
+            assert start not in found or e.area.body["revision"] > found[start]["revision"]
+            found[start] = dict(e.area.body)
+    return found
+
+
+@given(seed=st.integers(0, 1 << 32))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_balance_is_inflow_less_what_the_meters_used_in_any_order(tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    town = shaft(tmp_path)
+    use = {n: [random.randrange(0, 100) for _ in range(12)] for n in METERS}
+    lost = [random.randrange(0, 100) for _ in range(12)]
+    use["shaft"] = [sum(use[n][h] for n in METERS) + lost[h] for h in range(12)]
+    rows = [(name, h, sum(use[name][:h])) for name in use for h in range(13)]
+    if random.random() < 0.5:
+        rows.sort(key=lambda r: r[1])
+    else:
+        random.shuffle(rows)
+    for i, (name, h, volume) in enumerate(rows):
+        town.row(name, T0 + h * H, water_volume=volume, received=T0 + 13 * H + i)
+        if i == 20:
+            town.restart()
+    town.until(T0 + 14 * H, T0 + 18 * H)
+    found = balances(town)
+    for h in range(12):
+        body = found[T0 + h * H]
+        assert (body["balance"], body["capture"]) == (lost[h], 100.0)
+        assert body["inflow"] == use["shaft"][h]
+
+
+def test_a_missing_meter_leaves_the_balance_open_until_it_is_heard(tmp_path: Path) -> None:
+    town = shaft(tmp_path)
+    for h in range(5):
+        for name in ("shaft", *METERS):
+            if name != "wm-3" or h < 2:
+                town.row(name, T0 + h * H, water_volume=100.0 * h * (3 if name == "shaft" else 1))
+    told = balances(town)
+    assert told[T0]["balance"] == 0 and told[T0]["revision"] == 1
+    assert "balance" not in told[T0 + H] and told[T0 + H]["capture"] == 75.0 and told[T0 + H]["outflow"] == 200
+    for h in range(2, 5):
+        town.row("wm-3", T0 + h * H, water_volume=100.0 * h, received=T0 + 4 * H + 100)
+    assert balances(town)[T0 + H]["balance"] == 0 and balances(town)[T0 + H]["revision"] == 2
+
+
+def test_a_loss_in_two_hours_is_an_alarm_of_the_area(tmp_path: Path) -> None:
+    town = shaft(tmp_path)
+    inflow = [0, 100, 260, 420, 520, 620]
+    for h, v in enumerate(inflow):
+        for name in ("shaft", *METERS):
+            town.row(name, T0 + h * H, water_volume=float(v) if name == "shaft" else 30.0 * h)
+        if h == 2:
+            town.restart()
+    assert town.alarms() == [("raised", "loss"), ("cleared", "loss")]
+    raised = next(e for e in town.events if e.alarm is not None)
+    topics = {m.topic: m for m in FORMATS["native"](raised, "city")}
+    assert set(topics) == {"city/v1/area/zone-3/event", "city/v1/area/zone-3/alert/loss"}
+    body = json.loads(topics["city/v1/area/zone-3/alert/loss"].payload)
+    assert (body["value"], body["limit"], body["unit"], body["quantity"]) == (70, 50, "l", "balance")
+    assert raised.visibility == "restricted" and not raised.node
+    cleared = [e for e in town.events if e.alarm is not None][1]
+    assert [m.payload for m in FORMATS["native"](cleared, "city") if m.retain] == [b""]
+
+
+def test_household_meters_tell_nothing_in_an_open_circle(tmp_path: Path) -> None:
+    town = shaft(tmp_path)
+    for h in range(30):
+        for name in METERS:
+            town.row(name, T0 + h * H, water_volume=30.0 * h)
+    mine = [e for e in town.events if e.area is None]
+    assert mine and {e.visibility for e in mine} == {"personal"}
+
+
+@pytest.mark.parametrize("kind", ["lot", "balance"])
+def test_an_area_only_knows_its_own_nodes(tmp_path: Path, kind: str) -> None:
+    town = bays(tmp_path) if kind == "lot" else shaft(tmp_path)
+    stranger = next(iter(town.nodes.values()))
+    assert town.city.belongs.get("aq-1") is None and town.city.belongs.get(stranger.name)
