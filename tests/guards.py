@@ -119,7 +119,7 @@ GUARDS = (
     Guard("G3", "a command is executed once", "firmware/mote/commands.py", "            if entry[0] == ident:\n", "            if False:\n", REMOTE),
     Guard("G3", "a command is written down before it begins", "firmware/mote/commands.py", "        try:\n            self._store()\n        except OSError as e:\n", "        try:\n            pass\n        except OSError as e:\n", REMOTE),
     Guard("G3", "an expired command is refused", "firmware/mote/commands.py", "            elif clock.now() + EPOCH_2000 > expiry:\n", "            elif False:\n", REMOTE),
-    Guard("G3", "a configuration is judged before it is stored", "firmware/mote/settings.py", "    values = check(raw)\n    judge(values)\n    write_whole", "    values = check(raw)\n    write_whole", REMOTE),
+    Guard("G3", "a configuration is judged before it is stored", "firmware/mote/config.py", "        judge(values)\n", "", REMOTE),
     Guard("G1", "an ack with a malformed bitmap is dropped whole", "firmware/mote/downlink.py", "                whole_ack = False  #", "                pass  #", REMOTE),
     Guard("G1", "a planned restart seals what is open", "firmware/mote/remote.py", "        self.node.batcher.close()\n", "        pass\n", REMOTE),
     Guard("G1", "a level counts only after samples in a row", "firmware/mote/hal/ulp.py", "    a.jump_below(samples, 4)", "    a.jump_below(1, 4)", ULP),

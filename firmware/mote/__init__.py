@@ -23,8 +23,7 @@ def let_go(name):
 
 def borrow(name, what, *args):
     """Call function `what` of module `name`, which is in memory for that long only."""
-    module = __import__(name, None, None, (what,))
-    try:
-        return getattr(module, what)(*args)
+    try:  # an import that fails half-way leaves a half module behind
+        return getattr(__import__(name, None, None, (what,)), what)(*args)
     finally:
         let_go(name)

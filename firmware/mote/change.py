@@ -1,14 +1,13 @@
-"""A configuration arrives: judged, stored, put into effect. Loaded for that only.
+"""A configuration arrives: judged, stored, put into effect. Loaded for that only, and each step's helpers go before the next one's come.
 
 It takes effect at once where it can; anything else ends in a planned restart, which loses nothing (what is open is sealed
 first, and no crash is counted).
 """
 
 from micropython import const
-from mote import let_go, log, supervisor
+from mote import borrow, let_go, log, supervisor
 from mote.errors import BadConfig
 from mote.health import clipped
-from mote.pieces import Pieces, updates_of
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
 _LADDER_OPTIONS = const(2)
@@ -26,7 +25,9 @@ def take(remote, value):
     """Take downlink key 4 {number: value} for a mote.remote.Remote. Raises BadConfig (reported, nothing changed), OSError."""
     node = remote.node
     try:
-        updates = updates_of(value, node.config.values, Pieces())
+        updates = borrow("mote.pieces", "updates_of", value, node.config.values)
+        let_go("motewire.codes")
+        let_go("motewire.quantities")
         if not updates:
             return
         before, values = node.config.change(updates, lambda values: judge(remote, values))
@@ -48,26 +49,29 @@ def take(remote, value):
 
 def judge(remote, values):
     """Raise BadConfig for what only this node can know to be wrong."""
-    from mote.links import LINKS
-    from mote.profiles.opening import PROFILES
+    now = remote.node.config.values
+    if values["profile"] != now.get("profile"):
+        from mote.profiles.opening import PROFILES
 
-    if values["profile"] not in PROFILES:
-        raise BadConfig("profile: " + values["profile"])
-    if values["link"] not in LINKS:
-        raise BadConfig("link: " + values["link"])
-    if remote.whole and values["profile"] == remote.node.config["profile"]:
+        if values["profile"] not in PROFILES:
+            raise BadConfig("profile: " + values["profile"])
+    if values["link"] != now.get("link"):
+        from mote.links import LINKS
+
+        if values["link"] not in LINKS:
+            raise BadConfig("link: " + values["link"])
+    if remote.whole and values["profile"] == now.get("profile"):
         profile = remote.node.profile
         if values["mode"] == "sleep" and not profile.rhythm(values)[1]:
             raise BadConfig("mode sleep: not with event rows")
-        _rules(profile, values)
+        if values["alarms"] != now["alarms"] or values["sensors"] != now["sensors"]:
+            _rules(profile, values)
 
 
 def _rules(profile, values):
-    from mote.rules import rules_from
-
     specs = profile.alarm_specs(values)
     try:
-        return rules_from(specs, profile.ids), repr(specs)
+        return borrow("mote.rules", "rules_from", specs, profile.ids), repr(specs)
     finally:
         let_go("motewire.quantities")
 

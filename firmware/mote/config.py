@@ -84,7 +84,11 @@ class Config:
         judge: function(values) that may raise BadConfig, too. Nothing is stored when they do not fit together. The node's id is
         not changed this way: it is part of its identity. Raises BadConfig, OSError.
         """
-        return _settings("change", self, updates, judge)
+        raw, values = _settings("proposed", self, updates)
+        if values is None:
+            return self.values, self.values
+        judge(values)
+        return borrow("mote.proof", "adopt", self, raw, values)
 
     def rates(self, emergency):
         """Raise sample, row and report rates, or let them return."""

@@ -61,14 +61,14 @@ def with_rule(alarms, v):
     return kept
 
 
-def updates_of(value, values, pieces):
+def updates_of(value, values):
     """Return {name: value} for config.change() out of downlink key 4 {number: value}; {} when there is nothing to do yet.
 
-    values: the configuration in force. pieces: Pieces. Raises BadConfig, OSError. Numbers that nobody knows are left alone.
+    values: the configuration in force. Raises BadConfig, OSError. Numbers that nobody knows are left alone.
     """
     updates = {}
     if _CONFIG_PIECE in value:
-        updates.update(pieces.take(value[_CONFIG_PIECE]) or {})
+        updates.update(Pieces().take(value[_CONFIG_PIECE]) or {})
     for key in value:
         if 0 < key < len(CONFIG_NAMES):
             updates[CONFIG_NAMES[key]] = value[key]

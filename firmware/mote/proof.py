@@ -1,8 +1,10 @@
-"""What is kept once the gateway answered under a configuration. Borrowed for the call, at a time when everything else is in memory:
-files are copied as they are, and at most one of them is parsed at a time.
+"""Files of a configuration that came or was proven. Borrowed for the call, at a time when everything else is in memory: files are copied
+as they are, and at most one of them is parsed at a time.
 """
 
-from mote.files import keep_copy, read_json
+import json
+
+from mote.files import keep_copy, read_json, write_whole
 from mote.hal.rtc import TRIES
 
 
@@ -26,3 +28,13 @@ def prove(c):
         if read_json(c.factory) is None:
             keep_copy(c.source, c.factory)
     keep_copy("/board.json", "/board.good")
+
+
+def adopt(c, raw, values):
+    """Store a configuration that was judged and put it in force, on probation; return (values before, values now). Raises OSError."""
+    write_whole(c.path, json.dumps(raw))
+    before = c.values
+    c.values, c.source, c.proved, c.fallback, c.probation = values, c.path, False, False, True
+    forget_tries(c)
+    c.answered()
+    return before, values

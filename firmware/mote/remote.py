@@ -3,14 +3,26 @@ while there is some. A safe node has a Remote; a whole node a Control, which als
 """
 
 import asyncio
+import gc
 
 from micropython import const
-from mote import let_go, log, supervisor
-from mote.errors import Planned
+from mote import borrow, let_go, log, supervisor
+from mote.config import note_problem
+from mote.errors import BadConfig, Planned
 from mote.hal import clock as board_clock
 
 _RESTART_MS = const(5000)  # time for an answer to leave; what does not leave waits on flash
 COMMANDS = "/commands.json"
+# what a change needs in turn; named here so that nothing of it stays when memory ends in the middle
+_PASSING = (
+    "mote.change",
+    "mote.pieces",
+    "mote.settings",
+    "mote.proof",
+    "mote.rules",
+    "motewire.codes",
+    "motewire.quantities",
+)
 
 
 class Remote:
@@ -71,14 +83,23 @@ class Remote:
     # --- configuration
 
     def on_config(self, value):
-        """Take downlink key 4; what is wrong with it is reported and changes nothing. Raises BadConfig, OSError."""
-        from mote import change
-
+        """Take downlink key 4; what is wrong with it, or has no room here, is reported and changes nothing. Raises BadConfig, OSError."""
+        before = self.node.config.values
         try:
-            change.take(self, value)
+            gc.collect()
+            return borrow("mote.change", "take", self, value)
+        except MemoryError:
+            pass
         finally:
-            for name in ("mote.change", "mote.pieces", "motewire.codes"):
+            for name in _PASSING:
                 let_go(name)
+        gc.collect()
+        if self.node.config.values is not before:  # it is stored, and half in effect
+            self.restart()
+            return
+        self.refused += 1
+        note_problem("no memory for this configuration")
+        raise BadConfig("no memory")
 
     # --- commands
 
