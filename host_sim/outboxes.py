@@ -129,18 +129,20 @@ class Load(threading.Thread):
         for box in self._rng.sample(list(self._boxes.values()), min(3, len(self._boxes))):
             while len(box.frames) < _KEPT and self.made < self._total:
                 self._make(box)
+            if len(box.frames) >= _KEPT and not box.alarms and self.made < self._total:
+                self._make(box, alarm=True)  # a full outbox keeps no alarm from being raised
             urgent = [c for c in box.frames if c in box.alarms][:3]
             others = [c for c in box.frames if c not in box.alarms]
             chosen = urgent + self._rng.sample(others, min(_PUSHED - len(urgent), len(others)))
             found += [box.frames[c] for c in sorted(chosen)]
         return found
 
-    def _make(self, box: Box) -> None:
+    def _make(self, box: Box, alarm: bool = False) -> None:
         m, draw = box.mote, self._rng.random()
         box.t += ROW_S * 2
-        if m.counter == 0 or draw < 0.02:
+        if m.counter == 0 or (draw < 0.02 and not alarm):
             data, kind = m.status({1: box.t - 1_700_000_000, 3: 1}, long=True), "status"
-        elif draw < 0.10:
+        elif draw < 0.10 or alarm:
             data, kind = m.alarm(ABOVE, box.t, PM10, self._rng.randrange(151, 400), 150), "alarm"
             box.alarms.add(m.counter)
         else:

@@ -164,7 +164,7 @@ GUARDS = (
     Guard("G15", "what was perhaps sent is merged before it is sent again", "gateway/outputs/ngsi_http.py", "        if track.sent < track.highest:", "        if False:", HTTP),
     Guard("G15", "an entity the broker is too busy for is tried again", "gateway/outputs/ngsi_http.py", "                again.append(entity)", "                pass", HTTP),
     Guard("G15", "a replay touches no retained topic", "gateway/replay.py", "    return [m for m in found if not m.retain]", "    return list(found)", REPLAY),
-    Guard("G1", "a full disk is for alarms", "gateway/pipeline.py", "        if self._engine.full and header.kind != ALARM:\n", "        if False:\n", STORE),
+    Guard("G1", "a full disk is for alarms", "gateway/pipeline.py", "        if self._engine.full and not alarm:\n", "        if False:\n", STORE),
     Guard("G1", "a damaged store is recovered", "gateway/store/recovery.py", "& 0xFF in DAMAGE:\n", "& 0xFF in ():\n", CARE),
     Guard("G1", "what waits for an output outlives its age", "gateway/store/retention.py", "                if not done or received >= before:\n", "                if received >= before:\n", CARE),
     Guard("G1", "at the size limit alarms go last", "gateway/store/retention.py", "        for express in (0, 1):\n", "        for express in (1, 0):\n", CARE),
