@@ -1,5 +1,6 @@
 """`citymote sim torture gateway`: kill the real gateway under load, bounce its broker, fill its disk, and count what is missing."""
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,7 @@ def command(kills: int, seed: int, no_fill: bool, keep: Path | None, as_json: bo
 
     Exit code 0 only when everything that was acknowledged arrived at a subscriber and every repeat is recognisable as one.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as on Ctrl-C: a disk is mounted, processes run
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[tail]}"))  # fmt: skip
     with (
