@@ -74,6 +74,7 @@ class Downlink:
             return False
         self.heard += 1
         self.rssi, self.snr = rssi, snr
+        wrong = ()
         try:
             payload, wrong = borrow("motewire.downlink", "read_downlink", frame, at, end)
         except WireError as e:
