@@ -23,7 +23,7 @@ from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
 from gateway.core.authorise import Policy
 from gateway.core.commands import Desk, Offer
-from gateway.core.decide import decide, goes_offline, introduce, offline_at
+from gateway.core.decide import decide, goes_offline, introduce, offline_at, reread
 from gateway.core.dedupe import Heard, Recent
 from gateway.core.follow import Follow, Follower
 from gateway.core.lockout import Lockout
@@ -41,6 +41,7 @@ MAX_STATES = 4096
 INTRODUCED_AT_ONCE = 500  # nodes, in one commit
 RESUME_S = 1.0
 RX_DELAY_S = 1.0
+REREAD = 64  # frames in one transaction
 COMMAND_SHARE = 0.8  # of the duty cycle that commands may use up; urgent ones may use all of it
 
 log = structlog.get_logger(__name__)
@@ -102,6 +103,9 @@ class Pipeline:
         self._generation = 0
         self._deadlines: list[tuple[float, int]] = []
         self._watched: set[int] = set()
+        self._quiet_until = 0.0  # nobody is declared offline before this
+        self._rereads: list[int | None] = []
+        self._rereading: asyncio.Task[None] | None = None
         self._ledgers: dict[str, DutyLedger] = {}
         booked: dict[str, list[tuple[int, int, int]]] = {}
         for transmitter, band, start, airtime in engine.airtime(
@@ -162,6 +166,8 @@ class Pipeline:
         if node is None:
             return Refusal("unknown_node", header.node)
         alarm = header.kind == ALARM
+        if self._engine.full and not alarm:
+            return Refusal("disk_full", node.id)  # not answered: the node keeps it
         if self._pending >= MAX_PENDING and not alarm:
             return Refusal("overload", node.id)
         if not self._lockout.may_try(node.id, header.is_long, rx.received):
@@ -282,7 +288,9 @@ class Pipeline:
         self._commit_follow(self._desk.unsent(offer.key, why))
 
     def tick(self) -> None:
-        """Let the followers do what is due by now."""
+        """Let the followers do what is due by now; on a full disk it stays due."""
+        if self._engine.full:
+            return
         now = self._clock.now()
         follow = self._noted([f.tick(now) for f in self._followers])
         self._commit_follow(follow)
@@ -302,7 +310,7 @@ class Pipeline:
         elif refusal.node is not None:
             body["node_id"] = refusal.node
         self._rejected(body)
-        if refusal.keep and not kept:
+        if refusal.keep and not kept and not self._engine.full:
             self._engine.quarantine(rx.data, refusal.reason, rx.received)
 
     def flush(self) -> None:
@@ -336,7 +344,9 @@ class Pipeline:
         )
         return Write(w.node.id, w.decision.state, event, raw, w.more, w.notes)
 
-    def _commit(self, writes: list[Write], works: list[_Work], then: Callable[[], None] | None = None) -> None:
+    def _commit(
+        self, writes: list[Write], works: list[_Work], then: Callable[[], None] | None = None
+    ) -> asyncio.Future[int]:
         """Hand writes to the store; `then` is called once they are on disk, and not when they never get there."""
         generation = self._generation
         if not works:  # decisions without a frame: their states must stay in memory until they are on disk all the same
@@ -345,6 +355,7 @@ class Pipeline:
         future = self._engine.commit(writes)
         self._in_flight.add(future)
         future.add_done_callback(lambda f: self._after(f, generation, writes, works, then))
+        return future
 
     def _after(
         self,
@@ -417,6 +428,8 @@ class Pipeline:
                 link=event.link, copies=heard.copies if heard else 1,
             )  # fmt: skip
             self._watch(w.node.id, w.decision.state)
+            if event.kind == "status" and w.decision.state.schemas:
+                self.reread(w.node.id)
         answer = w.decision.answer
         if answer is None or heard is None:
             return
@@ -485,7 +498,7 @@ class Pipeline:
     def _state(self, number: int) -> NodeState:
         state = self._states.get(number)
         if state is None:
-            state = self._engine.load(number) or NodeState()
+            state = self._engine.load(number) or self._engine.fresh()
         return state
 
     def _keep(self, number: int, state: NodeState) -> None:
@@ -538,6 +551,10 @@ class Pipeline:
     def check_presence(self, limit: int = 1000) -> None:
         """Declare nodes offline whose time is up; costs only as much as there is to do."""
         now = self._clock.now()
+        if self._engine.full:  # nodes are not heard: let each have its turn when they are again
+            self._quiet_until = now + max((n.interval_s for n in self._nodes.values()), default=0)
+        if now < self._quiet_until:
+            return
         writes: list[Write] = []
         while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:
             _, number = heapq.heappop(self._deadlines)
@@ -562,6 +579,41 @@ class Pipeline:
         assert decision.event is not None
         follow = self._follow(self._nodes[number], decision.event)
         return Write(number, decision.state, decision.event, None, follow.events, follow.notes)
+
+    def reread(self, number: int | None = None) -> None:
+        """Try once more to read frames kept because of an unknown schema: a node's, when it announces what it sends; all, at the start."""
+        if number not in self._rereads:
+            self._rereads.append(number)
+        if self._rereading is None or self._rereading.done():
+            self._rereading = asyncio.create_task(self._reread(), name="reread")
+
+    async def _reread(self) -> None:
+        while self._rereads:
+            number, after = self._rereads[0], (0, 0, 0)
+            try:
+                while frames := self._engine.unread(after, REREAD, number):
+                    writes = [w for raw in frames if (w := self._read_again(raw)) is not None]
+                    if writes:
+                        await self._commit(writes, [])
+                        self._metrics.totals["reread"] += len(writes)
+                        log.info("frames_reread", frames=len(writes), nodes=len({w.node for w in writes}))
+                    after = (frames[-1].node, frames[-1].epoch, frames[-1].counter)
+            except StoreError:
+                await asyncio.sleep(RESUME_S)  # not committed: they are still unread, and tried again
+            else:
+                self._rereads.pop(0)
+
+    def _read_again(self, raw: RawFrame) -> Write | None:
+        node, header = self._nodes.get(raw.node), parse(raw.data)
+        if node is None or isinstance(header, Refusal):
+            return None
+        rx = Reception(raw.data, raw.received, raw.link, raw.receiver, raw.rssi, raw.snr)
+        decision = reread(node, self._state(node.id), header, rx, raw.epoch, raw.counter, crypto.opener)
+        if decision is None or decision.event is None:
+            return None
+        self._keep(node.id, decision.state)
+        follow = self._follow(node, decision.event)
+        return Write(node.id, decision.state, decision.event, raw, follow.events, follow.notes, again=True)
 
     def introduce(self) -> None:
         """Publish metadata of nodes whose registry entry is new or changed (start-up only: O(nodes))."""
@@ -616,8 +668,12 @@ class Pipeline:
     async def settle(self) -> None:
         """Flush and wait until every decision is committed (or has failed) and answered."""
         self.flush()
-        while self._in_flight:
-            await asyncio.wait(self._in_flight)
+        while self._in_flight or self._rereading is not None:
+            if self._rereading is not None:
+                await asyncio.wait([self._rereading])
+                self._rereading = None
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
             await asyncio.sleep(0)  # let the callbacks of those futures run
 
 

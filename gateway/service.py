@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from gateway import __version__, followers, logs
+from gateway.caretaker import Caretaker
 from gateway.clock import Clock, ForwarderClock, HostClock
 from gateway.config import Config, ConfigError, load
 from gateway.core.commands import Desk
@@ -37,8 +38,6 @@ from gateway.verbs import complain
 
 TICK_S = 0.5
 STUCK_S = 20.0
-PURGE_S = 600.0
-SPOOL_KEEP_S = 24 * 3600
 OUTPUT_READY_S = 2.0
 GC_THRESHOLDS = (10_000, 20, 20)
 TELL_S = 60.0
@@ -87,8 +86,11 @@ class Service:
         """Work until stop(). Raises StoreError or LinkError when it cannot start."""
         c = self.config
         self._clock: Clock = ForwarderClock() if c.gateway.clock == "forwarder" else HostClock()
-        self._engine = engine = SqliteEngine(c.store, [o.name for o in c.outputs])
+        self._engine = engine = SqliteEngine(
+            c.store, [o.name for o in c.outputs], c.keep, lambda: self._clock.now(), c.id
+        )
         self._outputs = outputs = Outputs(c.id, engine, self.metrics, self._info)
+        self._caretaker = Caretaker(engine, self.metrics, outputs.wake, self._clock.now)
         reloads: asyncio.Task[None] | None = None
         links: Links | None = None
         commands: Commands | None = None
@@ -113,9 +115,16 @@ class Service:
             self._commands = commands = Commands(pipeline, self.metrics)
             self.parts += [commands, Rules(pipeline, c)]
             self._links = links = Links(c.id, pipeline, self._clock, self.metrics)
-            self.health.sources += [self._own_problems, outputs.problems, links.problems, commands.problems]
+            self.health.sources += [
+                self._own_problems,
+                self._caretaker.problems,
+                outputs.problems,
+                links.problems,
+                commands.problems,
+            ]
             pipeline.introduce()
             await pipeline.settle()
+            pipeline.reread()
             await outputs.apply(c.outputs, c.nodes)
             if c.http is not None:
                 self._http = self._server(c)
@@ -163,9 +172,9 @@ class Service:
 
     async def _work(self) -> None:
         """The loop that proves that we work: presence, watchdog, housekeeping, and what is told of it."""
-        pipeline, engine, clock = self._pipeline, self._engine, self._clock
+        pipeline, engine = self._pipeline, self._engine
         every = watchdog_s()
-        fed = purged = time.monotonic()
+        fed = time.monotonic()
         told = self._sound()
         codes: list[str] = []
         while not self._stopping.is_set():
@@ -204,9 +213,7 @@ class Service:
                         problems=[p.text for p in problems])  # fmt: skip
             self._outputs.tell("health", self._health_document(), TELL_S, changed)
             # a clock that was set ahead must not make history old: whoever set it gets an hour to notice
-            if now - purged >= PURGE_S and now - self._stepped_at > STEP_TOLD_S:
-                engine.purge(clock.now() - SPOOL_KEEP_S)
-                purged = now
+            self._caretaker.tick(now, now - self._stepped_at > STEP_TOLD_S)
 
     def _moves(self, now: float) -> bool:
         """True while the writer either has nothing to do or gets on with it."""
@@ -289,7 +296,7 @@ class Service:
         if now - self._progress[1] >= STUCK_S:
             yield Problem("store_stuck", f"the store has not committed for {now - self._progress[1]:.0f} s",
                           "look at the disk (dmesg); the watchdog will restart the gateway", "failing")  # fmt: skip
-        if self._commits_failed.recent(now):
+        if self._commits_failed.recent(now) and not self._engine.full:  # which is told by its name
             yield Problem("store_failed", "the store refuses commits, so no frame is acknowledged",
                           "look at free disk space (df) and the log above; nodes keep their frames", "failing")  # fmt: skip
         if self._reload_refused is not None:
@@ -358,6 +365,7 @@ class Service:
             "started": iso(self._started),
             "nodes": len(self.config.nodes),
             "counters": self.metrics.snapshot(),
+            "store": self._caretaker.info(),
         }
 
 

@@ -36,6 +36,10 @@ COUNTER = ("tests/vm/mpy/test_engine_counter.py",)
 PARTS = ("tests/vm/mpy/test_engine_parts.py", "tests/vm/mpy/test_engine_store.py")
 UPLINK = ("tests/vm/test_engine.py", "-k", "uplink")
 MEMORY = ("tests/vm/test_engine.py", "-k", "allocates_nothing")
+ENGINE = ("tests/gateway/test_store.py",)
+STORE = ("tests/gateway/test_store_pipeline.py",)
+LANE = ("tests/gateway/test_store_lane.py",)
+CARE = ("tests/gateway/test_store_care.py",)
 PIPELINE = ("tests/gateway/test_pipeline.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
 TORTURE = ("tests/sim/test_torture.py", "-k", "comes_back")
@@ -160,6 +164,18 @@ GUARDS = (
     Guard("G15", "what was perhaps sent is merged before it is sent again", "gateway/outputs/ngsi_http.py", "        if track.sent < track.highest:", "        if False:", HTTP),
     Guard("G15", "an entity the broker is too busy for is tried again", "gateway/outputs/ngsi_http.py", "                again.append(entity)", "                pass", HTTP),
     Guard("G15", "a replay touches no retained topic", "gateway/replay.py", "    return [m for m in found if not m.retain]", "    return list(found)", REPLAY),
+    Guard("G1", "a full disk is for alarms", "gateway/pipeline.py", "        if self._engine.full and not alarm:\n", "        if False:\n", STORE),
+    Guard("G1", "a damaged store is recovered", "gateway/store/recovery.py", "& 0xFF in DAMAGE:\n", "& 0xFF in ():\n", CARE),
+    Guard("G1", "what waits for an output outlives its age", "gateway/store/retention.py", "                if not done or received >= before:\n", "                if received >= before:\n", CARE),
+    Guard("G1", "at the size limit alarms go last", "gateway/store/retention.py", "        for express in (0, 1):\n", "        for express in (1, 0):\n", CARE),
+    Guard("G1", "a frame read again becomes an event once", "gateway/store/sqlite.py", " AND counter = ? AND reason <> ''\",", " AND counter = ?\",", ENGINE),
+    Guard("G2", "downlink counters of a recovered store are moved ahead", "gateway/store/recovery.py", "        _jump(new, now)\n", "", CARE),
+    Guard("G2", "downlink counters of a restored store are moved ahead", "gateway/store/recovery.py", "            _restored(db, now)\n", "            pass\n", CARE),
+    Guard("G3", "a repeat of a frame that retention dropped is no news", "gateway/store/sqlite.py", "            if row is not None and r.counter < row[0]:", "            if False:", CARE),
+    Guard("G3", "frames say which counters a lost state had accepted", "gateway/store/recovery.py", '        told["states_rebuilt"] = _replays(new)\n', "", CARE),
+    Guard("G1", "alarms pass the backlog", "gateway/outputs/destination.py", "            if lane is not None and lane.waits:\n", "            if lane is not None and lane.waits and track.sent >= self._engine.newest():\n", LANE),
+    Guard("G1", "bulk leaves alarms to their lane", "gateway/outputs/mqtt.py", "            messages = [] if entry.express else self._messages(entry)\n", "            messages = self._messages(entry)\n", LANE),
+    Guard("G1", "what an alarm said is not undone by older events", "gateway/outputs/mqtt.py", " and _is_news(m, overtaken)]", "]", LANE),
     Guard("G3", "a known id is answered and not executed again", "gateway/core/commands.py", "            if known is not None:\n                return self._again", "            if False:\n                return self._again", COMMANDS),
     Guard("G3", "a command is sent again only while its node remembers it", "gateway/core/commands.py", "        return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)", "        return True", COMMANDS),
     Guard("G3", "what a node has taken is not sent again", "gateway/core/commands.py", "        if self.taken or now >= self.expires or", "        if now >= self.expires or", COMMANDS),

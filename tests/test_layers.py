@@ -76,6 +76,8 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
                 "host_sim.gateway_process",
                 "host_sim.load",
                 "host_sim.mosquitto",
+                "host_sim.outage",
+                "host_sim.torture_service",
                 "host_sim.zygote",
                 "motewire",
             },

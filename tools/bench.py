@@ -15,6 +15,7 @@ from tools.bench_wire import BATCH_ROWS, bytes_per_row
 from tools.report import document
 
 PARTS = {
+    "outage": ("tools.bench_outage", "a broker away for days: spool size, drain rate, alarms first, retained state"),
     "heap": ("tools.bench_heap", "heap that each profile's application holds on the 32-bit VM"),
     "gateway": (
         "tools.bench_gateway",

@@ -8,6 +8,7 @@ import click
 
 from tools.gateway_audit import audit
 from tools.gateway_command import order
+from tools.gateway_store import backup, check_store
 
 
 @click.group("gateway")
@@ -34,9 +35,13 @@ def run(config: Path, log_level: str | None) -> None:
 
 @command.command("check")
 @_config
+@click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
 @_json
-def check(config: Path, as_json: bool) -> None:
+def check(config: Path, store: bool, as_json: bool) -> None:
     """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
+    if store:
+        check_store(config, as_json)
+        return
     _become("check", "--config", str(config), *(["--json"] if as_json else []))
 
 
@@ -90,5 +95,6 @@ def _looking_back(verb: str, text: str) -> None:
 
 _looking_back("replay", "Send what is stored of a time range to an MQTT output again.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
+command.add_command(backup)
 command.add_command(audit)
 command.add_command(order)

@@ -26,6 +26,8 @@ from gateway.config.outputs import (
     output,
 )
 from gateway.config.rules import RulesConfig, load_rules
+from gateway.config.store import StoreConfig
+from gateway.config.store import store as read_store
 from gateway.config.table import ConfigError, Table, level, read
 from gateway.core.model import Node
 
@@ -47,6 +49,7 @@ SECTIONS = (
     Section("gateway", False, lambda name, t, _nodes, _outputs: gateway(name, t)),
     Section("log", False, lambda name, t, _nodes, _outputs: log(name, t)),
     Section("http", False, lambda name, t, _nodes, _outputs: http(name, t)),
+    Section("store", False, lambda _name, t, _nodes, _outputs: read_store(t)),
     Section("link", True, lambda name, t, _nodes, _outputs: link(name, t)),
     Section("output", True, lambda name, t, nodes, _outputs: output(name, t, nodes)),
     Section("commands", False, lambda _name, t, _nodes, outputs: commands(t, _mqtt(outputs)), optional=True),
@@ -66,6 +69,7 @@ class Config:
     nodes: Mapping[int, Node] = field(default_factory=dict)
     commands: CommandsConfig | None = None
     rules: RulesConfig | None = None
+    keep: StoreConfig = field(default_factory=StoreConfig)
 
     def asked_through(self) -> MqttOutputConfig | None:
         """The output over whose broker commands come in, None without [commands]."""
@@ -124,7 +128,18 @@ def load(file: Path) -> Config:
     book.close()
     assert g is not None  # or there was a mistake
     asked = made["commands"][0] if made["commands"] else None
-    return Config(file, g, made["log"][0], made["http"][0], tuple(links), tuple(outputs), nodes, asked, rules)
+    return Config(
+        file,
+        g,
+        made["log"][0],
+        made["http"][0],
+        tuple(links),
+        tuple(outputs),
+        nodes,
+        asked,
+        rules,
+        made["store"][0],
+    )
 
 
 def _mqtt(outputs: Sequence[OutputConfig]) -> list[MqttOutputConfig]:
@@ -175,6 +190,7 @@ __all__ = [
     "OutputConfig",
     "RulesConfig",
     "Section",
+    "StoreConfig",
     "UdpForwarderConfig",
     "load",
     "load_registry",

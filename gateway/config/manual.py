@@ -35,6 +35,7 @@ SECTION_HELP: Mapping[str, str] = {
     "gateway": "This box.",
     "log": "Log lines on stderr, which systemd keeps in the journal. Keys and payloads are never logged.",
     "http": "/metrics (Prometheus), /health and /ready (JSON), read-only. Without bind nothing listens.",
+    "store": "How long what is kept. What an output has not taken goes at size_mb only: oldest first, alarms last, told and counted.",
     "link.udp-forwarder": "LoRa frames from Semtech UDP packet forwarders. The protocol has no authentication: bind to loopback or a VPN.",
     "link.mqtt": "Frames of WiFi nodes through a broker.",
     "output.mqtt": "A broker that is told of everything that was committed. Each output keeps its own place; a dead one delays nobody.",
@@ -62,6 +63,14 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
     "http": {
         "bind": Help("Address and port to listen on.", '"127.0.0.1:9464"'),
         "allow_non_loopback": Help("Say true to let other machines ask, too; then guard the port with a firewall."),
+    },
+    "store": {
+        "frames_days": Help("Days that raw frames are kept."),
+        "rows_days": Help("Days that decoded rows are kept."),
+        "spool_hours": Help("Hours that events are kept which every output has taken, for replay."),
+        "alarms_days": Help("Days that alarms are kept."),
+        "size_mb": Help("Room that the store may take on the disk, in MiB."),
+        "reserve_mb": Help("MiB that are held back on the disk and given up for alarms when it is full; 0: none."),
     },
     "link.udp-forwarder": {
         "bind": Help("Address and UDP port to listen on.", '"127.0.0.1:1700"'),

@@ -77,6 +77,23 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     return Decision(state, counter, _event(node, rx, counter, told), refusal, answer)
 
 
+def reread(
+    node: Node, state: NodeState, header: Header, rx: Reception, epoch: int, counter: int, opener: Opener
+) -> Decision | None:
+    """Decide once more on a frame that was kept because nobody could read it: it is told now, late, and only what was measured changes.
+
+    None: it is still unreadable, or its key is gone.
+    """
+    if epoch != state.epoch or epoch != node.under(state.epoch).epoch:
+        return None
+    unheard = replace(state, replay=Replay(counter, max(counter - 1, 1)))
+    found = decide(node, unheard, header, rx, opener)
+    if found.event is None or found.refusal is not None or found.counter != counter:
+        return None
+    kept = replace(found.state, replay=state.replay, down=state.down, heard=state.heard, online=state.online)
+    return Decision(kept, counter, replace(found.event, online=None))
+
+
 def _fresh(node: Node, state: NodeState) -> NodeState:
     """Return the state under a new key: counters of both directions start again, what was measured stays known."""
     return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={})

@@ -36,6 +36,8 @@ class Destination(ABC):
     """
 
     FAULTS: tuple[type[Exception], ...] = (OSError,)
+    EXPRESS = False
+    """True for a kind of sink that tells alarms before any backlog: take_express() gets them, and take() leaves them alone."""
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class Destination(ABC):
         self.known = Known(gateway, nodes, config.filter)
         self._gateway, self._engine, self._metrics, self._info = gateway, engine, metrics, info
         self._sieve = Sieve(config.filter)
-        self._track = Track(config.name, engine)
+        self._track = Track(config.name, engine, self.EXPRESS)
         self._ending = False
 
     # what a kind of sink is made of
@@ -62,6 +64,10 @@ class Destination(ABC):
     @abstractmethod
     async def take(self, entries: Sequence[Entry]) -> None:
         """Hand events over, in order: track.begin for each, and track.finish when it is taken. Raises one of FAULTS."""
+
+    async def take_express(self, entries: Sequence[Entry]) -> None:
+        """Hand events of the express lane over: begin and finish are track.lane's."""
+        raise NotImplementedError
 
     async def shut(self) -> None:
         """Let go of what open() took; called whatever happened."""
@@ -142,15 +148,24 @@ class Destination(ABC):
     async def deliver(self) -> None:
         """Hand the spool over from the cursor on, as fast as it is taken, for ever."""
         track = self._track
+        lane = track.lane
         while True:
             track.news.clear()
+            if lane is not None and lane.waits:
+                if lane.room <= 0:  # no bulk before the last alarm
+                    await (track.news.wait() if track.is_durable else track.persist())
+                    continue
+                alarms = self._engine.fetch_express(lane.sent, min(lane.room, self.batch))
+                if alarms:
+                    await self.take_express(alarms)
+                    continue
             room = track.room
             entries = self._engine.fetch(track.sent, min(room, self.batch)) if room > 0 else []
             if entries:
                 await self.take(entries)
             elif room > 0 and track.passes_gap():
                 continue
-            elif room > 0 or track.cursor == track.durable:
+            elif room > 0 or track.is_durable:
                 await track.news.wait()
             else:
                 await track.persist()

@@ -32,6 +32,8 @@ class Sieve:
 
     def narrow(self, e: Event, nodes: Mapping[int, Node]) -> Event | None:
         """Return what of the event may be seen: the event itself, less of it, or None."""
+        if e.kind == "store":  # of the gateway itself
+            return e
         f, node = self._filter, nodes.get(e.node)
         if e.area is not None:
             return e if self._sees_area(e.area.area, e.visibility, nodes) else None

@@ -2,6 +2,7 @@
 
 At least once: what was sent but not acknowledged is sent again after a reconnect or a restart, at most SPAN events. Among those
 only the newest retained payload of each topic is repeated, so that an old value never replaces a newer one, not even briefly.
+Alarms go out before any backlog, in a lane with a cursor of its own; what they say on retained topics is not said again by older events.
 A destination that is new is told of every node first; Home Assistant is told again whenever it says that it has started.
 """
 
@@ -20,7 +21,7 @@ from gateway.mqtt_session import MqttError, MqttSession
 from gateway.outputs import FORMATS
 from gateway.outputs.destination import Destination
 from gateway.outputs.message import Message, json
-from gateway.outputs.track import SPAN
+from gateway.outputs.track import SPAN, Order
 from gateway.store.engine import Engine, Entry
 
 INFO_S = 60.0
@@ -35,6 +36,7 @@ class MqttOutput(Destination):
     """One broker and root topic; publishes gw state (also as last will), gw info and gw reject beside the formats."""
 
     FAULTS = (MqttError,)
+    EXPRESS = True
 
     def __init__(
         self,
@@ -51,7 +53,9 @@ class MqttOutput(Destination):
         self._formats = {name: FORMATS[name] for name in config.formats}
         self._session: MqttSession | None = None
         self._room = asyncio.Event()
-        self._flight: dict[int, int] = {}  # message id -> event, 0 for what belongs to no event
+        self._flight: dict[int, tuple[Order, int] | None] = {}  # message id -> event and its lane
+        # time of what alarms that overtook the backlog have said on retained topics: older values of it are old news then
+        self._overtaken: dict[str, float] = {}
         self._introduced = (
             -1 if self._track.cursor else engine.newest()
         )  # events up to here say nothing new of what nodes are
@@ -138,25 +142,59 @@ class MqttOutput(Destination):
         if not self._told_all:
             await self._introduce(self._formats)
             self._told_all = True
+        await self._look_ahead()
         await self.deliver()
 
     async def take(self, entries: Sequence[Entry]) -> None:
-        """Publish events; their PUBACKs finish them."""
-        track = self._track
+        """Publish events; their PUBACKs finish them. Those of the express lane go their own way."""
+        track, lane = self._track, self._track.lane
+        assert lane is not None
+        overtaken = self._overtaken
+        if overtaken and track.sent >= lane.sent:
+            overtaken.clear()
         newest: dict[str, float] = {}
-        repeated = track.sent < track.highest
-        if repeated:  # look over all that may have been sent before, not only this batch
-            newest = self._newest_of(self._engine.fetch(track.sent, SPAN))
+        if track.sent < track.highest:  # look over all that may have been sent before, not only this batch
+            newest = self._newest_of(e for e in self._engine.fetch(track.sent, SPAN) if not e.express)
         for n, entry in enumerate(entries, 1):
-            messages = self._messages(entry)
-            if repeated:
-                messages = [m for m in messages if m.newest is None or m.newest >= newest.get(m.topic, m.newest)]
-            track.begin(entry.seq, len(messages) + 1)  # one more, so that it cannot be finished before all are out
-            for m in messages:
-                await self._publish(m, entry.seq)
-            track.finish(entry.seq)
+            messages = [] if entry.express else self._messages(entry)
+            if overtaken or newest:
+                messages = [m for m in messages if _is_news(m, newest) and _is_news(m, overtaken)]
+            await self._hand_over(track, entry.seq, messages)
             if n % 16 == 0:
                 await asyncio.sleep(0)  # a long backlog must not keep the links waiting
+
+    async def take_express(self, entries: Sequence[Entry]) -> None:
+        """Publish alarms before the backlog they belong to."""
+        track, lane = self._track, self._track.lane
+        assert lane is not None
+        newest: dict[str, float] = {}
+        if lane.sent < lane.highest:
+            newest = self._newest_of(self._engine.fetch_express(lane.sent, SPAN))
+        for entry in entries:
+            messages = self._messages(entry)
+            if entry.seq > track.sent + 1:
+                self._overtakes(messages)
+            await self._hand_over(lane, entry.seq, [m for m in messages if _is_news(m, newest)])
+
+    async def _hand_over(self, lane: Order, seq: int, messages: list[Message]) -> None:
+        lane.begin(seq, len(messages) + 1)  # one more, so that it cannot be finished before all are out
+        for m in messages:
+            await self._publish(m, (lane, seq))
+        lane.finish(seq)
+
+    def _overtakes(self, messages: Iterable[Message]) -> None:
+        for m in messages:
+            if m.newest is not None:
+                self._overtaken[m.topic] = max(m.newest, self._overtaken.get(m.topic, m.newest))
+
+    async def _look_ahead(self) -> None:
+        """Learn what alarms beyond the backlog say, also those that were sent before this process started."""
+        at = self._track.cursor
+        while entries := self._engine.fetch_express(at, 64):
+            for entry in entries:
+                self._overtakes(self._messages(entry))
+            at = entries[-1].seq
+            await asyncio.sleep(0)
 
     def _newest_of(self, entries: Iterable[Entry]) -> dict[str, float]:
         newest: dict[str, float] = {}
@@ -178,7 +216,7 @@ class MqttOutput(Destination):
         root, known = self._config.root, self.known
         return [m for name in formats for m in FORMATS[name](event, root, known)]
 
-    async def _publish(self, m: Message, seq: int = 0) -> None:
+    async def _publish(self, m: Message, of: tuple[Order, int] | None = None) -> None:
         session = self._session
         while len(self._flight) >= self._config.window:
             self._room.clear()
@@ -188,15 +226,15 @@ class MqttOutput(Destination):
             raise MqttError("connection lost")
         self._metrics.totals["messages"] += 1
         if m.qos:
-            self._flight[mid] = seq
-        elif seq:
-            self._track.finish(seq)
+            self._flight[mid] = of
+        elif of is not None:
+            of[0].finish(of[1])
 
     def _acked(self, mid: int) -> None:
         self._taken += 1
-        seq = self._flight.pop(mid, None)
-        if seq:
-            self._track.finish(seq)
+        of = self._flight.pop(mid, None)
+        if of is not None:
+            of[0].finish(of[1])
         self._room.set()
 
     async def _introduce(self, formats: Iterable[str]) -> None:
@@ -243,3 +281,7 @@ class MqttOutput(Destination):
 
     def _gw(self, leaf: str) -> str:
         return f"{self._config.root}/v1/gw/{self._gateway}/{leaf}"
+
+
+def _is_news(m: Message, newest: Mapping[str, float]) -> bool:
+    return m.newest is None or m.newest >= newest.get(m.topic, m.newest)

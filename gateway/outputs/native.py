@@ -28,6 +28,8 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     if e.command is not None:
         return [_ack(e, root)]
     out: list[Message] = []
+    if e.kind == "store":
+        return [_store(e, root)]
     if e.online is not None:
         out.append(
             Message(
@@ -82,6 +84,16 @@ def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quali
 
 def _event(e: Event, root: str, nth: int, body: dict[str, Any]) -> Message:
     return Message(node_topic(root, e.name, "event"), json({"id": f"{e.id}:{nth}", **body, "rx": iso(e.received)}))
+
+
+def _store(e: Event, root: str) -> Message:
+    """What the gateway says of its store: data given up, a damaged file, a full disk."""
+    told = dict(e.status or {})
+    body = {"id": e.id, "event": told.pop("reason", "store"), "t": iso(e.received), **told}
+    for key in ("since", "until"):
+        if body.get(key):
+            body[key] = iso(body[key])
+    return Message(f"{root}/v1/gw/{e.name}/event", json(body))
 
 
 def _occurrences(e: Event, root: str) -> list[Message]:

@@ -301,8 +301,46 @@ def gateway_info() -> dict[str, Any]:
             "nodes": {"type": "integer", "minimum": 0},
             "counters": {"type": "object"},
             "formats": {"type": "array", "items": {"type": "string"}, "uniqueItems": True},
+            "store": _object(
+                "how its store is: full takes alarms only; dropped counts events given up at the size limit",
+                {
+                    "state": {"enum": ["ok", "full", "closed"]},
+                    "dropped": {"type": "integer", "minimum": 0},
+                    "recovered": _object(
+                        "the last recovery from a damaged file",
+                        {
+                            "at": TIME,
+                            "why": {"type": "string"},
+                            "damaged": {"type": "array", "items": {"type": "string"}},
+                        },
+                        ("at", "why", "damaged"),
+                        description="further members: what was taken over",
+                    ),
+                },
+                ("state", "dropped"),
+            ),
         },
         ("version", "started", "nodes", "counters", "formats"),
+    )
+
+
+def gateway_event() -> dict[str, Any]:
+    """What happened to a gateway's store."""
+    return _object(
+        "What happened to a gateway's store, before any backlog: <root>/v1/gw/<gw>/event",
+        {
+            "id": {"type": "string", "pattern": "^store:"},
+            "event": {"enum": ["size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room"]},
+            "t": TIME,
+            "events": {"type": "integer", "minimum": 1, "description": "events that were given up"},
+            "alarms": {"type": "integer", "minimum": 0, "description": "alarms among them"},
+            "since": TIME,
+            "until": TIME,
+            "outputs": {"type": "array", "items": {"type": "string"}, "description": "those that had not taken them"},
+            "tables": {"type": "array", "items": {"type": "string"}, "description": "tables that were damaged"},
+        },
+        ("id", "event", "t"),
+        description="further members: what was taken over of a damaged store",
     )
 
 
@@ -453,6 +491,7 @@ SCHEMAS = {
     "area-balance": area_balance,
     "meta": meta,
     "gateway-info": gateway_info,
+    "gateway-event": gateway_event,
     "gateway-health": gateway_health,
     "reject": reject,
     **formats.SCHEMAS,

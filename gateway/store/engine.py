@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.core.model import Event, NodeState
+
+STORE = "store"
+"""The kind of events that tell what happened to the store itself: `status` holds the reason (size_limit, store_damaged, unreadable,
+disk_full, disk_has_room) and what was lost; `name` is the gateway's."""
 
 
 class StoreError(Exception):
@@ -41,7 +45,8 @@ class Write:
 
     more: events that follow from `event` (rules, aggregates), spooled behind it. notes: named states of whoever made them
     (a key starts with its owner's name and a colon), None removes one. A decision that concerns no node has state None.
-    When `raw` is known already nothing of this is written.
+    When `raw` is known already nothing of this but the state is written. again: `raw` is a frame that was kept unread and can be read
+    now; its event counts once.
     """
 
     node: int
@@ -50,14 +55,21 @@ class Write:
     raw: RawFrame | None = None
     more: tuple[Event, ...] = ()
     notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    again: bool = False
+
+
+def is_express(event: Event) -> bool:
+    """True for what goes out before any backlog: alarms, and what the store has to say of itself."""
+    return event.alarm is not None or event.kind == STORE
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One spooled event and its place in the order of commits."""
+    """One spooled event and its place in the order of commits. express: it is in the lane of alarms, too."""
 
     seq: int
     event: Event
+    express: bool = False
 
 
 class Engine(Protocol):
@@ -66,8 +78,32 @@ class Engine(Protocol):
     After a failed commit every later one fails too until resume(): they were decided on a state that does not exist.
     """
 
+    @property
+    def full(self) -> bool:
+        """True while the disk has no room but for alarms: nothing else is to be committed."""
+        ...
+
+    @property
+    def newest_express(self) -> int:
+        """Return a number that no committed event of the express lane is above."""
+        ...
+
     def fetch(self, after: int, limit: int) -> list[Entry]:
-        """Return spooled events behind sequence number `after`, in order, at most `limit`."""
+        """Return spooled events behind sequence number `after`, in order, at most `limit`; those of the express lane too."""
+        ...
+
+    def fetch_express(self, after: int, limit: int) -> list[Entry]:
+        """Return the events of the express lane behind `after`, in order, at most `limit`."""
+        ...
+
+    def fresh(self) -> NodeState:
+        """Return the state of a node that was never heard by this store: its downlink counter is above any that another one used."""
+        ...
+
+    def unread(
+        self, after: tuple[int, int, int] = (0, 0, 0), limit: int = 64, node: int | None = None
+    ) -> list[RawFrame]:
+        """Return frames kept because of an unknown schema, behind (node, epoch, counter), in that order; of one node if named."""
         ...
 
     def load(self, node: int) -> NodeState | None:
@@ -93,8 +129,9 @@ class Engine(Protocol):
         """Keep a frame that cannot be attributed, for later; the oldest make room."""
         ...
 
-    def ack(self, output: str, seq: int) -> asyncio.Future[int]:
-        """Move an output's cursor: everything up to `seq` has been taken by its destination."""
+    def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
+        """Move an output's cursors: everything up to `seq` has been taken by its destination, and of the express lane everything up to
+        `express` (None: the output has no such lane, it takes everything in order)."""
         ...
 
     def resume(self) -> asyncio.Future[int]:
@@ -103,6 +140,10 @@ class Engine(Protocol):
 
     def cursor(self, output: str) -> int:
         """Return an output's committed cursor, 0 for a new one."""
+        ...
+
+    def express_cursor(self, output: str) -> int:
+        """Return an output's committed cursor in the express lane, 0 for a new one."""
         ...
 
     def newest(self) -> int:
@@ -121,8 +162,16 @@ class Engine(Protocol):
         """Remember a transmission of ours, for the duty cycle after a restart."""
         ...
 
-    def purge(self, spool_before: float) -> asyncio.Future[int]:
-        """Drop spool entries that every output has taken and that were received before Unix time spool_before."""
+    def purge(self, now: float) -> asyncio.Future[int]:
+        """Do one bounded step of retention at Unix time `now`. The result is 1 while the pass is not over, then 0."""
+        ...
+
+    def tell(self, reason: str, told: Mapping[str, Any] | None = None) -> asyncio.Future[int]:
+        """Spool an event of kind "store", also while `full`."""
+        ...
+
+    def make_room(self) -> asyncio.Future[int]:
+        """While `full`: look whether there is room again. The result is 1 when everything may be committed."""
         ...
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """What the store holds, by time: for replay, export and whoever looks back. Read only, and safe beside a running gateway (WAL).
 
 Spooled events come back as they were. What the spool has let go of comes back from the frames and rows: reports with the same id and
-the same values; alarms and single occurrences are in the spool alone.
+the same values; alarms from a table of their own; single occurrences are in the spool alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class History:
         try:
             self._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
             self._db.execute("PRAGMA busy_timeout=10000")
-            self._db.execute("SELECT count(*) FROM cursors").fetchone()
+            self._db.execute("SELECT count(*) FROM alarms").fetchone()
         except sqlite3.Error as e:
             raise StoreError(
                 f"store {path}: {e}", "run this as the gateway's own user, on the gateway's machine"
@@ -51,7 +51,9 @@ class History:
     def spooled(self, since: float, until: float) -> Iterator[Event]:
         """Yield the spooled events that were received in since <= t < until, in order of their commits."""
         found = self._db.execute(
-            "SELECT body FROM spool WHERE received >= ? AND received < ? ORDER BY seq", (since, until)
+            "SELECT body FROM (SELECT seq, received, body FROM spool UNION ALL SELECT seq, received, body FROM alarms)"
+            " WHERE received >= ? AND received < ? ORDER BY seq",
+            (since, until),
         )
         for (body,) in found:
             yield self._decode(body)

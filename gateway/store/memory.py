@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from gateway.core.model import NodeState
-from gateway.store.engine import Entry, RawFrame, StoreError, Write
-from gateway.store.sqlite import QUARANTINE_MAX
+from gateway.config.store import StoreConfig
+from gateway.core.model import OPEN, Event, NodeState
+from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Write, is_express
+from gateway.store.sqlite import QUARANTINE_MAX, UNREAD
 
 
 class MemoryEngine:
-    """`failing` makes every commit fail, as a full disk would."""
+    """`failing` makes every commit fail, as a full disk would; `full` is the engine's word for no room but for alarms."""
 
-    def __init__(self, outputs: Iterable[str] = ()) -> None:
+    def __init__(self, outputs: Iterable[str] = (), keep: StoreConfig | None = None) -> None:
         self.failing = False
+        self.full = False
+        self._keep = keep or StoreConfig()
         self.waiting = 0
         self.transactions = 0
         self.frames: dict[tuple[int, int, int], RawFrame] = {}
@@ -25,13 +30,30 @@ class MemoryEngine:
         self._outputs = tuple(outputs)
         self._states: dict[int, NodeState] = {}
         self._cursors: dict[str, int] = {}
+        self._express: dict[str, int] = {}
         self._airtime: list[tuple[str, int, int, int]] = []
         self._notes: dict[str, bytes] = {}
         self._poisoned = False
 
+    @property
+    def newest_express(self) -> int:
+        return max((e.seq for e in self.spool if e.express), default=0)
+
     def fetch(self, after: int, limit: int) -> list[Entry]:
         start = max(after - self._purged, 0)
         return self.spool[start : start + limit]
+
+    def fetch_express(self, after: int, limit: int) -> list[Entry]:
+        return [e for e in self.spool[max(after - self._purged, 0) :] if e.express][:limit]
+
+    def fresh(self) -> NodeState:
+        return NodeState()
+
+    def unread(
+        self, after: tuple[int, int, int] = (0, 0, 0), limit: int = 64, node: int | None = None
+    ) -> list[RawFrame]:
+        found = sorted(k for k, f in self.frames.items() if k > after and f.reason == UNREAD and node in (None, f.node))
+        return [self.frames[k] for k in found[:limit]]
 
     def load(self, node: int) -> NodeState | None:
         return self._states.get(node)
@@ -51,11 +73,12 @@ class MemoryEngine:
                 self._states[w.node] = w.state
             if w.raw is not None:
                 key = (w.raw.node, w.raw.epoch, w.raw.counter)
-                if key in self.frames:
+                known = self.frames.get(key)
+                if known is not None if not w.again else known is None or not known.reason:
                     continue
-                self.frames[key] = w.raw
+                self.frames[key] = replace(w.raw, reason="") if w.again else w.raw
             for event in (*(() if w.event is None else (w.event,)), *w.more):
-                self.spool.append(Entry(self.newest() + 1, event))
+                self.spool.append(Entry(self.newest() + 1, event, is_express(event)))
             for key, note in w.notes.items():
                 if note is None:
                     self._notes.pop(key, None)
@@ -68,8 +91,9 @@ class MemoryEngine:
         self.quarantined.append((reason, data))
         return _future(0)
 
-    def ack(self, output: str, seq: int) -> asyncio.Future[int]:
+    def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
         self._cursors[output] = max(self._cursors.get(output, 0), seq)
+        self._express[output] = max(self._express.get(output, 0), seq if express is None else express)
         return _future(seq)
 
     def resume(self) -> asyncio.Future[int]:
@@ -78,6 +102,9 @@ class MemoryEngine:
 
     def cursor(self, output: str) -> int:
         return self._cursors.get(output, 0)
+
+    def express_cursor(self, output: str) -> int:
+        return self._express.get(output, 0)
 
     def newest(self) -> int:
         return self._purged + len(self.spool)
@@ -92,14 +119,27 @@ class MemoryEngine:
         self._airtime.append((transmitter, band, start_us, airtime_us))
         return _future(0)
 
-    def purge(self, spool_before: float) -> asyncio.Future[int]:
-        taken = min((self.cursor(name) for name in self._outputs), default=0)
-        n = 0
-        while n < len(self.spool) and self.spool[n].seq <= taken and self.spool[n].event.received < spool_before:
+    def purge(self, now: float) -> asyncio.Future[int]:
+        before, n = now - self._keep.spool_hours * 3600, 0
+        for e in self.spool:
+            taken = all(
+                self.cursor(o) >= e.seq and (not e.express or self.express_cursor(o) >= e.seq) for o in self._outputs
+            )
+            if not taken or e.event.received >= before:
+                break
             n += 1
         del self.spool[:n]
         self._purged += n
-        return _future(n)
+        return _future(0)
+
+    def tell(self, reason: str, told: Mapping[str, Any] | None = None) -> asyncio.Future[int]:
+        event = Event(STORE, f"store:{reason}", 0, "gw-1", OPEN, 0.0, 0, status={"reason": reason, **(told or {})})
+        self.spool.append(Entry(self.newest() + 1, event, True))
+        return _future(self.newest())
+
+    def make_room(self) -> asyncio.Future[int]:
+        self.full = self.failing
+        return _future(int(not self.full))
 
     def close(self) -> None:
         return None

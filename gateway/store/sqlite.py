@@ -13,39 +13,28 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 
-from gateway.core.airtime import HOUR_US
-from gateway.core.model import Event, NodeState
-from gateway.store import audit
-from gateway.store.audit import AUDIT
-from gateway.store.engine import Entry, RawFrame, StoreError, Write
+from gateway.config.store import StoreConfig
+from gateway.core.model import OPEN, Event, NodeState
+from gateway.store import audit, recovery
+from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Write, is_express
+from gateway.store.reserve import Reserve
+from gateway.store.retention import MB, Retention
+from gateway.store.schema import DOWN_FLOOR, connect, down_floor
 
 GROUP = 256
 QUARANTINE_MAX = 1000
-_MIGRATIONS = (
-    """
-CREATE TABLE nodes (node INTEGER PRIMARY KEY, online INTEGER NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
-CREATE INDEX nodes_online ON nodes (node) WHERE online;
-CREATE TABLE frames (node INTEGER, epoch INTEGER, counter INTEGER, kind INTEGER NOT NULL, received REAL NOT NULL, link TEXT NOT NULL,
-  receiver TEXT NOT NULL, rssi INTEGER, snr REAL, reason TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (node, epoch, counter)) WITHOUT ROWID;
-CREATE INDEX frames_unread ON frames (node) WHERE reason <> '';
-CREATE TABLE rows (node INTEGER, epoch INTEGER, counter INTEGER, row INTEGER, t INTEGER NOT NULL, vals TEXT NOT NULL, suspect TEXT,
-  PRIMARY KEY (node, epoch, counter, row)) WITHOUT ROWID;
-CREATE INDEX rows_time ON rows (node, t);
-CREATE TABLE spool (seq INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT NULL, done INTEGER NOT NULL DEFAULT 0, body BLOB NOT NULL);
-CREATE TABLE cursors (output TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE quarantine (id INTEGER PRIMARY KEY AUTOINCREMENT, received REAL NOT NULL, reason TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE airtime (transmitter TEXT NOT NULL, band INTEGER NOT NULL, start_us INTEGER NOT NULL, airtime_us INTEGER NOT NULL);
-""",
-    "CREATE TABLE notes (key TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;",
-    AUDIT,
-)  # one per version of the schema, never changed once released; a store of version n has had the first n
-SCHEMA_VERSION = len(_MIGRATIONS)
+UNREAD = "unknown_schema"
+CHECK_S = 5.0
+NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+
+log = structlog.get_logger(__name__)
 
 Job = Callable[[sqlite3.Connection], int]
 
@@ -53,17 +42,32 @@ Job = Callable[[sqlite3.Connection], int]
 class SqliteEngine:
     """Opens (or makes) the store at `path` and owns it: a second process is refused. outputs: names whose cursors count.
 
+    A damaged file is moved aside and what can be read of it is taken over; `recovered` says what was lost then, for ever after.
     Must be made and used in one thread with a running event loop. Raises StoreError.
     """
 
-    def __init__(self, path: Path, outputs: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        outputs: Iterable[str] = (),
+        keep: StoreConfig | None = None,
+        clock: Callable[[], float] = time.time,
+        gateway: str = "gw-1",
+    ) -> None:
         self._path = path
         self._outputs = tuple(outputs)
+        self._keep, self._clock, self._gateway = keep or StoreConfig(), clock, gateway
         self._loop = asyncio.get_running_loop()
         self._lock = _lock(path)
+        self._reserve = Reserve(path, self._keep.reserve_mb * MB)
         try:
-            self._reader = _open(path)
-            _prepare(self._reader, path)
+            self._reader = self._open(clock())
+            self.full = not self._reserve.hold()
+            self._floor = int(self.note(DOWN_FLOOR) or 0)
+            self.newest_express: int = (
+                self._reader.execute("SELECT max(seq) FROM spool WHERE express").fetchone()[0] or 0
+            )
+            self.recovered = recovery.last(self._reader)
         except BaseException:
             os.close(self._lock)
             raise
@@ -72,20 +76,82 @@ class SqliteEngine:
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._decode_state = msgspec.msgpack.Decoder(NodeState).decode
+        self._retention = Retention(self._keep, self._outputs, self._tell)
         self.waiting = 0
         self.transactions = 0
+        if self.full:
+            log.error("disk_full", store=str(path), next="make room; until then only alarms are taken")
         self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
         self._thread.start()
+
+    def _open(self, now: float) -> sqlite3.Connection:
+        try:
+            return recovery.open_sound(self._path, self._gateway, now, CHECK_S)
+        except sqlite3.Error as e:
+            if not _no_room(e) or not self._reserve.held:
+                raise _unusable(self._path, e) from e
+        self._reserve.give_up()  # not even room to open it: the alarms' room must do
+        try:
+            return recovery.open_sound(self._path, self._gateway, now, CHECK_S)
+        except sqlite3.Error as e:
+            raise _unusable(self._path, e) from e
+
+    @property
+    def dropped(self) -> int:
+        """Events that were given up at the size limit before every output had them, since the start."""
+        return self._retention.dropped
 
     # reading, in the caller's thread
 
     def fetch(self, after: int, limit: int) -> list[Entry]:
-        found = self._reader.execute("SELECT seq, body FROM spool WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit))
-        return [Entry(seq, self._decode_event(body)) for seq, body in found]
+        found = self._reader.execute(
+            "SELECT seq, body, express FROM spool WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [Entry(seq, self._event(seq, body), bool(express)) for seq, body, express in found]
+
+    def fetch_express(self, after: int, limit: int) -> list[Entry]:
+        found = self._reader.execute(
+            "SELECT seq, body FROM spool WHERE express AND seq > ? ORDER BY seq LIMIT ?", (after, limit)
+        )
+        return [Entry(seq, self._event(seq, body), True) for seq, body in found]
+
+    def _event(self, seq: int, body: bytes) -> Event:
+        try:
+            return self._decode_event(body)
+        except msgspec.MsgspecError as e:  # a page can be whole and its content rotten: say so, and go on with the next
+            log.error("event_unreadable", seq=seq, error=str(e), next="citymote gateway check --store")
+            return self._own("unreadable", {"events": 1, "seq": seq}, seq)
+
+    def _own(self, reason: str, told: Mapping[str, Any], unique: int) -> Event:
+        return Event(STORE, f"store:{reason}:{unique}", 0, self._gateway, OPEN, self._clock(), 0,
+                     status={"reason": reason, **told})  # fmt: skip
+
+    def _tell(self, db: sqlite3.Connection, reason: str, told: Mapping[str, Any]) -> int:
+        return self._spool(db, self._own(reason, told, int(self._clock())))
+
+    def fresh(self) -> NodeState:
+        return NodeState(down=self._floor)
+
+    def unread(
+        self, after: tuple[int, int, int] = (0, 0, 0), limit: int = 64, node: int | None = None
+    ) -> list[RawFrame]:
+        found = self._reader.execute(
+            "SELECT node, epoch, counter, kind, data, received, link, receiver, rssi, snr, reason FROM frames"
+            " WHERE reason <> '' AND reason = ? AND node >= ? AND node <= ? AND (node, epoch, counter) > (?, ?, ?)"
+            " ORDER BY node, epoch, counter LIMIT ?",
+            (UNREAD, after[0] if node is None else node, 1 << 62 if node is None else node, *after, limit),
+        )
+        return [RawFrame(*row) for row in found]
 
     def load(self, node: int) -> NodeState | None:
         row = self._reader.execute("SELECT state FROM nodes WHERE node = ?", (node,)).fetchone()
-        return None if row is None else self._decode_state(row[0])
+        if row is None:
+            return None
+        try:
+            return self._decode_state(row[0])
+        except msgspec.MsgspecError as e:
+            log.error("state_unreadable", node=node, error=str(e), next="citymote gateway check --store")
+            return NodeState(down=down_floor(self._clock()))
 
     def note(self, key: str) -> bytes | None:
         row = self._reader.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
@@ -100,13 +166,17 @@ class SqliteEngine:
         row = self._reader.execute("SELECT seq FROM cursors WHERE output = ?", (output,)).fetchone()
         return row[0] if row else 0
 
+    def express_cursor(self, output: str) -> int:
+        row = self._reader.execute("SELECT express FROM cursors WHERE output = ?", (output,)).fetchone()
+        return row[0] if row else 0
+
     def newest(self) -> int:
         row = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spool'").fetchone()
         return row[0] if row else 0
 
     def online(self) -> list[tuple[int, NodeState]]:
-        found = self._reader.execute("SELECT node, state FROM nodes WHERE online")
-        return [(node, self._decode_state(state)) for node, state in found]
+        found = self._reader.execute("SELECT node FROM nodes WHERE online").fetchall()
+        return [(node, state) for (node,) in found if (state := self.load(node)) is not None]
 
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         return self._reader.execute(
@@ -119,27 +189,23 @@ class SqliteEngine:
         return self._put(lambda db: self._store(db, writes), decided=True)
 
     def quarantine(self, data: bytes, reason: str, received: float) -> asyncio.Future[int]:
-        def job(db: sqlite3.Connection) -> int:
-            at = db.execute(
-                "INSERT INTO quarantine (received, reason, data) VALUES (?, ?, ?)", (received, reason, data)
-            )
-            db.execute("DELETE FROM quarantine WHERE id <= ?", ((at.lastrowid or 0) - QUARANTINE_MAX,))
-            return 0
+        return self._put(lambda db: _quarantine(db, data, reason, received))
 
-        return self._put(job)
-
-    def ack(self, output: str, seq: int) -> asyncio.Future[int]:
+    def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
         def job(db: sqlite3.Connection) -> int:
             db.execute(
-                "INSERT INTO cursors VALUES (?, ?) ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq)",
-                (output, seq),
+                "INSERT INTO cursors VALUES (?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), express = max(express, excluded.express)",
+                (output, seq, seq if express is None else express),
             )
             marks = ",".join("?" * len(self._outputs))
-            low, known = db.execute(
-                f"SELECT min(seq), count(*) FROM cursors WHERE output IN ({marks})", self._outputs
+            low, lane, known = db.execute(
+                f"SELECT min(seq), min(express), count(*) FROM cursors WHERE output IN ({marks})", self._outputs
             ).fetchone()
             if known == len(self._outputs) and low is not None:
-                db.execute("UPDATE spool SET done = 1 WHERE done = 0 AND seq <= ?", (low,))
+                db.execute(
+                    "UPDATE spool SET done = 1 WHERE done = 0 AND seq <= ? AND (NOT express OR seq <= ?)", (low, lane)
+                )
             return seq
 
         return self._put(job)
@@ -151,16 +217,24 @@ class SqliteEngine:
 
         return self._put(job)
 
-    def purge(self, spool_before: float) -> asyncio.Future[int]:
+    def purge(self, now: float) -> asyncio.Future[int]:
+        return self._put(lambda db: int(self._retention.step(db, now)))
+
+    def tell(self, reason: str, told: Mapping[str, Any] | None = None) -> asyncio.Future[int]:
+        return self._put(lambda db: self._tell(db, reason, told or {}))
+
+    def make_room(self) -> asyncio.Future[int]:
         def job(db: sqlite3.Connection) -> int:
-            db.execute("DELETE FROM airtime WHERE start_us < ?", (int(spool_before * 1e6) - 2 * HOUR_US,))
-            return db.execute("DELETE FROM spool WHERE done = 1 AND received < ?", (spool_before,)).rowcount
+            if self.full and self._reserve.hold():
+                self.full = False
+                log.warning("disk_has_room", store=str(self._path), free_mb=self._reserve.free() // MB)
+            return int(not self.full)
 
         return self._put(job)
 
     def use_outputs(self, outputs: Iterable[str]) -> None:
         """Other outputs count from now on."""
-        self._outputs = tuple(outputs)
+        self._outputs = self._retention.outputs = tuple(outputs)
 
     def resume(self) -> asyncio.Future[int]:
         def job(_db: sqlite3.Connection) -> int:
@@ -196,26 +270,8 @@ class SqliteEngine:
                     "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
                     (w.node, w.state.online, self._encode(w.state)),
                 )
-            if w.raw is not None:
-                r = w.raw
-                at = db.execute(
-                    "INSERT OR IGNORE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        r.node,
-                        r.epoch,
-                        r.counter,
-                        r.kind,
-                        r.received,
-                        r.link,
-                        r.receiver,
-                        r.rssi,
-                        r.snr,
-                        r.reason,
-                        r.data,
-                    ),
-                )
-                if not at.rowcount:
-                    continue
+            if w.raw is not None and not self._keep_frame(db, w, w.raw):
+                continue
             if w.event is not None:
                 seq = self._spool(db, w.event)
                 if w.event.times:
@@ -231,16 +287,39 @@ class SqliteEngine:
                     )
         return seq
 
+    def _keep_frame(self, db: sqlite3.Connection, w: Write, r: RawFrame) -> bool:
+        """Keep a raw frame; False when it is known already, and so is all that follows from it."""
+        if w.again:
+            return db.execute(
+                "UPDATE frames SET reason = '' WHERE node = ? AND epoch = ? AND counter = ? AND reason <> ''",
+                (r.node, r.epoch, r.counter),
+            ).rowcount > 0  # fmt: skip
+        if w.state is not None and w.state.replay.too_old(r.counter):
+            row = db.execute("SELECT below FROM forgotten WHERE node = ? AND epoch = ?", (r.node, r.epoch)).fetchone()
+            if row is not None and r.counter < row[0]:  # known once, perhaps: nobody can tell any more
+                _quarantine(db, r.data, "forgotten", r.received)
+                return False
+        return db.execute(
+            "INSERT OR IGNORE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (r.node, r.epoch, r.counter, r.kind, r.received, r.link, r.receiver, r.rssi, r.snr, r.reason, r.data),
+        ).rowcount > 0  # fmt: skip
+
     def _spool(self, db: sqlite3.Connection, event: Event) -> int:
-        at = db.execute("INSERT INTO spool (received, body) VALUES (?, ?)", (event.received, self._encode(event)))
+        at = db.execute(
+            "INSERT INTO spool (received, body, express) VALUES (?, ?, ?)",
+            (event.received, self._encode(event), express := is_express(event)),
+        )
+        seq = at.lastrowid or 0
+        if express:
+            self.newest_express = seq
         if event.command is not None:
             audit.enter(db, event)
-        return at.lastrowid or 0
+        return seq
 
     def _write(self) -> None:
         try:
-            db = _open(self._path)
-        except StoreError:
+            db = connect(self._path)
+        except sqlite3.Error:
             db = None
         while (first := self._queue.get()) is not None:
             group = [first]
@@ -277,6 +356,11 @@ class SqliteEngine:
             self._poisoned = True
             if db is not None and db.in_transaction:
                 db.execute("ROLLBACK")
+            if isinstance(e, sqlite3.Error) and _no_room(e) and not self.full:
+                self._reserve.give_up()
+                self.full = True
+                log.error("disk_full", store=str(self._path), error=str(e),
+                          next="make room; until then only alarms are taken, and nodes keep the rest")  # fmt: skip
             error = StoreError(f"commit failed: {e}", "look at free disk space and the health of the disk")
             done = [(future, error) for _, future, _ in group]
             time.sleep(0.05)  # a full disk stays full for a while: do not spin
@@ -326,28 +410,19 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    try:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        db.execute("PRAGMA busy_timeout=10000")
-    except sqlite3.Error as e:
-        raise StoreError(f"store {path}: {e}", "move the damaged file away; the gateway starts a new one") from e
-    return db
+def _quarantine(db: sqlite3.Connection, data: bytes, reason: str, received: float) -> int:
+    at = db.execute("INSERT INTO quarantine (received, reason, data) VALUES (?, ?, ?)", (received, reason, data))
+    db.execute("DELETE FROM quarantine WHERE id <= ?", ((at.lastrowid or 0) - QUARANTINE_MAX,))
+    return 0
 
 
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    try:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise StoreError(
-                f"store {path} has version {version}, this gateway knows {SCHEMA_VERSION}", "run the newer gateway"
-            )
-        for done in range(version, SCHEMA_VERSION):
-            db.executescript(f"BEGIN; {_MIGRATIONS[done]} PRAGMA user_version={done + 1}; COMMIT;")
-    except sqlite3.Error as e:
-        raise StoreError(f"store {path}: {e}", "move the damaged file away; the gateway starts a new one") from e
+def _no_room(e: sqlite3.Error) -> bool:
+    """True when the disk did not take it: full, over a quota or a file size limit, or broken."""
+    return getattr(e, "sqlite_errorcode", 0) & 0xFF in NO_ROOM
+
+
+def _unusable(path: Path, e: sqlite3.Error) -> StoreError:
+    return StoreError(f"store {path}: {e}", "look at free disk space, permissions and the health of the disk")
 
 
 __all__ = ["Entry", "RawFrame", "SqliteEngine", "StoreError", "Write"]

@@ -275,4 +275,4 @@ def test_every_line_that_is_commented_out_may_be_put_in_force(tmp_path: Path) ->
     file.write_text(text)
     config = load(file)
     assert len(config.outputs) == 3 and len(config.links) == 2 and config.http is not None
-    assert tomllib.loads(text).keys() == {"gateway", "log", "http", "link", "output", "commands"}
+    assert tomllib.loads(text).keys() == {"gateway", "log", "http", "store", "link", "output", "commands"}

@@ -38,7 +38,7 @@ def test_an_alarm_and_an_hour_reach_the_broker_and_survive_a_kill(tmp_path: Path
         c.push(m.report(hour + 1200, row(20) * 3, interval=1200))
         c.push(m.report(now - 60, row(40)))
         c.pull()
-        backend.wait(lambda: backend.on("node/n-263/alert/hot"))
+        backend.wait(lambda: backend.on("node/n-263/alert/hot") and backend.on("node/n-263/agg/hour"))
         alert = json.loads(backend.on("node/n-263/alert/hot")[-1])
         assert (alert["code"], alert["value"], alert["reference"], set(alert["text"])) == (
             "above",

@@ -269,8 +269,17 @@ def leaf(form: str, topic: str) -> str:
     if form != "native":
         return form
     levels = topic.split("/")
+    if levels[2] == "gw":
+        return f"gateway-{levels[4]}"
     made = {"q": "native-q", "agg": "aggregate", "lot": "area-lot", "balance": "area-balance"}
     return made.get(kind := levels[5 if levels[2] == "cmd" else 4], kind)
+
+
+def of_the_store() -> Iterator[Event]:
+    """What a store says of itself."""
+    gap = {"reason": "size_limit", "events": 3, "alarms": 0, "since": T0, "until": T0 + 9.5, "outputs": ["city"]}
+    for status in (gap, {"reason": "disk_full"}):
+        yield Event("store", f"store:{status['reason']}:1", 0, "gw-1", "open", T0 + 9.0, 0, status=status)
 
 
 def test_all_that_the_formats_say_is_valid() -> None:
@@ -280,6 +289,7 @@ def test_all_that_the_formats_say_is_valid() -> None:
     told = (
         lot(),
         lot(),
+        *of_the_store(),
         balance(True),
         balance(False),
         aggregate(True),

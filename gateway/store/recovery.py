@@ -1,0 +1,319 @@
+"""Opening a store that may be damaged: check it, and when it is not sound move it aside, salvage what can be read, say so, and go on.
+
+What must hold afterwards: downlink counters are above all that were used (G2), counters of nodes that were accepted stay accepted (G3), and
+numbers of the spool go on above every cursor, or new events would be taken for delivered ones (G1). A cut during the salvage starts it again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.core.model import OPEN, Event, NodeState
+from gateway.core.replay import Replay
+from gateway.store.engine import STORE, StoreError
+from gateway.store.schema import BACKUP, DOWN_FLOOR, RECOVERED, connect, down_floor, migrate
+
+# what the promises hang on comes first; what is only history may be left behind when the disk has no room for a copy
+FIRST = ("nodes", "cursors", "notes", "forgotten", "airtime", "spool")
+HISTORY = ("alarms", "quarantine", "frames", "rows")
+JUMP = 1 << 16  # downlinks that a salvaged counter may be behind the truth, besides the floor by time
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+log = structlog.get_logger(__name__)
+_state = msgspec.msgpack.Decoder(NodeState).decode
+_event = msgspec.msgpack.Decoder(Event).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Damaged(Exception):
+    """The file is no sound store; the text says how that was seen."""
+
+
+def open_sound(path: Path, gateway: str, now: float, check_s: float) -> sqlite3.Connection:
+    """Open a store, or make it, or recover it. check_s bounds the check. Raises StoreError, sqlite3.Error (no room, no permission)."""
+    _finish(path, now)
+    try:
+        return _opened(path, now, check_s)
+    except Damaged as e:
+        why = str(e)
+    started = time.monotonic()
+    log.error("store_damaged", store=str(path), why=why, next="nothing: what can be read of it is being taken over")
+    told = _salvage(path, gateway, now, why)
+    aside = _finish(path, now)
+    db = _opened(path, now, check_s)
+    log.error("store_recovered", store=str(path), moved_to=str(aside), seconds=round(time.monotonic() - started, 1), **told,
+              next="look at the health of the disk; keep the moved file until nobody misses anything")  # fmt: skip
+    return db
+
+
+def last(db: sqlite3.Connection) -> dict[str, Any] | None:
+    """Return what the last recovery of this store said, None when there was none."""
+    row = db.execute("SELECT body FROM notes WHERE key = ?", (RECOVERED,)).fetchone()
+    return None if row is None else msgspec.json.decode(row[0])
+
+
+def quick_check(db: sqlite3.Connection, seconds: float) -> list[str]:
+    """Return what is wrong with the structure of a store, [] when nothing was found in the time there was."""
+    deadline = time.monotonic() + seconds
+    db.set_progress_handler(lambda: time.monotonic() > deadline, 20_000)
+    try:
+        found = [row[0] for row in db.execute("PRAGMA quick_check(5)")]
+        return [] if found == ["ok"] else found
+    except sqlite3.OperationalError as e:
+        if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_INTERRUPT:
+            raise
+        log.info("store_check_unfinished", seconds=seconds, next="citymote gateway check --store does it whole")
+        return []
+    finally:
+        db.set_progress_handler(None, 0)
+
+
+def _opened(path: Path, now: float, check_s: float) -> sqlite3.Connection:
+    db: sqlite3.Connection | None = None
+    try:
+        db = connect(path)
+        found = quick_check(db, check_s)
+        if found:
+            raise Damaged("; ".join(" ".join(found).split("\n")[:3])[:300])
+        migrate(db, path, now)
+        if db.execute("SELECT 1 FROM notes WHERE key = ?", (BACKUP,)).fetchone():
+            _restored(db, now)
+        return db
+    except sqlite3.DatabaseError as e:
+        if db is not None:
+            db.close()
+        if getattr(e, "sqlite_errorcode", 0) & 0xFF in DAMAGE:
+            raise Damaged(str(e)) from e
+        raise
+    except BaseException:
+        if db is not None:
+            db.close()
+        raise
+
+
+def _restored(db: sqlite3.Connection, now: float) -> None:
+    """A backup is older than what the nodes have heard since: no downlink counter of it may be used again."""
+    db.execute("BEGIN IMMEDIATE")
+    n = _jump(db, now)
+    db.execute("DELETE FROM notes WHERE key = ?", (BACKUP,))
+    db.execute("COMMIT")
+    log.warning("store_restored", nodes=n, next="nothing: downlink counters were moved ahead of all that were used")
+
+
+def _jump(db: sqlite3.Connection, now: float) -> int:
+    floor = down_floor(now)
+    states = [(node, _state(body)) for node, body in db.execute("SELECT node, state FROM nodes").fetchall()]
+    db.executemany(
+        "UPDATE nodes SET state = ? WHERE node = ?",
+        [(_encode(replace(s, down=max(s.down + JUMP, floor))), node) for node, s in states],
+    )
+    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (DOWN_FLOOR, str(floor)))
+    return len(states)
+
+
+# files: the salvage is complete when it is called .new; then the damaged one moves away and the new one takes its place
+
+
+def _finish(path: Path, now: float) -> Path | None:
+    """Do what is left of a recovery, also of one that was cut; return where the damaged file went."""
+    for end in ("", "-journal", "-wal", "-shm"):
+        Path(f"{path}.salvage{end}").unlink(missing_ok=True)
+    new = Path(f"{path}.new")
+    if not new.exists():
+        return None
+    aside = None
+    if path.exists():
+        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+        aside = Path(f"{path}.damaged-{stamp}")
+        while aside.exists():
+            aside = Path(f"{aside}x")
+        with contextlib.suppress(FileNotFoundError):
+            Path(f"{path}-wal").rename(f"{aside}-wal")
+        path.rename(aside)
+    for end in ("-wal", "-shm"):
+        Path(f"{path}{end}").unlink(missing_ok=True)
+    new.rename(path)
+    _sync(path.parent)
+    return aside
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
+    part = Path(f"{path}.salvage")
+    new = connect(part)
+    old = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    old.text_factory = lambda b: b.decode("utf-8", "replace")
+    try:
+        new.execute("PRAGMA journal_mode=DELETE")
+        new.execute("PRAGMA synchronous=OFF")  # synced whole, below
+        migrate(new, part, now)
+        kept: dict[str, int] = {}
+        damaged: list[str] = []
+        tables = [row[0] for row in new.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")]  # fmt: skip
+        for table in (*FIRST, *(t for t in tables if t not in (*FIRST, *HISTORY)), *HISTORY):
+            kept[table], sound = _take(old, new, table)
+            if not sound:
+                damaged.append(table)
+            log.info("store_salvaging", table=table, rows=kept[table], sound=sound)
+        told = {"why": why, "kept": kept, "damaged": damaged}
+        new.execute("BEGIN")
+        told["states_rebuilt"] = _replays(new)
+        _jump(new, now)
+        _number(old, new)
+        body = msgspec.json.encode({"at": now, **told})
+        new.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (RECOVERED, body))
+        event = Event(STORE, f"store:store_damaged:{int(now)}", 0, gateway, OPEN, now, 0,
+                      status={"reason": "store_damaged", "tables": damaged, "kept": kept})  # fmt: skip
+        new.execute("INSERT INTO spool (received, body, express) VALUES (?, ?, 1)", (now, _encode(event)))
+        new.execute("COMMIT")
+    except sqlite3.Error as e:
+        raise StoreError(f"store {path} is damaged and could not be recovered: {e}",
+                         "make room on the disk (as much as the file has), or move the file away") from e  # fmt: skip
+    finally:
+        new.close()
+        old.close()
+    fd = os.open(part, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    part.rename(f"{path}.new")
+    _sync(path.parent)
+    return told
+
+
+def _take(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> tuple[int, bool]:
+    """Copy what can be read of a table; return how many rows, and whether that is all of it."""
+    there = [row[1] for row in new.execute(f"PRAGMA table_info({table})")]
+    key = next((row[1] for row in new.execute(f"PRAGMA table_info({table})") if row[5] == 1), "rowid")
+    try:
+        known = {row[1] for row in old.execute(f"PRAGMA table_info({table})")}
+    except sqlite3.DatabaseError:
+        return 0, False
+    if not known:  # of a schema that did not have it, or the list of tables is gone
+        return 0, not _has_tables(old)
+    columns = [c for c in there if c in known]
+    trouble: list[str] = []
+    n = 0
+    marks = ",".join("?" * len(columns))
+    new.execute("BEGIN")
+    try:
+        for row in _rows(old, table, key, columns, trouble):
+            if _is_sane(table, dict(zip(columns, row, strict=True))):
+                n += new.execute(f"INSERT OR IGNORE INTO {table} ({','.join(columns)}) VALUES ({marks})", row).rowcount
+            else:
+                trouble.append("unreadable")
+        new.execute("COMMIT")
+    except sqlite3.OperationalError as e:
+        new.execute("ROLLBACK")
+        if e.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL or table not in HISTORY:
+            raise
+        return 0, False
+    return n, not trouble
+
+
+def _has_tables(old: sqlite3.Connection) -> bool:
+    try:
+        return old.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _rows(
+    old: sqlite3.Connection, table: str, key: str, columns: list[str], trouble: list[str]
+) -> Iterator[tuple[Any, ...]]:
+    """Yield rows from the front, from the back, and from between the holes of whole-numbered keys. Some may come twice."""
+    select = f"SELECT {key}, {','.join(columns)} FROM {table} NOT INDEXED"
+    low = high = None
+    try:
+        for row in old.execute(f"{select} ORDER BY {key}"):
+            low = row[0]
+            yield row[1:]
+        return
+    except sqlite3.DatabaseError as e:
+        trouble.append(str(e))
+    try:
+        for row in old.execute(f"{select} ORDER BY {key} DESC"):
+            high = row[0]
+            yield row[1:]
+            if low is not None and type(high) is type(low) and high <= low:
+                break
+    except sqlite3.DatabaseError as e:
+        trouble.append(str(e))
+    if not isinstance(low, int) or not isinstance(high, int):
+        return
+    at, step = low + 1, 1
+    while at < high:
+        try:
+            for row in old.execute(f"{select} WHERE {key} >= ? AND {key} < ? ORDER BY {key}", (at, high)):
+                at, step = row[0], 1
+                yield row[1:]
+            return
+        except sqlite3.DatabaseError as e:
+            trouble.append(str(e))
+            at, step = at + step, step * 2
+
+
+def _is_sane(table: str, row: dict[str, Any]) -> bool:
+    """True unless a body that must be understood cannot be: a page can be whole and its content rotten."""
+    try:
+        if table == "nodes":
+            _state(row["state"])
+        elif table in ("spool", "alarms"):
+            _event(row["body"])
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _replays(db: sqlite3.Connection) -> int:
+    """Frames say once more which counters were accepted: put right states that are gone or behind. Return how many were."""
+    changed = 0
+    states = {node: _state(body) for node, body in db.execute("SELECT node, state FROM nodes").fetchall()}
+    of_node: dict[int, list[tuple[int, int, float]]] = {}
+    for node, epoch, counter, received in db.execute("SELECT node, epoch, counter, received FROM frames"):
+        of_node.setdefault(node, []).append((epoch, counter, received))
+    for node, frames in of_node.items():
+        state = states.get(node)
+        epoch = max(e for e, _, _ in frames)
+        if state is None or state.epoch < epoch:
+            state = replace(state or NodeState(), epoch=epoch, replay=Replay(), marks={})
+        replay = state.replay
+        for e, counter, _ in sorted(frames):
+            if e == state.epoch:
+                replay = replay.accept(counter) or replay
+        if node not in states or replay != states[node].replay or state.epoch != states[node].epoch:
+            heard = max(state.heard, max(r for _, _, r in frames))
+            state = replace(state, replay=replay, heard=heard)
+            db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", (node, state.online, _encode(state)))
+            changed += 1
+    return changed
+
+
+def _number(old: sqlite3.Connection, new: sqlite3.Connection) -> None:
+    """Let the spool's numbers go on above everything that any cursor has seen."""
+    found = [new.execute(q).fetchone()[0] or 0 for q in (
+        "SELECT max(seq) FROM spool", "SELECT max(seq) FROM alarms", "SELECT max(seq) FROM cursors", "SELECT max(express) FROM cursors",
+    )]  # fmt: skip
+    with contextlib.suppress(sqlite3.DatabaseError):
+        found += [row[0] for row in old.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spool'")]
+    new.execute("DELETE FROM sqlite_sequence WHERE name = 'spool'")
+    new.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('spool', ?)", (max(found),))

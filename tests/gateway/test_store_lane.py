@@ -1,0 +1,221 @@
+"""The lane of alarms: before any backlog, once, with retained values that never step back, whatever breaks in between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from gateway.config import Broker, MqttOutputConfig
+from gateway.core.model import OPEN, Alarm, Column, Event
+from gateway.metrics import Metrics
+from gateway.mqtt_session import MqttError
+from gateway.outputs import destination, track
+from gateway.outputs.mqtt import MqttOutput
+from gateway.store.engine import Engine, Write
+from gateway.store.memory import MemoryEngine
+from gateway.store.sqlite import SqliteEngine
+from tests.gateway.world import T0
+
+CONFIG = MqttOutputConfig("city", Broker("nowhere", 1))
+
+
+def report(n: int) -> Event:
+    """The n-th minute's report."""
+    t = T0 + 60 * n
+    return Event("report", f"263:{n}", 263, "n-263", OPEN, t + 1.0, 600, n, times=(t,), columns=(Column("pm10", "ug/m3", (n,)),),
+                 latest=((0, 0),), rssi=-n, online=False if n % 7 == 3 else None)  # fmt: skip
+
+
+def alarm(n: int, state: Any = "raised") -> Event:
+    """The n-th minute's alarm."""
+    t = T0 + 60 * n
+    told = Alarm(state, "above", "warning", "pm10", "ug/m3", n, 4, t, t, ("pm10-above",))
+    return Event("alarm", f"263:{n}", 263, "n-263", OPEN, t + 1.0, 600, n, rssi=-n, online=True, alarm=told)
+
+
+class Broker_(asyncio.Event):
+    """Takes what is published; acknowledges it while `acks`. `die_after`: drop the connection after so many messages."""
+
+    sent: ClassVar[list[tuple[str, bytes, bool]]] = []
+    acks = True
+    die_after: ClassVar[int | None] = None
+    up = True
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_message: Any = None
+        self._mid = 0
+
+    async def connect(self) -> None:
+        if not Broker_.up:
+            raise MqttError("away")
+
+    async def subscribe(self, *_: Any) -> None:
+        return None
+
+    async def disconnect(self) -> None:
+        if not self.closed.done():
+            self.closed.set_result("disconnected")
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
+        if self.closed.done():
+            return None
+        cls = type(self)
+        if topic.startswith("city/v1/node/"):
+            if cls.die_after is not None:
+                if cls.die_after == 0:
+                    cls.die_after = None
+                    self.closed.set_result("died")
+                    return None
+                cls.die_after -= 1
+            cls.sent.append((topic.removeprefix("city/v1/node/n-263/"), payload, retain))
+        self._mid += 1
+        if cls.acks:
+            asyncio.get_running_loop().call_soon(self.on_puback, self._mid)
+        return self._mid
+
+
+@pytest.fixture(autouse=True)
+def broker(monkeypatch: pytest.MonkeyPatch) -> type[Broker_]:
+    Broker_.sent, Broker_.acks, Broker_.die_after, Broker_.up = [], True, None, True
+    monkeypatch.setattr("gateway.outputs.mqtt.MqttSession", Broker_)
+    monkeypatch.setattr(destination, "BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(track, "PERSIST_S", 0.01)
+    return Broker_
+
+
+@asynccontextmanager
+async def output(engine: Engine):  # type: ignore[no-untyped-def]
+    o = MqttOutput(CONFIG, "gw-1", engine, Metrics(), dict, {})
+    task = asyncio.create_task(o.run())
+    try:
+        yield o
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def commit(engine: Engine, *events: Event) -> None:
+    await engine.commit([Write(e.node, None, e) for e in events])
+
+
+def told() -> list[str]:
+    """Ids in order: of SenML packs and events."""
+    out = []
+    for topic, payload, _ in Broker_.sent:
+        if topic in ("senml", "event"):
+            body = json.loads(payload)
+            out.append(body[0]["id"] if topic == "senml" else body["id"].removesuffix(":0"))
+    return out
+
+
+def values(topic: str) -> list[Any]:
+    return [json.loads(p)["v"] if p.startswith(b"{") else p.decode() for t, p, _ in Broker_.sent if t == topic]
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path):  # type: ignore[no-untyped-def]
+    made = SqliteEngine(tmp_path / "g.db", ["city"]) if request.param == "sqlite" else MemoryEngine(["city"])
+    yield made
+    made.close()
+
+
+async def test_alarms_of_an_outage_come_first_and_everything_comes_once(engine: Engine) -> None:
+    events = [alarm(n, "cleared" if n == 900 else "raised") if n % 300 == 0 else report(n) for n in range(1, 1001)]
+    await commit(engine, *events)
+    async with output(engine) as o:
+        await o.drain()
+    ids = told()
+    assert ids[:3] == ["263:300", "263:600", "263:900"], "raised, raised, cleared: in order among themselves"
+    assert ids[3:] == [f"263:{n}" for n in range(1, 1001) if n % 300]
+    assert engine.cursor("city") == 1000 and engine.express_cursor("city") == 900
+
+
+async def test_what_an_alarm_said_is_not_undone_by_the_backlog_it_overtook(engine: Engine) -> None:
+    Broker_.up = False
+    async with output(engine) as o:
+        await commit(engine, *[alarm(n) if n == 50 else report(n) for n in range(1, 101)])
+        Broker_.up = True
+        await o.drain()
+    rssi = [-v for v in values("q/rssi")]
+    assert rssi == [50, *range(51, 101)], "older ones are history, which SenML tells"
+    assert values("state")[0] == "online" and values("state")[-1] == "offline", "of what came after the alarm"
+    assert values("state").count("offline") == sum(n % 7 == 3 for n in range(51, 101))
+    assert values("q/pm10") == [n for n in range(1, 101) if n != 50], "of other topics nothing is left out"
+    await commit(engine, replace(report(40), id="263:999", counter=999))
+    async with output(engine) as o:
+        await o.drain()
+    assert [-v for v in values("q/rssi")][-1] == 40, "once the backlog is through, all is as ever"
+
+
+@pytest.mark.parametrize("die_after", [0, 1, 5, 60, 200])
+async def test_a_connection_that_dies_anywhere_loses_nothing_and_turns_nothing_back(
+    engine: Engine, die_after: int
+) -> None:
+    await commit(engine, *[alarm(n) if n % 90 == 0 else report(n) for n in range(1, 201)])
+    Broker_.die_after = die_after
+    async with output(engine) as o:
+        await o.drain()
+    assert set(told()) == {f"263:{n}" for n in range(1, 201)}
+    rssi = [-v for v in values("q/rssi")]
+    assert rssi == sorted(rssi) and rssi[-1] == 200
+
+
+async def test_a_gateway_that_is_killed_in_a_backlog_repeats_few_and_goes_on_behind_its_alarms(tmp_path: Path) -> None:
+    """What a kill leaves is the cursors on disk: neither lane may skip, and the older values stay unsaid."""
+    engine = SqliteEngine(tmp_path / "g.db", ["city"])
+    await commit(engine, *[alarm(n) if n % 90 == 0 else report(n) for n in range(1, 1001)])
+    await engine.ack("city", 120, 990)
+    engine.close()
+    engine = SqliteEngine(tmp_path / "g.db", ["city"])
+    async with output(engine) as o:
+        await o.drain()
+    ids = told()
+    assert ids == [f"263:{n}" for n in range(121, 1001) if n % 90], "alarms that were taken do not come again"
+    assert [-v for v in values("q/rssi")][0] > 990, "nothing older than what the alarms had said"
+    engine.close()
+
+
+async def test_more_alarms_than_the_span_all_come_and_the_spool_is_freed(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db", ["city"])
+    await commit(engine, *[alarm(n) if n % 2 else report(n) for n in range(1, 1201)])
+    async with output(engine) as o:
+        await o.drain()
+    assert sorted(told(), key=lambda i: int(i[4:])) == [f"263:{n}" for n in range(1, 1201)]
+    while await engine.purge(T0 + 60 * 1201 + 86_401):
+        pass
+    assert engine.fetch(0, 9) == [] and engine.newest() == 1200
+    engine.close()
+
+
+async def test_alarms_that_arrive_while_a_backlog_drains_pass_it(engine: Engine) -> None:
+    Broker_.acks = False
+    await commit(engine, *[report(n) for n in range(1, 600)])
+    async with output(engine):
+        await asyncio.sleep(0.1)
+        await commit(engine, alarm(600))
+        before = len(told())
+        assert 0 < before < 599
+    Broker_.acks = True
+    async with output(engine) as o:
+        await o.drain()
+    after = told()[before:]
+    assert after.index("263:600") <= 1, "the next thing to be told"
+    assert set(told()) == {f"263:{n}" for n in range(1, 601)}
+
+
+async def test_events_that_are_filtered_do_not_stop_the_lane(engine: Engine) -> None:
+    await commit(engine, *[replace(alarm(n), visibility="personal") for n in range(1, 20)], alarm(20), report(21))
+    async with output(engine) as o:
+        await o.drain()
+    assert told() == ["263:20", "263:21"] or told()[-2:] == ["263:20", "263:21"]
+    assert engine.cursor("city") == 21

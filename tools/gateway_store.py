@@ -1,0 +1,80 @@
+"""`citymote gateway backup` and `check --store`: look after a gateway's store while the gateway works."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from gateway.config import ConfigError, load
+from gateway.store.backup import backup as copy_store
+from gateway.store.backup import examine
+from gateway.store.engine import StoreError
+from tools.report import FAILED, USAGE, document, fail
+
+
+def store_of(config: Path, as_json: bool) -> Path:
+    """Return where the store of a configuration is; leaves with the complaint when it cannot be read."""
+    try:
+        return load(config).store
+    except ConfigError as e:
+        fail("bad_config", str(e), hint=e.hint, as_json=as_json, code=USAGE)
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def backup(file: Path, config: Path, as_json: bool) -> None:
+    """Copy the store to FILE (a new one), as of one moment, while the gateway works.
+
+    To restore: stop the gateway, move gateway.db, gateway.db-wal and gateway.db-shm away, copy FILE to gateway.db, start.
+    """
+    store = store_of(config, as_json)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(f"backup of {store.name}", total=None)
+        try:
+            made = copy_store(store, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_))
+        except StoreError as e:
+            bar.stop()
+            fail("backup", str(e), hint=e.hint, as_json=as_json, code=FAILED)
+    if as_json:
+        document({"ok": True, **made})
+    else:
+        click.echo(f"{made['file']}: {made['bytes']} bytes, {made['events']} events, {made['frames']} frames, checked")
+
+
+def check_store(config: Path, as_json: bool) -> None:
+    """Check a whole store and print what is in it. Exit code 1 when it is damaged."""
+    store = store_of(config, as_json)
+    console = Console(stderr=True)
+    try:
+        with console.status(f"checking {store}"):
+            found = examine(store)
+    except StoreError as e:
+        fail("store", str(e), hint=e.hint, as_json=as_json, code=FAILED)
+    if as_json:
+        document({"ok": not found["problems"], **found})
+    else:
+        click.echo(_short(found))
+    for problem in found["problems"]:
+        print(f"error: {store}: {problem}", file=sys.stderr)
+    if found["problems"]:
+        print("next: restart the gateway: it moves the file aside and takes over what can be read", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _short(found: dict[str, Any]) -> str:
+    rows = ", ".join(f"{n} {table}" for table, n in found["rows"].items() if n)
+    state = "damaged" if found["problems"] else "sound"
+    return (
+        f"{found['store']}: {state}, version {found['version']}, {found['bytes_used'] / 1e6:.1f} MB in use, "
+        f"{found['waiting']} events not taken by every output\n{rows}"
+    )
