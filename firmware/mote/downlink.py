@@ -4,6 +4,8 @@ The counter floor is raised in RAM for every downlink and stored (twice) before 
 states what will be true for ever, so that replaying one after a reset does no harm and costs no flash write.
 """
 
+import gc
+
 from micropython import const
 from mote import borrow, let_go, log
 from mote.errors import BadConfig
@@ -72,14 +74,22 @@ class Downlink:
             return False
         self.heard += 1
         self.rssi, self.snr = rssi, snr
+        wrong = ()
         try:
             payload, wrong = borrow("motewire.downlink", "read_downlink", frame, at, end)
         except WireError as e:
             self._raise_floor(counter + 1, True)
             self._refuse(e.reason)
             return True  # authentic: whoever wrote it speaks a later dialect
+        except MemoryError:  # its floor stays: sent again, it may find more room
+            payload = None
         finally:
             let_go("motewire.shapes")
+        if payload is None:
+            gc.collect()
+            self._refuse("memory")
+            log.error("no memory for a downlink")
+            return True
         plain = not wrong
         for key in payload:
             if key not in _ACK_KEYS:

@@ -62,7 +62,13 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
         changes["down"], answer = _answered(node, state, replay, counter, header)
     state = replace(state, **changes)
-    if not state.meta or "ids" in changes or "firmware" in changes:  # a changed registry is told by introduce()
+    # a changed registry is told by introduce(); an interval that a command changed shows in the text alone
+    if (
+        not state.meta
+        or "ids" in changes
+        or "firmware" in changes
+        or f"('interval', {node.interval_s})" not in state.meta
+    ):
         meta = metadata(node, state)
         text = repr(sorted(meta.items()))
         if text != state.meta:

@@ -448,10 +448,11 @@ def test_the_brokers_template_lets_each_user_do_its_part_and_nobody_else_anythin
     secured: tuple[BrokerAddress, Path],
 ) -> None:
     may = {("gw-1", "city/v1/node/a/q/pm10"), ("gw-1", "city/v1/gw/gw-1/state"), ("gw-1", "citymote/v1/down/00000107"),
-           ("nodes", "citymote/v1/up/00000107"), ("operator", "city/v1/node/a/cmd"), ("operator", "city/v1/gw/gw-1/cmd")}  # fmt: skip
+           ("gw-1", "city/v1/cmd/operator/a/ack"), ("nodes", "citymote/v1/up/00000107"), ("operator", "city/v1/cmd/operator/a")}  # fmt: skip
     may_not = {("gw-1", "city/v1/gw/gw-2/state"), ("gw-1", "other/x"), ("gw-1", "citymote/v1/up/00000107"), ("nodes", "city/v1/node/a/q/pm10"),
                ("nodes", "citymote/v1/down/00000107"), ("portal", "city/v1/node/a/q/pm10"), ("portal", "city/v1/node/a/cmd"),
-               ("operator", "city/v1/node/a/q/pm10"), ("operator", "citymote/v1/up/00000107")}  # fmt: skip
+               ("portal", "city/v1/cmd/operator/a"), ("operator", "city/v1/cmd/portal/a"), ("operator", "city/v1/node/a/cmd"),
+               ("operator", "city/v1/node/a/q/pm10"), ("operator", "citymote/v1/up/00000107"), ("operator", "city/v1/cmd/operator/a/ack")}  # fmt: skip
     assert {(name, topic) for name, topic in may | may_not if publish(secured, topic, name)} == may
     assert not publish(secured, "city/v1/node/a/q/pm10", None), "anonymous"
     assert not publish(secured, "city/v1/node/a/q/pm10", "gw-1", tls=False)

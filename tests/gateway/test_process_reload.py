@@ -16,7 +16,7 @@ import pytest
 from gateway.schemas import schema
 from tests.gateway.conftest import BrokerAddress
 from tests.gateway.test_process import NOW, ROWS, Load
-from tests.gateway.world import Backend, Concentrator, Mote, Process, toml_of
+from tests.gateway.world import Backend, Concentrator, Mote, Process, toml_of, until
 
 Start = Callable[..., Process]
 
@@ -161,10 +161,11 @@ def test_links_come_and_go_and_one_that_keeps_its_socket_is_not_reopened(
         (("[gateway]", "[gateway]\nclok = 1"), "did you mean `clock`?"),
         (('id = "gw-1"', 'id = "gw-2"'), "restart the gateway"),
         (("[gateway]", '[gateway]\nstore = "other.db"'), "restart the gateway"),
+        (("[gateway]", '[commands]\nrole = { r = { commands = ["read_now"] } }\nrequester = { ana = { roles = ["r"] } }\n[gateway]'), "restart the gateway"),
         (("[gateway]", '[http]\nbind = "127.0.0.1:BUSY"\n[gateway]'), "change http.bind"),
         (('[link.wifi]', '[link.east]\nkind = "udp-forwarder"\nbind = "127.0.0.1:BUSY"\n[link.wifi]'), "change link.east.bind"),
     ],
-    ids=["misspelt", "id", "store", "http port", "link port"],
+    ids=["misspelt", "id", "store", "commands come", "http port", "link port"],
 )  # fmt: skip
 def test_a_bad_file_is_refused_loudly_and_the_old_one_stays_in_force(
     tmp_path: Path, mosquitto: BrokerAddress, start: Start, change: tuple[str, str], says: str
@@ -197,6 +198,70 @@ def test_a_bad_file_is_refused_loudly_and_the_old_one_stays_in_force(
     backend.wait(lambda: health(backend)["status"] == "ok")
     assert p.stop() == 0
     assert p.lines()[-1]["totals"]["reloads_refused"] == 1
+
+
+def test_rules_come_change_and_go_on_with_what_they_knew(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Start
+) -> None:
+    m = Mote(263)
+    config = toml_of(tmp_path, mosquitto, [m])
+    without = config.read_text()
+    backend, p = Backend(mosquitto), start(config)
+    c = Concentrator(p.port)
+
+    def measure(celsius: int) -> None:
+        c.push(m.report(NOW - 300 + m.counter * 60, [[3, 5, 5, celsius * 10, 631, 121]]))
+        c.pull()
+
+    def rule(above: int) -> str:
+        return f'[rules]\ndefaults = []\n[rule.hot]\nquantity = "temperature"\nabove = {above}\nclear = {above - 2}\n'
+
+    measure(40)
+    (tmp_path / "rules.toml").write_text(rule(35))
+    config.write_text(without.replace("[gateway]\n", '[gateway]\nrules = "rules.toml"\n', 1))
+    reload(p)
+    measure(41)
+    backend.wait(lambda: [json.loads(x)["value"] for x in backend.on("node/n-263/alert/hot")] == [41.0])
+    (tmp_path / "rules.toml").write_text(rule(35).replace("above", "abov"))
+    assert "rules.toml" in reload(p), "the mistake is named"
+    (tmp_path / "rules.toml").write_text(rule(30))
+    reload(p)
+    measure(29)  # between the old clear and the new one: still up, so it was known
+    measure(27)
+    backend.wait(lambda: backend.on("node/n-263/alert/hot")[-1] == b"")
+    assert p.stop() == 0
+    assert json.loads([x for x in backend.on("node/n-263/alert/hot") if x][-1])["value"] >= 29
+
+
+def test_people_come_go_and_may_ask_on_another_topic(tmp_path: Path, mosquitto: BrokerAddress, start: Start) -> None:
+    m = Mote(263)
+    config = toml_of(tmp_path, mosquitto, [m])
+    people = '[commands]\nrole = { r = { commands = ["read_now"] } }\nrequester = { ana = { roles = ["r"] } }\n'
+    add(config, people)
+    backend, p = Backend(mosquitto), start(config)
+
+    def ask(topic: str, who: str, n: int) -> None:
+        body = json.dumps({"id": f"{who}-{n}", "name": "read_now", "requester": who})
+        backend._client.publish(f"city/v1/{topic}", body, 1).wait_for_publish(5)
+
+    def states(who: str, n: int) -> list[str]:
+        told = [json.loads(x) for x in backend.on("node/n-263/ack") + backend.on(f"cmd/{who}/n-263/ack")]
+        return [a["state"] for a in told if a.get("id", f"{who}-{n}") == f"{who}-{n}" and a["requester"] == who]
+
+    ask("cmd/ana/n-263", "ana", 1)
+    ask("cmd/boris/n-263", "boris", 1)
+    backend.wait(lambda: "accepted" in states("ana", 1) and "refused" in states("boris", 1))
+    config.write_text(config.read_text().replace("ana = {", "boris = {"))
+    reload(p)
+    ask("cmd/ana/n-263", "ana", 2)
+    ask("cmd/boris/n-263", "boris", 2)
+    backend.wait(lambda: "accepted" in states("boris", 2) and "refused" in states("ana", 2))
+    config.write_text(config.read_text().replace("[commands]", '[commands]\nconsole = "boris"'))
+    reload(p)
+    assert until(lambda: sum(line["event"] == "commands_connected" for line in p.lines()) == 2)
+    ask("node/n-263/cmd", "boris", 3)
+    backend.wait(lambda: "accepted" in states("boris", 3))
+    assert p.stop() == 0
 
 
 @pytest.mark.slow

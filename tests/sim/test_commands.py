@@ -85,11 +85,11 @@ def test_a_gateway_that_is_killed_and_air_that_loses_every_third_frame_change_no
 
 
 def test_every_profile_takes_intervals_and_limits_on_either_bearer() -> None:
-    """With 112 kW of heap: 100 kW, the firmware's budget, are too few for a configuration but for water and parking (gateway/DECISIONS.md)."""
-    head: dict[str, Any] = {"report_s": 900, "config": {"health_s": 1800}, "heap": "112wK"}
+    """The noise profile with 104 kW of heap: 100 kW, the firmware's budget, leave it too little for a new limit (gateway/DECISIONS.md)."""
+    head: dict[str, Any] = {"report_s": 900, "config": {"health_s": 1800}}
     groups = (
         Group("aq", "air_quality", 1, **head),
-        Group("noise", "noise", 1, **head),
+        Group("noise", "noise", 1, heap="104wK", **head),
         Group("bay", "parking", 1, sample_s=10, row_s=0, **head),
         Group(
             "bin", "bin_fill", 1, sample_s=300, row_s=900, sensors={"bin": {"empty_mm": 1000, "full_mm": 200}}, **head
@@ -108,6 +108,15 @@ def test_every_profile_takes_intervals_and_limits_on_either_bearer() -> None:
     result = runner.run(replace(load("commands"), groups=groups, commands=commands, expect=Expect()), hours=5)
     assert result.unmet == [] and result.boots == len(groups), (result.unmet, result.per_node)
     assert (result.lost, result.duplicates) == (0, 0)
+
+
+def test_a_node_that_has_no_room_for_a_limit_refuses_it_and_loses_nothing() -> None:
+    """What the attempt leaves in the heap may cost one reset; the gateway does not go on for ever."""
+    noise = Group("noise", "noise", 1, report_s=900, config={"health_s": 1800})
+    limit = CommandSpec("noise-01", 1.0, "limit", options={"q": "laeq", "above": 90.0})
+    result = runner.run(replace(load("commands"), groups=(noise,), commands=(limit,), expect=Expect()), hours=4)
+    assert result.boots <= 2 and not result.per_node["noise-01"]["shed"], result.per_node
+    assert (result.lost, result.duplicates) == (0, 0) and result.commands["1 c1"]["states"][-1] == "failed"
 
 
 def test_a_command_that_ends_otherwise_than_demanded_makes_the_run_fail() -> None:

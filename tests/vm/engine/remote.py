@@ -39,6 +39,29 @@ async def test_a_mode_that_a_profile_cannot_have_is_refused():
     assert node.control.refused == 1 and node.config["mode"] == "always" and not task.done()
 
 
+async def test_a_downlink_that_finds_no_memory_is_refused_and_may_come_again():
+    from mote import config, downlink, remote
+
+    gw, node, task = await far.running()
+
+    def full(*args):
+        raise MemoryError
+
+    before = node.config.values
+    real = downlink.borrow
+    for module in (downlink, remote, config):
+        module.borrow = full
+        try:
+            assert node.downlink.handle(gw.seal({4: {1: 30}}))
+        finally:
+            module.borrow = real
+        assert node.config.values is before and node.config["sample_s"] == 60 and not task.done()
+    assert node.downlink.refused == {"memory": 1, "bad_value": 2} and node.control.refused == 2
+    assert config.problem() == "no memory for this configuration"
+    assert node.downlink.handle(gw.seal({4: {1: 30}}))
+    assert node.config["sample_s"] == 30 and not task.done()
+
+
 async def test_what_does_not_fit_changes_nothing_and_is_reported():
     gw, node, task = await far.running()
     before = far.read("/config.json")
