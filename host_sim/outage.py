@@ -26,7 +26,7 @@ from motewire.schemas import SCHEMAS
 from paho.mqtt.enums import CallbackAPIVersion
 
 from host_sim.gateway_process import GatewayProcess
-from host_sim.load import PULL_ACK, PULL_DATA, PULL_RESP, Mote, datagram, push_data, registry
+from host_sim.load import PULL_ACK, PULL_DATA, Mote, datagram, push_data, registry
 from host_sim.mosquitto import Mosquitto
 from host_sim.outboxes import ABOVE, PM10, Key
 
@@ -213,18 +213,22 @@ class Forwarder:
         self._tmst += 60_000_000
         heard = datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%S.000000Z")
         self._sock.send(push_data(self._eui, frames, self._tmst & 0xFFFFFFFF, time=heard))
-        asked = datagram(PULL_DATA, self._eui)
-        self._sock.send(asked)
-        self._sock.settimeout(30)
-        try:
-            while True:
-                got = self._sock.recv(65536)
-                if got[3] == PULL_ACK and got[1:3] == asked[1:3]:
-                    return
-                if got[3] == PULL_RESP:
-                    continue  # whatever is not acknowledged would be sent again: here all of it is committed
-        except (TimeoutError, ConnectionRefusedError) as e:
-            raise OutageError("the gateway does not answer its forwarder; next: look at gateway.log") from e
+        for _ in range(
+            12
+        ):  # datagrams get lost on a busy machine, and the gateway itself answers within 5 s or not at all
+            asked = datagram(PULL_DATA, self._eui)
+            self._sock.send(asked)
+            self._sock.settimeout(6)
+            try:
+                while True:
+                    got = self._sock.recv(65536)
+                    if got[3] == PULL_ACK and got[1:3] == asked[1:3]:
+                        return  # PULL_RESP besides: what is not acknowledged would be sent again, and all of it is committed
+            except TimeoutError:
+                continue
+            except ConnectionRefusedError as e:
+                raise OutageError("the gateway is gone; next: look at gateway.log") from e
+        raise OutageError("the gateway does not answer its forwarder; next: look at gateway.log")
 
 
 def _play(district: District, forwarder: Forwarder, hours: int, progress: Progress, phase: str) -> None:
