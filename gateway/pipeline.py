@@ -20,16 +20,16 @@ from motewire.frame import ALARM, MAX_FRAME, max_frame
 from gateway import crypto
 from gateway.clock import Clock
 from gateway.core import downlink
-from gateway.core.airtime import DutyLedger, time_on_air_us
 from gateway.core.authorise import Policy
 from gateway.core.commands import Desk, Offer
 from gateway.core.decide import decide, goes_offline, introduce, offline_at, reread
 from gateway.core.dedupe import Heard, Recent
 from gateway.core.follow import Follow, Follower
 from gateway.core.lockout import Lockout
-from gateway.core.model import Answer, Decision, Event, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.model import Decision, Event, Node, NodeState, Reception, Refusal
 from gateway.core.rate import Rates
 from gateway.core.receive import Header, parse
+from gateway.downlinks import Downlinks, Due
 from gateway.links.link import Link
 from gateway.metrics import Metrics
 from gateway.notebook import Notebook
@@ -40,9 +40,7 @@ ALARM_RESERVE = 1_000  # places beyond MAX_PENDING that only alarms may take
 MAX_STATES = 4096
 INTRODUCED_AT_ONCE = 500  # nodes, in one commit
 RESUME_S = 1.0
-RX_DELAY_S = 1.0
 REREAD = 64  # frames in one transaction
-COMMAND_SHARE = 0.8  # of the duty cycle that commands may use up; urgent ones may use all of it
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +84,7 @@ class Pipeline:
         self._notebook = Notebook(engine)
         self._reload()
         self._loop = asyncio.get_running_loop()
-        self._links: dict[str, Link] = {}
+        self.downlinks = Downlinks(engine, clock, metrics, self._unsent)
         self._collect_s: dict[str, float] = {}
         self._recent: Recent[_Work | None] = Recent()
         self._lockout = Lockout()
@@ -106,21 +104,13 @@ class Pipeline:
         self._quiet_until = 0.0  # nobody is declared offline before this
         self._rereads: list[int | None] = []
         self._rereading: asyncio.Task[None] | None = None
-        self._ledgers: dict[str, DutyLedger] = {}
-        booked: dict[str, list[tuple[int, int, int]]] = {}
-        for transmitter, band, start, airtime in engine.airtime(
-            0
-        ):  # the ledger forgets what is older than an hour itself
-            booked.setdefault(transmitter, []).append((band, start, airtime))
-        for transmitter, sent in booked.items():
-            self._ledgers[transmitter] = DutyLedger(sent)
         for number, state in engine.online():
             self._watch(number, state)
         clock.on_step = self._stepped
 
     def attach(self, link: Link, collect_s: float) -> None:
         """Make a link known; collect_s is how long its frames wait for copies."""
-        self._links[link.name] = link
+        self.downlinks.links[link.name] = link
         self._collect_s[link.name] = collect_s
 
     @property
@@ -265,22 +255,7 @@ class Pipeline:
             state = replace(state, down=state.down + 1)
             self._keep(number, state)
             write = Write(number, state, None, None, offer.follow.events, offer.follow.notes)
-            self._commit([write], [], partial(self._pushed, node, state, rx, offer))
-
-    def _pushed(self, node: Node, state: NodeState, rx: Reception, offer: Offer) -> None:
-        node = node.under(state.epoch)
-        room = MAX_FRAME - downlink.overhead(node)
-        body = downlink.with_order(room, 0, {}, round(self._clock.now()), offer.items)
-        link = self._links.get(rx.link)
-        if (
-            body is None
-            or link is None
-            or not link.send(rx, node.id, downlink.seal(node, state.down, body, crypto.sealer))
-        ):
-            self._unsent(offer, "no_downlink_path")
-            return
-        self._metrics.totals["downlinks"] += 1
-        self._metrics.totals["commands_sent"] += 1
+            self._commit([write], [], partial(self.downlinks.push, node.under(state.epoch), state.down, rx, offer))
 
     def _unsent(self, offer: Offer, why: str) -> None:
         assert self._desk is not None
@@ -433,65 +408,8 @@ class Pipeline:
         answer = w.decision.answer
         if answer is None or heard is None:
             return
-        rx = heard.best
-        link = self._links.get(rx.link)
-        if link is None:
-            return
         node = w.node.under(w.decision.state.epoch)
-        if w.offer is not None and self._answer_with(w.offer, w, node, answer, rx, link):
-            return
-        time = self._time_at_node(w.node, answer, rx) if answer.with_time else None
-        body = downlink.payload(answer.ack, time)
-        after = node.next() if answer.rekey else None
-        if after is not None:
-            longer = downlink.payload(answer.ack, time, rekey=after)
-            if downlink.overhead(node) + len(longer) <= (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME):
-                body = longer
-                self._metrics.totals["rekey_offers"] += 1
-        if rx.radio is not None and not self._may_send(rx, len(body) + downlink.overhead(node)):
-            self._metrics.refused["duty_cycle"] += 1
-            log.info("downlink_refused", reason="duty_cycle", node=w.node.name, receiver=rx.receiver)
-            return
-        frame = downlink.seal(node, answer.counter, body, crypto.sealer)
-        if link.send(rx, w.node.id, frame):
-            self._metrics.totals["downlinks"] += 1
-
-    def _answer_with(self, offer: Offer, w: _Work, node: Node, answer: Answer, rx: Reception, link: Link) -> bool:
-        """Answer with a command in the frame; False when the duty cycle has no room for it: the shorter answer may have. Sealed
-        only when it is sure to leave: a counter seals one plaintext."""
-        room = (max_frame(rx.radio.sf) if rx.radio else MAX_FRAME) - downlink.overhead(node)
-        time = self._time_at_node(w.node, answer, rx, room)
-        body = downlink.with_order(room, w.decision.counter, answer.ack, time, offer.items)
-        share = 1.0 if offer.priority > 1 else COMMAND_SHARE
-        if body is None or rx.radio is not None and not self._may_send(rx, len(body) + downlink.overhead(node), share):
-            self._unsent(offer, "duty_cycle")
-            return False
-        if link.send(rx, node.id, downlink.seal(node, answer.counter, body, crypto.sealer)):
-            self._metrics.totals["downlinks"] += 1
-            self._metrics.totals["commands_sent"] += 1
-        else:
-            self._unsent(offer, "no_downlink_path")
-        return True
-
-    def _time_at_node(self, node: Node, answer: Answer, rx: Reception, size: int = 0) -> int:
-        """Return what time it will be when the node has received the answer (of `size` bytes, if known); on air it takes up to 2.5 s."""
-        if rx.radio is None:
-            return round(self._clock.now())
-        size = (size or len(downlink.payload(answer.ack, 1 << 31))) + downlink.overhead(node)
-        return round(rx.received + RX_DELAY_S + _airtime_us(rx.radio, size) / 1e6)
-
-    def _may_send(self, rx: Reception, size: int, share: float = 1.0) -> bool:
-        """Book the airtime of a downlink with its transmitter, or say no."""
-        radio = rx.radio
-        assert radio is not None
-        ledger = self._ledgers.setdefault(rx.receiver, DutyLedger())
-        airtime = _airtime_us(radio, size)
-        start = int((rx.received + RX_DELAY_S) * 1e6)
-        band = ledger.book(radio.freq_hz, start, airtime, share)
-        if band is None:
-            return False
-        self._engine.book(rx.receiver, band, start, airtime)
-        return True
+        self.downlinks.answer(Due(node, w.decision.counter, answer, heard.best, w.offer))
 
     # states and presence
 
@@ -537,8 +455,7 @@ class Pipeline:
         log.warning("clock_stepped", seconds=round(seconds, 1), next="look at the host's time service (timedatectl)")
         self._presumed = self._began = now
         self._recent, self._lockout = Recent(), Lockout()
-        for ledger in self._ledgers.values():
-            ledger.shift(int(seconds * 1e6))
+        self.downlinks.stepped(seconds)
         watched, self._watched, self._deadlines = self._watched, set(), []
         for number in watched:
             if (
@@ -642,7 +559,7 @@ class Pipeline:
 
     def detach(self, name: str) -> None:
         """A link is gone."""
-        self._links.pop(name, None)
+        self.downlinks.links.pop(name, None)
         self._collect_s.pop(name, None)
 
     def configure(self, policy: Policy, nodes: Mapping[int, Node]) -> None:
@@ -687,10 +604,6 @@ def _joined(follows: Sequence[Follow]) -> Follow:
         for reason, n in f.refused.items():
             refused[reason] = refused.get(reason, 0) + n
     return Follow(tuple(e for f in follows for e in f.events), notes, refused)
-
-
-def _airtime_us(radio: Radio, size: int) -> int:
-    return time_on_air_us(size, radio.sf, radio.bw_hz, int(radio.codr[2]) - 4)
 
 
 __all__ = ["Pipeline", "StoreError"]

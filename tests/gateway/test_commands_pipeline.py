@@ -168,8 +168,9 @@ async def test_a_failed_commit_sends_nothing_over_wifi_either() -> None:
 
 async def test_a_command_without_room_in_the_duty_cycle_waits_and_the_ack_goes_first(world: Orders) -> None:
     await world.ask("reboot", expires=86_000)
-    world.pipeline._may_send(world.rx(b"", sf=7), 1)  # the ledger of this receiver
-    ledger = world.pipeline._ledgers["aa"]
+    rx = world.rx(b"", sf=7)
+    assert rx.radio is not None and world.pipeline.downlinks.may_send(rx, rx.radio, 1)
+    ledger = world.pipeline.downlinks.ledgers["aa"]
     ledger.book(868_100_000, T0 * 1_000_000, 36_000_000 * 8 // 10)
     assert DOWN_COMMAND not in await world.hello() and len(world.sent) == 1
     assert world.metrics.totals["commands_held"] == 1 and world.metrics.refused["duty_cycle"] == 0

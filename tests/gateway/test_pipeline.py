@@ -213,7 +213,7 @@ async def test_the_gateways_own_duty_cycle_is_kept_and_refusals_are_counted(worl
     world.clock.time += 4000
     await world.take(world.mote.status({1: 5}), sf=12)
     again = Pipeline({}, world.engine, world.clock, Metrics(), lambda: None, lambda _: None)
-    assert again._ledgers["aa"].used_us(2, int(world.clock.time * 1e6) + 2_000_000) > 0
+    assert again.downlinks.ledgers["aa"].used_us(2, int(world.clock.time * 1e6) + 2_000_000) > 0
 
 
 async def test_the_time_downlink_says_what_time_it_is_when_it_arrives(world: World) -> None:
