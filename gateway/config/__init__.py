@@ -13,13 +13,13 @@ from typing import Any
 
 from gateway.config.broker import Broker
 from gateway.config.commands import CommandsConfig, commands
+from gateway.config.filter import Filter
 from gateway.config.gateway import GatewayConfig, HttpConfig, LogConfig, gateway, http, log
 from gateway.config.links import MqttLinkConfig, UdpForwarderConfig, link
 from gateway.config.mistakes import Mistakes
 from gateway.config.nodes import load_registry
 from gateway.config.outputs import (
     FilesOutputConfig,
-    Filter,
     MqttOutputConfig,
     NgsiHttpOutputConfig,
     OutputConfig,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.config.broker import BROKER_KEYS, TLS_KEYS, Broker, broker, file_of, tls_files
+from gateway.config.filter import Filter
 from gateway.config.table import Table
 from gateway.core.messages import STATUS_KEYS
 from gateway.core.model import OPEN, RESTRICTED, Node
@@ -23,16 +24,6 @@ PROFILES = (
     "bin_fill",
 )  # those with firmware; nodes.toml may name more
 FILE_FORMATS = ("jsonl", "csv", "parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """What a destination may see. Empty means every profile, quantity and area; personal data only where `visibility` says so."""
-
-    visibility: frozenset[str] = frozenset((OPEN, RESTRICTED))
-    profiles: frozenset[str] = frozenset()
-    quantities: frozenset[str] = frozenset()
-    areas: frozenset[str] = frozenset()
 
 
 FILTER_KEYS = ("visibility", "profiles", "quantities", "areas")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from gateway.config.outputs import Filter
+from gateway.config.filter import Filter
 from gateway.core.model import Event, Node
 from gateway.core.registry import strictest, visibility_of
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from gateway.config.outputs import Filter
+from gateway.config.filter import Filter
 from gateway.core.model import Node
 
 

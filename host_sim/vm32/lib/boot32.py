@@ -23,11 +23,7 @@ import sim_standins
 # asyncio first needs the stand-ins that it keeps time by
 sys.modules["time"] = __import__("hw_time")
 sys.modules["select"] = __import__("hw_select")
-sys.modules["_asyncio"] = __import__("hw__asyncio")
 import asyncio
-
-for _n in asyncio._attrs:  # while its files are in reach
-    getattr(asyncio, _n)
 import binascii  # Python here, C on a board: not the firmware's
 import cryptolib
 
