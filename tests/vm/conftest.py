@@ -35,7 +35,7 @@ class VmFile(pytest.Module):
         tree = ast.parse(self.path.read_text(), str(self.path))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
-                for bits in (32,) if self.path.name in tier32.ONLY_32 else (64, 32):
+                for bits in (32,) if self.path.name in tier32.ONLY_32 else (64,) if tier32.OFF else (64, 32):
                     item = VmItem.from_parent(self, name=f"{node.name}[vm{bits}]")
                     item.add_marker(pytest.mark.xdist_group(f"{self.path.name}{bits}"))
                     item.vm_name, item.bits, item.line = node.name, bits, node.lineno

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from host_sim import compile as mpy
 from host_sim.vm32.run import Job, missing, run_jobs
 
+OFF = bool(
+    os.environ.get("CITYMOTE_WITHOUT_VM32")
+)  # tests/guards.py: what a removed guard makes hang is found on 64 bits, by its deadline
 LITTLEFS = "needs littlefs itself (cuts, rot, a full flash), which the 32-bit VM lacks: its files are in memory"
 HEAP = "needs a heap that ends, or is collected while Python runs: the 32-bit VM's does neither"
 SLOW = "minutes without a native emitter (viper), which the 32-bit VM lacks"
