@@ -240,7 +240,7 @@ class Desk:
     def _event(self, number: int, name: str, now: float, what: str, command: Mapping[str, Any]) -> Event:
         node = self.nodes.get(number)
         name, visibility, interval = (node.name, node.visibility, node.interval_s) if node else (name, RESTRICTED, 1)
-        return Event("command", f"{number}:0:{self.name}:{what}", number, name or f"node-{number}", visibility, now, interval, command=command)  # fmt: skip
+        return Event("command", f"{number}:{node.epoch if node else 0}:{self.name}:{what}", number, name or f"node-{number}", visibility, now, interval, command=command)  # fmt: skip
 
     # what is known
 

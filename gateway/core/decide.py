@@ -11,7 +11,7 @@ from motewire.codes import DOWN_NEXT, DOWN_SINCE
 
 from gateway.core import alarms
 from gateway.core.messages import decode_alarm, decode_status
-from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal
+from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal, frame_id
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener, authenticate
 from gateway.core.refusals import Unreadable
@@ -116,7 +116,7 @@ def _read(
 
 def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
     return Event(
-        id=f"{node.id}:{counter}", node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
+        id=frame_id(node.id, node.epoch, counter), node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
         interval_s=node.interval_s, counter=counter, epoch=node.epoch, link=rx.link, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr,
         **told,
     )  # fmt: skip
@@ -221,7 +221,7 @@ def offline_at(node: Node, state: NodeState) -> float:
 
 def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
     """Return the decision that a node has been silent for too long."""
-    event = Event("offline", f"{node.id}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
+    event = Event("offline", f"{node.id}:{state.epoch}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
                   online=False)  # fmt: skip
     return Decision(replace(state, online=False), event=event)
 
@@ -233,6 +233,6 @@ def introduce(node: Node, state: NodeState, now: float) -> Decision | None:
     if text == state.meta:
         return None
     event = Event(
-        "meta", f"{node.id}:meta:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s, meta=told
+        "meta", f"{node.id}:{state.epoch}:meta:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s, meta=told
     )
     return Decision(replace(state, meta=text), event=event)

@@ -169,15 +169,22 @@ class Area:
     latest: bool = True
 
 
+def frame_id(node: int, epoch: int, counter: int) -> str:
+    """Return the id of what a frame brought, "<node>:<epoch>:<counter>": counters begin again under a new key, this does not repeat."""
+    return f"{node}:{epoch}:{counter}"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
+    """What one decision tells the outputs: the entry of the spool. `id` is frame_id(...), the same at every repeat; what follows from a
+    frame appends to it; what the gateway declares by itself (offline, meta) has a word and a time in place of the counter.
 
     kind: report, alarm, status, offline, meta, command, opaque (authentic, but kept raw), and what followed
     from those: aggregate, area. An alarm of an area has `area` beside it and no node (0). latest: (column, row) pairs that are newer
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
-    the store enters it in the audit log.
+    the store enters it in the audit log. stale: the frame is older than one that was taken before, so it is history: a status that says
+    nothing of how the node is now (no health value, no presence of faults, no reboot follows from it).
     """
 
     kind: str
@@ -206,6 +213,7 @@ class Event:
     aggregates: tuple[Aggregate, ...] = ()
     area: Area | None = None
     command: Mapping[str, Any] | None = None
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,9 @@ NUMBER = {"type": "number"}
 NGSI_TYPES = sorted(TYPES)
 FRAME_ID = {
     "type": "string",
-    "pattern": "^[0-9]+:[0-9]+$",
-    "description": "<node id>:<counter>, the same at every repeat",
+    "pattern": "^[0-9]+:([0-9]+:)?[0-9]+$",
+    "description": "<node id>:<key epoch>:<counter>, the same at every repeat and of no other frame; without the epoch in what was "
+    "spooled by a gateway that did not write it yet",
 }
 QUALITY = {
     "enum": ["ok", "suspect"],
@@ -62,8 +63,9 @@ QUALITY = {
 
 EVENT_ID = {
     "type": "string",
-    "pattern": r"^[0-9]+:[0-9]+:[0-9]+$|^(@?[a-z0-9_-]+):[a-z0-9_:-]+:[0-9]+$",
-    "description": "<node id>:<counter>:<nth>; of what the gateway concluded: <node id>:<counter>:city:<rule>:<nth>, by the clock "
+    "pattern": r"^[0-9]+:[0-9]+:[0-9]+:[0-9]+$|^(@?[a-z0-9_-]+):[a-z0-9_:-]+:[0-9]+$",
+    "description": "<node id>:<key epoch>:<counter>:<nth>; of what the gateway concluded: <node id>:<key epoch>:<counter>:city:<rule>:<nth>, "
+    "by the clock "
     "<node id or @area>:<rule>:<unix>:<nth>",
 }
 ALARM_CODES = ("above", "below", "rise", "fault", "offline", "stuck", "stale", "sensor", "battery", "forecast")
@@ -452,7 +454,7 @@ def ack() -> dict[str, Any]:
     return _object(
         "A step of a command, told once: <root>/v1/node/<node>/ack, and to who asked <root>/v1/cmd/<requester>/<node>/ack",
         {
-            "event": {"type": "string", "description": "the same at every repeat of this message"},
+            "event": {"type": "string", "description": "<node id>:<key epoch>:commands:..., the same at every repeat of this message"},
             "node": NODE_NAME,
             "id": COMMAND_ID,
             "requester": NODE_NAME,

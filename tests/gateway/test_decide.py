@@ -41,7 +41,7 @@ def reason(d: Decision) -> str | None:
 def test_the_golden_frame_is_opened_with_the_counter_it_was_sealed_with() -> None:
     golden = bytes.fromhex("40010723452907ab6bd5df50c0820fc59a3c88bfb6ac0a08ca4eba9cdeebffeeb84e488632")
     d = take(NodeState(replay=Replay(next=0x12345, floor=0x12000)), golden, T0 + 200)
-    assert d.event is not None and d.counter == 0x12345 and d.event.id == "263:74565"
+    assert d.event is not None and d.counter == 0x12345 and d.event.id == "263:0:74565"
     assert d.event.times == (T0, T0 + 60, T0 + 120) and d.event.columns[0].values == (3, 9, 3)
     assert [c.key for c in d.event.columns] == ["pm1", "pm25", "pm10", "temperature", "humidity", "pressure"]
     assert d.event.columns[5].values == (1012.1, 1012.0, 1012.0)
@@ -232,7 +232,7 @@ def test_both_keys_are_the_nodes_until_the_new_one_is_proven_then_only_that() ->
     forged = take(d.state, mote(key=bytes(16), epoch=1).report(T0, ROWS), node=CHANGING)
     assert reason(forged) == "bad_tag" and forged.state == d.state
     d = take(d.state, old.report(T0 + 60, ROWS), node=CHANGING)
-    assert d.event and d.event.id == "263:2"
+    assert d.event and d.event.id == "263:0:2"
     known = d.state.latest
     d = take(d.state, new.status({1: 5}, long=True), node=CHANGING)
     assert d.event and d.event.epoch == 1 and d.state.epoch == 1 and d.state.replay.next == 2 and d.state.down == 1
@@ -254,3 +254,15 @@ def test_the_next_key_is_offered_with_status_answers_and_every_eighth_downlink_o
     assert d.answer and d.answer.rekey
     d = take(state, m.status({1: 5}), node=NODE)
     assert d.answer and not d.answer.rekey
+
+
+def test_an_id_is_never_used_twice_also_when_a_new_key_begins_its_counters_again() -> None:
+    after = replace(NODE, key=bytes(16), epoch=1)
+    first = take(NodeState(), mote().report(T0, ROWS))
+    second = take(first.state, Mote(263, bytes(16), 1, 0).report(T0 + 600, ROWS), node=after)
+    assert first.event and second.event and first.counter == second.counter == 1
+    assert (first.event.id, second.event.id) == ("263:0:1", "263:1:1")
+    silent = goes_offline(after, second.state, T0 + 9000.0).event
+    introduced = introduce(replace(after, name="renamed"), second.state, T0 + 9000.0)
+    assert silent and silent.id == f"263:1:offline:{T0 + 9000}"
+    assert introduced and introduced.event and introduced.event.id == f"263:1:meta:{T0 + 9000}"

@@ -14,7 +14,7 @@ from gateway.outputs.message import Message
 from gateway.outputs.senml import primary
 from tests.gateway.world import T0
 
-BASE = Event("report", "263:7", 263, "aq-01", "open", T0 + 100.25, 600, 7, rssi=-97, snr=-3.5)
+BASE = Event("report", "263:0:7", 263, "aq-01", "open", T0 + 100.25, 600, 7, rssi=-97, snr=-3.5)
 
 
 def native(e: Event) -> dict[str, Message]:
@@ -56,7 +56,7 @@ def test_senml_carries_every_sample_in_primary_units_and_its_id() -> None:
     (m,) = FORMATS["senml"](REPORT, "city")
     assert (m.topic, m.qos, m.retain) == ("city/v1/node/aq-01/senml", 1, False)
     assert json.loads(m.payload) == [
-        {"bn": "urn:dev:ops:citymote-aq-01:", "bt": T0, "id": "263:7", "n": "pm10", "u": "kg/m3", "v": 5e-9},
+        {"bn": "urn:dev:ops:citymote-aq-01:", "bt": T0, "id": "263:0:7", "n": "pm10", "u": "kg/m3", "v": 5e-9},
         {"n": "pressure", "u": "Pa", "v": 101210.0},
         {"n": "q99", "v": 7},
         {"n": "pm10", "u": "kg/m3", "t": 60, "v": 8e-9, "q": "suspect"},
@@ -99,8 +99,8 @@ def test_parking_rows_are_told_one_by_one() -> None:
     e = changed(times=(T0, T0 + 431), columns=(Column("occupied", "1", (1, 0)),), latest=((0, 1),), occurrences=True)
     events = [json.loads(m.payload) for m in FORMATS["native"](e, "city") if m.topic.endswith("/event")]
     assert [(x["event"], x["t"], x["id"]) for x in events] == [
-        ("arrival", "2026-01-01T00:00:00Z", "263:7:0"),
-        ("departure", "2026-01-01T00:07:11Z", "263:7:1"),
+        ("arrival", "2026-01-01T00:00:00Z", "263:0:7:0"),
+        ("departure", "2026-01-01T00:07:11Z", "263:0:7:1"),
     ]
 
 
