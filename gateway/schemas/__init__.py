@@ -57,7 +57,7 @@ FRAME_ID = {
 }
 QUALITY = {
     "enum": ["ok", "suspect"],
-    "description": "suspect: outside the quantity's valid range, or a time ahead of receipt",
+    "description": "suspect: outside the quantity's valid range, or a time that cannot be: ahead of receipt, or older than an outbox holds",
 }
 
 
@@ -137,6 +137,10 @@ def _alarm_members() -> dict[str, Any]:
         "reference": {"type": "string", "description": "law or protocol behind the limit"},
         "text": _object("what people are told", {k: {"type": "string"} for k in LANGUAGES}, LANGUAGES),
         "visibility": {"enum": list(VISIBILITIES)},
+        "q": {
+            "const": "suspect",
+            "description": "the value is outside its valid range, or the node's clock could not be right",
+        },
     }
 
 
@@ -183,7 +187,7 @@ def event() -> dict[str, Any]:
                 "status frame",
                 {"event": {"enum": ["reboot", "status"]}},
                 (),
-                description="further members: values of the status frame",
+                description="further members: values of the status frame; stale: names of those that a newer frame told before",
             ),
         ],
     }
@@ -454,7 +458,10 @@ def ack() -> dict[str, Any]:
     return _object(
         "A step of a command, told once: <root>/v1/node/<node>/ack, and to who asked <root>/v1/cmd/<requester>/<node>/ack",
         {
-            "event": {"type": "string", "description": "<node id>:<key epoch>:commands:..., the same at every repeat of this message"},
+            "event": {
+                "type": "string",
+                "description": "<node id>:<key epoch>:commands:..., the same at every repeat of this message",
+            },
             "node": NODE_NAME,
             "id": COMMAND_ID,
             "requester": NODE_NAME,
