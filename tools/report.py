@@ -22,6 +22,19 @@ def fail(error: str, text: str, *, hint: str = "", as_json: bool = False, code: 
     sys.exit(code)
 
 
+def conclude(found: dict[str, Any], text: str, *, again: str = "", as_json: bool = False) -> NoReturn:
+    """Tell what a trial found ("ok", "examples" of what went wrong, and more), how to see it again when it failed, and exit with 0 or 1."""
+    if as_json:
+        document(found)
+    else:
+        print(text)
+    for line in found["examples"]:
+        print(line, file=sys.stderr)
+    if not found["ok"] and again:
+        print(f"next: {again}", file=sys.stderr)
+    sys.exit(DONE if found["ok"] else FAILED)
+
+
 def split_hint(text: str) -> tuple[str, str]:
     """Split an exception's text at '; next: ' into what went wrong and what to do."""
     what, _, hint = text.partition("; next: ")
