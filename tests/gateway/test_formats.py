@@ -112,6 +112,35 @@ def test_a_status_becomes_health_values_and_an_event() -> None:
     assert found["state"].payload == b"online" and found["state"].retain
 
 
+def test_what_a_newer_status_has_told_before_is_an_event_and_no_health_value() -> None:
+    status = {"battery_voltage": 371, "boots": 4, "uptime": True}
+    found = native(changed(kind="status", status=status, stale=("battery_voltage",)))
+    assert {t for t in found if t.startswith("q/")} == {"q/boots", "q/rssi", "q/snr"}, "and True is no uptime"
+    body = json.loads(found["event"].payload)
+    assert body["battery_voltage"] == 371 and body["stale"] == ["battery_voltage"]
+    assert "stale" not in json.loads(native(changed(kind="status", status=status))["event"].payload)
+
+
+def test_an_alarm_that_cannot_be_right_says_so() -> None:
+    for suspect in (True, False):
+        a = Alarm(
+            "raised",
+            "above",
+            "warning",
+            "temperature",
+            "Cel",
+            3276.7,
+            30,
+            T0,
+            T0,
+            ("temperature-above",),
+            suspect=suspect,
+        )
+        found = native(changed(kind="alarm", alarm=a))
+        for topic in ("alert/temperature-above", "event"):
+            assert json.loads(found[topic].payload).get("q") == ("suspect" if suspect else None)
+
+
 def test_an_unreadable_frame_still_shows_that_the_node_is_there() -> None:
     assert set(native(changed(kind="opaque", online=True))) == {"state", "q/rssi", "q/snr"}
     assert FORMATS["senml"](changed(kind="opaque"), "city") == []
