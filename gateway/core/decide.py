@@ -54,6 +54,9 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     in_order = counter == state.replay.next
     # what changes is collected and applied once: making a frozen value costs more than anything else here
     changes, told, refusal = _read(node, state, header, rx, counter, payload)
+    offset_s = told.pop("offset_s", None)
+    if offset_s is not None:
+        offset_s += rx.shift_s  # from receipt by the clock as it is
     # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
     heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
     changes |= {"replay": replay, "heard": heard, "online": True}
@@ -76,7 +79,7 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
         if text != state.meta:
             state = replace(state, meta=text)
             told["meta"] = meta
-    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer)
+    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer, offset_s)
 
 
 def reread(
@@ -106,12 +109,13 @@ def _read(
     node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes
 ) -> tuple[dict[str, Any], dict[str, Any], Refusal | None]:
     """Return what an authentic payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
+    now = rx.received + rx.shift_s
     try:
         if header.kind == frame.REPORT:
-            return *_report(node, state, payload, rx.received), None
+            return *_report(node, state, payload, now), None
         if header.kind == frame.ALARM:
-            message = decode_alarm(payload, rx.received)
-            after, alarm = alarms.apply(state, message, counter, rx.received, node.interval_s)
+            message = decode_alarm(payload, now)
+            after, alarm = alarms.apply(state, message, counter, now, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
         return *_status(state, payload, counter), None
     except Unreadable as e:
@@ -134,6 +138,7 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
     The answer speaks of this one counter, for the node to let go of it.
     """
     _, told, refusal = _read(node, state, header, rx, counter, payload)
+    told.pop("offset_s", None)
     told |= {"latest": (), "rebooted": False}
     if told["kind"] == "status":  # says how the node is now, which an old one cannot
         told |= {"kind": "opaque", "status": None}
@@ -185,6 +190,7 @@ def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tu
         "columns": columns,
         "latest": tuple(newest),
         "occurrences": report.events,
+        "offset_s": max(times) - received if report.absolute and not report.estimated else None,
     }
 
 
