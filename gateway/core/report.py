@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from motewire.codes import EXT_TIME, TIME_ESTIMATED
@@ -46,7 +46,7 @@ class Report:
     columns: tuple[Cells, ...]
     events: bool
     ext: Mapping[int, Any] | None = None
-    absolute: bool = False
+    absolute: bool = field(default=False, compare=False)
 
     @property
     def estimated(self) -> bool:

@@ -308,7 +308,7 @@ def unset_host(town: Town, t: float) -> None:
 
 
 def told_time(town: Town, m: Mote) -> bool:
-    return 3 in m.open(town.sent[-1][2])
+    return 3 in m.open(town.sent[-1][1])
 
 
 @pytest.mark.parametrize("behind", [3600.0, 330 * DAY, 25 * YEAR])
