@@ -16,7 +16,7 @@ Sealer = Callable[[bytes, bytes, bytes, bytes], bytes]
 
 
 def payload(
-    ack: Mapping[int, int | bytes],
+    ack: Mapping[int, int | bytes | tuple[int, ...]],
     time: int | None = None,
     config: Mapping[int, int] | None = None,
     rekey: Node | None = None,
@@ -36,7 +36,11 @@ def payload(
 
 
 def with_order(
-    room: int, counter: int, ack: Mapping[int, int | bytes], time: int | None, order: Mapping[int, Any]
+    room: int,
+    counter: int,
+    ack: Mapping[int, int | bytes | tuple[int, ...]],
+    time: int | None,
+    order: Mapping[int, Any],
 ) -> bytes | None:
     """Return the fullest payload of at most `room` bytes with a command in it, None when even the command alone is too long.
 

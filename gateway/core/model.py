@@ -244,13 +244,13 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time.
+    """A downlink that may be sent once the decision is committed: its counter, the ack map (and which schemas to announce) and whether to tell the time.
 
     rekey: the next key is due to be offered with it.
     """
 
     counter: int
-    ack: Mapping[int, int | bytes]
+    ack: Mapping[int, int | bytes | tuple[int, ...]]
     with_time: bool
     rekey: bool = False
 

@@ -92,6 +92,16 @@ def decode(payload: bytes, received: float, announced: Mapping[int, tuple[int, .
     item = cbor.load(payload)
     if not isinstance(item, list) or len(item) < 4:
         raise Malformed("a report is an array of at least 4")
+    number = item[0] if is_int(item[0]) and item[0] not in SCHEMAS and item[0] in announced else None
+    try:
+        return _decode(item, received, announced)
+    except Malformed as e:
+        if number is None:
+            raise
+        raise UnknownSchema(number, str(e)) from e  # the announcement may be what is wrong
+
+
+def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int, ...]]) -> Report:
     packed = is_int(item[3])
     fixed = 5 if packed else 4
     if not fixed <= len(item) <= fixed + 1:
