@@ -41,6 +41,7 @@ class Downlinks:
     def __init__(self, engine: Engine, clock: Clock, metrics: Metrics, unsent: Callable[[Offer, str], None]) -> None:
         self._engine, self._clock, self._metrics, self._unsent = engine, clock, metrics, unsent
         self.links: dict[str, Link] = {}
+        self.knows_time: Callable[[], bool] = lambda: True
         self.ledgers: dict[str, DutyLedger] = {}
         booked: dict[str, list[tuple[int, int, int]]] = {}
         for transmitter, band, start, airtime in engine.airtime(
@@ -61,7 +62,7 @@ class Downlinks:
         link = self.links.get(rx.link)
         if link is None or due.offer is not None and self._with_order(due, due.offer, link):
             return
-        time = self._time_at_node(node, answer, rx) if answer.with_time else None
+        time = self._time_at_node(node, answer, rx) if answer.with_time and self.knows_time() else None
         body = downlink.payload(answer.ack, time)
         after = node.next() if answer.rekey else None
         if after is not None:
@@ -81,7 +82,7 @@ class Downlinks:
         only when it is sure to leave: a counter seals one plaintext."""
         node, answer, rx = due.node, due.answer, due.rx
         room = _room(node, rx)
-        time = self._time_at_node(node, answer, rx, room)
+        time = self._time_at_node(node, answer, rx, room) if self.knows_time() else None
         body = downlink.with_order(room, due.counter, answer.ack, time, offer.items)
         share = 1.0 if offer.priority > 1 else COMMAND_SHARE
         if (
@@ -96,7 +97,8 @@ class Downlinks:
 
     def push(self, node: Node, counter: int, rx: Reception, offer: Offer) -> None:
         """Send an order to a node that listens all the time, heard last as `rx`."""
-        body = downlink.with_order(MAX_FRAME - downlink.overhead(node), 0, {}, round(self._clock.now()), offer.items)
+        time = round(self._clock.now()) if self.knows_time() else None
+        body = downlink.with_order(MAX_FRAME - downlink.overhead(node), 0, {}, time, offer.items)
         link = self.links.get(rx.link)
         sent = (
             body is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -17,6 +18,7 @@ from gateway.core.lockout import Lockout
 from gateway.core.model import Decision, Node, Reception, Refusal
 from gateway.core.rate import Rates
 from gateway.core.receive import Header, parse
+from gateway.core.witness import Witnesses
 from gateway.derivation import Derivation, joined
 from gateway.metrics import Metrics
 from gateway.order_desk import OrderDesk
@@ -47,6 +49,8 @@ class Intake:
         self._states, self._engine, self._metrics, self.rates = states, engine, metrics, rates
         self._derivation, self._desk = derivation, desk
         self._put, self._rejected = put, rejected
+        self.witnesses = Witnesses()
+        self.shift_s: Callable[[float], float] = self.witnesses.shift_s
         self._loop = asyncio.get_running_loop()
         self.pending = 0  # decisions that are not committed and answered yet
         self._recent: Recent[Work | None] = Recent()
@@ -85,7 +89,12 @@ class Intake:
         refusal = self._admit(node, header, rx)
         if refusal is not None:
             return refusal
+        shift_s = self.shift_s(rx.received)
+        if shift_s:  # the gateway's own clock is wrong: judge by what most nodes say
+            rx = replace(rx, shift_s=shift_s)
         decision = decide(node, self._states.state(node.id), header, rx, crypto.opener)
+        if decision.offset_s is not None:
+            self.witnesses.hear(node.id, decision.offset_s)
         refusal = self._charge(node, header, decision, rx)
         if refusal is not None:
             return refusal
@@ -160,3 +169,4 @@ class Intake:
     def stepped(self) -> None:
         """The host's clock was set: what is counted from receive times starts anew."""
         self._recent, self._lockout = Recent(), Lockout()
+        self.witnesses.forget()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gateway.config.table import Table
 
-CLOCKS = ("host", "forwarder")
+CLOCKS = ("host", "forwarder", "lockstep")
 LEVELS = ("debug", "info", "warning", "error")
 STYLES = ("auto", "console", "json")
 

@@ -49,7 +49,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "id": Help("Name of this gateway, a level of its topics."),
         "store": Help("File of the store; relative paths count from this file."),
         "registry": Help("File of the nodes and their keys; readable by the gateway alone."),
-        "clock": Help("Where the time is from: forwarder for a box without a clock of its own."),
+        "clock": Help("Where the time is from: forwarder for a box without a clock of its own; lockstep is for simulations."),
         "drain_s": Help("Seconds that outputs get to take what is waiting when the gateway is stopped."),
         "node_burst": Help("Frames one node may bring at once (alarms count apart); beyond, they are not acked and come again."),
         "node_rate": Help("Frames per second that one node may bring for ever."),

@@ -58,7 +58,10 @@ class Radio:
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none."""
+    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none.
+
+    shift_s: by how much the true time lies ahead of `received`, where the gateway's clock is known to be wrong (core/witness.py).
+    """
 
     data: bytes
     received: float
@@ -67,6 +70,7 @@ class Reception:
     rssi: int | None = None
     snr: float | None = None
     radio: Radio | None = None
+    shift_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,23 +244,27 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time.
+    """A downlink that may be sent once the decision is committed: its counter, the ack map (and which schemas to announce) and whether to tell the time.
 
     rekey: the next key is due to be offered with it.
     """
 
     counter: int
-    ack: Mapping[int, int | bytes]
+    ack: Mapping[int, int | bytes | tuple[int, ...]]
     with_time: bool
     rekey: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque."""
+    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque.
+
+    offset_s: newest absolute row time less receive time, None where the frame has none.
+    """
 
     state: NodeState
     counter: int = 0
     event: Event | None = None
     refusal: Refusal | None = None
     answer: Answer | None = None
+    offset_s: float | None = None

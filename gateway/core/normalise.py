@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from motewire.codes import EXT_TIME, TIME_ESTIMATED
 from motewire.quantities import QUANTITIES
 
 from gateway.core.model import Column
@@ -75,8 +74,7 @@ def columns_of(report: Report, times: range) -> tuple[Column, ...]:
     Rows outside the believable `times` (report.believable) are suspect throughout, and so is a report whose node had to estimate when
     it was taken.
     """
-    estimated = bool(report.ext) and report.ext.get(EXT_TIME) == TIME_ESTIMATED
-    doubtful = tuple(i for i, t in enumerate(report.times) if estimated or t not in times)
+    doubtful = tuple(i for i, t in enumerate(report.times) if report.estimated or t not in times)
     return tuple(_column(number, cells, doubtful) for number, cells in zip(report.ids, report.columns, strict=True))
 
 

@@ -229,7 +229,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         if push.stat is not None and push.stat.time is not None:
             t = parse_time(push.stat.time)
             if t is not None:
-                self._clock.heard(t)
+                self._clock.heard(t, eui)
 
     def _reception(self, p: _Rxpk, eui: str) -> Reception | str:
         """Return the frame, or the reason why it is none of ours."""
@@ -243,9 +243,9 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             return "bad_base64"
         received = None
         if self._clock.follows_receivers and p.time is not None:
-            received = parse_time(p.time)
-            if received is not None:
-                self._clock.heard(received)
+            written = parse_time(p.time)
+            if written is not None:
+                received = self._clock.received(written, eui)
         radio = Radio(round(p.freq * 1e6), int(datr[1]), int(datr[2]) * 1000, p.codr, p.tmst & 0xFFFFFFFF)
         return Reception(
             data,

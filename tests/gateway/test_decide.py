@@ -433,3 +433,17 @@ def test_a_node_leaves_behind_no_more_than_sixty_four_quantities() -> None:
         state = take(state, m.alarm(ABOVE, T0, quantity, 5)).state
         state = take(state, m.alarm(CLEARED, T0, 1000 + quantity, 5)).state
     assert len(state.alarms) == len(state.marks) == 64
+
+
+def test_an_answer_to_a_report_of_an_unknown_schema_asks_for_it() -> None:
+    m = mote(3)
+    data = m.seal(frame.REPORT, cbor2.dumps([201, T0, 60, [1, 2]]), counter=4)
+    d = take(NodeState(replay=Replay(4)), data)
+    assert reason(d) == "unknown_schema" and d.answer and d.answer.ack[7] == (201,)
+    from gateway.core.downlink import payload, with_order
+
+    assert Ack(cbor2.loads(payload(d.answer.ack))).next == 5
+    assert cbor2.loads(payload(d.answer.ack))[7] == [201]
+    assert cbor2.loads(with_order(90, 4, d.answer.ack, T0, {5: [1, "selftest"]}) or b"")[7] == [201]
+    known = take(d.state, m.status({4: {201: [1, 5]}}, counter=5))
+    assert known.answer and 7 not in known.answer.ack
