@@ -38,7 +38,9 @@ class Work:
         if event is None or rx is None or self.heard is None:
             return Write(self.node.id, self.decision.state, None, None, self.more, self.notes)
         if self.heard.copies > 1:
-            event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=self.heard.copies)
+            event = replace(event, receiver=rx.receiver, copies=self.heard.copies)
+            if self.kind != "repeat":  # of what may be one, not even the node's strength is known
+                event = replace(event, rssi=rx.rssi, snr=rx.snr)
         reason = self.decision.refusal.reason if self.decision.refusal else ""
         raw = RawFrame(
             node=self.node.id,

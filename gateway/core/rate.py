@@ -15,6 +15,7 @@ from gateway.core.model import Event
 MAX_NODES = 65_536
 CELLS, VALUES, DERIVED = 64, 6, 3  # of a frame, of its values that become messages, of events derived from it: what a token pays for
 ALARM_SHARE = 0.25  # alarms have a bucket of their own, so large; they are charged to the node's other frames too
+DEBT = 128  # a node's debt is never deeper than a burst or this, which is twice what the most expensive frame costs
 SHORT_S = 4.0  # a node whose entry says a short interval gets SHORT_S / interval_s tokens a second at least
 TAGS_PER_S, ALARM_TAGS_PER_S = 15_000, 5_000  # failed tags of a link; the second ones are for alarms alone
 
@@ -52,11 +53,11 @@ class Rates:
         return self._bucket(node, kind, now, interval_s).tokens >= 1.0
 
     def charge(self, node: int, kind: str, tokens: float, now: float, interval_s: float = 3600.0) -> None:
-        """Take tokens for what a frame caused, into debt if need be; a debt is never deeper than a burst."""
+        """Take tokens for what a frame caused, into debt if need be."""
         kinds = ("alarm", "") if kind == "alarm" else (kind,)
         for k in kinds:
             bucket = self._bucket(node, k, now, interval_s)
-            bucket.tokens = max(bucket.tokens - tokens, -float(self.burst))
+            bucket.tokens = max(bucket.tokens - tokens, -float(max(self.burst, DEBT)))
 
     def take(self, node: int, kind: str, now: float, tokens: float = 1.0, interval_s: float = 3600.0) -> bool:
         """Charge a frame if the node has a token for it; False, and nothing charged, when it has none."""

@@ -19,7 +19,9 @@ MAX_VALUE = 1 << 27
 FUTURE_S = 300
 """How far ahead of the gateway's clock a node's may be before its times are not believed."""
 
+MAX_EVENTS = 240  # values of a report of events: each one is published by itself
 OCCURRENCES = (17, 21)  # occupied, toggle: quantities that change by events
+CONFIDENCE = 26  # says how sure an event is, and is none itself
 
 Cells = tuple[int | None, ...]
 
@@ -89,7 +91,10 @@ def decode(payload: bytes, received: float, announced: Mapping[int, tuple[int, .
             if v is not None and not -MAX_VALUE <= v <= MAX_VALUE:
                 raise Malformed("value out of range")
     # interval 0 in plain form also means irregular samples, so there the quantity decides
-    return Report(ids, times, columns, item[2] == 0 and (packed or ids[0] in OCCURRENCES), ext)
+    events = item[2] == 0 and (packed or ids[0] in OCCURRENCES)
+    if events and sum(len(c) - c.count(None) for q, c in zip(ids, columns, strict=True) if q != CONFIDENCE) > MAX_EVENTS:
+        raise Malformed(f"more than {MAX_EVENTS} events")
+    return Report(ids, times, columns, events, ext)
 
 
 def is_uint_map(value: Any) -> bool:
