@@ -52,7 +52,7 @@ async def test_a_node_gone_wild_is_limited_and_neither_its_alarms_nor_anybody_el
         world.clock.time += 1
         taken = set(world.ids())
         for n, frame in enumerate(frames, 1):
-            if f"263:{n}" not in taken:
+            if f"263:0:{n}" not in taken:
                 world.pipeline.deliver(world.rx(frame))
         await world.pipeline.settle()
     assert len(set(world.ids())) == 402

@@ -519,7 +519,7 @@ async def test_a_flood_of_forged_frames_meets_the_bound_of_its_link_and_alarms_g
 
 def columns(mote: Mote, ids: list[int], rows: int, interval: int, t: int) -> bytes:
     """A sealed report of equal rows, packed: every column is one constant."""
-    bits = ("1111" if interval <= 0 and rows > 1 else "") + ("0" + "1000000" + "1111") * len(ids)
+    bits = ("1111" if interval <= 0 and rows > 1 else "") + ("0" + "1000000" + ("1111" if rows > 1 else "")) * len(ids)
     bits += "0" * (-len(bits) % 8)
     data = int(bits, 2).to_bytes(len(bits) // 8, "big")
     head = b"\x85" + cbor_list(ids) + cbor_uint(t) + cbor_uint(interval) + cbor_uint(rows)
