@@ -22,7 +22,9 @@ RX_DELAY_S = 1.0
 # Of a sub-band's limit that may be used up when such an answer leaves; alarms and urgent commands may use all of it.
 NEWS_SHARE = 0.9
 COMMAND_SHARE = 0.8
-REPEAT_SHARE = 0.2  # and this much of it is all that answers to repeats get: anyone who recorded a frame can ask for one
+REPEAT_SHARE = (
+    0.2  # and this much of it is all that answers to repeats get: anyone who recorded a frame can ask for one
+)
 
 log = structlog.get_logger(__name__)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from gateway.config.broker import BROKER_KEYS, Broker, broker
 from gateway.config.table import Table
 
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ANYWHERE = "*"
 

@@ -352,9 +352,7 @@ class Desk:
 
     # sending
 
-    def offer(
-        self, node: Node, room: int, now: float, newest: tuple[int, int], repeat: bool = False
-    ) -> Offer | None:
+    def offer(self, node: Node, room: int, now: float, newest: tuple[int, int], repeat: bool = False) -> Offer | None:
         """Return what goes into a downlink to the node now, counted as sent; None when nothing does.
 
         room: payload bytes of the frame. newest: epoch and highest counter of its uplinks. repeat: the uplink was a repeat, which

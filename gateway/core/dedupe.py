@@ -14,7 +14,9 @@ from typing import Generic, TypeVar
 from gateway.core.model import Reception
 
 COPY_S = 1.0
-COPY_US = 8_000  # less than the shortest frame is on air (SF7, 500 kHz: 9 ms), so two transmissions are never this close
+COPY_US = (
+    8_000  # less than the shortest frame is on air (SF7, 500 kHz: 9 ms), so two transmissions are never this close
+)
 RSSI_DBM = (-200, 0)  # what a receiver can have heard; anything else is a claim that decides nothing
 SNR_DB = (-60, 60)
 MAX_RECENT = 1024

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from gateway.core.model import Event
 
 MAX_NODES = 65_536
-CELLS, VALUES, DERIVED = 64, 6, 3  # of a frame, of its values that become messages, of events derived from it: what a token pays for
+CELLS, VALUES, DERIVED = (
+    64,
+    6,
+    3,
+)  # of a frame, of its values that become messages, of events derived from it: what a token pays for
 ALARM_SHARE = 0.25  # alarms have a bucket of their own, so large; they are charged to the node's other frames too
 DEBT = 128  # a node's debt is never deeper than a burst or this, which is twice what the most expensive frame costs
 SHORT_S = 4.0  # a node whose entry says a short interval gets SHORT_S / interval_s tokens a second at least

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 
 from gateway.core.model import Reception
 
-FIRST_S, LONGEST_S = 15.0, 900.0  # mote.uplink waits half of 30, 60, 120 s at least before its next repeats, half of 1800 s in the end
+FIRST_S, LONGEST_S = (
+    15.0,
+    900.0,
+)  # mote.uplink waits half of 30, 60, 120 s at least before its next repeats, half of 1800 s in the end
 NEAR_DB = 12  # a node that stays where it is fades so much
 MAX_NODES = 65_536
 MAX_OLD = 4096
@@ -51,7 +54,9 @@ class Repeats:
 
     def __init__(self) -> None:
         self._bearers: OrderedDict[int, Bearer] = OrderedDict()
-        self._answered: OrderedDict[tuple[int, bool], tuple[float, float]] = OrderedDict()  # when, and the pause after it
+        self._answered: OrderedDict[tuple[int, bool], tuple[float, float]] = (
+            OrderedDict()
+        )  # when, and the pause after it
         self._old: OrderedDict[tuple[int, int, int], None] = OrderedDict()
 
     def news(self, node: int, rx: Reception, receivers: Mapping[str, int | None]) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from motewire import frame
 from motewire.codes import DOWN_COMMAND, DOWN_CONFIG, DOWN_NEXT
 from motewire.frame import REPORT
 
@@ -124,7 +123,7 @@ async def test_beside_forged_and_recorded_frames_every_alarm_is_answered_at_its_
     n = 0
     for second in range(60):
         street.clock.time += 1
-        for k in range(per_s):
+        for _ in range(per_s):
             n += 1
             data = forged(n) if n % 2 else recorded[n // 2 % len(recorded)]
             if n % 5 == 0:
@@ -227,7 +226,9 @@ async def test_a_node_that_falls_back_to_wifi_is_acknowledged_there_and_then_ord
     assert DOWN_COMMAND in street.mote.open(street.wifi.sent[-1][1])
 
 
-async def test_a_frame_that_was_missed_and_is_brought_late_by_a_stranger_does_not_move_the_bearer(street: Street) -> None:
+async def test_a_frame_that_was_missed_and_is_brought_late_by_a_stranger_does_not_move_the_bearer(
+    street: Street,
+) -> None:
     missed = street.mote.status({1: 5})
     await street.speak(street.mote.status({1: 6}))
     await street.ask("identify", 30)
@@ -556,7 +557,9 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-async def test_a_stolen_node_at_its_full_rate_is_published_at_most_ten_times_as_much_as_an_honest_one(kind: str) -> None:
+async def test_a_stolen_node_at_its_full_rate_is_published_at_most_ten_times_as_much_as_an_honest_one(
+    kind: str,
+) -> None:
     street = Street(rates=Rates(10, 1))
     make = KINDS[kind]
     honest = columns(street.other, [1, 2, 3, 4, 5, 6], 1, 1, T0)
