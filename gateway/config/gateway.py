@@ -15,8 +15,8 @@ STYLES = ("auto", "console", "json")
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """clock: "host", or "forwarder" for a box that learns the time from its receivers. node_burst, node_rate: frames (and as many alarms
-    apart) that one node may bring at once, and per second after that; what is beyond is not acked, so the node sends it again."""
+    """clock: "host", or "forwarder" for a box that learns the time from its receivers. node_burst, node_rate: what
+    one node may cause at once, and per second after that, in tokens (gateway.core.rate); what is beyond is not acked and comes again."""
 
     id: str
     store: Path
