@@ -84,9 +84,7 @@ def _networks(t: Table, eui: str, value: object) -> tuple[Network, ...] | None:
         return None
     places = value if isinstance(value, list) and value else [value]
     try:
-        if not all(isinstance(place, str) for place in places):
-            raise ValueError
-        return tuple(ipaddress.ip_network(place) for place in places)
+        return tuple(ipaddress.ip_network(place if isinstance(place, str) else "") for place in places)
     except ValueError:
         raise t.error(
             "allow", f"has {value!r} for {eui}",

@@ -6,10 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import intake
-from gateway.core.model import Node
 from gateway.core.forgery import MANY, WINDOW_S, Forgeries
 from gateway.core.forgery import MAX_NODES as MAX_FORGED
-from gateway.core.model import Column, Event
+from gateway.core.model import Column, Event, Node
 from gateway.core.rate import ALARM_SHARE, DEBT, MAX_NODES, Rates, TagBudget, cost
 from tests.gateway.test_pipeline import ROWS, World
 from tests.gateway.world import T0, Mote
