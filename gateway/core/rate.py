@@ -18,7 +18,7 @@ CELLS, VALUES, DERIVED = (
     6,
     3,
 )  # of a frame, of its values that become messages, of events derived from it: what a token pays for
-ALARM_SHARE = 0.25  # alarms have a bucket of their own, so large; they are charged to the node's other frames too
+ALARM_SHARE = 0.25  # of the rate; alarms have a bucket of their own, and are charged to the node's other frames too
 DEBT = 128  # a node's debt is never deeper than a burst or this, which is twice what the most expensive frame costs
 SHORT_S = 4.0  # a node whose entry says a short interval gets SHORT_S / interval_s tokens a second at least
 TAGS_PER_S, ALARM_TAGS_PER_S = 15_000, 5_000  # failed tags of a link; the second ones are for alarms alone
@@ -72,7 +72,7 @@ class Rates:
 
     def _bucket(self, node: int, kind: str, now: float, interval_s: float) -> _Bucket:
         share = ALARM_SHARE if kind == "alarm" else 1.0
-        burst, per_s = max(self.burst * share, 1.0), max(self.per_s, SHORT_S / max(interval_s, 1.0)) * share
+        burst, per_s = float(self.burst), max(self.per_s, SHORT_S / max(interval_s, 1.0)) * share
         bucket = self._buckets.get((node, kind))
         if bucket is None:
             bucket = self._buckets[node, kind] = _Bucket(burst, now)

@@ -51,10 +51,14 @@ def test_any_frame_gets_in_again_whatever_the_one_before_it_cost(tokens: int, bu
 
 def test_alarms_get_a_share_of_their_own_and_count_for_the_rest_and_a_short_interval_earns_more() -> None:
     r = Rates(100, 1.0)
-    assert sum(r.take(1, "alarm", 0.0) for _ in range(100)) == 100 * ALARM_SHARE
-    assert sum(r.take(1, "", 0.0) for _ in range(100)) == 75
+    assert sum(r.take(1, "alarm", 0.0) for _ in range(200)) == 100
     assert not r.may(1, "", 0.0) and not r.may(1, "alarm", 0.0) and r.may(1, "repeat", 0.0)
-    assert not r.may(1, "alarm", 2.0) and r.may(1, "alarm", 4.0)
+    assert not r.may(1, "alarm", 0.9 / ALARM_SHARE) and r.may(1, "alarm", 1.1 / ALARM_SHARE)
+    for n in range(1, 1000):  # at the rate of alarms the rest drains all the same
+        now = 500.0 + n / ALARM_SHARE
+        r.take(1, "alarm", now)
+        r.take(1, "", now, 3.0)
+    assert r.may(1, "", now + DEBT)
     for second in range(1, 1000):  # one report a second, and its status now and then
         assert r.take(2, "", float(second), 2.0, interval_s=1.0)
 

@@ -17,6 +17,7 @@ from motewire.frame import REPORT
 
 from gateway.core.airtime import HOUR_US
 from gateway.core.commands import Desk
+from gateway.core.decide import decide
 from gateway.core.model import Event, Node, NodeState, Radio, Reception
 from gateway.core.rate import Rates
 from gateway.core.repeats import FIRST_S, LONGEST_S
@@ -616,6 +617,38 @@ async def test_whatever_a_lawful_frame_costs_it_gets_in_and_the_node_pays_for_it
                 break
     assert len(times) == 3, "a backlog of the largest frames drains"
     assert times[2] - times[1] >= 60
+
+
+async def test_what_was_refused_by_the_moment_is_judged_again_through_another_receiver(street: Street) -> None:
+    street.pipeline.limit(10, 5)
+    backlog = [street.mote.report(T0 + n, ROWS) for n in range(11)]
+    for data in backlog:
+        street.pipeline.deliver(street.rx(data))
+    assert street.metrics.refused == {"rate_limited": 1}
+    await street.speak(backlog[-1], wait=0.5, receiver="bb")
+    assert "263:0:11" in street.ids() and street.metrics.totals["copies"] == 0
+    recorded = street.mote.status({1: 5})
+    await street.speak(recorded, wait=5.0)
+    await street.speak(recorded, wait=1.0, receiver="zz")
+    assert await street.speak(recorded, wait=2.0, receiver="zz") is None, "a stranger's, in its pause"
+    assert await street.speak(recorded, wait=0.1) is not None, "the node's own, a moment behind it"
+
+
+async def test_a_node_in_debt_is_not_decoded(street: Street, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal decided
+        decided += 1
+        return decide(*args)
+
+    monkeypatch.setattr("gateway.intake.decide", counted)
+    street.pipeline.limit(10, 1)
+    for n in range(200):
+        street.pipeline.deliver(street.rx(columns(street.mote, list(range(1, 17)), 240, 1, T0 - n)))
+    street.pipeline.deliver(street.rx(street.mote.alarm(2, T0, 6, 181, 150)))
+    await street.pipeline.settle()
+    assert decided == 2 and len(street.ids()) == 2, "its alarm is"
 
 
 async def test_memory_holds_nothing_of_frames_that_are_committed(street: Street) -> None:
