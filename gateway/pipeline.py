@@ -8,7 +8,7 @@ Decide in memory, wait a moment for copies through other receivers (LoRa), commi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -61,8 +61,8 @@ class Pipeline:
         self._commits = commits = Commits(engine, states, metrics)
         self._orders = orders = OrderDesk(desk, states, commits, clock, metrics)
         self.downlinks = orders.downlinks = Downlinks(engine, clock, metrics, orders.unsent)
-        rates = Rates(1000, 20) if rates is None else rates
-        self._intake = Intake(states, engine, metrics, rates, derivation, orders, commits.put, rejected)
+        rates = Rates(1000, 1) if rates is None else rates
+        self._intake = Intake(states, engine, clock, metrics, rates, derivation, orders, commits.put, rejected)
         self._presence = Presence(states, engine, derivation, commits, clock)
         self._reread = Reread(states, engine, derivation, commits, metrics)
         commits.committed, commits.answer = self._committed, self._answer
@@ -93,6 +93,10 @@ class Pipeline:
         """Decisions that are not committed and answered yet."""
         return self._intake.pending
 
+    def problems(self) -> Iterator[Problem]:
+        """Say under whose names frames are forged."""
+        return self._intake.problems()
+
     def flush(self) -> None:
         """Wait for no further copies: hand what was decided to the store."""
         self._commits.flush()
@@ -114,6 +118,7 @@ class Pipeline:
                 "uplink_committed", node=w.node.name, counter=w.decision.counter, kind=event.kind, rows=len(event.times),
                 link=event.link, copies=heard.copies if heard else 1,
             )  # fmt: skip
+            self._intake.committed(w)
             self._presence.watch(w.node.id, w.decision.state)
             if event.kind == "status" and w.decision.state.schemas:
                 self.reread(w.node.id)
@@ -121,7 +126,7 @@ class Pipeline:
         if answer is None or heard is None:
             return
         node = w.node.under(w.decision.state.epoch)
-        self.downlinks.answer(Due(node, w.decision.counter, answer, heard.best, w.offer))
+        self.downlinks.answer(Due(node, w.decision.counter, answer, heard.best, w.offer, w.kind))
 
     def _finished(self, _work: Work) -> None:
         self._intake.pending -= 1

@@ -117,6 +117,7 @@ class Service:
             self._links = links = Links(c.id, pipeline, self._clock, self.metrics)
             self.health.sources += [
                 self._own_problems,
+                pipeline.problems,
                 self._caretaker.problems,
                 outputs.problems,
                 links.problems,

@@ -23,12 +23,14 @@ ABSOLUTE = 1 << 16
 FUTURE_S = 300
 """How far ahead of the gateway's clock a node's may be before its times are not believed."""
 
+MAX_EVENTS = 240  # values of a report of events: each one is published by itself
 PAST_S = 60 * 86_400
 PAST_INTERVALS = 256
 """How old a row may be when it arrives: what an outbox of 256 frames (the firmware's default) can hold, 60 days at the least, which is
 five times what hourly reports fill it with. Older ones come from a clock that was never set."""
 
 OCCURRENCES = (17, 21)  # occupied, toggle: quantities that change by events
+CONFIDENCE = 26  # says how sure an event is, and is none itself
 
 Cells = tuple[int | None, ...]
 
@@ -122,6 +124,11 @@ def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int,
                 raise Malformed("value out of range")
     # interval 0 in plain form also means irregular samples, so there the quantity decides
     events = item[2] == 0 and (packed or ids[0] in OCCURRENCES)
+    if (
+        events
+        and sum(len(c) - c.count(None) for q, c in zip(ids, columns, strict=True) if q != CONFIDENCE) > MAX_EVENTS
+    ):
+        raise Malformed(f"more than {MAX_EVENTS} events")
     first = item[1][0] if isinstance(item[1], list) else item[1]
     return Report(ids, times, columns, events, ext, first >= ABSOLUTE)
 

@@ -1,6 +1,7 @@
 """Semtech UDP packet forwarder, protocol 2 (Lora-net/packet_forwarder PROTOCOL.TXT): any commodity concentrator.
 
-The protocol has no authentication: bind to loopback or a VPN and name the EUIs. What protects the data is the frame's seal.
+The protocol has no authentication: bind to loopback or a VPN, name the EUIs, and pin each to its address (`allow` as a table), since
+who sends PULL_DATA under an EUI gets its downlinks. What protects the data is the frame's seal.
 PULL_DATA is answered only when everything pushed before by the same EUI is decided, committed and its downlink handed over (at
 most BARRIER_S): harmless for a concentrator, and it lets a simulator run in lock-step.
 """
@@ -22,6 +23,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config import UdpForwarderConfig
+from gateway.core.dedupe import RSSI_DBM
 from gateway.core.model import Radio, Reception
 from gateway.links.link import Deliver, LinkError
 from gateway.metrics import Metrics
@@ -118,10 +120,14 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         return f"{bound[0]}:{bound[1]}"
 
     def use(self, config: UdpForwarderConfig) -> None:
-        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten."""
+        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten, and so are
+        downlink paths to where they may not be."""
         self._config = config
         if config.allow:
             self._forwarders = {eui: f for eui, f in self._forwarders.items() if eui.hex() in config.allow}
+        for eui, forwarder in self._forwarders.items():
+            if forwarder.address is not None and not config.may_come_from(eui.hex(), forwarder.address[0]):
+                forwarder.address = None
 
     async def stop(self) -> None:
         self._taking = False
@@ -175,6 +181,9 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         forwarder = self._forwarder(eui, addr)
         if forwarder is None:
             self._refuse("unknown_forwarder")
+            return
+        if not self._config.may_come_from(eui.hex(), addr[0]):
+            self._refuse("wrong_address")
             return
         if kind == PUSH_DATA:
             self._transport.sendto(
@@ -252,10 +261,19 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             self._clock.now() if received is None else received,
             self.name,
             eui,
-            None if p.rssi is None else round(max(-200.0, min(p.rssi, 100.0))),
+            self._rssi(p.rssi),
             p.lsnr,
             radio,
         )
+
+    def _rssi(self, claimed: float | None) -> int | None:
+        """Return dBm, None where the receiver said nothing or what no receiver can measure: that is not published and wins nothing."""
+        if claimed is None:
+            return None
+        if not RSSI_DBM[0] <= claimed <= RSSI_DBM[1]:
+            self._metrics.totals["rssi_implausible"] += 1
+            return None
+        return round(claimed)
 
     def _pulled(self, answer: bytes, addr: tuple[Any, ...], forwarder: _Forwarder) -> None:
         self._flush()
