@@ -112,10 +112,19 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Circle:
+    """Which filters an alarm was judged by when it was raised, beside its event's visibility: the node's profile and its areas."""
+
+    profile: str
+    areas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
 
-    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language.
+    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language. circle: of a
+    clear, in which circle it was raised; then that decides who sees it, whatever the registry says by now.
     """
 
     state: Literal["raised", "updated", "cleared", "event", "late"]
@@ -130,6 +139,7 @@ class Alarm:
     rules: tuple[str, ...] = ()
     reference: str = ""
     text: Mapping[str, str] | None = None
+    circle: Circle | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,14 @@ class Hours:
     def forget(self) -> None:
         return None
 
+    def review(self, turn: Turn, own: State) -> None:
+        return (
+            None  # hours of a quantity that is aggregated in another way by now are left out where they are looked at
+        )
+
+    def leave(self, turn: Turn, own: State) -> None:
+        return None  # a node may come back, and its hours were what they were
+
     def follow(self, turn: Turn, event: Event, own: State) -> None:
         if event.kind != "report" or event.occurrences or not event.times:
             return
