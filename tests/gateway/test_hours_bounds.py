@@ -72,7 +72,7 @@ def test_the_cost_of_a_frame_is_bounded_whatever_its_stamps(tmp_path: Path, fram
     now = T0 + len(frames) * gap
     for e in town.events:
         for a in e.aggregates:
-            assert T0 - (KEEP_D + 2) * D <= a.start and a.end <= now + 5 + (2 + LONGEST) * H
+            assert a.start >= T0 - (KEEP_D + 2) * D and a.end <= now + 5 + (2 + LONGEST) * H
 
 
 def test_a_node_that_comes_back_after_weeks_costs_no_more_than_one_that_never_left(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_rows_that_come_twice_do_not_fill_an_hour(tmp_path: Path, beside: int, c
     # a single row that is a node's first stands for an interval of 600 s
     assert once == dict.fromkeys(("pm10", "laeq"), (None, 50.0 if cut > 1 else 65.0))
     for quantity, (value, capture) in twice.items():
-        assert value is None and capture == pytest.approx(once[quantity][1], abs=1.7), "at most one row at each end"
+        assert value is None and capture == pytest.approx(once[quantity][1], abs=1.75), "at most one row at each end"
 
 
 def test_a_row_that_comes_again_after_its_hour_closed_changes_nothing(tmp_path: Path) -> None:
@@ -203,19 +203,19 @@ def test_a_quantity_that_is_aggregated_in_another_way_since_does_no_harm(tmp_pat
     order=st.randoms(use_true_random=False),
 )
 @settings(max_examples=100, deadline=None)
-def test_what_is_covered_never_exceeds_what_the_rows_say_and_stays_small(
-    rows: list[tuple[int, int]], order: object
-) -> None:
+def test_what_was_told_is_never_told_again_and_stays_small(rows: list[tuple[int, int]], order: object) -> None:
     runs: list[int] = []
     seconds: set[int] = set()
-    counted = 0
     for t, step in rows:
         if cover(runs, t - step, t):
-            counted += step
-            assert len(runs) <= 2 * MAX_RUNS and runs == sorted(runs)
-        seconds |= set(range(t - step, t))
+            assert runs == sorted(runs)
+            seconds |= set(range(t - step, t))
         assert not cover(runs, t - step, t), "the same row again"
-    assert counted <= 2 * len(seconds)
+    assert sum(runs[i + 1] - runs[i] for i in range(0, len(runs), 2)) >= len(seconds)
+    cell: Cell = []
+    for t, step in rows:
+        add(cell, MEAN, [1.0], [t], step)
+    assert not rows or len(cell[2]) <= 2 * MAX_RUNS and cell[0] == cell[1]
 
 
 @given(st.data())

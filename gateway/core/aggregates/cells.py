@@ -5,7 +5,7 @@ mean, energy: [seconds covered, sum of seconds x value, runs]; energy sums 10^(d
 register:     [t, value of the first row, t, value of the last row]; a register only rises.
 Rows are stamped with their end, so hour h (counted from 1970) has the rows with 3600 h < t <= 3600 (h + 1).
 
-A time counts once: `runs` are the parts of the hour that rows have told of, and a row of which more than half is told already is left out.
+A time counts once: `runs` are the parts of the hour that rows have told of, and a row whose last second is told already is left out.
 So rows that come twice, or once more a few seconds beside (the node's clock was set back), neither fill an hour nor weigh double.
 """
 
@@ -48,6 +48,7 @@ def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], st
         cell.append([])
     if not _extends(cell[2], times, step):
         pairs = [(t, v) for t, v in sorted(zip(times, values, strict=True)) if cover(cell[2], t - step, t)]
+        _bound(cell[2])
         values = [v for _, v in pairs]
     cell[0] += step * len(values)
     cell[1] += step * (sum(values) if kind == MEAN else sum([10 ** (v / 10) for v in values]))
@@ -65,7 +66,7 @@ def _extends(runs: list[int], times: Sequence[int], step: int) -> bool:
         return False
     if n > 2 and any(times[i] - times[i - 1] != step for i in range(1, n)):
         return False
-    if runs and 2 * (first - runs[-1]) <= step:
+    if runs and 4 * (first - runs[-1]) <= step:
         runs[-1] = times[-1]
     else:
         runs += (first, times[-1])
@@ -74,15 +75,13 @@ def _extends(runs: list[int], times: Sequence[int], step: int) -> bool:
 
 
 def cover(runs: list[int], begin: int, end: int) -> bool:
-    """Add begin..end to what was told, False when half of it or more was told already.
+    """Add begin..end to what was told, False when its last second was told already. The caller bounds how many runs there are.
 
-    runs: begin, end, begin, end ... rising. Gaps of half a row are no place for another one and are closed.
+    runs: begin, end, begin, end ... rising. Gaps of a quarter of a row are no place for another one and are closed.
     """
-    length, told, close = end - begin, 0, (end - begin) // 2
-    for i in range(0, len(runs), 2):
-        told += max(min(runs[i + 1], end) - max(runs[i], begin), 0)
-    if 2 * told >= length:
+    if any(runs[i] < end <= runs[i + 1] for i in range(0, len(runs), 2)):
         return False
+    close = (end - begin) // 4
     out: list[int] = []
     for i in range(0, len(runs), 2):
         a, b = runs[i], runs[i + 1]
@@ -96,7 +95,6 @@ def cover(runs: list[int], begin: int, end: int) -> bool:
     else:
         out += (begin, end)
     runs[:] = out
-    _bound(runs)
     return True
 
 

@@ -13,6 +13,7 @@ from gateway.core.rules.rule import Rule
 from gateway.core.rules.texts import text_of
 
 FRESH_INTERVALS, FRESH_LEAST_S = 3, 900
+AHEAD_S = 86_400
 SCHEDULE_S = 900  # how often an alarm of a rule with a schedule is held against the clock
 
 
@@ -105,6 +106,9 @@ class Limits:
     ) -> None:
         before = own.get(rule.name)
         track = Track.of(before)
+        if track.t > turn.now + AHEAD_S:  # of a time when the host's clock was ahead
+            track.t, track.window = 0, None
+            track.since, track.told_t = min(track.since, int(turn.now)), min(track.told_t, int(turn.now))
         for told in steps(rule, track, rows, stale):
             self._tell(turn, rule, told, unit)
         after = track.kept()
