@@ -81,7 +81,7 @@ class Turn:
         self.refused[reason] = self.refused.get(reason, 0) + n
 
     def tell(self, kind: str, what: str, visibility: str | None = None, name: str | None = None, **fields: Any) -> None:
-        """Add an event: "<frame's id>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did.
+        """Add an event: "<node>:<epoch>:<counter>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did.
 
         name: who it is about, when that is no longer the subject's own name. What an area's rules make has `what` begin with the area, because
         one frame may move several areas.

@@ -270,7 +270,11 @@ def test_one_frame_that_moves_two_areas_makes_two_alarms_of_different_ids(tmp_pa
 def test_two_events_of_one_kind_in_one_frame_have_two_ids(town: Town) -> None:
     made = town.send("n-1", [T0, T0 + 60, T0 + 120], {"pm10": [50, 5, 50]})
     assert [e.alarm.state for e in made if e.alarm] == ["raised", "cleared", "raised"]
-    assert [e.id for e in made] == ["1:1:city:school-warning", "1:1:city:school-warning:1", "1:1:city:school-warning:2"]
+    assert [e.id for e in made] == [
+        "1:0:1:city:school-warning",
+        "1:0:1:city:school-warning:1",
+        "1:0:1:city:school-warning:2",
+    ]
 
 
 def test_alarms_noted_before_names_were_remembered_end_by_their_rules_name(town: Town, tmp_path: Path) -> None:
