@@ -85,7 +85,7 @@ class NodeState:
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
     retained values; never later than receipt. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
     schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
-    Counters are those of `epoch`.
+    Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
     """
 
     epoch: int = 0
@@ -103,6 +103,8 @@ class NodeState:
     meta: str = ""
     said: Mapping[int, int] = field(default_factory=dict)
     announced: Mapping[int, int] = field(default_factory=dict)
+    status: float = 0.0
+    rhythm: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class Event:
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
     the store enters it in the audit log. stale: names in `status` that a frame of a higher counter has told before: history, of which
-    `current_status` is free; whoever shows or judges how a node is now looks at that.
+    `current_status` is free; whoever shows or judges how a node is now looks at that. health_s: every how many seconds it says so.
     """
 
     kind: str
@@ -230,6 +232,7 @@ class Event:
     area: Area | None = None
     command: Mapping[str, Any] | None = None
     stale: tuple[str, ...] = ()
+    health_s: int = 21_600
 
     @property
     def current_status(self) -> Mapping[str, Any]:
