@@ -388,6 +388,42 @@ def test_a_register_that_falls_is_another_meter_and_no_use(tmp_path: Path) -> No
     assert list(town.values("hour", "water_volume-used").values()) == [None, 10.0, None, 5.0]
 
 
+@pytest.mark.parametrize("step", [300, 600, 1800, 3600, 5400])
+@pytest.mark.parametrize("first", [0.0, 812_000.0, 812_340.0 + 40_000, 1_500_000.0])
+def test_a_meter_that_is_swapped_makes_no_use_whatever_the_other_ones_register(
+    tmp_path: Path, step: int, first: float
+) -> None:
+    town = Town(tmp_path, "[rules]\nsettle_s = 0\n", [Node(1, "n-1", b"", profile="water_meter", interval_s=step)])
+    swap = T0 + 5 * H + 700
+    register, last = 812_340.0, T0
+    for t in range(T0 + step, T0 + 12 * H + 1, step):
+        if last < swap <= t:
+            register = first
+        register, last = register + 10 * step / H, t
+        meter(town, t, round(register, 1))
+    town.until(T0 + 12 * H, T0 + 15 * H)
+    used = town.values("hour", "water_volume-used")
+    assert all(u is None or 0 <= u <= 11 for u in used.values()), used
+    assert sum(u is not None for u in used.values()) >= (7 if step <= H else 3)
+    assert town.refused.get("register_jump", 0) == (1 if first > 812_400 else 0)
+
+
+def test_what_a_meter_can_pass_is_configured_and_a_districts_inflow_may_pass_more(tmp_path: Path) -> None:
+    nodes = [
+        Node(i, n, b"", profile="water_meter", interval_s=3600) for i, n in enumerate(("shaft", "wm-1", "works-1"), 1)
+    ]
+    rules = '[rules]\nsettle_s = 0\n[area.zone]\nkind = "balance"\ninflow = ["shaft"]\noutflow = ["wm-*", "works-*"]\n'
+    for most, works in (("", None), ('[aggregates]\nmost_per_hour = { "works-*" = 40_000 }\n', 30_000.0)):
+        town = Town(tmp_path, rules + most, nodes)
+        for h in range(4):
+            for name, flow in (("shaft", 300_000.0), ("wm-1", 10.0), ("works-1", 30_000.0)):
+                town.row(name, T0 + h * H, water_volume=1000.0 + h * flow)
+        found = {
+            e.name: v.value for e in town.events for a in e.aggregates for v in a.values if v.quantity.endswith("-used")
+        }
+        assert found == {"shaft": 300_000.0, "wm-1": 10.0, "works-1": works}
+
+
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_the_nights_least_flow_is_that_of_its_lowest_hour_in_local_time(tmp_path: Path, start: int) -> None:
     town = Town(tmp_path, WATER)

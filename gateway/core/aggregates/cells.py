@@ -23,6 +23,8 @@ REACH_S = 2 * HOUR
 
 MAX_RUNS = 32  # of a cell; beyond that the two nearest become one
 
+JUMP_S = 600  # shorter distances say little of a flow: a pulse may be ten litres
+
 Cell = list[Any]
 
 
@@ -119,14 +121,20 @@ def covered(cell: Cell) -> float:
     return min(cell[0], HOUR)
 
 
-def register_at(hour: int, before: Cell | None, after: Cell | None) -> tuple[float, bool] | None:
+def register_at(
+    hour: int, before: Cell | None, after: Cell | None, most: float = float("inf")
+) -> tuple[float, bool] | None:
     """Return a register at the end of `hour` and whether it was read in that very second.
 
-    before, after: the cells of that hour and of the next. Between two readings at most REACH_S apart it is interpolated.
+    before, after: the cells of that hour and of the next. Between two readings at most REACH_S apart it is interpolated, unless it rose by
+    more than `most` an hour: then it is another meter's.
     """
     t = (hour + 1) * HOUR
     if before and before[2] == t:
         return before[3], True
     if not before or not after or after[0] - before[2] > REACH_S or after[1] < before[3]:
         return None
-    return before[3] + (after[1] - before[3]) * (t - before[2]) / (after[0] - before[2]), False
+    between = after[0] - before[2]
+    if after[1] - before[3] > most * max(between, JUMP_S) / HOUR:
+        return None
+    return before[3] + (after[1] - before[3]) * (t - before[2]) / between, False

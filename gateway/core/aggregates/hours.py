@@ -20,7 +20,7 @@ from typing import Any
 from gateway.core.aggregates import cells as c
 from gateway.core.aggregates.calendar import LONGEST
 from gateway.core.aggregates.cells import HOUR, Cell
-from gateway.core.aggregates.periods import Plan, found
+from gateway.core.aggregates.periods import Plan, found, jumped
 from gateway.core.city import State, Turn
 from gateway.core.model import Aggregate, Event
 from gateway.core.registry import strictest, visibility_of
@@ -203,12 +203,15 @@ class Hours:
             return self._look(turn, days, own, h)
 
         out: list[Aggregate] = []
+        most = self._plan.most_of(turn.subject.name)
         for end in ends:
             for period in self._plan.calendar.ending_at(end):
                 needs = self._plan.needs(period)
                 if end <= before and not any(needs <= h < end for h in touched):
                     continue
-                for f in found(self._plan, period, cells):
+                if period.name == "hour" and end > before:
+                    self._count_jumps(turn, period.first, cells, most)
+                for f in found(self._plan, period, cells, most):
                     revision = 1
                     if end <= max(before, own.get("b", {}).get(f.name, 0)):
                         known = self._of(turn, days, own, end - 1)["r"].setdefault(f.name, {})
@@ -220,6 +223,11 @@ class Hours:
                         Aggregate(f.name, period.first * HOUR, end * HOUR, revision, latest, tuple(f.values), f.detail)
                     )
         return out
+
+    def _count_jumps(self, turn: Turn, hour: int, cells: Any, most: float) -> None:
+        for q in cells(hour):
+            if self._plan.kinds[q][0] == c.REGISTER and jumped(hour, q, cells, most):
+                turn.refuse("register_jump", 1)
 
     # day notes
 
