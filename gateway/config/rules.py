@@ -44,7 +44,7 @@ AGGREGATES: Mapping[str, tuple[str, ...]] = {
 _RULE_KEYS = (
     "quantity", "aggregate", "above", "below", "rise_per_min", "over_s", "clear", "severity", "profile", "node", "area", "hold",
     "clear_hold", "for_s", "stays", "update_step", "update_s", "fresh_s", "from", "until", "season", "hours", "weekdays", "reference",
-    "visibility", "text", "indicative", "off",
+    "visibility", "text", "indicative", "round_to", "off",
 )  # fmt: skip
 _AGGREGATE_KEYS = (
     "mean", "energy", "register", "eight_hour", "day", "max8h", "noise", "index", "capture_percent", "grace_s", "keep_days", "noise_hours",
@@ -384,6 +384,7 @@ def _rule(name: str, t: Table, zone: tzinfo, areas: set[str], strict: bool) -> R
         t.choice("visibility", VISIBILITIES, None) if "visibility" in t.data else None,
         text,
         t.get("indicative", bool, False, "true or false"),
+        t.number("round_to", 0, 0, 6) if "round_to" in t.data else None,
     )
 
 

@@ -388,6 +388,25 @@ def test_a_register_that_falls_is_another_meter_and_no_use(tmp_path: Path) -> No
     assert list(town.values("hour", "water_volume-used").values()) == [None, 10.0, None, 5.0]
 
 
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_a_late_reading_revises_the_hours_that_hang_on_it_and_no_others(tmp_path: Path, late: int) -> None:
+    """Readings on the hour but one: with it the hour before it and the hour after it can be told, and only they change."""
+    town = Town(tmp_path, WATER)
+    for h in range(6):
+        if h != late:
+            meter(town, T0 + h * H, 100.0 * h)
+    told = len(town.events)
+    meter(town, T0 + late * H, 100.0 * late, received=T0 + 5 * H + 60.0)
+    town.until(T0 + 5 * H + 60, T0 + 5 * H + 3000)
+    revised = {a.start: a for e in town.events[told:] for a in e.aggregates if a.name == "hour"}
+    around = {T0 + (late - 1) * H, T0 + late * H}
+    assert set(revised) >= around and all(a.revision == 2 for s, a in revised.items() if s in around)
+    for start in around:
+        used = {v.quantity: (v.value, v.capture) for v in revised[start].values}
+        assert used["water_volume-used"] == (100.0, 100.0)
+    assert {s: a for s, a in revised.items() if s not in around and a.revision != 1} == {}
+
+
 @pytest.mark.parametrize("step", [300, 600, 1800, 3600, 5400])
 @pytest.mark.parametrize("first", [0.0, 812_000.0, 812_340.0 + 40_000, 1_500_000.0])
 def test_a_meter_that_is_swapped_makes_no_use_whatever_the_other_ones_register(

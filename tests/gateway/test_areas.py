@@ -57,6 +57,37 @@ def test_free_places_follow_every_change_and_nothing_else(tmp_path: Path) -> Non
     assert json.loads(m.payload)["free"] == 2 and town.events[-1].visibility == "open"
 
 
+@pytest.mark.parametrize("columns", [{"confidence": [1]}, {"temperature": [1], "count": [1]}, {"occupied-1": [1]}])
+def test_other_quantities_of_a_bay_are_no_occupancy(tmp_path: Path, columns: dict[str, list[int]]) -> None:
+    town = bays(tmp_path)
+    town.send("bay-1", [T0], columns)
+    assert lots(town, "market") == []
+
+
+def test_a_doubtful_state_of_a_bay_is_no_occupancy(tmp_path: Path) -> None:
+    town = bays(tmp_path)
+    town.row("bay-1", T0, occupied=0)
+    town.send("bay-1", [T0 + 60], {"occupied": [1]}, suspect=(0,))
+    assert lots(town, "market") == [{"capacity": 5, "occupied": 0, "free": 1, "unknown": 4}]
+
+
+def test_a_bay_of_a_time_when_the_hosts_clock_was_ahead_is_counted_again(tmp_path: Path) -> None:
+    town = bays(tmp_path)
+    town.row("bay-1", T0 + 3650 * D, occupied=1)
+    town.restart()
+    town.latest.clear()
+    town.row("bay-1", T0, occupied=0)
+    assert lots(town, "market")[-1]["occupied"] == 0
+
+
+def test_a_balance_is_stamped_with_the_end_of_its_hour(tmp_path: Path) -> None:
+    town = shaft(tmp_path)
+    for h in range(3):
+        for name in ("shaft", *METERS):
+            town.row(name, T0 + h * H, water_volume=100.0 * h)
+    assert {(e.area.t, e.area.body["start"]) for e in town.events if e.area} == {(T0 + H, T0), (T0 + 2 * H, T0 + H)}
+
+
 def test_a_silent_bay_is_unknown_until_it_is_heard(tmp_path: Path) -> None:
     town = bays(tmp_path)
     town.row("bay-1", T0, occupied=1)
