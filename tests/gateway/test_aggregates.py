@@ -388,23 +388,35 @@ def test_a_register_that_falls_is_another_meter_and_no_use(tmp_path: Path) -> No
     assert list(town.values("hour", "water_volume-used").values()) == [None, 10.0, None, 5.0]
 
 
-@pytest.mark.parametrize("late", [1, 2, 3])
+@pytest.mark.parametrize("late", [0, 1, 2, 3, 4])
 def test_a_late_reading_revises_the_hours_that_hang_on_it_and_no_others(tmp_path: Path, late: int) -> None:
-    """Readings on the hour but one: with it the hour before it and the hour after it can be told, and only they change."""
+    """Readings on the hour but one: with it the use of the hour before it and of the hour after it can be told, and only they change."""
     town = Town(tmp_path, WATER)
     for h in range(6):
         if h != late:
             meter(town, T0 + h * H, 100.0 * h)
+    before = set(town.aggregates("hour"))
     told = len(town.events)
     meter(town, T0 + late * H, 100.0 * late, received=T0 + 5 * H + 60.0)
     town.until(T0 + 5 * H + 60, T0 + 5 * H + 3000)
     revised = {a.start: a for e in town.events[told:] for a in e.aggregates if a.name == "hour"}
     around = {T0 + (late - 1) * H, T0 + late * H}
-    assert set(revised) >= around and all(a.revision == 2 for s, a in revised.items() if s in around)
-    for start in around:
+    assert set(revised) >= around
+    assert {s for s, a in revised.items() if a.revision > 1} <= around and revised[T0 + late * H].revision == 2
+    for start in around - {T0 - H}:
         used = {v.quantity: (v.value, v.capture) for v in revised[start].values}
         assert used["water_volume-used"] == (100.0, 100.0)
-    assert {s: a for s, a in revised.items() if s not in around and a.revision != 1} == {}
+    assert before >= around - {T0 + (late - 1) * H}
+
+
+@pytest.mark.parametrize("off", ["begin", "end"])
+def test_a_use_is_exact_when_both_ends_were_read_on_the_second(tmp_path: Path, off: str) -> None:
+    town = Town(tmp_path, WATER)
+    for i in range(12):  # every half hour, one of them a minute early
+        early = 60 if i == (4 if off == "begin" else 6) else 0
+        meter(town, T0 + i * 1800 - early, 50.0 * i)
+    captures = {a.start: {v.quantity: v.capture for v in a.values} for a in town.aggregates("hour").values()}
+    assert captures[T0 + 2 * H]["water_volume-used"] == 50.0
 
 
 @pytest.mark.parametrize("step", [300, 600, 1800, 3600, 5400])

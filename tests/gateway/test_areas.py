@@ -358,6 +358,21 @@ def test_a_loss_in_two_hours_is_an_alarm_of_the_area(tmp_path: Path) -> None:
     assert [m.payload for m in FORMATS["native"](cleared, "city") if m.retain] == [b""]
 
 
+def test_an_older_hour_that_is_told_late_raises_nothing(tmp_path: Path) -> None:
+    nodes = list(shaft(tmp_path).nodes.values())
+    town = Town(tmp_path, SHAFT + "fresh_s = 86400\n", nodes)
+    for h in range(6):
+        for name in ("shaft", *METERS):
+            if name != "wm-3" or h > 2:
+                town.row(name, T0 + h * H, water_volume=(400.0 if name == "shaft" and h < 3 else 90.0) * h)
+    told = len(town.events)
+    for h in range(3):
+        town.row("wm-3", T0 + h * H, water_volume=30.0 * h, received=T0 + 5 * H + 100 + h)
+    town.until(T0 + 5 * H + 100, T0 + 6 * H)
+    assert [e.area.latest for e in town.events[told:] if e.area and e.kind == "area"].count(False) >= 2
+    assert town.alarms() == []
+
+
 def test_household_meters_tell_nothing_in_an_open_circle(tmp_path: Path) -> None:
     town = shaft(tmp_path)
     for h in range(30):
