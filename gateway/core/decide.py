@@ -17,6 +17,7 @@ from gateway.core.receive import Header, Opener, authenticate
 from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
 from gateway.core.replay import Replay
 from gateway.core.report import believable, decode, is_int
+from gateway.core.rhythm import DEFAULT_S, health_s, next_rhythm
 
 MAX_SCHEMAS = 8
 MAX_QUANTITIES = 64  # of one node; its sixteen channels and their instances are fewer
@@ -74,6 +75,7 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
         not state.meta
         or "ids" in changes
         or "firmware" in changes
+        or "rhythm" in changes
         or f"('interval', {node.interval_s})" not in state.meta
     ):
         meta = metadata(node, state)
@@ -119,7 +121,7 @@ def _read(
             message = decode_alarm(payload, now)
             after, alarm = alarms.apply(state, message, counter, now, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
-        return *_status(state, payload, counter), None
+        return *_status(state, payload, counter, rx.received), None
     except Unreadable as e:
         asked = {"schema": e.number} if isinstance(e, UnknownSchema) else {}
         return {}, {"kind": "opaque", **asked}, Refusal(e.reason, node.id, str(e), keep=True)
@@ -199,7 +201,7 @@ def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tu
     }
 
 
-def _status(state: NodeState, payload: bytes, counter: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _status(state: NodeState, payload: bytes, counter: int, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """A status frame holds a part of the keys (mote/status.py), and a lost one comes again behind newer ones: each key is as new as the
     counter of the frame that told it."""
     status = decode_status(payload)
@@ -224,7 +226,10 @@ def _status(state: NodeState, payload: bytes, counter: int) -> tuple[dict[str, A
     if isinstance(firmware, str):
         changes["firmware"] = firmware[:64]
     rebooted = is_int(boots) and boots != state.boots
-    return changes, {"kind": "status", "status": status.values, "stale": tuple(stale), "rebooted": rebooted}
+    if not stale:  # what comes again behind newer ones says nothing of the rhythm
+        changes["status"], changes["rhythm"] = next_rhythm(state.status, state.rhythm, received, not state.online)
+    told = {"kind": "status", "status": status.values, "stale": tuple(stale), "rebooted": rebooted}
+    return changes, told | {"health_s": health_s(changes.get("rhythm", state.rhythm))}
 
 
 def metadata(node: Node, state: NodeState) -> dict[str, Any]:
@@ -243,6 +248,8 @@ def metadata(node: Node, state: NodeState) -> dict[str, Any]:
         meta["area"] = list(node.area)
     if state.firmware is not None:
         meta["firmware"] = state.firmware
+    if health_s(state.rhythm) != DEFAULT_S:
+        meta["health"] = health_s(state.rhythm)
     return meta
 
 

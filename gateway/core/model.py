@@ -89,7 +89,7 @@ class NodeState:
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
     retained values; never later than receipt. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
     schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
-    Counters are those of `epoch`.
+    Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
     """
 
     epoch: int = 0
@@ -107,6 +107,8 @@ class NodeState:
     meta: str = ""
     said: Mapping[int, int] = field(default_factory=dict)
     announced: Mapping[int, int] = field(default_factory=dict)
+    status: float = 0.0
+    rhythm: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +122,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Circle:
+    """Which filters an alarm was judged by when it was raised, beside its event's visibility: the node's profile and its areas."""
+
+    profile: str
+    areas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
 
     t: never more than FUTURE_S after receipt. suspect: the value lies outside its quantity's range, or the node's time could not be true.
-    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language.
+    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language. circle: of a
+    clear, in which circle it was raised; then that decides who sees it, whatever the registry says by now.
     """
 
     state: Literal["raised", "updated", "cleared", "event", "late"]
@@ -140,6 +151,7 @@ class Alarm:
     reference: str = ""
     text: Mapping[str, str] | None = None
     suspect: bool = False
+    circle: Circle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +206,7 @@ class Event:
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
     the store enters it in the audit log. stale: names in `status` that a frame of a higher counter has told before: history, of which
-    `current_status` is free; whoever shows or judges how a node is now looks at that.
+    `current_status` is free; whoever shows or judges how a node is now looks at that. health_s: every how many seconds it says so.
     """
 
     kind: str
@@ -224,6 +236,7 @@ class Event:
     area: Area | None = None
     command: Mapping[str, Any] | None = None
     stale: tuple[str, ...] = ()
+    health_s: int = 21_600
 
     @property
     def current_status(self) -> Mapping[str, Any]:
