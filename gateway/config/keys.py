@@ -1,0 +1,57 @@
+"""Keys that no random generator has made. A node's key is all that stands between its readings and anybody's, so `check` refuses these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
+
+from gateway.core.model import Node
+
+# what documents of ours and of others show as an example
+PUBLISHED = {
+    bytes.fromhex("2b7e151628aed2a6abf7158809cf4f3c"): "the example of FIPS 197, and of many LoRaWAN guides",
+    bytes.fromhex("603deb1015ca71be2b73aef0857d7781"): "an example of NIST SP 800-38A",
+    bytes.fromhex("404142434445464748494a4b4c4d4e4f"): "the example of RFC 3610 and SP 800-38C",
+    bytes.fromhex("c0c1c2c3c4c5c6c7c8c9cacbcccdcecf"): "the example of RFC 3610",
+}
+PERIODS = (1, 2, 4, 8)  # a random key repeats after eight bytes once in 2**64
+
+
+def weak(key: bytes) -> str | None:
+    """Say in a few words why 16 bytes are no secret, without quoting them; None when they may be one."""
+    if not any(key):
+        return "is all zeros"
+    if key in PUBLISHED:
+        return f"is {PUBLISHED[key]}"
+    for period in PERIODS:
+        if key == key[:period] * (len(key) // period):
+            return f"repeats after {period} byte{'s' * (period > 1)}"
+    digits = bytes(n for byte in key for n in (byte >> 4, byte & 15))
+    for numbers, modulus in ((key, 256), (digits, 16), (digits, 10)):  # 10: 1234567890123...
+        if max(numbers) < modulus and len({(b - a) % modulus for a, b in pairwise(numbers)}) == 1:
+            return "counts in equal steps"
+    return None
+
+
+def weak_keys(nodes: Iterable[Node]) -> Iterator[tuple[Node, str, str]]:
+    """Yield (node, "key" or "next_key", why) of every key that is no secret."""
+    for node in nodes:
+        for name, key in _keys(node):
+            if (why := weak(key)) is not None:
+                yield node, name, why
+
+
+def shared_keys(nodes: Mapping[int, Node]) -> Iterator[tuple[Node, str, Node]]:
+    """Yield (node, "key" or "next_key", the node that has it already), in the order of the registry."""
+    first: dict[bytes, Node] = {}
+    for node in nodes.values():
+        for name, key in _keys(node):
+            owner = first.setdefault(key, node)
+            if owner is not node:
+                yield node, name, owner
+
+
+def _keys(node: Node) -> Iterator[tuple[str, bytes]]:
+    yield "key", node.key
+    if node.next_key is not None:
+        yield "next_key", node.next_key
