@@ -6,16 +6,17 @@ from pathlib import Path
 
 import click
 
-from gateway.__main__ import UMASK
 from tools.gateway_audit import audit
 from tools.gateway_command import order
 from tools.gateway_store import backup, check_store
 
 
 @click.group("gateway")
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """The gateway service: authenticates frames, keeps them safe, forwards MQTT."""
-    os.umask(UMASK)
+    before = os.umask(0o077)  # copies and exports hold households' readings, whoever makes them (as gateway/__main__.py)
+    context.call_on_close(lambda: os.umask(before))
 
 
 def _become(*arguments: str) -> None:
