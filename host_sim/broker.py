@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import signal
 import socket
@@ -39,6 +40,8 @@ class Broker:
             raise BrokerError(
                 f"port {port} of 127.0.0.1 is in use; next: name another, or use --broker 127.0.0.1:{port}"
             )
+        if importlib.util.find_spec("amqtt") is None:
+            raise BrokerError("the embedded broker (amqtt) is not installed; next: make setup, install the extra `sim`, or use --broker HOST:PORT")
         self.host, self.port = "127.0.0.1", port or free_port()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host_sim.broker", str(self.port)],

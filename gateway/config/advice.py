@@ -57,7 +57,7 @@ def key_findings(c: Config) -> list[Finding]:
 def _keys(c: Config) -> Iterator[Finding]:
     at = _Lines(c.gateway.registry)
     for node, name, why in weak_keys(c.nodes.values()):
-        yield Finding(f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: anybody may know it", NEW_KEY, True)
+        yield Finding(f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: others may know it", NEW_KEY, True)
     for node, name, owner in shared_keys(c.nodes):
         text = f"{at(node.id)}: {name} of {node.name!r} is a key of {owner.name!r} too: who has one node's speaks for both"
         yield Finding("duplicate_key", text, f"{NEW_KEY}, under a higher epoch", True)
@@ -87,7 +87,7 @@ def _profiles(c: Config) -> Iterator[Finding]:
         near = difflib.get_close_matches(profile, PROFILES, 1, 0.5)
         yield Finding(
             "unknown_profile",
-            f"{at(node.id)}: profile of {node.name!r} is {profile!r}, which nothing here goes by: filters, rules and NGSI-LD pass it by",
+            f"{at(node.id)}: profile of {node.name!r} is {profile!r}, which no filter, rule or role here names: filters, rules and NGSI-LD entities of other profiles leave it out",
             f"did you mean `{near[0]}`?" if near else f"known: {', '.join(PROFILES)}",
         )
 
@@ -201,4 +201,4 @@ def _mode(file: Path) -> int:
     try:
         return os.stat(file).st_mode
     except OSError:
-        return 0  # it has gone, so nobody reads it
+        return 0  # it has gone, so no one reads it

@@ -1,4 +1,4 @@
-"""Keys that no random generator has made. A node's key is all that stands between its readings and anybody's, so `check` refuses these."""
+"""Keys that no random generator has made. Whoever knows a node's key can send readings as that node, so `check` refuses these."""
 
 from __future__ import annotations
 

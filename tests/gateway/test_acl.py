@@ -1,10 +1,11 @@
-"""The broker's templates on a real mosquitto: each role may do its part and nothing else, and nobody learns what another asked for."""
+"""The broker's templates on a real mosquitto: each role may do its part and nothing else, and no one learns what another asked for."""
 
 from __future__ import annotations
 
 import re
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -206,7 +207,7 @@ def test_each_role_writes_and_reads_its_own_part_and_nothing_else(secured: Secur
         c.close()
 
 
-def test_a_password_of_one_door_opens_nothing_at_the_other(secured: Secured) -> None:
+def test_a_password_of_one_listener_is_refused_at_the_other(secured: Secured) -> None:
     assert Client(secured, None).refused and Client(secured, None, plain=True).refused, "anonymous"
     assert Client(secured, "operator", plain=True).refused and Client(secured, "00000107").refused
     assert Client(secured, "gw-1", plain=True, password="pw-wrong").refused
@@ -221,7 +222,7 @@ def test_a_password_of_one_door_opens_nothing_at_the_other(secured: Secured) -> 
 
 
 def test_what_a_backend_that_is_away_has_not_taken_outlives_a_restart_of_the_broker(secured: Secured) -> None:
-    """Each door has its own ACL (per_listener_settings): a stored session must be judged by the one it came in through."""
+    """Each listener has its own ACL (per_listener_settings): a stored session must be judged by that of the listener it was made on."""
     away = Client(secured, "portal", session="portal-1")
     away.close()
     gateway = Client(secured, "gw-1")
@@ -232,6 +233,21 @@ def test_what_a_backend_that_is_away_has_not_taken_outlives_a_restart_of_the_bro
     back = Client(secured, "portal", session="portal-1")
     assert until(lambda: back.heard == [(NODE, b"12")], 10), back.heard
     for c in (gateway, back):
+        c.close()
+
+
+def test_a_node_whose_broker_user_is_removed_is_disconnected_at_once(secured: Secured) -> None:
+    """docs/operator/stolen.md: mosquitto_passwd -D, then SIGHUP. Other nodes stay connected."""
+    stolen, honest = Client(secured, "00000107", plain=True), Client(secured, "00000108", plain=True)
+    gone = threading.Event()
+    stolen._client.on_disconnect = lambda *_: gone.set()
+    subprocess.run([needs("mosquitto_passwd"), "-D", "citymote-nodes.passwd", "00000107"], cwd=secured.folder, check=True, timeout=60)
+    (secured.folder / "citymote-nodes.passwd").chmod(0o644)  # in the field root writes it, and mosquitto reads it as root at its start
+    secured.process[-1].send_signal(signal.SIGHUP)
+    assert gone.wait(10)
+    assert Client(secured, "00000107", plain=True).refused
+    honest.publish(f"{UP}/00000108", b"x")
+    for c in (stolen, honest):
         c.close()
 
 

@@ -61,7 +61,7 @@ def fresh() -> str:
         *(h.example.strip('"') for section in KEYS.values() for key, h in section.items() if key in ("key", "next_key")),
     ],
 )  # fmt: skip
-def test_a_key_that_stands_in_a_document_or_was_typed_by_a_tired_hand_is_refused(
+def test_a_key_that_stands_in_a_document_or_follows_a_pattern_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
 ) -> None:
     file = write(tmp_path, node(1, KEY) + node(2, key))
@@ -101,7 +101,7 @@ def test_two_nodes_of_one_key_are_refused_whichever_of_their_keys_it_is(tmp_path
     assert codes(write(tmp_path, node(1, KEY, f'next_key = "{fresh()}"') + node(2, fresh()))) == []
 
 
-def test_what_ran_yesterday_starts_today_and_says_so_in_its_health(tmp_path: Path) -> None:
+def test_what_ran_yesterday_starts_today_and_its_health_reports_it(tmp_path: Path) -> None:
     m = Mote(263)
     file = write(tmp_path, node(263, m.key.hex()) + node(264, m.key.hex(), 'name = "-1-1"') + node(265, "0" * 32))
     p = Process(file)
@@ -186,7 +186,7 @@ def test_warnings_pass_and_strict_refuses_them(tmp_path: Path, capsys: pytest.Ca
         ('kind = "mqtt"\nbroker = "127.0.0.1:1"\nprofiles = "noise"\n', [("published_twice", False)]),
     ],
 )
-def test_two_outputs_that_publish_the_same_are_told(tmp_path: Path, second: str, found: list[tuple[str, bool]]) -> None:
+def test_two_outputs_that_publish_the_same_are_reported(tmp_path: Path, second: str, found: list[tuple[str, bool]]) -> None:
     assert codes(write(tmp_path, node(1, KEY), f"{BASE}{OUTPUT}[output.two]\n{second}")) == found
 
 
@@ -201,7 +201,7 @@ def test_outputs_that_differ_in_who_they_are_for_are_right_and_one_folder_for_tw
     assert codes(write(tmp_path, node(1, KEY), BASE + http.format("a", "") + http.format("b", 'tenant = "t"'))) == []
 
 
-def test_files_with_secrets_that_others_may_read_are_told(tmp_path: Path) -> None:
+def test_files_with_secrets_that_others_may_read_are_reported(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("x")
     (tmp_path / "password").chmod(0o600)
     file = write(tmp_path, node(1, KEY), BASE + OUTPUT + 'username = "gw-7"\npassword_file = "password"\n')
@@ -214,7 +214,7 @@ def test_files_with_secrets_that_others_may_read_are_told(tmp_path: Path) -> Non
         (tmp_path / name).chmod(before)
 
 
-def test_a_folder_that_is_not_there_or_that_the_unit_may_not_write_to_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_or_that_the_unit_may_not_write_to_is_reported(tmp_path: Path) -> None:
     file = write(tmp_path, node(1, KEY), BASE.replace('"gw-7"', '"gw-7"\nstore = "/nowhere/gateway.db"') + OUTPUT)
     assert codes(file) == [("no_store_folder", False)]
     etc = tmp_path / "etc/citymote"

@@ -221,7 +221,7 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
     p.stop()
 
 
-def test_an_export_says_what_it_left_out_and_the_operator_may_have_it(
+def test_an_export_counts_what_it_left_out_and_the_operator_may_have_it(
     tmp_path: Path, mosquitto: BrokerAddress, start: Callable[[BrokerAddress], Process], motes: dict[int, Mote]
 ) -> None:
     p = start(mosquitto)
@@ -244,7 +244,7 @@ def test_an_export_says_what_it_left_out_and_the_operator_may_have_it(
     target.chmod(0o644)  # whoever publishes them makes the file readable once
     assert gateway(tmp_path, "export", *times, "--file", str(target)).returncode == 0
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
-    # `| head` ends it without a word
+    # `| head` ends it without a complaint
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "gateway", "export", "--config", str(tmp_path / "gateway.toml"), *times]
