@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import pipeline
+from gateway import intake
 from gateway.core.model import Node
 from gateway.core.rate import MAX_NODES, Rates
 from tests.gateway.test_pipeline import ROWS, World
@@ -47,7 +47,7 @@ async def test_a_node_gone_wild_is_limited_and_neither_its_alarms_nor_anybody_el
     world.pipeline.deliver(world.rx(other.report(T0, ROWS)))
     await world.pipeline.settle()
     assert world.metrics.refused == {"rate_limited": 350}
-    assert {"263:401", "264:1"} <= set(world.ids()) and len(world.ids()) == 52
+    assert {"263:0:401", "264:0:1"} <= set(world.ids()) and len(world.ids()) == 52
     for _ in range(70):  # the node keeps what was not acked, and all of it comes through
         world.clock.time += 1
         taken = set(world.ids())
@@ -59,8 +59,8 @@ async def test_a_node_gone_wild_is_limited_and_neither_its_alarms_nor_anybody_el
 
 
 async def test_a_full_gateway_still_takes_alarms(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(pipeline, "MAX_PENDING", 5)
-    monkeypatch.setattr(pipeline, "ALARM_RESERVE", 2)
+    monkeypatch.setattr(intake, "MAX_PENDING", 5)
+    monkeypatch.setattr(intake, "ALARM_RESERVE", 2)
     world = World()
     for n in range(8):
         world.pipeline.deliver(world.rx(world.mote.report(T0 + n * 60, ROWS)))
