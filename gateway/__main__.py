@@ -8,7 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-UMASK = 0o077  # store, copies, exports and daily files hold households' readings: they are their owner's, whoever starts us
+UMASK = (
+    0o077  # store, copies, exports and daily files hold households' readings: they are their owner's, whoever starts us
+)
 LOOKING_BACK = {"replay": "send a time range to an output again", "export": "write open data of a time range"}
 
 
@@ -23,7 +25,9 @@ def main() -> int:
     check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="refuse warnings, too")
-    again = verbs.add_parser("reload", help="have a running gateway read its configuration again, and say how that ended")
+    again = verbs.add_parser(
+        "reload", help="have a running gateway read its configuration again, and say how that ended"
+    )
     again.add_argument("--config", type=Path, required=True, metavar="FILE")
     again.add_argument("--pid", type=int, required=True, help="of the running gateway")
     init = verbs.add_parser("init", help="write a commented configuration")

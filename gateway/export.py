@@ -47,7 +47,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", action="append", default=[], metavar="NAME", help=f"only these {what}; may be repeated"
         )
     parser.add_argument(
-        "--visibility", action="append", choices=VISIBILITIES, default=None, help="what may be written; only open by default; may be repeated"
+        "--visibility",
+        action="append",
+        choices=VISIBILITIES,
+        default=None,
+        help="what may be written; only open by default; may be repeated",
     )
     parser.add_argument("--licence", metavar="TEXT", help="said in the head of JSON and GeoJSON, for example CC-BY-4.0")
     parser.add_argument(
@@ -124,7 +128,9 @@ def _sink(file: Path | None) -> Iterator[TextIO]:
 def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace) -> dict[str, int]:
     circles = frozenset(args.visibility or (OPEN,))
     sieve = Sieve(Filter(circles, frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
-    everything = Sieve(Filter(frozenset(VISIBILITIES), frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
+    everything = Sieve(
+        Filter(frozenset(VISIBILITIES), frozenset(args.profile), frozenset(args.quantity), frozenset(args.area))
+    )
     counts = {"nodes": 0, "readings": 0, "hidden_nodes": 0, "hidden_readings": 0}
     head = {
         "generated_by": f"citymote {__version__}",

@@ -44,7 +44,9 @@ def report(began: float, mistakes: Sequence[tuple[str, str]]) -> None:
         new.write_text(json.dumps(body), encoding="utf-8")
         new.replace(folder / OUTCOME)
     except OSError as e:
-        log.warning("reload_outcome_not_written", error=str(e), next=f"look at {folder}; systemctl reload will time out")
+        log.warning(
+            "reload_outcome_not_written", error=str(e), next=f"look at {folder}; systemctl reload will time out"
+        )
 
 
 def ask(pid: int, wait_s: float = WAIT_S) -> list[dict[str, Any]] | None:
@@ -59,7 +61,9 @@ def ask(pid: int, wait_s: float = WAIT_S) -> list[dict[str, Any]] | None:
         return None
     while time.monotonic() - asked < wait_s:
         outcome = _read(folder / OUTCOME)
-        if outcome is not None and outcome["began"] >= asked:  # an earlier one may have read the files before they were written
+        if (
+            outcome is not None and outcome["began"] >= asked
+        ):  # an earlier one may have read the files before they were written
             return outcome["mistakes"]
         os.kill(pid, 0)
         time.sleep(POLL_S)

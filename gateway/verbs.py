@@ -95,7 +95,10 @@ def _told(c: Config) -> dict[str, Any]:
 
 def init(folder: Path, as_json: bool = False) -> int:
     """Write gateway.toml and an empty nodes.toml (mode 0600) into a folder. Refuses, exit code 1, when one of them is there."""
-    files = {folder / "gateway.toml": (config_text({"gateway.id": host_id()}), 0o644), folder / "nodes.toml": (registry_text(), 0o600)}
+    files = {
+        folder / "gateway.toml": (config_text({"gateway.id": host_id()}), 0o644),
+        folder / "nodes.toml": (registry_text(), 0o600),
+    }
     there = [f for f in files if f.exists() or f.is_symlink()]
     if there:
         return _refuse("exists", f"{', '.join(map(str, there))} is there already",

@@ -41,7 +41,9 @@ class Broker:
                 f"port {port} of 127.0.0.1 is in use; next: name another, or use --broker 127.0.0.1:{port}"
             )
         if importlib.util.find_spec("amqtt") is None:
-            raise BrokerError("the embedded broker (amqtt) is not installed; next: make setup, install the extra `sim`, or use --broker HOST:PORT")
+            raise BrokerError(
+                "the embedded broker (amqtt) is not installed; next: make setup, install the extra `sim`, or use --broker HOST:PORT"
+            )
         self.host, self.port = "127.0.0.1", port or free_port()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "host_sim.broker", str(self.port)],

@@ -15,7 +15,9 @@ from tools.gateway_store import backup, check_store
 @click.pass_context
 def command(context: click.Context) -> None:
     """The gateway service: authenticates frames, keeps them safe, forwards MQTT."""
-    before = os.umask(0o077)  # copies and exports hold households' readings, whoever makes them (as gateway/__main__.py)
+    before = os.umask(
+        0o077
+    )  # copies and exports hold households' readings, whoever makes them (as gateway/__main__.py)
     context.call_on_close(lambda: os.umask(before))
 
 

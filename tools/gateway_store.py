@@ -30,7 +30,12 @@ def config_of(config: Path, as_json: bool) -> Config:
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
-@click.option("--all", "everything", is_flag=True, help="A tar file with configuration, registry, rules and secrets too: a box made anew needs no more.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="A tar file with configuration, registry, rules and secrets too: a box made anew needs no more.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
     """Copy the store to FILE (a new one), as of one moment, while the gateway works.
@@ -48,7 +53,9 @@ def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
             made = (
                 archive(c, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_))
                 if everything
-                else copy_store(store, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_))
+                else copy_store(
+                    store, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_)
+                )
             )
         except StoreError as e:
             bar.stop()
@@ -57,7 +64,9 @@ def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
         document({"ok": True, **made})
     else:
         files = f", {len(made['files'])} files" if everything else ""
-        click.echo(f"{made['file']}: {made['bytes']} bytes{files}, {made['events']} events, {made['frames']} frames, checked")
+        click.echo(
+            f"{made['file']}: {made['bytes']} bytes{files}, {made['events']} events, {made['frames']} frames, checked"
+        )
         if everything:
             print("next: keep it where the keys are kept, encrypted: it holds all of them", file=sys.stderr)
 

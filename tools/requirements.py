@@ -17,7 +17,10 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 FILE = REPO / "requirements-gateway.txt"
 PYTHONS = ("3.11", "3.12", "3.13")
-MACHINES = ("x86_64", "aarch64")  # msgspec and cbor2 have no wheels for armv7l: such a box would need a compiler and its own hashes
+MACHINES = (
+    "x86_64",
+    "aarch64",
+)  # msgspec and cbor2 have no wheels for armv7l: such a box would need a compiler and its own hashes
 GLIBC = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 HEAD = """\
 # What a gateway box installs beside citymote itself: pip install --require-hashes -r requirements-gateway.txt

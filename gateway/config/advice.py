@@ -20,6 +20,7 @@ from typing import Any
 from gateway.config import Config
 from gateway.config.filter import Filter
 from gateway.config.keys import shared_keys, weak_keys
+from gateway.config.links import MqttLinkConfig
 from gateway.config.outputs import PROFILES, FilesOutputConfig, MqttOutputConfig, NgsiHttpOutputConfig, OutputConfig
 
 MOST = 100  # findings that are shown
@@ -57,9 +58,13 @@ def key_findings(c: Config) -> list[Finding]:
 def _keys(c: Config) -> Iterator[Finding]:
     at = _Lines(c.gateway.registry)
     for node, name, why in weak_keys(c.nodes.values()):
-        yield Finding(f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: others may know it", NEW_KEY, True)
+        yield Finding(
+            f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: others may know it", NEW_KEY, True
+        )
     for node, name, owner in shared_keys(c.nodes):
-        text = f"{at(node.id)}: {name} of {node.name!r} is a key of {owner.name!r} too: who has one node's speaks for both"
+        text = (
+            f"{at(node.id)}: {name} of {node.name!r} is a key of {owner.name!r} too: who has one node's speaks for both"
+        )
         yield Finding("duplicate_key", text, f"{NEW_KEY}, under a higher epoch", True)
 
 
@@ -67,7 +72,9 @@ def _names(c: Config) -> Iterator[Finding]:
     """Topics and file names take any of NAME; a spreadsheet reads -1 as a formula, a command line -x as an option."""
     at = _Lines(c.gateway.registry)
     named = [(str(c.file), "gateway.id", c.id)]
-    named += [(str(c.file), f"{kind}.{x.name}", x.name) for kind, of in (("link", c.links), ("output", c.outputs)) for x in of]
+    named += [
+        (str(c.file), f"{kind}.{x.name}", x.name) for kind, of in (("link", c.links), ("output", c.outputs)) for x in of
+    ]
     for node in c.nodes.values():
         if not node.name[0].isalnum() or any(not a[0].isalnum() for a in node.area):
             named += [(at(node.id), "node.name", node.name), *((at(node.id), "node.area", a) for a in node.area)]
@@ -78,7 +85,7 @@ def _names(c: Config) -> Iterator[Finding]:
 
 def _profiles(c: Config) -> Iterator[Finding]:
     """A profile of the operator's own is right when something goes by it: a filter, a rule, a role."""
-    own = {n.profile: n for n in reversed(c.nodes.values()) if n.profile not in (*PROFILES, "unknown")}
+    own = {n.profile: n for n in reversed(list(c.nodes.values())) if n.profile not in (*PROFILES, "unknown")}
     texts = [_text(f) for f in (c.file, c.gateway.rules) if f is not None] if own else []
     at = _Lines(c.gateway.registry)
     for profile, node in own.items():
@@ -108,7 +115,11 @@ def _same_place(a: OutputConfig, b: OutputConfig) -> str:
     if isinstance(a, MqttOutputConfig) and isinstance(b, MqttOutputConfig):
         formats = [f for f in a.formats if f in b.formats]
         brokers = {(_host(o.broker.host), o.broker.port, o.root) for o in (a, b)}
-        return f"{b.broker.host}:{b.broker.port}, root {b.root}: {', '.join(formats)}" if formats and len(brokers) == 1 else ""
+        return (
+            f"{b.broker.host}:{b.broker.port}, root {b.root}: {', '.join(formats)}"
+            if formats and len(brokers) == 1
+            else ""
+        )
     if isinstance(a, NgsiHttpOutputConfig) and isinstance(b, NgsiHttpOutputConfig):
         return b.url if (a.url, a.tenant) == (b.url, b.tenant) else ""
     return ""
@@ -125,7 +136,7 @@ def _overlap(a: Filter, b: Filter) -> bool:
 
 def _modes(c: Config) -> Iterator[Finding]:
     """Files with secrets that others may read, and files of ours that others may write."""
-    secret = {c.gateway.registry: "the nodes' keys"} | {f: "a secret" for f in secret_files(c)}
+    secret = {c.gateway.registry: "the nodes' keys"} | dict.fromkeys(secret_files(c), "a secret")
     for file, what in secret.items():
         mode = _mode(file)
         if mode & 0o007:
@@ -138,7 +149,7 @@ def _modes(c: Config) -> Iterator[Finding]:
 
 def secret_files(c: Config) -> list[Path]:
     """Return the files that a configuration names for passwords, tokens and private keys."""
-    brokers = [x.broker for x in (*c.links, *c.outputs) if hasattr(x, "broker")]
+    brokers = [x.broker for x in (*c.links, *c.outputs) if isinstance(x, (MqttLinkConfig, MqttOutputConfig))]
     names = [f for b in brokers for f in (b.password_file, b.key_file)]
     names += [f for o in c.outputs if isinstance(o, NgsiHttpOutputConfig) for f in (o.token_file, o.key_file)]
     return list(dict.fromkeys(f for f in names if f is not None))

@@ -44,7 +44,9 @@ class ConfigError(Exception):
         missing: str | None = None,
     ) -> None:
         # the file's own path stays readable, whatever its folders are called
-        super().__init__((str(file) if file else "\0").join(masked(part) for part in text.split(str(file) if file else "\0")))
+        super().__init__(
+            (str(file) if file else "\0").join(masked(part) for part in text.split(str(file) if file else "\0"))
+        )
         self.hint, self.file, self.line = masked(hint), file, line
         self.where, self.key, self.missing = where, key, missing
         self.more: tuple[ConfigError, ...] = ()

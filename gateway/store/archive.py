@@ -49,7 +49,12 @@ def archive(c: Config, target: Path, now: float, progress: Callable[[int, int], 
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as f:
             with tarfile.open(fileobj=f, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                about = {"citymote": __version__, "gateway": c.id, "made": int(now), "files": [str(p) for p in (*files, c.store)]}
+                about = {
+                    "citymote": __version__,
+                    "gateway": c.id,
+                    "made": int(now),
+                    "files": [str(p) for p in (*files, c.store)],
+                }
                 body = json.dumps(about, indent=2).encode()
                 head = tarfile.TarInfo(ABOUT)
                 head.size, head.mtime, head.mode = len(body), int(now), 0o600
@@ -68,7 +73,9 @@ def archive(c: Config, target: Path, now: float, progress: Callable[[int, int], 
         return {"file": str(target), "bytes": target.stat().st_size, "files": about["files"],
                 "events": counts["events"], "frames": counts["frames"]}  # fmt: skip
     except (OSError, tarfile.TarError) as e:
-        raise StoreError(f"backup to {target}: {e}", "look at free space and permissions; a file of the configuration may have gone") from e
+        raise StoreError(
+            f"backup to {target}: {e}", "look at free space and permissions; a file of the configuration may have gone"
+        ) from e
     finally:
         for path in (beside, copy):
             with suppress(FileNotFoundError):

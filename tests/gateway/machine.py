@@ -112,7 +112,11 @@ class Machine:
     def run(self, *command: str, check: bool = True, timeout: float = STEP_S) -> subprocess.CompletedProcess[str]:
         """Run a command as root in the container."""
         inside = ["nsenter", "-t", self._pid, "-m", "-u", "-i", "-n", "-p", f"--root=/proc/{self._pid}/root", "--wd=/"]
-        env = {"PATH": f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONDONTWRITEBYTECODE": "1", **self.environment_of(command)}
+        env = {
+            "PATH": f"{VENV}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **self.environment_of(command),
+        }
         done = subprocess.run([*inside, *command], capture_output=True, text=True, timeout=timeout, env=env)
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
@@ -149,7 +153,9 @@ class Machine:
             f'[gateway]\nid = "roof"\nstore = "/var/lib/citymote/gateway.db"\n{gateway}\n'
             '[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:1700"\n' + "\n".join(more)
         )
-        (self.root / REGISTRY).write_text(f'[[node]]\nid = {mote.id}\nname = "n-{mote.id}"\nkey = "{mote.key.hex()}"\n{nodes}')
+        (self.root / REGISTRY).write_text(
+            f'[[node]]\nid = {mote.id}\nname = "n-{mote.id}"\nkey = "{mote.key.hex()}"\n{nodes}'
+        )
 
     def until(self, true: Callable[[], bool], what: str, seconds: float = STEP_S) -> float:
         """Wait until it is so and return for how long; fail with the journal."""
@@ -158,7 +164,9 @@ class Machine:
             if true():
                 return time.monotonic() - began
             time.sleep(0.1)
-        pytest.fail(f"not in {seconds} s: {what}; {self.ctl('status', '--no-pager', check=False).stdout}\n{self.journal()[-3000:]}")
+        pytest.fail(
+            f"not in {seconds} s: {what}; {self.ctl('status', '--no-pager', check=False).stdout}\n{self.journal()[-3000:]}"
+        )
 
     def end(self) -> None:
         """Kill the container: there is nothing in it to save."""

@@ -69,7 +69,20 @@ def secured() -> Iterator[Secured]:
         subprocess.run(arguments, cwd=folder, check=True, capture_output=True, timeout=60)
 
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    run(openssl, "req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=citymote test authority")
+    run(
+        openssl,
+        "req",
+        "-x509",
+        *new,
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.crt",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=citymote test authority",
+    )
     run(openssl, "req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
     (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
     run(openssl, "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "san",
@@ -92,7 +105,9 @@ def secured() -> Iterator[Secured]:
             ports.append(s.getsockname()[1])
     text = (DEPLOY / "mosquitto/citymote.conf").read_text()
     text = text.replace("/etc/mosquitto/certs", str(folder)).replace("/etc/mosquitto", str(folder))
-    text = text.replace("listener 8883", f"listener {ports[0]} 127.0.0.1").replace("listener 1883", f"listener {ports[1]}")
+    text = text.replace("listener 8883", f"listener {ports[0]} 127.0.0.1").replace(
+        "listener 1883", f"listener {ports[1]}"
+    )
     (folder / "m.conf").write_text(f"{text}\npersistence_location {folder}/\n")
     s = Secured(folder, BrokerAddress("127.0.0.1", ports[0]), BrokerAddress("127.0.0.1", ports[1]))
     s.start()
@@ -104,11 +119,15 @@ def secured() -> Iterator[Secured]:
 class Client:
     """One user at one of the two listeners, who listens to everything. `refused` is the broker's reason when it was not let in."""
 
-    def __init__(self, at: Secured, name: str | None, plain: bool = False, password: str | None = None, session: str = "") -> None:
+    def __init__(
+        self, at: Secured, name: str | None, plain: bool = False, password: str | None = None, session: str = ""
+    ) -> None:
         self.heard: list[tuple[str, bytes]] = []
         self.refused: str | None = None
         self._answered, self._acks = threading.Event(), 0
-        c = self._client = paho.Client(CallbackAPIVersion.VERSION2, session or f"c-{secrets.token_hex(4)}", clean_session=not session)
+        c = self._client = paho.Client(
+            CallbackAPIVersion.VERSION2, session or f"c-{secrets.token_hex(4)}", clean_session=not session
+        )
         if name is not None:
             c.username_pw_set(name, password or f"pw-{name}")
         if not plain:
@@ -171,7 +190,15 @@ TOPICS = [
     "homeassistant/device/a/config", "homeassistant/status", "other/x", "city/v1/cmd/00000107/a",
 ]  # fmt: skip
 CMD = {t for t in TOPICS if "/cmd/" in t}
-SEEN = {NODE, AREA, NGSI, "city/v1/node/a/state", "city/v1/node/a/alert/x", "city/v1/gw/gw-1/state", "city/v1/gw/gw-1/mark/city"}
+SEEN = {
+    NODE,
+    AREA,
+    NGSI,
+    "city/v1/node/a/state",
+    "city/v1/node/a/alert/x",
+    "city/v1/gw/gw-1/state",
+    "city/v1/gw/gw-1/mark/city",
+}
 
 
 def test_each_role_writes_and_reads_its_own_part_and_nothing_else(secured: Secured) -> None:
@@ -195,14 +222,19 @@ def test_each_role_writes_and_reads_its_own_part_and_nothing_else(secured: Secur
            "node 00000107": {f"{UP}/00000107"}, "node 00000108": {f"{UP}/00000108"},
            "node nodes": {f"{UP}/nodes"}, "node gw-1": {f"{UP}/gw-1"}}  # fmt: skip
     assert {name: topics for name, topics in writes.items() if topics} == own
-    seen = {t for t in SEEN} | {"city/v1/gw/gw-2/state", "city/v1/gw/gw-2/mark/city"}  # the witness has written there, too
+    seen = set(SEEN) | {
+        "city/v1/gw/gw-2/state",
+        "city/v1/gw/gw-2/mark/city",
+    }  # the witness has written there, too
     asked = {t for t in CMD if not t.endswith("/ack")}
     may = {"gw-1": asked | {"city/v1/gw/gw-1/state", "city/v1/gw/gw-1/mark/city", "homeassistant/status"} | {t for t in TOPICS if UP in t},
            "portal": seen,
            "operator": seen - {NGSI} | {"city/v1/cmd/operator/a/ack"}, "bob": seen - {NGSI} | {"city/v1/cmd/bob/a/ack"},
            "node 00000107": {f"{DOWN}/00000107"}, "node 00000108": {f"{DOWN}/00000108"}, "node nodes": {f"{DOWN}/nodes"}}  # fmt: skip
     assert {name: topics for name, topics in reads.items() if topics} == may
-    assert not any(topic.startswith("$SYS") for c in users.values() for topic, _ in c.heard if c is not users["citymote"])
+    assert not any(
+        topic.startswith("$SYS") for c in users.values() for topic, _ in c.heard if c is not users["citymote"]
+    )
     for c in users.values():
         c.close()
 
@@ -241,8 +273,15 @@ def test_a_node_whose_broker_user_is_removed_is_disconnected_at_once(secured: Se
     stolen, honest = Client(secured, "00000107", plain=True), Client(secured, "00000108", plain=True)
     gone = threading.Event()
     stolen._client.on_disconnect = lambda *_: gone.set()
-    subprocess.run([needs("mosquitto_passwd"), "-D", "citymote-nodes.passwd", "00000107"], cwd=secured.folder, check=True, timeout=60)
-    (secured.folder / "citymote-nodes.passwd").chmod(0o644)  # in the field root writes it, and mosquitto reads it as root at its start
+    subprocess.run(
+        [needs("mosquitto_passwd"), "-D", "citymote-nodes.passwd", "00000107"],
+        cwd=secured.folder,
+        check=True,
+        timeout=60,
+    )
+    (secured.folder / "citymote-nodes.passwd").chmod(
+        0o644
+    )  # in the field root writes it, and mosquitto reads it as root at its start
     secured.process[-1].send_signal(signal.SIGHUP)
     assert gone.wait(10)
     assert Client(secured, "00000107", plain=True).refused
@@ -266,7 +305,9 @@ def test_the_gateway_works_through_the_brokers_template(tmp_path: Path, secured:
         assert until(lambda: "city/v1/node/n-263/senml" in dict(portal.heard)), portal.heard
         assert until(lambda: "city/v1/gw/gw-1/health" in dict(portal.heard))
         node.publish(f"{UP}/{m.id:08x}", m.status({1: 1}, long=True))
-        assert until(lambda: f"{DOWN}/{m.id:08x}" in dict(node.heard)), "a WiFi node is answered through its own listener"
+        assert until(lambda: f"{DOWN}/{m.id:08x}" in dict(node.heard)), (
+            "a WiFi node is answered through its own listener"
+        )
         assert p.stop() == 0
         assert any(line["event"] == "link_connected" for line in p.lines())
         assert "pw-gw-1" not in p.log.read_text()

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC221, ASYNC240 - small files, and no one else in the loop
 """`check`: what can be read but ought not to be used, who may read what, and that no key is ever quoted."""
 
 from __future__ import annotations
@@ -86,12 +87,19 @@ def test_every_key_that_a_document_of_ours_shows_is_refused() -> None:
     import re
 
     shown = set()
-    for page in (*REPO.glob("*.md"), *(REPO / "gateway").rglob("*.md"), *(REPO / "docs").rglob("*.md"), *(REPO / "firmware").rglob("*.md")):
+    for page in (
+        *REPO.glob("*.md"),
+        *(REPO / "gateway").rglob("*.md"),
+        *(REPO / "docs").rglob("*.md"),
+        *(REPO / "firmware").rglob("*.md"),
+    ):
         shown |= set(re.findall(r'key = "([0-9a-fA-F]{32})"', page.read_text()))
     assert shown and {key for key in shown if weak(bytes.fromhex(key)) is None} == set()
 
 
-def test_two_nodes_of_one_key_are_refused_whichever_of_their_keys_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_nodes_of_one_key_are_refused_whichever_of_their_keys_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert codes(write(tmp_path, node(1, KEY) + node(2, KEY.upper()))) == [("duplicate_key", True)]
     assert codes(write(tmp_path, node(1, KEY) + node(2, fresh(), f'next_key = "{KEY}"'))) == [("duplicate_key", True)]
     file = write(tmp_path, node(1, fresh(), f'next_key = "{KEY}"') + node(2, KEY) + node(3, KEY))
@@ -160,7 +168,11 @@ def test_warnings_pass_and_strict_refuses_them(tmp_path: Path, capsys: pytest.Ca
     assert check(file, as_json=True) == 0
     out, err = capsys.readouterr()
     (warning,) = json.loads(out)["warnings"]
-    assert warning["code"] == "unknown_profile" and warning["hint"] == "did you mean `air_quality`?" and err.startswith("warning: ")
+    assert (
+        warning["code"] == "unknown_profile"
+        and warning["hint"] == "did you mean `air_quality`?"
+        and err.startswith("warning: ")
+    )
     assert check(file, as_json=True, strict=True) == 2
     out, err = capsys.readouterr()
     assert json.loads(out)["error"] == "unknown_profile" and err.startswith("error: ")
@@ -168,7 +180,9 @@ def test_warnings_pass_and_strict_refuses_them(tmp_path: Path, capsys: pytest.Ca
         command = [sys.executable, "-m", "tools.cli", "gateway", "check", "--config", str(file), *arguments]
         assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=60).returncode == code
     # one that something goes by is the operator's own
-    (tmp_path / "rules.toml").write_text('[rule.dry]\nquantity = "distance"\nbelow = 5\nseverity = "warning"\nprofile = "air_qualty"\n')
+    (tmp_path / "rules.toml").write_text(
+        '[rule.dry]\nquantity = "distance"\nbelow = 5\nseverity = "warning"\nprofile = "air_qualty"\n'
+    )
     file.write_text(BASE.replace('"gw-7"', '"gw-7"\nrules = "rules.toml"') + OUTPUT)
     assert codes(file) == []
     assert codes(write(tmp_path, node(1, KEY) + node(2, fresh(), 'profile = "noise"'))) == []
@@ -186,7 +200,9 @@ def test_warnings_pass_and_strict_refuses_them(tmp_path: Path, capsys: pytest.Ca
         ('kind = "mqtt"\nbroker = "127.0.0.1:1"\nprofiles = "noise"\n', [("published_twice", False)]),
     ],
 )
-def test_two_outputs_that_publish_the_same_are_reported(tmp_path: Path, second: str, found: list[tuple[str, bool]]) -> None:
+def test_two_outputs_that_publish_the_same_are_reported(
+    tmp_path: Path, second: str, found: list[tuple[str, bool]]
+) -> None:
     assert codes(write(tmp_path, node(1, KEY), f"{BASE}{OUTPUT}[output.two]\n{second}")) == found
 
 
@@ -197,7 +213,9 @@ def test_outputs_that_differ_in_who_they_are_for_are_right_and_one_folder_for_tw
     config = BASE + files.format("a", "data", "jsonl") + files.format("b", "./data", "csv")
     assert codes(write(tmp_path, node(1, KEY), config)) == [("same_folder", True)]
     http = '[output.{}]\nkind = "ngsi-ld-http"\nurl = "http://127.0.0.1:1/"\n{}\n'
-    assert codes(write(tmp_path, node(1, KEY), BASE + http.format("a", "") + http.format("b", ""))) == [("published_twice", False)]
+    assert codes(write(tmp_path, node(1, KEY), BASE + http.format("a", "") + http.format("b", ""))) == [
+        ("published_twice", False)
+    ]
     assert codes(write(tmp_path, node(1, KEY), BASE + http.format("a", "") + http.format("b", 'tenant = "t"'))) == []
 
 
@@ -228,7 +246,9 @@ def test_a_folder_that_is_not_there_or_that_the_unit_may_not_write_to_is_reporte
     drop_in.parent.mkdir(parents=True)
     drop_in.write_text(f"[Service]\nReadWritePaths=/srv/a {etc}\n")
     assert codes(file) == []
-    assert codes(write(etc, node(1, KEY), BASE + files.format("/var/lib/citymote/archive"))) == [], "the store is below the drop-in's folder"
+    assert codes(write(etc, node(1, KEY), BASE + files.format("/var/lib/citymote/archive"))) == [], (
+        "the store is below the drop-in's folder"
+    )
 
 
 def test_a_byte_order_mark_is_taken_and_lines_still_fit(tmp_path: Path) -> None:
@@ -271,12 +291,25 @@ def test_what_the_process_and_its_verbs_write_is_their_owners_alone(tmp_path: Pa
             assert p.stop() == 0
         finally:
             p.kill()
-        cited = [sys.executable, "-m", "tools.cli", "gateway", "backup", str(tmp_path / "copy.db"), "--config", str(file)]
+        cited = [
+            sys.executable,
+            "-m",
+            "tools.cli",
+            "gateway",
+            "backup",
+            str(tmp_path / "copy.db"),
+            "--config",
+            str(file),
+        ]
         assert subprocess.run(cited, cwd=REPO, capture_output=True, timeout=60).returncode == 0
         assert command[-1] == str(file)
     finally:
         os.umask(before)
-    made = [p for p in tmp_path.rglob("*") if p.name not in ("nodes.toml", "gateway.toml") and p.suffix not in (".log", ".sock")]
+    made = [
+        p
+        for p in tmp_path.rglob("*")
+        if p.name not in ("nodes.toml", "gateway.toml") and p.suffix not in (".log", ".sock")
+    ]
     assert {p.name for p in made} >= {"gateway.db", "copy.db", "days"}
     assert {p.name: oct(p.stat().st_mode & 0o077) for p in made if p.stat().st_mode & 0o077} == {}
 

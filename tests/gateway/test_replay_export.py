@@ -229,7 +229,9 @@ def test_an_export_counts_what_it_left_out_and_the_operator_may_have_it(
     times = ("--from", str(NOW - 3 * 3600), "--to", str(NOW))
     done = gateway(tmp_path, "export", *times)
     assert "left out, since they are not open: 1 nodes, and 6 readings of other nodes" in done.stderr
-    assert gateway(tmp_path, "export", *times, "--profile", "parking").stderr == "", "nothing was left out of what was asked for"
+    assert gateway(tmp_path, "export", *times, "--profile", "parking").stderr == "", (
+        "nothing was left out of what was asked for"
+    )
     every = [w for v in ("open", "restricted", "personal") for w in ("--visibility", v)]
     done = gateway(tmp_path, "export", *times, *every)
     assert {r["node"] for r in json.loads(done.stdout)["readings"]} == {"n-263", "n-264", "n-265", "n-266"}

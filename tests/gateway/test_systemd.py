@@ -18,7 +18,9 @@ from tests.gateway.world import Mote
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("systemd")]
 ARCHIVE = '[output.archive]\nkind = "files"\nfolder = "/var/lib/citymote/archive"\n'
-CITY = '[output.city]\nkind = "mqtt"\nbroker = "127.0.0.1:1883"\n'  # nobody listens there, unless a test starts a broker
+CITY = (
+    '[output.city]\nkind = "mqtt"\nbroker = "127.0.0.1:1883"\n'  # nobody listens there, unless a test starts a broker
+)
 REPORTS = """\
 import time
 from tests.gateway.world import Concentrator, Mote
@@ -88,7 +90,9 @@ def test_it_is_ready_answers_and_its_outputs_write(unit: Machine) -> None:
         assert report(unit) == "1", "the status frame is acknowledged"
         unit.until(lambda: rows(unit) > 0, "rows in the files output")
         if shutil.which("mosquitto_sub"):
-            told = unit.run("mosquitto_sub", "-h", "127.0.0.1", "-t", "city/v1/node/n-263/state", "-C", "1", "-W", "20").stdout
+            told = unit.run(
+                "mosquitto_sub", "-h", "127.0.0.1", "-t", "city/v1/node/n-263/state", "-C", "1", "-W", "20"
+            ).stdout
             assert told.strip() == "online"
         status = unit.run("cat", f"/proc/{pid(unit)}/status").stdout
         assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status and "CapEff:\t0000000000000000" in status
