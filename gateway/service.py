@@ -250,6 +250,7 @@ class Service:
         """Read the files again and put in force what has changed. Raises ConfigError or LinkError, and then nothing has."""
         before, began = self.config, time.monotonic()
         c = await asyncio.to_thread(load, before.file)  # 25,000 nodes take seconds, and frames come in meanwhile
+        bad_keys = await asyncio.to_thread(key_findings, c)
         for key in ("id", "store", "clock"):
             if getattr(c.gateway, key) != getattr(before.gateway, key):
                 raise ConfigError(
@@ -287,7 +288,7 @@ class Service:
         await self._outputs.apply(c.outputs, c.nodes)
         changed = await self._pipeline.use(c.nodes)
         self.config = c
-        self._bad_keys = key_findings(c)
+        self._bad_keys = bad_keys
         for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
             await part.apply(c)
         self.metrics.totals["reloads"] += 1
