@@ -432,14 +432,20 @@ async def _main(config: Config, level: str | None) -> None:
     await service.run()
 
 
+def _may_pass(e: ConfigError) -> bool:
+    """True when a file could not be read for a reason that is not in the configuration: a disk that fails, too many open files, a mount that is late."""
+    return isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, (FileNotFoundError, IsADirectoryError))
+
+
 def run(file: Path, level: str | None = None) -> int:
-    """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work, 2 bad configuration."""
+    """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work (again later), 2 bad
+    configuration (again only when it has been corrected)."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes before we listen must not kill us
     try:
         config = load(file)
     except ConfigError as e:
         complain(e)
-        return 2
+        return 1 if all(map(_may_pass, (e, *e.more))) else 2
     logs.setup(replace(config.log, level=level or config.log.level))
     for f in findings(config):
         log.warning("configuration_doubtful", code=f.code, text=f.text, next=f.hint)

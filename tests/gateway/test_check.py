@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway import service
 from gateway.config import ConfigError, load
 from gateway.config.advice import findings
 from gateway.config.identity import host_id
@@ -352,3 +354,24 @@ async def test_a_copy_is_its_owners_whatever_the_umask_of_who_makes_it(tmp_path:
     finally:
         os.umask(before)
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 2 keeps the unit down, so it is for what only an operator can mend; 1 is tried again."""
+    file = write(tmp_path, node(1, KEY))
+    read = Path.read_text
+    failing: dict[str, OSError] = {}
+
+    def read_text(self: Path, *args: str, **more: str) -> str:
+        if self.name in failing:
+            raise failing[self.name]
+        return read(self, *args, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    for name in ("gateway.toml", "nodes.toml"):
+        for number, code in ((errno.EIO, 1), (errno.EMFILE, 1), (errno.ESTALE, 1), (errno.EACCES, 1), (errno.ENOENT, 2), (errno.EISDIR, 2)):
+            failing = {name: OSError(number, os.strerror(number))}
+            assert service.run(file) == code, (name, number)
+    failing = {"nodes.toml": OSError(errno.EIO, "I/O")}
+    file.write_text(BASE.replace("bind", "bnd") + OUTPUT)
+    assert service.run(file) == 2, "it would not start with a sound disk either"
