@@ -138,13 +138,16 @@ class Intake:
         if event is None and decision.answer is None:
             assert decision.refusal is not None
             if decision.refusal.reason == "bad_tag":
-                self._tags.failed(rx.link, header.kind == ALARM, now)
+                self._tags.in_vain(rx.link, header.kind == ALARM, now)
                 self._forgeries.failed(node.id, rx.link, rx.receiver, now)
                 self._metrics.forged(node.name)
             return decision.refusal
         if event is None or kind == "repeat" and self._repeats.old(node.id, event.epoch, event.counter):
             # without an answer there is nothing to store: its downlink counter is not used up
-            return None if self._repeats.may_answer(node.id, rx, now) else Refusal("replayed", node.id)
+            if self._repeats.may_answer(node.id, rx, now):
+                return None
+            self._tags.in_vain(rx.link, header.kind == ALARM, now)
+            return Refusal("replayed", node.id)
         took = self.rates.take(node.id, kind, rx.received, cost(event), node.interval_s)
         return None if took else Refusal("rate_limited", node.id)
 

@@ -93,8 +93,6 @@ GUARDS = (
     Guard("G2", "a change of keys that was cut is gone on with", "firmware/mote/identity.py", "        if kept is not None and before is not None and self._behind(key, epoch, kept, before):\n", "        if False:\n", COUNTER),
     Guard("G2", "the epoch follows the counters", "firmware/mote/identity.py", "        nvs.put_blob(\"key\", kept[0])\n        Twice", "        nvs.put(\"epoch\", kept[1])\n        nvs.put_blob(\"key\", kept[0])\n        Twice", COUNTER),
     Guard("G2", "a key that was given up is not believed", "firmware/mote/identity.py", '            raise NeedsKey("an older key")\n', "            kept = key, epoch\n", COUNTER),
-    Guard("G3", "failed tags have a budget", "gateway/intake.py", '            return Refusal("locked_out", node.id)\n', "            pass\n", PIPELINE),
-    Guard("G3", "whole counters have a budget of their own", "gateway/core/lockout.py", "        bucket = pair[is_long]\n", "        bucket = pair[False]\n", ("tests/gateway/test_lockout.py",)),
     Guard("G3", "the old key is over once the new one is proven", "gateway/core/model.py", "        return after if after is not None and after.epoch == epoch else self\n", "        return self\n", DECIDE),
     Guard("G3", "text is well-formed UTF-8 on the node too", "firmware/motewire/cbor.py", "            if not _is_utf8(self.buf, at, at + n):", "            if False:", ("tests/wire/test_cbor.py",)),
     Guard("G1", "frames of a key that is gone are not sent for ever", "firmware/mote/uplink.py", "            if not self._ours(self._buf):", "            if False:", UPLINK),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.core.model import Reception
 
@@ -24,26 +24,27 @@ MAX_OLD = 4096
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """rx: the reception without its bytes. receivers: dBm by receiver, of all copies; empty where there is no radio."""
+    """How the newest frame of a node came. sf: 0 where there is no radio. receivers: (name, dBm) of all copies, () without a radio."""
 
-    rx: Reception
-    receivers: Mapping[str, int | None]
+    link: str
+    sf: int
+    receivers: tuple[tuple[str, int | None], ...]
 
     def carries(self, rx: Reception) -> bool:
         """True when an answer to rx goes the way that the node was heard by last."""
-        if rx.link != self.rx.link or (rx.radio is None) != (self.rx.radio is None):
+        if rx.link != self.link or (rx.radio is None) != (not self.sf):
             return False
-        return rx.radio is None or rx.receiver in self.receivers
+        return rx.radio is None or any(name == rx.receiver for name, _ in self.receivers)
 
     def resembles(self, rx: Reception) -> bool:
         """True when rx was heard as the node was: there, at its spreading factor, about as strongly."""
         if not self.carries(rx):
             return False
-        if rx.radio is None or self.rx.radio is None:
+        if rx.radio is None:
             return True
-        before = self.receivers[rx.receiver]
+        before = dict(self.receivers)[rx.receiver]
         near = before is None or rx.rssi is None or abs(rx.rssi - before) <= NEAR_DB
-        return near and rx.radio.sf == self.rx.radio.sf
+        return near and rx.radio.sf == self.sf
 
 
 class Repeats:
@@ -61,7 +62,8 @@ class Repeats:
 
     def news(self, node: int, rx: Reception, receivers: Mapping[str, int | None]) -> None:
         """A node sent what is newer than all before, heard best as rx: this is how it listens, and its pauses begin anew."""
-        self._bearers[node] = Bearer(replace(rx, data=b""), dict(receivers) if rx.radio is not None else {})
+        radio = rx.radio
+        self._bearers[node] = Bearer(rx.link, radio.sf, tuple(receivers.items())) if radio else Bearer(rx.link, 0, ())
         self._bearers.move_to_end(node)
         if len(self._bearers) > MAX_NODES:
             self._bearers.popitem(last=False)
