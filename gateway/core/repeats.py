@@ -1,8 +1,9 @@
 """How a node was heard when it last sent something new, and how often its repeats are answered.
 
-A repeat is authentic, and anyone who recorded it can send it: on any bearer, at any rate, for years. So it says nothing of how
-the node listens, and it is answered at pauses that double, as those of a node without its ack do, until there is news. Repeats
-that are heard as the news was have pauses of their own: who floods from elsewhere does not use up those of the node.
+A repeat is authentic, and anyone who recorded it can send it: on any bearer, at any rate, for years. So it does not
+show how the node listens, and it is answered at pauses that double, as those of a node without its ack do, until there
+is news. Repeats that are heard as the news was have pauses of their own: who floods from elsewhere does not use up
+those of the node.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ MAX_OLD = 4096
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """How the newest frame of a node came. sf: 0 where there is no radio. receivers: (name, dBm) of all copies, () without a radio."""
+    """How the newest frame of a node came. sf: 0 where there is no radio. receivers: (name, dBm) of all copies, ()
+    without a radio."""
 
     link: str
     sf: int
@@ -48,7 +50,8 @@ class Bearer:
 
 
 class Repeats:
-    """Bearers by node, pauses by (node, heard as its news was or not), and the newest counters from below the replay floor.
+    """Bearers by node, pauses by (node, heard as its news was or not), and the newest counters from below the replay
+    floor.
 
     Bounded: beyond MAX_NODES what is oldest is forgotten, which lets one more repeat be answered.
     """
@@ -61,7 +64,8 @@ class Repeats:
         self._old: OrderedDict[tuple[int, int, int], None] = OrderedDict()
 
     def news(self, node: int, rx: Reception, receivers: Mapping[str, int | None]) -> None:
-        """A node sent what is newer than all before, heard best as rx: this is how it listens, and its pauses begin anew."""
+        """A node sent what is newer than all before, heard best as rx: this is how it listens, and its pauses begin
+        anew."""
         radio = rx.radio
         self._bearers[node] = Bearer(rx.link, radio.sf, tuple(receivers.items())) if radio else Bearer(rx.link, 0, ())
         self._bearers.move_to_end(node)
@@ -75,7 +79,8 @@ class Repeats:
         return self._bearers.get(node)
 
     def may_answer(self, node: int, rx: Reception, now: float) -> bool:
-        """True when a repeat is to be answered now; the next pause begins then. A clock that was set back ends a pause."""
+        """True when a repeat is to be answered now; the next pause begins then. A clock that was set back ends a
+        pause."""
         bearer = self._bearers.get(node)
         key = node, bearer is not None and bearer.resembles(rx)
         at, pause = self._answered.get(key, (0.0, 0.0))

@@ -268,7 +268,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         )
 
     def _rssi(self, claimed: float | None) -> int | None:
-        """Return dBm, None where the receiver said nothing or what no receiver can measure: that is not published and wins nothing."""
+        """Return dBm, None where the receiver reported none or one that cannot be measured: that is not published and wins nothing."""
         if claimed is None:
             return None
         if not RSSI_DBM[0] <= claimed <= RSSI_DBM[1]:

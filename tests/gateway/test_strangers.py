@@ -200,7 +200,7 @@ async def test_the_orders_of_a_lora_node_are_not_taken_by_a_replay_over_mqtt(str
     assert by_lora == 3 and command is not None and command.sends == 3, "at once, and after 20 and 40 s"
 
 
-async def test_a_wifi_node_replayed_by_radio_is_still_told_at_once(street: Street) -> None:
+async def test_a_wifi_node_replayed_by_radio_still_gets_its_orders_at_once(street: Street) -> None:
     data = street.mote.status({1: 5})
     await street.hear(street.over_mqtt(data))
     street.clock.time += 30
