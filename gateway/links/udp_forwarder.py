@@ -80,9 +80,10 @@ class _TxAck(msgspec.Struct):
 class _Forwarder:
     """What is known of one EUI: where its last PULL_DATA came from, and the frames it still waits for."""
 
-    __slots__ = ("address", "waiting")
+    __slots__ = ("address", "eui", "waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, eui: str) -> None:
+        self.eui = eui  # in hex; one string for all that it brings
         self.address: tuple[Any, ...] | None = None
         self.waiting: dict[asyncio.Future[None], None] = {}
 
@@ -189,7 +190,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             self._transport.sendto(
                 bytes((VERSION, data[1], data[2], PUSH_ACK)), addr
             )  # before processing, says the protocol
-            self._pushed(data[12:], eui.hex(), forwarder)
+            self._pushed(data[12:], forwarder.eui, forwarder)
         elif kind == PULL_DATA:
             forwarder.address = addr
             self._pulled(bytes((VERSION, data[1], data[2], PULL_ACK)), addr, forwarder)
@@ -207,7 +208,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             return None
         if len(self._forwarders) >= MAX_FORWARDERS:
             return None
-        known = self._forwarders[eui] = _Forwarder()
+        known = self._forwarders[eui] = _Forwarder(eui.hex())
         log.info("forwarder_seen", link=self.name, receiver=eui.hex())
         return known
 
@@ -267,7 +268,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         )
 
     def _rssi(self, claimed: float | None) -> int | None:
-        """Return dBm, None where the receiver said nothing or what no receiver can measure: that is not published and wins nothing."""
+        """Return dBm, None where the receiver reported none or one that cannot be measured: that is not published and wins nothing."""
         if claimed is None:
             return None
         if not RSSI_DBM[0] <= claimed <= RSSI_DBM[1]:
