@@ -308,6 +308,8 @@ def test_a_clear_by_a_clock_that_was_set_back_meanwhile_ends_the_alarm() -> None
     state, found = told(NodeState(), m.alarm(ABOVE, T0 + 3600, 6, 181, 150), received=T0 + 7200)
     state, more = told(state, m.alarm(CLEARED, T0 + 60, 6, 100, 150), received=T0 + 7200)
     assert found + more == ["raised", "cleared"] and state.alarms == {}
+    state, found = told(state, m.alarm(ABOVE, T0 + 30, 6, 181, 150), received=T0 + 7200)
+    assert found == ["raised"], "set back once more"
 
 
 def test_a_mark_in_the_future_of_an_older_store_holds_nothing_back() -> None:
