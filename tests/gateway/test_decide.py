@@ -366,11 +366,12 @@ def test_the_backlog_of_a_slow_node_is_older_and_believed() -> None:
     assert d.event and all(c.suspect == () for c in d.event.columns) and len(d.event.latest) == 6
 
 
-def test_a_row_a_little_ahead_of_receipt_does_not_hold_back_those_behind_it() -> None:
+@pytest.mark.parametrize(("row", "received"), [(160, 160), (380, 386)])
+def test_a_row_a_little_ahead_of_receipt_does_not_hold_back_those_behind_it(row: int, received: int) -> None:
     m = mote()
     ahead = take(NodeState(), m.report(T0 + 390, ROWS[:1]), T0 + 100)
     assert ahead.event and len(ahead.event.latest) == 6, "within FUTURE_S it is believed"
-    after = take(ahead.state, m.report(T0 + 160, ROWS[:1]), T0 + 160)
+    after = take(ahead.state, m.report(T0 + row, ROWS[:1]), T0 + received)
     assert after.event and len(after.event.latest) == 6
 
 
