@@ -61,7 +61,7 @@ def fresh() -> str:
     [
         "0" * 32, "f" * 32, "ab" * 16, "0123456789abcdef" * 2, "deadbeef" * 4, "000102030405060708090a0b0c0d0e0f", "101112131415161718191a1b1c1d1e1f",
         "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100", "12345678901234567890123456789012", "0f0e0d0c0b0a09080706050403020100",
-        "2b7e151628aed2a6abf7158809cf4f3c", "2B7E151628AED2A6ABF7158809CF4F3C", "fedcba9876543210fedcba9876543210",
+        "00000000000000000000000000000107", "636974796d6f74652d6b65792d303031", "2b7e151628aed2a6abf7158809cf4f3c", "2B7E151628AED2A6ABF7158809CF4F3C", "fedcba9876543210fedcba9876543210",
         *(h.example.strip('"') for section in KEYS.values() for key, h in section.items() if key in ("key", "next_key")),
     ],
 )  # fmt: skip
@@ -110,6 +110,9 @@ def test_two_nodes_of_one_key_are_refused_whichever_of_their_keys_it_is(
     err = capsys.readouterr().err
     assert err.count("is a key of 'node-1' too") == 2 and KEY not in err and "nodes.toml:6: " in err
     assert codes(write(tmp_path, node(1, KEY, f'next_key = "{fresh()}"') + node(2, fresh()))) == []
+    counted = [KEY[:-4] + "d217", "d2" + KEY[2:], KEY[:24] + "00000001"]
+    found = codes(write(tmp_path, node(1, KEY) + "".join(node(i, k) for i, k in enumerate(counted, 2))))
+    assert found == [("related_key", True)] * 3
 
 
 def test_what_ran_yesterday_starts_today_and_its_health_reports_it(tmp_path: Path) -> None:
@@ -356,7 +359,9 @@ async def test_a_copy_is_its_owners_whatever_the_umask_of_who_makes_it(tmp_path:
     assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Exit code 2 keeps the unit down, so it is for what only an operator can mend; 1 is tried again."""
     file = write(tmp_path, node(1, KEY))
     read = Path.read_text
@@ -369,7 +374,14 @@ def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(tmp_path: Pa
 
     monkeypatch.setattr(Path, "read_text", read_text)
     for name in ("gateway.toml", "nodes.toml"):
-        for number, code in ((errno.EIO, 1), (errno.EMFILE, 1), (errno.ESTALE, 1), (errno.EACCES, 1), (errno.ENOENT, 2), (errno.EISDIR, 2)):
+        for number, code in (
+            (errno.EIO, 1),
+            (errno.EMFILE, 1),
+            (errno.ESTALE, 1),
+            (errno.EACCES, 1),
+            (errno.ENOENT, 2),
+            (errno.EISDIR, 2),
+        ):
             failing = {name: OSError(number, os.strerror(number))}
             assert service.run(file) == code, (name, number)
     failing = {"nodes.toml": OSError(errno.EIO, "I/O")}

@@ -209,7 +209,7 @@ def test_a_folder_the_unit_may_not_write_to_is_named_with_what_to_do(unit: Machi
     assert [w["code"] for w in json.loads(told.stdout)["warnings"]] == ["read_only"]
     unit.ctl("start")
     assert report(unit) == "1"
-    unit.until(lambda: "ReadWritePaths" in unit.journal(), "the advice")
+    unit.until(lambda: "StateDirectory of the unit" in unit.journal(), "the advice of the output itself")
     unit.drop_in("folder", "ReadWritePaths=/etc/citymote/archive")
     (unit.root / "etc/citymote/archive").mkdir()
     shutil.chown(unit.root / "etc/citymote/archive", *[(unit.root / "var/lib/citymote").stat().st_uid] * 2)
