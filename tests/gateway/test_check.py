@@ -25,7 +25,6 @@ from gateway.config.keys import weak
 from gateway.config.manual import KEYS
 from gateway.config.table import masked
 from gateway.config.template import config_text
-from gateway.store.backup import backup
 from gateway.store.sqlite import SqliteEngine
 from gateway.verbs import check, init
 from tests.gateway.world import REPO, Mote, Process
@@ -347,16 +346,6 @@ async def test_a_backup_of_all_makes_the_same_gateway_on_another_box(tmp_path: P
     assert done.exit_code == 1 and "exists" in done.output
     with tarfile.open(target) as tar:
         assert json.loads(tar.extractfile("citymote-backup.json").read())["gateway"] == "gw-7"  # type: ignore[union-attr]
-
-
-async def test_a_copy_is_its_owners_whatever_the_umask_of_who_makes_it(tmp_path: Path) -> None:
-    SqliteEngine(tmp_path / "g.db").close()
-    before = os.umask(0)
-    try:
-        backup(tmp_path / "g.db", tmp_path / "copy.db", 0.0, lambda _done, _all: None)
-    finally:
-        os.umask(before)
-    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(
