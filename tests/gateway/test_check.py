@@ -138,7 +138,7 @@ def test_a_key_written_into_any_other_place_is_never_quoted(tmp_path: Path) -> N
         f'[[node]]\nid = 1\nkey = "{KEY}"\narea = "{KEY.upper()}"\n', f'[[node]]\nid = 1\nkey = "{KEY}"\nlat = "{KEY}"\nlon = 1\n',
         f'[[node]]\nid = 1\nkey = "{KEY}"\nvisibility = "{KEY}"\n', f'[[node]]\nid = 1\nkey = "{KEY}"\ninterval_s = {number}\n',
         f'[[node]]\nid = 1\nkey = "{KEY}"\nname = "{spaced}"\n', f'[[node]]\nid = 1\nname = "{KEY[:15]}G{KEY[16:]}"\nkey = "{KEY}"\n',
-        f'[[node]]\nid = 1\nname = ["{KEY}", "{"x" * 30}"]\nkey = "{KEY}"\n', f'[[node]]\nid = 1\nkey = {KEY}\n', f'key = "{KEY}"\n',
+        f'[[node]]\nid = 1\nname = ["{"x" * 30}", "{KEY}"]\nkey = "{KEY}"\n', f'[[node]]\nid = 1\nkey = {KEY}\n', f'key = "{KEY}"\n',
         f'[[node]]\nid = 1\nkey = "{KEY}"\n[[node]]\nid = 1\nkey = "{KEY}"\n', f'node = "{KEY}"\n', f'{KEY}\n', f'[[node]]\n["{KEY}"]\nx = 1\n',
         f'[[node]]\nid = 1\nkey = "{KEY}\n',
     ]  # fmt: skip
