@@ -91,7 +91,7 @@ class LoraLink:
             self.radio_ms += need
             end = await asyncio.wait_for_ms(modem.send(memoryview(buf)[:n]), need + _TX_SLACK_MS)
             if listen:
-                await self._listen(end)
+                await self._listen(modem, end)
         except asyncio.TimeoutError as e:
             self._broken(e)
             raise
@@ -131,7 +131,7 @@ class LoraLink:
                 self._broken(e)
             self._sleep()
 
-    async def _listen(self, end):
+    async def _listen(self, modem, end):
         open_at = ticks_add(end, _RX_DELAY_MS - _EARLY_MS)
         await asyncio.sleep_ms(max(0, ticks_diff(open_at, ticks_ms())))
         close_at = ticks_add(open_at, self._window_ms)
@@ -141,7 +141,7 @@ class LoraLink:
                 if left <= 0:
                     return
                 # a detected packet may keep recv() longer than `left`; a radio that hangs is the watchdog's business
-                packet = await self._modem.recv(left)
+                packet = await modem.recv(left)
                 if packet is None:
                     return
                 if self.on_frame(packet, packet.rssi, packet.snr):
