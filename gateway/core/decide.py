@@ -95,8 +95,11 @@ def reread(
 
 
 def _fresh(node: Node, state: NodeState) -> NodeState:
-    """Return the state under a new key: counters of both directions start again, what was measured stays known."""
-    return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={})
+    """Return the state under a new key: uplink counters start again, what was measured stays known.
+
+    Downlink counters continue: a former key that is given out again has been used up to here, and 32 bits have room.
+    """
+    return replace(state, epoch=node.epoch, replay=Replay(), marks={})
 
 
 def _read(
