@@ -10,18 +10,18 @@ import structlog
 from motewire.frame import ALARM
 
 from gateway import crypto
-from gateway.core.decide import decide
+from gateway.core.decide import decide, unstorable
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
 from gateway.core.lockout import Lockout
-from gateway.core.model import Decision, Node, Reception, Refusal
+from gateway.core.model import Decision, Node, NodeState, Reception, Refusal
 from gateway.core.rate import Rates
 from gateway.core.receive import Header, parse
 from gateway.derivation import Derivation, joined
 from gateway.metrics import Metrics
 from gateway.order_desk import OrderDesk
 from gateway.states import States
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, Unstorable
 from gateway.work import Work
 
 MAX_PENDING = 20_000
@@ -85,7 +85,8 @@ class Intake:
         refusal = self._admit(node, header, rx)
         if refusal is not None:
             return refusal
-        decision = decide(node, self._states.state(node.id), header, rx, crypto.opener)
+        before = self._states.state(node.id)
+        decision = self._storable(before, decide(node, before, header, rx, crypto.opener))
         refusal = self._charge(node, header, decision, rx)
         if refusal is not None:
             return refusal
@@ -108,6 +109,16 @@ class Intake:
         if not self._lockout.may_try(node.id, header.is_long, rx.received):
             return Refusal("locked_out", node.id)
         return None
+
+    def _storable(self, before: NodeState, decision: Decision) -> Decision:
+        """Look before anything is built on it whether the decided state can be stored: what cannot is one frame's fault."""
+        if decision.event is None:
+            return decision
+        try:
+            self._engine.check(decision.state)
+        except Unstorable as e:
+            return unstorable(before, decision, str(e))
+        return decision
 
     def _charge(self, node: Node, header: Header, decision: Decision, rx: Reception) -> Refusal | None:
         """Charge the node for a frame that proved to be its own; the reason why it is refused, if it is.

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from typing import Any, NoReturn
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -33,6 +34,14 @@ def conclude(found: dict[str, Any], text: str, *, again: str = "", as_json: bool
     if not found["ok"] and again:
         print(f"next: {again}", file=sys.stderr)
     sys.exit(DONE if found["ok"] else FAILED)
+
+
+def plain(text: object) -> str:
+    """Return text from a node or a broker as one line that changes nothing on a terminal: control and format characters (Unicode
+    categories Cc, Cf, Cs, Zl, Zp: escape sequences, newlines, reversed writing) are spelled as in Python."""
+    return "".join(
+        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in str(text)
+    )
 
 
 def split_hint(text: str) -> tuple[str, str]:

@@ -79,13 +79,13 @@ def prepare(w: Write) -> Prepared:
 
 def encode_state(state: NodeState) -> bytes:
     """Return the stored form of a node's state, which is known to be readable. Raises Unstorable."""
-    if state.down > LAST:
-        raise Unstorable("state", "the downlink counters of this key are used up")
     try:
         body = _encode(state)
         _state(body)
     except _FAULTS as e:
         raise Unstorable("state", f"{type(e).__name__}: {e}") from e
+    if not 0 <= state.down <= LAST:
+        raise Unstorable("state", "the downlink counters of this key are used up")
     return body
 
 
