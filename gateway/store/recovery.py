@@ -15,14 +15,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import structlog
 
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.core.replay import Replay
+from gateway.store import front, states
 from gateway.store.engine import STORE, StoreError
-from gateway.store import states
 from gateway.store.schema import (
     BACKUP,
     CLOSED,
@@ -147,6 +148,7 @@ def _finish(path: Path, now: float) -> Path | None:
     """Do what is left of a recovery, also of one that was cut; return where the damaged file went."""
     for end in ("", "-journal", "-wal", "-shm"):
         Path(f"{path}.salvage{end}").unlink(missing_ok=True)
+        Path(f"{path}.mended{end}").unlink(missing_ok=True)
     new = Path(f"{path}.new")
     if not new.exists():
         return None
@@ -177,7 +179,11 @@ def _sync(folder: Path) -> None:
 def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
     part = Path(f"{path}.salvage")
     new = connect(part)
-    old = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    mended = Path(f"{path}.mended")
+    if not front.mend(path, mended):
+        old = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    else:
+        old = sqlite3.connect(mended, isolation_level=None)
     old.text_factory = lambda b: b.decode("utf-8", "replace")
     try:
         new.execute("PRAGMA journal_mode=DELETE")
