@@ -119,7 +119,9 @@ async def test_what_was_lost_is_told_and_no_counter_comes_back(
         assert down > last
 
 
-async def test_an_orderly_end_costs_no_counter_and_a_kill_costs_a_block(make: Callable[..., SqliteEngine], tmp_path: Path) -> None:
+async def test_an_orderly_end_costs_no_counter_and_a_kill_costs_a_block(
+    make: Callable[..., SqliteEngine], tmp_path: Path
+) -> None:
     engine = make()
     done, first = give(engine, 7)
     await done
@@ -136,7 +138,9 @@ async def test_an_orderly_end_costs_no_counter_and_a_kill_costs_a_block(make: Ca
     assert second < third <= second + BLOCK + 1 and told(engine) == [], "an end without order alone is no news"
 
 
-async def test_an_older_copy_put_back_does_not_bring_counters_back(make: Callable[..., SqliteEngine], tmp_path: Path) -> None:
+async def test_an_older_copy_put_back_does_not_bring_counters_back(
+    make: Callable[..., SqliteEngine], tmp_path: Path
+) -> None:
     folder = tmp_path / "s"
     engine = make()
     done, _ = give(engine, 7)
@@ -154,7 +158,9 @@ async def test_an_older_copy_put_back_does_not_bring_counters_back(make: Callabl
         await done
         assert down > last
     engine.close()
-    assert make(NOW - 300 * 86_400).fresh().down > last, "and it stays so after an orderly end, by a clock that is behind"
+    assert make(NOW - 300 * 86_400).fresh().down > last, (
+        "and it stays so after an orderly end, by a clock that is behind"
+    )
 
 
 async def test_a_whole_folder_put_back_is_met_by_the_clock(make: Callable[..., SqliteEngine], tmp_path: Path) -> None:
@@ -273,7 +279,9 @@ def test_a_clock_says_neither_less_than_the_build_nor_more_than_half_of_the_coun
     assert BUILT < time.time(), "a build date ahead of today would make every clock wrong"
 
 
-async def test_three_nodes_ahead_of_a_lost_clock_move_the_counters_to_their_time(make: Callable[..., SqliteEngine]) -> None:
+async def test_three_nodes_ahead_of_a_lost_clock_move_the_counters_to_their_time(
+    make: Callable[..., SqliteEngine],
+) -> None:
     """Store and floor are lost and the clock is at the build: the nodes refuse what is below what they have heard before."""
     engine = make(float(BUILT))
     assert engine.fresh().down == BUILT - BORN
@@ -334,7 +342,9 @@ class AnyFate(RuleBasedStateMachine):
 
     def open(self) -> SqliteEngine:
         if self.engine is None:
-            self.engine = self.run(lambda: SqliteEngine(self.folder / "g.db", (), KEEP, lambda: self.now + self.wrong, "gw"))
+            self.engine = self.run(
+                lambda: SqliteEngine(self.folder / "g.db", (), KEEP, lambda: self.now + self.wrong, "gw")
+            )
         return self.engine
 
     def end(self, orderly: bool) -> None:
@@ -438,7 +448,9 @@ class AnyFate(RuleBasedStateMachine):
 
 
 TestAnyFate = AnyFate.TestCase
-TestAnyFate.settings = settings(max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck))
+TestAnyFate.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def test_the_measures_fit_together() -> None:

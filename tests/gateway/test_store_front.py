@@ -50,7 +50,9 @@ def shorten(share: float) -> Callable[[Path], None]:
 
 @pytest.mark.parametrize("bite", [overwrite(16), overwrite(100), zero(100), overwrite(4096), zero(4096)])
 async def test_a_spoilt_first_page_costs_nothing_else(
-    make: Callable[..., SqliteEngine], tmp_path: Path, bite: Callable[[Path], None]  # noqa: F811
+    make: Callable[..., SqliteEngine],
+    tmp_path: Path,
+    bite: Callable[[Path], None],  # noqa: F811
 ) -> None:
     await filled(make)
     bite(tmp_path / "g.db")
@@ -65,7 +67,9 @@ async def test_a_spoilt_first_page_costs_nothing_else(
 
 
 @pytest.mark.parametrize("pages", [3, 8])
-async def test_more_spoilt_pages_cost_what_began_on_them(make: Callable[..., SqliteEngine], tmp_path: Path, pages: int) -> None:  # noqa: F811
+async def test_more_spoilt_pages_cost_what_began_on_them(
+    make: Callable[..., SqliteEngine], tmp_path: Path, pages: int
+) -> None:  # noqa: F811
     await filled(make)
     overwrite(4096 * pages)(tmp_path / "g.db")
     engine = make(StoreConfig(reserve_mb=0))
@@ -76,7 +80,9 @@ async def test_more_spoilt_pages_cost_what_began_on_them(make: Callable[..., Sql
 
 
 @pytest.mark.parametrize("share", [0.97, 0.9, 0.5])
-async def test_a_file_that_was_cut_keeps_what_stood_before_the_cut(make: Callable[..., SqliteEngine], tmp_path: Path, share: float) -> None:  # noqa: F811
+async def test_a_file_that_was_cut_keeps_what_stood_before_the_cut(
+    make: Callable[..., SqliteEngine], tmp_path: Path, share: float
+) -> None:  # noqa: F811
     await filled(make)
     shorten(share)(tmp_path / "g.db")
     engine = make(StoreConfig(reserve_mb=0))
@@ -96,7 +102,9 @@ async def test_a_file_that_was_padded_is_no_damage(make: Callable[..., SqliteEng
 
 
 async def test_what_is_only_in_the_log_is_taken_over_with_a_mended_front(
-    make: Callable[..., SqliteEngine], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory  # noqa: F811
+    make: Callable[..., SqliteEngine],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,  # noqa: F811
 ) -> None:
     engine = make(StoreConfig(reserve_mb=0))
     from tests.gateway.test_store_care import aged
@@ -113,14 +121,16 @@ async def test_what_is_only_in_the_log_is_taken_over_with_a_mended_front(
 
 
 async def test_a_store_that_grew_up_through_versions_has_its_tables_found(
-    make: Callable[..., SqliteEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    make: Callable[..., SqliteEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
 ) -> None:
     """Tables that were added to a full store begin anywhere in it, not where a new store has them."""
     db = sqlite3.connect(tmp_path / "g.db")
     db.executescript(f"BEGIN; {schema.MIGRATIONS[0]} PRAGMA user_version=1; COMMIT;")
-    db.execute("INSERT INTO airtime SELECT 'x', 1, value, 3 FROM generate_series(1, 5000)") if _has_series(db) else db.executemany(
-        "INSERT INTO airtime VALUES ('x', 1, ?, 3)", [(int(NOW * 1e6) + i,) for i in range(5000)]
-    )
+    db.execute("INSERT INTO airtime SELECT 'x', 1, value, 3 FROM generate_series(1, 5000)") if _has_series(
+        db
+    ) else db.executemany("INSERT INTO airtime VALUES ('x', 1, ?, 3)", [(int(NOW * 1e6) + i,) for i in range(5000)])
     db.commit()
     db.close()
     await filled(make)
@@ -140,7 +150,9 @@ def _has_series(db: sqlite3.Connection) -> bool:
 
 
 async def test_without_room_for_a_copy_the_file_is_read_as_it_is(
-    make: Callable[..., SqliteEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    make: Callable[..., SqliteEngine],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
 ) -> None:
     await filled(make)
     shorten(0.9)(tmp_path / "g.db")

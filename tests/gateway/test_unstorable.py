@@ -112,7 +112,9 @@ async def test_what_a_follower_derives_and_no_store_takes_costs_only_that(world:
     assert len(world.engine.unread()) == 0 and world.metrics.refused["unstorable"] == 1
 
 
-@pytest.mark.parametrize("change", [{"rssi": 1 << 70}, {"receiver": "\ud800"}, {"snr": float("nan")}, {"rssi": object()}])
+@pytest.mark.parametrize(
+    "change", [{"rssi": 1 << 70}, {"receiver": "\ud800"}, {"snr": float("nan")}, {"rssi": object()}]
+)
 async def test_a_reception_no_store_takes_is_kept_without_it(world: World, change: dict[str, Any]) -> None:
     await world.take(world.mote.alarm(2, T0, 6, 181, 150), **change)
     (entry,) = world.engine.fetch(0, 9)
@@ -120,7 +122,11 @@ async def test_a_reception_no_store_takes_is_kept_without_it(world: World, chang
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.dictionaries(st.sampled_from(["boots", "firmware", "latest", "ids", "meta", "heard", "down", "schemas", "marks"]), NASTY))
+@given(
+    st.dictionaries(
+        st.sampled_from(["boots", "firmware", "latest", "ids", "meta", "heard", "down", "schemas", "marks"]), NASTY
+    )
+)
 def test_every_state_is_refused_or_comes_back_the_same(changes: dict[str, Any]) -> None:
     state = replace(STATE, **changes)
     try:
@@ -131,8 +137,16 @@ def test_every_state_is_refused_or_comes_back_the_same(changes: dict[str, Any]) 
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.dictionaries(st.sampled_from(["status", "name", "received", "command", "counter", "meta", "id"]), NASTY), min_size=1, max_size=4))
-def test_what_passes_the_caller_never_fails_the_group(tmp_path_factory: pytest.TempPathFactory, odd: list[dict[str, Any]]) -> None:
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["status", "name", "received", "command", "counter", "meta", "id"]), NASTY),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_what_passes_the_caller_never_fails_the_group(
+    tmp_path_factory: pytest.TempPathFactory, odd: list[dict[str, Any]]
+) -> None:
     import asyncio
 
     async def trial(folder: Path) -> None:
