@@ -142,6 +142,7 @@ async def test_a_wrong_clock_at_the_limit_still_drops_history_before_what_is_wai
     await engine.ack("city", 1800)
     await purged(engine, NOW + wrong)
     assert engine.dropped == 0 and len(engine.fetch(1800, 2000)) == 200 and not engine.too_big()
+    assert count(tmp_path / "g.db", "frames") >= 200, "and of history the oldest, not all"
 
 
 async def test_the_log_of_a_slow_reader_counts_and_does_not_cost_all_history(make: Make, tmp_path: Path) -> None:
