@@ -104,7 +104,10 @@ def opaque(event: Event) -> Event:
 
 def unstorable(before: NodeState, decision: Decision, why: str) -> Decision:
     """Decide once more on an authentic frame whose state cannot be stored: it takes its counter and changes nothing else."""
-    after, base = decision.state, before if decision.state.epoch == before.epoch else _fresh(decision.state.epoch, before)
+    after, base = (
+        decision.state,
+        before if decision.state.epoch == before.epoch else _fresh(decision.state.epoch, before),
+    )
     state = replace(base, replay=after.replay, down=after.down, heard=after.heard, online=after.online)
     event = None if decision.event is None else opaque(decision.event)
     refusal = Refusal("unstorable", None if event is None else event.node, why, keep=True)

@@ -24,7 +24,7 @@ from gateway.schemas import schema
 from gateway.store import recovery, sqlite
 from gateway.store.backup import backup, examine
 from gateway.store.engine import STORE, Entry, StoreError, Write
-from gateway.store.schema import BORN, BUILT, JUMP, down_floor
+from gateway.store.schema import BORN, BUILT, DOWN_CAP, JUMP, down_floor
 from gateway.store.sqlite import SqliteEngine
 from tests.gateway.test_store import STATE, purged, write
 from tests.gateway.world import T0
@@ -173,7 +173,7 @@ def noise(page: bytearray) -> None:
 async def filled(make: Callable[..., SqliteEngine]) -> SqliteEngine:
     engine = make(StoreConfig(reserve_mb=0))
     for node in range(1, 41):
-        states = [replace(STATE, replay=Replay(c + 1), down=c * 7) for c in range(1, 26)]
+        states = [replace(STATE, replay=Replay(c + 1), down=DOWN_CAP + c * 7) for c in range(1, 26)]
         await engine.commit([replace(aged(c, NOW, node, state=states[c - 1]), notes={f"rules:{node}": b"x"}) for c in range(1, 26)])  # fmt: skip
     await engine.ack("city", 700)
     engine.close()
@@ -201,7 +201,7 @@ async def test_a_store_with_a_damaged_page_is_recovered_and_says_what_it_lost(
         assert state is not None and not any(state.replay.lacks(c) for c in range(1, 26)), (
             "no counter is accepted twice"
         )
-        assert state.down >= max(25 * 7 + 1, down_floor(NOW)), "no downlink counter comes back"
+        assert state.down > DOWN_CAP + 25 * 7, "no downlink counter comes back"
     assert engine.cursor("city") == 700
     seq = await engine.commit([aged(99, NOW)])
     assert seq > 1000, "numbers go on above everything that was given out"
