@@ -86,7 +86,8 @@ class Intake:
         if refusal is not None:
             return refusal
         before = self._states.state(node.id)
-        decision = self._storable(before, decide(node, before, header, rx, crypto.opener))
+        decision = decide(node, before, header, rx, crypto.opener)
+        decision = self._storable(before, decision)
         refusal = self._charge(node, header, decision, rx)
         if refusal is not None:
             return refusal

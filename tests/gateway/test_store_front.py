@@ -1,11 +1,11 @@
-# ruff: noqa: ASYNC240 - files of a few pages, and nothing else in the loop
+# ruff: noqa: ASYNC240, F811 - `make` is a fixture of another file; files of a few pages, and nothing else in the loop
 """A store whose front is gone, or its end: what can be read of the rest is taken over."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,7 +52,7 @@ def shorten(share: float) -> Callable[[Path], None]:
 async def test_a_spoilt_first_page_costs_nothing_else(
     make: Callable[..., SqliteEngine],
     tmp_path: Path,
-    bite: Callable[[Path], None],  # noqa: F811
+    bite: Callable[[Path], None],
 ) -> None:
     await filled(make)
     bite(tmp_path / "g.db")
@@ -69,7 +69,7 @@ async def test_a_spoilt_first_page_costs_nothing_else(
 @pytest.mark.parametrize("pages", [3, 8])
 async def test_more_spoilt_pages_cost_what_began_on_them(
     make: Callable[..., SqliteEngine], tmp_path: Path, pages: int
-) -> None:  # noqa: F811
+) -> None:
     await filled(make)
     overwrite(4096 * pages)(tmp_path / "g.db")
     engine = make(StoreConfig(reserve_mb=0))
@@ -82,7 +82,7 @@ async def test_more_spoilt_pages_cost_what_began_on_them(
 @pytest.mark.parametrize("share", [0.97, 0.9, 0.5])
 async def test_a_file_that_was_cut_keeps_what_stood_before_the_cut(
     make: Callable[..., SqliteEngine], tmp_path: Path, share: float
-) -> None:  # noqa: F811
+) -> None:
     await filled(make)
     shorten(share)(tmp_path / "g.db")
     engine = make(StoreConfig(reserve_mb=0))
@@ -93,7 +93,7 @@ async def test_a_file_that_was_cut_keeps_what_stood_before_the_cut(
     assert sum(kept[t] for t in TABLES) >= sum(TABLES.values()) * (share - 0.25)
 
 
-async def test_a_file_that_was_padded_is_no_damage(make: Callable[..., SqliteEngine], tmp_path: Path) -> None:  # noqa: F811
+async def test_a_file_that_was_padded_is_no_damage(make: Callable[..., SqliteEngine], tmp_path: Path) -> None:
     await filled(make)
     grow(tmp_path / "g.db", 3 * 4096)
     engine = make(StoreConfig(reserve_mb=0))
@@ -104,7 +104,7 @@ async def test_a_file_that_was_padded_is_no_damage(make: Callable[..., SqliteEng
 async def test_what_is_only_in_the_log_is_taken_over_with_a_mended_front(
     make: Callable[..., SqliteEngine],
     tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,  # noqa: F811
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     engine = make(StoreConfig(reserve_mb=0))
     from tests.gateway.test_store_care import aged
@@ -123,7 +123,7 @@ async def test_what_is_only_in_the_log_is_taken_over_with_a_mended_front(
 async def test_a_store_that_grew_up_through_versions_has_its_tables_found(
     make: Callable[..., SqliteEngine],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Tables that were added to a full store begin anywhere in it, not where a new store has them."""
     db = sqlite3.connect(tmp_path / "g.db")
@@ -152,7 +152,7 @@ def _has_series(db: sqlite3.Connection) -> bool:
 async def test_without_room_for_a_copy_the_file_is_read_as_it_is(
     make: Callable[..., SqliteEngine],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     await filled(make)
     shorten(0.9)(tmp_path / "g.db")

@@ -36,7 +36,7 @@ from gateway.store.schema import BUILT
 from gateway.store.sqlite import SqliteEngine
 from gateway.store.states import encode, salvage
 from gateway.store.trust import CATCH_UP, DAY, WITNESSES, Time
-from tests.gateway.test_pipeline import ROWS, World
+from tests.gateway.test_pipeline import World
 from tests.gateway.test_store import STATE, purged, write
 from tests.gateway.test_store_care import count
 from tests.gateway.world import T0
