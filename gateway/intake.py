@@ -13,11 +13,11 @@ from motewire.frame import ALARM
 
 from gateway import crypto
 from gateway.clock import Clock
-from gateway.core.decide import decide
+from gateway.core.decide import decide, unstorable
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
 from gateway.core.forgery import WINDOW_S, Forgeries
-from gateway.core.model import Decision, Node, Reception, Refusal
+from gateway.core.model import Decision, Node, NodeState, Reception, Refusal
 from gateway.core.rate import DERIVED, Rates, TagBudget, cost
 from gateway.core.receive import Header, parse
 from gateway.core.repeats import Repeats
@@ -27,7 +27,7 @@ from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.order_desk import OrderDesk
 from gateway.states import States
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, Unstorable
 from gateway.work import Work
 
 MAX_PENDING = 20_000
@@ -105,7 +105,8 @@ class Intake:
         shift_s = self.shift_s(rx.received)
         if shift_s:  # the gateway's own clock is wrong: judge by what most nodes say
             rx = replace(rx, shift_s=shift_s)
-        decision = decide(node, self._states.state(node.id), header, rx, crypto.opener)
+        before = self._states.state(node.id)
+        decision = self._storable(before, decide(node, before, header, rx, crypto.opener))
         if decision.offset_s is not None:
             self.witnesses.hear(node.id, decision.offset_s)
         kind = self._kind(header, decision)
@@ -141,6 +142,16 @@ class Intake:
         if decision.event is None or decision.state.replay.too_old(decision.counter):
             return "repeat"
         return "alarm" if header.kind == ALARM else ""
+
+    def _storable(self, before: NodeState, decision: Decision) -> Decision:
+        """Look before anything is built on it whether the decided state can be stored: what cannot is one frame's fault."""
+        if decision.event is None:
+            return decision
+        try:
+            self._engine.check(decision.state)
+        except Unstorable as e:
+            return unstorable(before, decision, str(e))
+        return decision
 
     def _charge(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Refusal | None:
         """Charge the node for a frame that proved to be its own; the reason why it is refused, if it is.

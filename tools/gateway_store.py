@@ -81,11 +81,15 @@ def check_store(config: Path, as_json: bool) -> None:
     except StoreError as e:
         fail("store", str(e), hint=e.hint, as_json=as_json, code=FAILED)
     if as_json:
-        document({"ok": not found["problems"], **found})
+        document({"ok": not found["problems"] and not found["newer"], **found})
     else:
         click.echo(_short(found))
     for problem in found["problems"]:
         print(f"error: {store}: {problem}", file=sys.stderr)
+    if found["newer"]:
+        print(f"error: {store} has version {found['version']}, this program knows {found['known_version']}\n"
+              "next: run the newer gateway; this one refuses the store and changes nothing in it", file=sys.stderr)  # fmt: skip
+        sys.exit(FAILED)
     if found["problems"]:
         print("next: restart the gateway: it moves the file aside and takes over what can be read", file=sys.stderr)
         sys.exit(FAILED)

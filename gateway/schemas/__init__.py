@@ -20,6 +20,7 @@ from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES
 from gateway.outputs.ngsi_models import TYPES
 from gateway.outputs.senml import primary
 from gateway.schemas import formats
+from gateway.store.engine import REASONS
 
 FOLDER = Path(__file__).parent
 VERSION = 1
@@ -341,7 +342,7 @@ def gateway_event() -> dict[str, Any]:
         "What happened to a gateway's store, before any backlog: <root>/v1/gw/<gw>/event",
         {
             "id": {"type": "string", "pattern": "^store:"},
-            "event": {"enum": ["size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room"]},
+            "event": {"enum": list(REASONS)},
             "t": TIME,
             "events": {"type": "integer", "minimum": 1, "description": "events that were given up"},
             "alarms": {"type": "integer", "minimum": 0, "description": "alarms among them"},
