@@ -56,6 +56,33 @@ class Repeats:
         return event
 
 
+class Seldom:
+    """Lines that strangers can cause: one for each (kind, sender) in `every_s`, and no more than `most` in that time for all senders.
+
+    The state is bounded whatever senders there are.
+    """
+
+    def __init__(self, every_s: float = 600.0, most: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s, self._most, self._clock = every_s, most, clock
+        self._seen: dict[tuple[str, str], int] = {}  # told since `_since`, and how many were left out
+        self._since = clock()
+        self._before: dict[tuple[str, str], int] = {}
+
+    def due(self, kind: str, sender: str) -> int | None:
+        """Return None when no line is due, else how many of this kind and sender were left out since the last one."""
+        now = self._clock()
+        if now - self._since >= self._every_s:
+            self._before, self._seen, self._since = self._seen, {}, now
+        key = (kind, sender)
+        if key in self._seen:
+            self._seen[key] += 1
+            return None
+        if len(self._seen) >= self._most:
+            return None
+        self._seen[key] = 0
+        return self._before.get(key, 0)
+
+
 def no_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Blot out what a slip would let into the log: bytes, and values under the name of a secret."""
     for name, value in event.items():

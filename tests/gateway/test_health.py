@@ -105,7 +105,7 @@ def test_the_worst_is_told_first_and_the_line_says_what_is_wrong() -> None:
 
 def test_a_flood_is_what_lasts_and_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service.time, "monotonic", lambda: 0.0)
-    f = service._Flood()
+    f = Flood()
     f.tick(900, 5.0)
     f.tick(900, 10.0)
     assert not f.up(10.0), "a burst"

@@ -16,7 +16,8 @@ import pytest
 from gateway.config import Filter, NgsiHttpOutputConfig
 from gateway.core.model import Alarm, Column, Event
 from gateway.metrics import Metrics
-from gateway.outputs import destination, ngsi_http
+from gateway import backoff
+from gateway.outputs import ngsi_http
 from gateway.outputs.build import build
 from gateway.store.engine import Write
 from gateway.store.memory import MemoryEngine
@@ -109,7 +110,8 @@ async def broker() -> AsyncIterator[HttpBroker]:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destination, "BACKOFF_S", (0.01, 0.05))
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(backoff, "LAST_S", 0.05)
     monkeypatch.setattr(ngsi_http, "TRY_S", 0.01)
 
 
