@@ -1,7 +1,7 @@
 """structlog set-up: JSON when stderr is no terminal. Keys and payloads are never logged, and repeats are bounded.
 
 A flood of refused frames must not become a flood of the disk: of lines that say the same thing (event, reason, link, output) only so many are
-told within WINDOW_S; the next one told says how many were left out. Errors and what was committed are always told.
+told within WINDOW_S; the next one told says how many were left out. Errors are always told, and so is what was committed, at level debug.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from gateway import backoff
 from gateway.config import FilesOutputConfig, Filter
 from gateway.core.model import Aggregate, AggregateValue, Alarm, Area, Column, Event
 from gateway.metrics import Metrics
-from gateway import backoff
 from gateway.outputs.build import build
 from gateway.outputs.files import FilesOutput
 from gateway.outputs.records import records

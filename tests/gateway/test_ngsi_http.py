@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from gateway import backoff
 from gateway.config import Filter, NgsiHttpOutputConfig
 from gateway.core.model import Alarm, Column, Event
 from gateway.metrics import Metrics
-from gateway import backoff
 from gateway.outputs import ngsi_http
 from gateway.outputs.build import build
 from gateway.store.engine import Write

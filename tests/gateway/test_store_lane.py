@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
 from gateway.core.model import OPEN, Alarm, Column, Event
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
-from gateway import backoff
 from gateway.outputs import track
 from gateway.outputs.mqtt import MqttOutput
 from gateway.store.engine import Engine, Write
