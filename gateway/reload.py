@@ -26,6 +26,9 @@ SURE_S = 5.0  # between the two: longer than a file stands half written
 
 log = structlog.get_logger(__name__)
 
+Report = Callable[[float, list[tuple[str, str]]], None]
+"""Gets when a reload began (monotonic seconds) and its mistakes, each with what to do next; no mistakes: it is in force."""
+
 Apply = Callable[[Config], Awaitable[None]]
 """Puts a configuration in force. Raises ConfigError or LinkError while nothing has changed yet."""
 
@@ -40,14 +43,17 @@ class Reloads:
         apply: Apply,
         say: Callable[[str], object],
         settled: Callable[[], str],
+        report: Report = lambda _began, _mistakes: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._report = report
         self._metrics, self._current, self._apply, self._say, self._settled = metrics, current, apply, say, settled
         self._clock = clock
         self._wanted = asyncio.Event()
         self._asked: tuple[Mapping[int, Node], float] | None = None  # the registry that was refused for what it lacks, and when
         self.refused: Exception | None = None
         self._in_part = False
+        self._mistakes: list[tuple[str, str]] = []
 
     def want(self) -> None:
         """Ask for a reload; asked twice while one is under way, it is done twice."""
@@ -58,9 +64,11 @@ class Reloads:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
+            began, self._mistakes = time.monotonic(), []
             self._say(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             try:
                 await self._once()
+                self._report(began, self._mistakes)
             finally:
                 self._say("READY=1\nSTATUS=" + self._settled())
 
@@ -114,7 +122,8 @@ class Reloads:
         if not isinstance(e, (ConfigError, LinkError)):
             caught(self._metrics, "reload", e)
         for mistake in (e, *(e.more if isinstance(e, ConfigError) else ())):
-            log.error("reload_refused", error=_words(mistake), next=_next(mistake, self._in_part))
+            self._mistakes.append((_words(mistake), _next(mistake, self._in_part)))
+            log.error("reload_refused", error=self._mistakes[-1][0], next=self._mistakes[-1][1])
 
     def problems(self) -> Iterator[Problem]:
         """Say that what is on disk is not in force."""

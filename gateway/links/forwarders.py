@@ -7,7 +7,7 @@ box fit one line, and frames of two boxes, taken in turns, fit two.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from gateway.health import Problem
@@ -85,6 +85,10 @@ class Forwarder:
         self.twins, self.twins_at = (low, high), now
         return first
 
+    def only_from(self, allowed: Callable[[str], bool]) -> None:
+        """Forget paths to addresses that are not allowed."""
+        self._pulls = {a: at for a, at in self._pulls.items() if allowed(str(a[0]))}
+
     def path(self, tmst: int, now: float) -> Address | None:
         """Return where the answer to a frame goes: to the box that heard it, as far as addresses say which that is; None when none pulls."""
         if not self._pulls:
@@ -122,6 +126,9 @@ class Forwarders:
     def only(self, allowed: frozenset[str]) -> None:
         """Forget those that are not allowed any more."""
         self._all = {eui: f for eui, f in self._all.items() if eui.hex() in allowed}
+
+    def __iter__(self) -> Iterator[tuple[bytes, Forwarder]]:
+        return iter(self._all.items())
 
     def problems(self, link: str, now: float) -> Iterator[Problem]:
         """Say which EUIs stand on two boxes."""
