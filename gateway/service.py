@@ -46,6 +46,8 @@ STUCK_S = 20.0
 OUTPUT_READY_S = 2.0
 GC_THRESHOLDS = (10_000, 20, 20)
 TELL_S = 60.0
+DRAIN_STEP_S = 0.5
+DRAIN_AWAY_S = 2.0  # an output that is away for so long at the end is not waited for
 STEP_TOLD_S = 3600.0
 THREADS = 64  # name look-ups and connects of dead brokers wait in threads, and must not keep a live one waiting
 
@@ -331,26 +333,40 @@ class Service:
         return HttpServer(c.http, self.metrics, health, ready)
 
     async def _end(self) -> None:
+        self._taken.tell(0.0)
         await self._links.stop()
         await self._pipeline.settle()
-        outputs = list(self._outputs)
-        drains = [asyncio.create_task(o.drain(), name=f"drain-{o.name}") for o in outputs]
-        if drains:
-            _, late = await asyncio.wait(drains, timeout=self.config.gateway.drain_s)
-            for task in late:
-                task.cancel()
-                name = task.get_name().removeprefix("drain-")
-                behind = self._engine.newest() - next(o.cursor for o in outputs if o.name == name)
-                if not behind:
-                    continue  # only its cursor was not written down yet: at most SPAN events come twice
-                log.warning(
-                    "not_drained",
-                    output=name,
-                    events=behind,
-                    next="they are kept and will be sent after the next start",
-                )
-            await asyncio.gather(*late, return_exceptions=True)
-        await asyncio.gather(*(o.farewell() for o in outputs))
+        self._outputs.may_end()
+        outputs = {o.name: o for o in self._outputs}
+        drains = {asyncio.create_task(o.drain(), name=f"drain-{name}"): name for name, o in outputs.items()}
+        waiting, began = set(drains), time.monotonic()
+        gone: dict[str, float] = {}
+        while waiting and time.monotonic() - began < self.config.gateway.drain_s:
+            _, waiting = await asyncio.wait(waiting, timeout=DRAIN_STEP_S)
+            self._notifier.say("WATCHDOG=1")  # a drain may last longer than the watchdog waits
+            now = time.monotonic()
+            for task in list(waiting):  # who is away takes nothing, however long it is waited for
+                name = drains[task]
+                if outputs[name].connected or outputs[name].untried:
+                    gone.pop(name, None)
+                elif now - gone.setdefault(name, now) >= DRAIN_AWAY_S:
+                    waiting.discard(task)
+        late = [task for task in drains if not task.done()]
+        for task in late:
+            task.cancel()
+            name = drains[task]
+            behind = self._engine.newest() - outputs[name].cursor
+            if not behind:
+                continue  # only its cursor was not written down yet: at most SPAN events come twice
+            log.warning(
+                "not_drained",
+                output=name,
+                events=behind,
+                away=not outputs[name].connected,
+                next="they are kept and will be sent after the next start",
+            )
+        await asyncio.gather(*drains, return_exceptions=True)
+        await asyncio.gather(*(o.farewell() for o in outputs.values()), return_exceptions=True)
 
     def _info(self) -> dict[str, Any]:
         return {

@@ -15,15 +15,16 @@ from typing import Any
 HIDDEN = "<hidden>"
 MAX_DEPTH = 16  # arguments are bounded before (authorise.parse); beyond, all is hidden
 LEAST = 3  # characters of a secret that is looked for in other texts: shorter ones are everywhere
-NAME_LENGTH = 40  # longer texts in a list are no names of what follows
+_NAME = re.compile(r"[\w.-]{1,40}")  # in a list: other texts are no names of what follows
 _NAMES = r"pass(?:word|wd|phrase|code)?|pwd|pw|psk|secret|token|key|keys|cred(?:ential)?s?|auth|seed|priv(?:ate)?"
 _SECRET = re.compile(
     r"pass(word|wd|phrase|code)|secret|token|psk|credential|private|(^|[^a-z])(pass|pwd|pw|auth|seed|cred|creds)([^a-z]|$)|key",
     re.IGNORECASE,
 )
+_JSON = ("{", "[", '"')
 _HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32,}(?![0-9a-fA-F])")
 _URL = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]*)@")
-_PAIR = re.compile(rf"([\"']?\b[\w.-]{{0,32}}(?:{_NAMES})[\w.-]{{0,32}}[\"']?\s*[=:]\s*)(\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,;&}}\]]+)", re.IGNORECASE)
+_PAIR = re.compile(rf"((?:\\*[\"'])?\b[\w.-]{{0,32}}(?:{_NAMES})[\w.-]{{0,32}}(?:\\*[\"'])?\s*[=:]\s*)(\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,;&}}\]]+)", re.IGNORECASE)
 
 
 def is_secret(name: str) -> bool:
@@ -32,8 +33,19 @@ def is_secret(name: str) -> bool:
 
 
 def redact(value: Any, name: str = "") -> Any:
-    """Return a value of JSON with its secrets replaced by HIDDEN, of the same shape elsewhere. name: what it stands under."""
-    return _value(value, name, 0)
+    """Return a value of JSON with its secrets replaced by HIDDEN, of the same shape elsewhere. name: what it stands under.
+
+    What is hidden in one place is hidden in all.
+    """
+    return _everywhere(_value(value, name, 0), secrets(value, name))
+
+
+def _everywhere(value: Any, hidden: frozenset[str]) -> Any:
+    if isinstance(value, str):
+        return scrub(value, hidden)
+    if isinstance(value, dict):
+        return {_everywhere(k, hidden): _everywhere(v, hidden) for k, v in value.items()}
+    return [_everywhere(v, hidden) for v in value] if isinstance(value, list) else value
 
 
 def _value(value: Any, name: str, depth: int) -> Any:
@@ -46,7 +58,7 @@ def _value(value: Any, name: str, depth: int) -> Any:
         before = ""
         for item in value:
             found.append(_value(item, before, depth + 1))
-            before = item if isinstance(item, str) and len(item) <= NAME_LENGTH else ""
+            before = item if isinstance(item, str) and _NAME.fullmatch(item) else ""
         return found
     return _text(value, depth) if isinstance(value, str) else value
 
@@ -57,8 +69,7 @@ def _emptied(value: Any) -> Any:
 
 
 def _text(text: str, depth: int) -> str:
-    start = text.lstrip()[:1]
-    if start in ("{", "["):
+    if text.lstrip()[:1] in _JSON:
         try:
             inner = json.loads(text)
         except (ValueError, RecursionError):
@@ -74,7 +85,7 @@ def secrets(value: Any, name: str = "") -> frozenset[str]:
     """Return the texts of what redact() hides, to scrub() them out of other texts."""
     found: set[str] = set()
     _collect(value, bool(name) and is_secret(name), found, 0)
-    return frozenset(s for s in found if len(s) >= LEAST)
+    return frozenset(s for s in found if len(s) >= LEAST and HIDDEN not in s)
 
 
 def _collect(value: Any, hide: bool, found: set[str], depth: int) -> None:
@@ -87,17 +98,17 @@ def _collect(value: Any, hide: bool, found: set[str], depth: int) -> None:
         before = False
         for item in value:
             _collect(item, hide or before, found, depth + 1)
-            before = isinstance(item, str) and len(item) <= NAME_LENGTH and is_secret(item)
+            before = isinstance(item, str) and _NAME.fullmatch(item) is not None and is_secret(item)
     elif hide and not isinstance(value, bool) and value is not None:
         found.add(str(value))
     elif isinstance(value, str):
-        if value.lstrip()[:1] in ("{", "["):
+        if value.lstrip()[:1] in _JSON:
             try:
                 _collect(json.loads(value), hide, found, depth + 1)
             except (ValueError, RecursionError):
                 pass  # the pairs below are what can be found in a piece
         for m in _PAIR.finditer(value):
-            found.add(m[2].strip("\"'"))
+            found.add(m[2].strip("\\\"'"))
         for m in _URL.finditer(value):
             found.add(m[2])
         found.update(_HEX.findall(value))
