@@ -12,7 +12,7 @@ MAX_BYTES = 16_384  # a token of an identity provider has a few thousand
 def read_secret(file: Path) -> str:
     """Return the text of a file without the white space round it. Never waits: what is no plain file is refused.
 
-    Raises OSError (not there, no plain file) and ValueError (too long, no UTF-8, empty); the texts name the file and never what is in it.
+    Raises OSError: not there, no plain file, too long, no UTF-8, empty. The text names the file and never what is in it.
     """
     fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -22,11 +22,11 @@ def read_secret(file: Path) -> str:
     finally:
         os.close(fd)
     if len(body) > MAX_BYTES:
-        raise ValueError(f"{file} has more than {MAX_BYTES} bytes, which is no password or token")
+        raise OSError(f"{file} has more than {MAX_BYTES} bytes, which is no password or token")
     try:
         text = body.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
-        raise ValueError(f"{file} is no UTF-8 text") from None
+        raise OSError(f"{file} is no UTF-8 text") from None
     if not text:
-        raise ValueError(f"{file} is empty")
+        raise OSError(f"{file} is empty")
     return text

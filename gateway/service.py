@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ class Service:
         self.watch = Watch(self.metrics)
         self.health = Health()
         self._notifier = Notifier()
+        self._instance = secrets.token_hex(8)  # of this process: another one under our id is another gateway
         self.parts: list[Part] = []
         self._stopping = asyncio.Event()
         self._reloads = Reloads(self.metrics, lambda: self.config, self._apply, self._notifier.say, self._line)
@@ -150,7 +152,7 @@ class Service:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=links.places,
-                     outputs={o.name: "connected" if o.connected else "waiting" for o in outputs})  # fmt: skip
+                     outputs={o.name: "connected" if o.connected else "untried" if o.untried else "waiting" for o in outputs})  # fmt: skip
             self._notifier.say("READY=1\nSTATUS=" + self._sound())
             reloads = self.watch.keep("reload", self._reloads.run)
             await self._work()
@@ -174,7 +176,7 @@ class Service:
         """Give the brokers a moment, so that READY usually means published too."""
         deadline = time.monotonic() + OUTPUT_READY_S
         while (
-            not all(o.connected for o in self._outputs) and time.monotonic() < deadline and not self._stopping.is_set()
+            not all(o.connected or o.untried for o in self._outputs) and time.monotonic() < deadline and not self._stopping.is_set()
         ):
             await asyncio.sleep(0.02)
 
@@ -371,6 +373,7 @@ class Service:
     def _info(self) -> dict[str, Any]:
         return {
             "version": __version__,
+            "instance": self._instance,
             "started": iso(self._started),
             "nodes": len(self.config.nodes),
             "counters": self.metrics.snapshot(),

@@ -147,9 +147,8 @@ class HttpServer:
     def _is_ours(self, host: str) -> bool:
         """True for an address, localhost, and the names of the configuration, with or without a port (RFC 9110 section 7.2)."""
         name, colon, port = host.rpartition(":")
-        if not colon or not port.isdigit() and not port == "":
-            name = host
-        elif name.count(":") and not name.startswith("["):  # an IPv6 address without its brackets
+        bare_ipv6 = ":" in name and not name.startswith("[")  # without its brackets, all of it is the address
+        if not colon or bare_ipv6 or port and not port.isdigit():
             name = host
         name = name.removeprefix("[").removesuffix("]").rstrip(".").lower()
         if name == "localhost" or name in self.config.hosts:

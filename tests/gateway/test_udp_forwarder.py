@@ -183,7 +183,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "time", "rssic", "lsnr"]), inner, max_size=3),
     max_leaves=8,
 )
-packets = st.fixed_dictionaries({}, optional={k: json_values for k in (*GOOD, "time", "rsig")}).map(lambda odd: {**GOOD, **odd})
+packets = st.fixed_dictionaries({}, optional=dict.fromkeys((*GOOD, "time", "rsig"), json_values)).map(lambda odd: {**GOOD, **odd})
 
 
 @given(
