@@ -335,9 +335,9 @@ class Service:
         return HttpServer(c.http, self.metrics, health, ready)
 
     async def _end(self) -> None:
-        self._taken.tell(0.0)
         await self._links.stop()
         await self._pipeline.settle()
+        self._taken.tell(time.monotonic())
         self._outputs.may_end()
         outputs = {o.name: o for o in self._outputs}
         drains = {asyncio.create_task(o.drain(), name=f"drain-{name}"): name for name, o in outputs.items()}

@@ -27,21 +27,20 @@ class Taken:
         """Write the line when it is due and there is something to say. now: monotonic seconds."""
         if self._at is not None and now - self._at < EVERY_S:
             return
-        if self._at is not None:
-            self.tell(now - self._at)
-        self._at = now
-        self._totals, self._refused = Counter(self._metrics.totals), Counter(self._metrics.refused)
+        self.tell(now)
 
-    def tell(self, seconds: float) -> None:
-        """Write the line for what came within `seconds`, if anything did."""
-        m = self._metrics
-        frames = m.totals["committed"] - self._totals["committed"]
-        refused = {reason: n - self._refused[reason] for reason, n in m.refused.items() if n > self._refused[reason]}
+    def tell(self, now: float) -> None:
+        """Write the line for what came since the last one, if anything did."""
+        m, before, self._at = self._metrics, self._at, now
+        totals, reasons = self._totals, self._refused
+        self._totals, self._refused = Counter(m.totals), Counter(m.refused)
+        frames = m.totals["committed"] - totals["committed"]
+        refused = {reason: n - reasons[reason] for reason, n in m.refused.items() if n > reasons[reason]}
         if not frames and not refused:
             return
         more: dict[str, Any] = {"refused": refused} if refused else {}
         log.info(
-            "taken", frames=frames, rows=m.totals["rows"] - self._totals["rows"], nodes=len(m.heard),
-            copies=m.totals["copies"] - self._totals["copies"], seconds=round(seconds), **more,
+            "taken", frames=frames, rows=m.totals["rows"] - totals["rows"], nodes=len(m.heard),
+            copies=m.totals["copies"] - totals["copies"], seconds=round(now - (now if before is None else before)), **more,
         )  # fmt: skip
         m.heard.clear()
