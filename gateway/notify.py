@@ -43,6 +43,8 @@ class Notifier:
     def say(self, text: str) -> bool:
         """Send lines now; a state among them that is not taken is kept for again()."""
         taken = self._send(text)
+        if "\nSTATUS=" in text:
+            self._status = text.partition("\nSTATUS=")[2]
         state = text.startswith(STATES)
         if taken and state:
             self._owed = ""

@@ -20,7 +20,9 @@ from gateway.metrics import Metrics
 from gateway.supervise import caught
 
 READ_S = 120.0  # 25,000 nodes take seconds; what takes longer is no configuration, or no disk
-MOST_GONE = 2  # a reload that takes away more than one node in so many, and at least LEAST_GONE, has to be asked for twice
+MOST_GONE = (
+    2  # a reload that takes away more than one node in so many, and at least LEAST_GONE, has to be asked for twice
+)
 LEAST_GONE = 3
 SURE_S = 5.0  # between the two: longer than a file stands half written
 
@@ -50,7 +52,9 @@ class Reloads:
         self._metrics, self._current, self._apply, self._say, self._settled = metrics, current, apply, say, settled
         self._clock = clock
         self._wanted = asyncio.Event()
-        self._asked: tuple[Mapping[int, Node], float] | None = None  # the registry that was refused for what it lacks, and when
+        self._asked: tuple[Mapping[int, Node], float] | None = (
+            None  # the registry that was refused for what it lacks, and when
+        )
         self.refused: Exception | None = None
         self._in_part = False
         self._mistakes: list[tuple[str, str]] = []
@@ -95,7 +99,9 @@ class Reloads:
             async with asyncio.timeout(READ_S):
                 return await asyncio.to_thread(load, file)
         except TimeoutError:
-            raise ConfigError(f"{file}: not read within {READ_S:.0f} s", "look at the disk, and at what the files are") from None
+            raise ConfigError(
+                f"{file}: not read within {READ_S:.0f} s", "look at the disk, and at what the files are"
+            ) from None
         except RecursionError:
             raise ConfigError(f"{file} or a file it names is nested too deep", "correct it and reload again") from None
 

@@ -176,7 +176,9 @@ class Service:
         """Give the brokers a moment, so that READY usually means published too."""
         deadline = time.monotonic() + OUTPUT_READY_S
         while (
-            not all(o.connected or o.untried for o in self._outputs) and time.monotonic() < deadline and not self._stopping.is_set()
+            not all(o.connected or o.untried for o in self._outputs)
+            and time.monotonic() < deadline
+            and not self._stopping.is_set()
         ):
             await asyncio.sleep(0.02)
 
@@ -200,7 +202,9 @@ class Service:
                 fed = now
             self.watch.step("health", lambda now=now: self._tell(codes))
             # a clock that was set ahead must not make history old: whoever set it gets an hour to notice
-            self.watch.step("housekeeping", lambda now=now: self._caretaker.tick(now, now - self._stepped_at > STEP_TOLD_S))
+            self.watch.step(
+                "housekeeping", lambda now=now: self._caretaker.tick(now, now - self._stepped_at > STEP_TOLD_S)
+            )
 
     def _count(self, now: float) -> None:
         """Bring what is derived from counters up to date."""

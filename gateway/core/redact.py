@@ -24,7 +24,10 @@ _SECRET = re.compile(
 _JSON = ("{", "[", '"')
 _HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32,}(?![0-9a-fA-F])")
 _URL = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]*)@")
-_PAIR = re.compile(rf"((?:\\*[\"'])?\b[\w.-]{{0,32}}(?:{_NAMES})[\w.-]{{0,32}}(?:\\*[\"'])?\s*[=:]\s*)(\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,;&}}\]]+)", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"((?:\\*[\"'])?\b[\w.-]{{0,32}}(?:{_NAMES})[\w.-]{{0,32}}(?:\\*[\"'])?\s*[=:]\s*)(\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,;&}}\]]+)",
+    re.IGNORECASE,
+)
 
 
 def is_secret(name: str) -> bool:
@@ -52,7 +55,9 @@ def _value(value: Any, name: str, depth: int) -> Any:
     if name and is_secret(name) or depth > MAX_DEPTH:
         return _emptied(value)
     if isinstance(value, Mapping):
-        return {_text(str(k), depth) if isinstance(k, str) else k: _value(v, str(k), depth + 1) for k, v in value.items()}
+        return {
+            _text(str(k), depth) if isinstance(k, str) else k: _value(v, str(k), depth + 1) for k, v in value.items()
+        }
     if isinstance(value, (list, tuple)):
         found: list[Any] = []
         before = ""

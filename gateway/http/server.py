@@ -102,7 +102,9 @@ class HttpServer:
         self._metrics.refused["http_silent"] += 1
         return True
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, task: asyncio.Task[None]
+    ) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self._open[task] = True
         first, *lines = head.decode("latin-1").split("\r\n")

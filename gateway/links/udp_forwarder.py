@@ -41,7 +41,14 @@ BARRIER_S = 5.0
 RX_DELAY_US = 1_000_000
 RECEIVE_BUFFER = 4 << 20
 _DATR = re.compile(r"SF(7|8|9|10|11|12)BW(125|250|500)")
-_CODR = {"4/5": "4/5", "4/6": "4/6", "4/7": "4/7", "4/8": "4/8", "2/3": "4/6", "1/2": "4/8"}  # the last two: old forwarders
+_CODR = {
+    "4/5": "4/5",
+    "4/6": "4/6",
+    "4/7": "4/7",
+    "4/8": "4/8",
+    "2/3": "4/6",
+    "1/2": "4/8",
+}  # the last two: old forwarders
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 MAX_SNR = 50.0  # dB either way; no radio tells more
 _TX_ERRORS = ("TOO_LATE", "TOO_EARLY", "COLLISION_PACKET", "COLLISION_BEACON", "TX_FREQ", "TX_POWER", "GPS_UNLOCKED")
@@ -205,9 +212,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             "size": len(frame),
             "data": base64.b64encode(frame).decode(),
         }
-        self._transport.sendto(
-            bytes((VERSION, *secrets.token_bytes(2), PULL_RESP)) + json({"txpk": txpk}), address
-        )
+        self._transport.sendto(bytes((VERSION, *secrets.token_bytes(2), PULL_RESP)) + json({"txpk": txpk}), address)
         return True
 
     def error_received(self, exc: Exception) -> None:

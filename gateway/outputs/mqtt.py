@@ -94,7 +94,9 @@ class MqttOutput(Destination):
     async def open(self) -> None:
         """Connect, and say that this gateway is there."""
         will = (self._gw("state"), b"offline")
-        session = MqttSession(self._config.broker, self.client_id, will, partial(caught, self._metrics, f"output {self.name}"))
+        session = MqttSession(
+            self._config.broker, self.client_id, will, partial(caught, self._metrics, f"output {self.name}")
+        )
         session.on_puback = self._acked
         session.on_message = self._heard
         await session.connect()
@@ -277,7 +279,12 @@ class MqttOutput(Destination):
     def _heard(self, topic: str, payload: bytes) -> None:
         if topic == self._gw("info"):
             if self._twin.heard(payload):
-                log.warning("twin", output=self.name, other=self._twin.other(), next="give one of the gateways another gateway.id and restart it")
+                log.warning(
+                    "twin",
+                    output=self.name,
+                    other=self._twin.other(),
+                    next="give one of the gateways another gateway.id and restart it",
+                )
             return
         if topic == f"{self._config.discovery}/status" and payload == b"online":
             self._started.set()

@@ -399,7 +399,10 @@ def reject() -> dict[str, Any]:
             "link": {"type": "string"},
             "node": NODE_NAME,
             "node_id": {"type": "integer", "description": "of a node that is not in the registry"},
-            "detail": {"type": "string", "description": "what was sent where, and what is right, where no frame is known"},
+            "detail": {
+                "type": "string",
+                "description": "what was sent where, and what is right, where no frame is known",
+            },
             "t": TIME,
         },
         ("reason", "link", "t"),

@@ -76,10 +76,19 @@ requests = st.fixed_dictionaries(
      "requester": st.sampled_from(["ana", "reader"]), "args": values},
     optional={"expires": times | values, "reason": st.sampled_from(["leak", ""]) | st.text(max_size=8)},
 )  # fmt: skip
-bodies = requests.map(lambda r: json.dumps(r).encode()) | st.binary(max_size=60) | requests.map(lambda r: json.dumps(r)[:-3].encode())
+bodies = (
+    requests.map(lambda r: json.dumps(r).encode())
+    | st.binary(max_size=60)
+    | requests.map(lambda r: json.dumps(r)[:-3].encode())
+)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ana", "reader", "thief"]), st.sampled_from(["aq-01", "water-01", "none"]), bodies), max_size=4))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ana", "reader", "thief"]), st.sampled_from(["aq-01", "water-01", "none"]), bodies),
+        max_size=4,
+    )
+)
 @example([("ana", "aq-01", b'{"id":"a","name":"own","requester":"ana","args":[1e308]}')])
 def test_any_request_is_judged_and_what_follows_can_be_kept_and_sent(asked: list[tuple[str, str, bytes]]) -> None:
     unforeseen: list[BaseException] = []
@@ -144,16 +153,37 @@ def test_secrets_are_hidden_wherever_they_stand_and_nothing_else_is(args: Any, s
 
 trees = st.recursive(
     st.integers() | st.text("xyz", max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "ssid", "wifi", "n"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "ssid", "wifi", "n"]), inner, max_size=3)
+    ),
 )
-names = st.sampled_from(["password", "PASSWORD", "wifi_password", "apiKey", "key", "next_key", "psk", "token", "client-secret", "pw", "passphrase"])
+names = st.sampled_from(
+    [
+        "password",
+        "PASSWORD",
+        "wifi_password",
+        "apiKey",
+        "key",
+        "next_key",
+        "psk",
+        "token",
+        "client-secret",
+        "pw",
+        "passphrase",
+    ]
+)
 
 
 @given(names, trees, st.lists(st.sampled_from(["dict", "list", "text", "beside"]), max_size=5), trees)
 def test_at_any_depth_in_any_wrapping(name: str, beside: Any, wraps: list[str], under: Any) -> None:
     value: Any = {name: [SECRET, under], "b": beside}
     for wrap in wraps:
-        value = {"dict": lambda v: {"a": v}, "list": lambda v: [1, v], "text": json.dumps, "beside": lambda v: {"c": beside, "a": v}}[wrap](value)
+        value = {
+            "dict": lambda v: {"a": v},
+            "list": lambda v: [1, v],
+            "text": json.dumps,
+            "beside": lambda v: {"c": beside, "a": v},
+        }[wrap](value)
     hidden = redact(value)
     assert SECRET not in json.dumps(hidden) and is_secret(name)
     assert SECRET not in json.dumps(redact(hidden))
@@ -186,7 +216,13 @@ def test_a_secret_is_sent_and_neither_told_nor_kept_once_it_has_ended() -> None:
 @pytest.mark.parametrize("end", ["expired", "done", "refused at once", "bad arguments", "lost"])
 def test_however_it_ends(end: str) -> None:
     b = bench()
-    args = {**CONFIG, "node": SECRET} if end == "bad arguments" else {"q": SECRET, "password": SECRET} if end == "lost" else CONFIG
+    args = (
+        {**CONFIG, "node": SECRET}
+        if end == "bad arguments"
+        else {"q": SECRET, "password": SECRET}
+        if end == "lost"
+        else CONFIG
+    )
     name = "limit" if end == "lost" else "config"
     who = "reader" if end == "refused at once" else "ana"
     body = {"id": "a", "name": name, "requester": who, "args": args, "expires": iso(b.now + 600)}
@@ -197,7 +233,9 @@ def test_however_it_ends(end: str) -> None:
         assert b.states()[-1] == "done"
     b.tick(700)
     assert SECRET.encode() not in b"".join(b.notes.values())
-    told = str([{k: v for k, v in (e.command or {}).items() if k != "args" or end != "bad arguments"} for e in b.events])
+    told = str(
+        [{k: v for k, v in (e.command or {}).items() if k != "args" or end != "bad arguments"} for e in b.events]
+    )
     assert SECRET not in told
 
 
@@ -211,7 +249,13 @@ async def test_the_files_of_the_store_hold_no_secret_of_what_has_ended(tmp_path:
     engine = SqliteEngine(file, ["city"])
     world = Orders(engine=engine)  # type: ignore[arg-type]
     long = {f"k{n}": "x" * 100 for n in range(12)}
-    body = {"id": "a", "name": "config", "requester": "ana", "args": {**long, "wifi": {"password": SECRET}}, "expires": iso(world.clock.time + 600)}
+    body = {
+        "id": "a",
+        "name": "config",
+        "requester": "ana",
+        "args": {**long, "wifi": {"password": SECRET}},
+        "expires": iso(world.clock.time + 600),
+    }
     assert world.pipeline.ask("ana", "n-263", json.dumps(body).encode()) == "accepted"
     await world.pipeline.settle()
     assert holders(tmp_path), "or this test looks for nothing"

@@ -187,10 +187,14 @@ async def test_a_link_tries_again_whatever_its_broker_does(name: str) -> None:
         await link.close()
 
 
-async def test_a_frozen_broker_is_left_and_a_thawed_one_is_used_again(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_frozen_broker_is_left_and_a_thawed_one_is_used_again(
+    broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mqtt_session, "KEEPALIVE_S", 1)
     metrics = Metrics()
-    link = MqttLink(MqttLinkConfig("wifi", Broker(*broker.address)), "gw-1", lambda _rx: None, HostClock(), metrics, Watch(metrics))
+    link = MqttLink(
+        MqttLinkConfig("wifi", Broker(*broker.address)), "gw-1", lambda _rx: None, HostClock(), metrics, Watch(metrics)
+    )
     assert broker._process is not None
     pid = broker._process.pid
     async with asyncio.timeout(60):
@@ -213,7 +217,14 @@ async def test_a_password_file_that_is_none_is_an_mqtt_error_and_stops_nothing(t
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    for file in (tmp_path / "fifo", tmp_path, Path("/dev/zero"), tmp_path / "empty", tmp_path / "binary", tmp_path / "none"):
+    for file in (
+        tmp_path / "fifo",
+        tmp_path,
+        Path("/dev/zero"),
+        tmp_path / "empty",
+        tmp_path / "binary",
+        tmp_path / "none",
+    ):
         async with asyncio.timeout(5):
             with pytest.raises(MqttError):
                 await MqttSession(Broker("127.0.0.1", 9, "user", file), "t").connect()

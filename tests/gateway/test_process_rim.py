@@ -21,7 +21,9 @@ SECRET = "hunter22-secret"
 
 
 @pytest.mark.slow
-def test_a_broker_that_accepts_and_does_not_answer_is_used_once_it_does(tmp_path: Path, broker: Mosquitto, start: Start) -> None:
+def test_a_broker_that_accepts_and_does_not_answer_is_used_once_it_does(
+    tmp_path: Path, broker: Mosquitto, start: Start
+) -> None:
     m = Mote(263)
     config = toml_of(tmp_path, broker.address, [m])
     backend = Backend(broker.address)
@@ -41,7 +43,9 @@ def test_a_broker_that_accepts_and_does_not_answer_is_used_once_it_does(tmp_path
     assert not any(line["event"] in ("part_ended", "internal") for line in p.lines())
 
 
-def test_a_second_gateway_of_one_id_is_named_and_the_two_do_not_flap_all_the_time(tmp_path: Path, broker: Mosquitto, start: Start) -> None:
+def test_a_second_gateway_of_one_id_is_named_and_the_two_do_not_flap_all_the_time(
+    tmp_path: Path, broker: Mosquitto, start: Start
+) -> None:
     backend = Backend(broker.address)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -81,7 +85,9 @@ def test_a_stop_does_not_wait_for_an_output_that_is_away(tmp_path: Path, broker:
     assert sum(line["frames"] for line in p.lines() if line["event"] == "taken") == 50
 
 
-def test_a_registry_that_is_still_being_written_takes_no_node_away(tmp_path: Path, broker: Mosquitto, start: Start) -> None:
+def test_a_registry_that_is_still_being_written_takes_no_node_away(
+    tmp_path: Path, broker: Mosquitto, start: Start
+) -> None:
     motes = [Mote(300 + n) for n in range(6)]
     config = toml_of(tmp_path, broker.address, motes)
     backend, p = Backend(broker.address), start(config)
@@ -100,11 +106,22 @@ def test_a_registry_that_is_still_being_written_takes_no_node_away(tmp_path: Pat
     assert p.stop() == 0
 
 
-def test_a_password_in_an_order_is_on_no_topic_in_no_log_and_in_no_file_once_it_ended(tmp_path: Path, broker: Mosquitto, start: Start) -> None:
+def test_a_password_in_an_order_is_on_no_topic_in_no_log_and_in_no_file_once_it_ended(
+    tmp_path: Path, broker: Mosquitto, start: Start
+) -> None:
     config = toml_of(tmp_path, broker.address, [Mote(263)])
-    config.write_text(config.read_text() + '[commands]\noutput = "city"\n[commands.role.op]\ncommands = ["*"]\n[commands.requester.ana]\nroles = ["op"]\n')
+    config.write_text(
+        config.read_text()
+        + '[commands]\noutput = "city"\n[commands.role.op]\ncommands = ["*"]\n[commands.requester.ana]\nroles = ["op"]\n'
+    )
     backend, p = Backend(broker.address), start(config)
-    body = {"id": "a", "name": "config", "requester": "ana", "args": {"wifi": {"ssid": "city", "password": SECRET}}, "expires": iso(time.time() + 4)}
+    body = {
+        "id": "a",
+        "name": "config",
+        "requester": "ana",
+        "args": {"wifi": {"ssid": "city", "password": SECRET}},
+        "expires": iso(time.time() + 4),
+    }
     backend._client.publish("city/v1/cmd/ana/n-263", json.dumps(body), 1)
     backend.wait(lambda: len(backend.on("cmd/ana/n-263/ack")) >= 2, what="accepted, queued")
     backend.wait(lambda: any(b"expired" in a for a in backend.on("node/n-263/ack")), 30, "its end")
@@ -115,7 +132,10 @@ def test_a_password_in_an_order_is_on_no_topic_in_no_log_and_in_no_file_once_it_
                    json.dumps({**body, "id": "d", "expires": "0001-01-01T00:00:00+23:59"}).encode()):  # fmt: skip
         backend._client.publish("city/v1/cmd/ana/n-263", poison, 1)
     backend._client.publish("city/v1/cmd/ana/n-263", json.dumps({"id": "e", "name": "read_now", "requester": "ana"}), 1)
-    backend.wait(lambda: any(b'"e"' in a and b"queued" in a for a in backend.on("cmd/ana/n-263/ack")), what="a poisoned request deafens no one")
+    backend.wait(
+        lambda: any(b'"e"' in a and b"queued" in a for a in backend.on("cmd/ana/n-263/ack")),
+        what="a poisoned request deafens no one",
+    )
     told = [(t, payload) for t, payload, _ in list(backend.messages) if t != "cmd/ana/n-263"]
     assert any(b"<hidden>" in payload for _, payload in told)
     assert [t for t, payload in told if SECRET.encode() in payload] == []

@@ -112,7 +112,9 @@ async def test_whatever_is_in_a_file_the_old_configuration_stays_and_the_next_re
     assert await lab.ask() == [] and len(lab.applied) == 1 and lab.reports[-1] == []
 
 
-@pytest.mark.parametrize("error", [LinkError("port taken"), ConfigError("no", "do"), ValueError("of ours 'hunter22'"), RecursionError()])
+@pytest.mark.parametrize(
+    "error", [LinkError("port taken"), ConfigError("no", "do"), ValueError("of ours 'hunter22'"), RecursionError()]
+)
 async def test_an_error_while_it_is_put_in_force_is_told_and_the_next_reload_works(lab: Lab, error: Exception) -> None:
     lab.fails = error
     (problem,) = await lab.ask()

@@ -176,5 +176,3 @@ def test_places_are_bounded(metrics: Metrics) -> None:
     for n in range(3 * supervise.MAX_FAULTS):
         caught(metrics, f"place {n}", raises("x"))
     assert len(metrics.faults) <= supervise.MAX_FAULTS
-
-

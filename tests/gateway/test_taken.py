@@ -29,7 +29,10 @@ def test_a_line_a_minute_says_what_came_since_the_last_one(metrics: Metrics) -> 
                 metrics.heard |= {second % 7}
             if second == EVERY_S + 5:
                 metrics.refused["bad_tag"] += 3
-    assert [(line["frames"], line["rows"], line["nodes"], line["seconds"]) for line in lines] == [(120, 1200, 7, 60), (0, 0, 0, 60)]
+    assert [(line["frames"], line["rows"], line["nodes"], line["seconds"]) for line in lines] == [
+        (120, 1200, 7, 60),
+        (0, 0, 0, 60),
+    ]
     assert "refused" not in lines[0] and lines[1]["refused"] == {"bad_tag": 3}
 
 

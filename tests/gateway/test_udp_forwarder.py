@@ -84,7 +84,9 @@ def lab() -> Lab:
 
 
 @pytest.mark.parametrize(
-    "tail", [b"\0", b"\0\0\0\0", b"\0left over of a longer one}", b"\n", b" \0\xff\xfe"], ids=["nul", "nuls", "rest", "newline", "bytes"]
+    "tail",
+    [b"\0", b"\0\0\0\0", b"\0left over of a longer one}", b"\n", b" \0\xff\xfe"],
+    ids=["nul", "nuls", "rest", "newline", "bytes"],
 )
 def test_a_c_string_is_sent_whole_and_taken(lab: Lab, tail: bytes) -> None:
     lab.push(GOOD, tail=tail)
@@ -92,7 +94,9 @@ def test_a_c_string_is_sent_whole_and_taken(lab: Lab, tail: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "stat", [{"time": 7}, [], "x", 5, {"time": ["a"]}, {"time": "no time"}, None, {"time": None}, {}, {"rxnb": "x"}, True], ids=str
+    "stat",
+    [{"time": 7}, [], "x", 5, {"time": ["a"]}, {"time": "no time"}, None, {"time": None}, {}, {"rxnb": "x"}, True],
+    ids=str,
 )
 def test_a_stat_of_any_kind_spoils_no_packet_beside_it(lab: Lab, stat: Any) -> None:
     lab.push(GOOD, stat=stat)
@@ -108,7 +112,12 @@ def test_a_good_stat_beside_a_bad_packet_gives_the_time(lab: Lab) -> None:
 def test_numbers_may_be_texts(lab: Lab) -> None:
     lab.push({k: str(v) if isinstance(v, int | float) else v for k, v in GOOD.items()})
     (rx,) = lab.taken
-    assert (rx.rssi, rx.snr, rx.radio and rx.radio.freq_hz, rx.radio and rx.radio.tmst) == (-80, 7.5, 868_100_000, 5_000_000)
+    assert (rx.rssi, rx.snr, rx.radio and rx.radio.freq_hz, rx.radio and rx.radio.tmst) == (
+        -80,
+        7.5,
+        868_100_000,
+        5_000_000,
+    )
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", 1e308, "1e308", None, -500])
@@ -121,7 +130,15 @@ def test_a_strength_that_is_none_is_none(lab: Lab, value: Any) -> None:
 
 def test_of_several_antennas_the_strongest_counts(lab: Lab) -> None:
     base = {k: v for k, v in GOOD.items() if k not in ("rssi", "lsnr")}
-    lab.push({**base, "rsig": [{"ant": 0, "chan": 7, "rssic": -112, "lsnr": -2.5}, {"ant": 1, "chan": 7, "rssic": -97, "lsnr": 5.2}]})
+    lab.push(
+        {
+            **base,
+            "rsig": [
+                {"ant": 0, "chan": 7, "rssic": -112, "lsnr": -2.5},
+                {"ant": 1, "chan": 7, "rssic": -97, "lsnr": 5.2},
+            ],
+        }
+    )
     for odd in ([], [{}], 5, None, [{"rssic": "x"}], [[]]):
         lab.push({**base, "rsig": odd})
     assert [(rx.rssi, rx.snr) for rx in lab.taken] == [(-97, 5.2), *[(None, None)] * 6]
@@ -140,7 +157,10 @@ def test_what_is_no_coding_rate_is_not_lora(lab: Lab, codr: str) -> None:
 
 
 def test_a_description_in_another_encoding_spoils_nothing(lab: Lab) -> None:
-    lab.say(PUSH_DATA, b'{"rxpk":[' + json.dumps(GOOD).encode() + b'],"stat":{"time":"2026-01-01 00:00:10 GMT","desc":"Ko\xe8evje"}}')
+    lab.say(
+        PUSH_DATA,
+        b'{"rxpk":[' + json.dumps(GOOD).encode() + b'],"stat":{"time":"2026-01-01 00:00:10 GMT","desc":"Ko\xe8evje"}}',
+    )
     lab.say(PUSH_DATA, b"\xef\xbb\xbf" + json.dumps({"rxpk": [GOOD]}).encode())
     assert len(lab.taken) == 2 and lab.refused in ({}, {"bad_stat": 1})
 
@@ -180,10 +200,15 @@ def test_a_fault_of_ours_is_one_packets_fault() -> None:
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["a", "time", "rssic", "lsnr"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["a", "time", "rssic", "lsnr"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
-packets = st.fixed_dictionaries({}, optional=dict.fromkeys((*GOOD, "time", "rsig"), json_values)).map(lambda odd: {**GOOD, **odd})
+packets = st.fixed_dictionaries({}, optional=dict.fromkeys((*GOOD, "time", "rsig"), json_values)).map(
+    lambda odd: {**GOOD, **odd}
+)
 
 
 @given(
@@ -216,7 +241,12 @@ def test_each_sender_and_kind_leaves_one_line(lab: Lab) -> None:
             lab.push({**GOOD, "stat": -1})
             lab.link.datagram_received(b"x", ("10.0.0.9", 1))
     told = Counter((line["reason"], line["receiver"]) for line in lines if line["event"] == "datagram_refused")
-    assert told == {("bad_json", EUI.hex()): 1, ("bad_json", other.hex()): 1, ("bad_crc", EUI.hex()): 1, ("bad_datagram", "10.0.0.9"): 1}
+    assert told == {
+        ("bad_json", EUI.hex()): 1,
+        ("bad_json", other.hex()): 1,
+        ("bad_crc", EUI.hex()): 1,
+        ("bad_datagram", "10.0.0.9"): 1,
+    }
     assert lab.refused == {"bad_json": 1000, "bad_crc": 500, "bad_datagram": 500}
 
 
@@ -244,7 +274,9 @@ def answer_of(lab: Lab, rx: Reception) -> tuple[Any, ...] | None:
     return next((addr for data, addr in lab.wires.sent if data[3] == PULL_RESP), None)
 
 
-def test_the_box_that_heard_is_answered_and_two_boxes_of_one_eui_are_named(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_box_that_heard_is_answered_and_two_boxes_of_one_eui_are_named(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [1000.0]
     monkeypatch.setattr(udp_forwarder.time, "monotonic", lambda: now[0])
     boxes = {("10.0.0.7", 5000): 0, ("10.0.0.8", 5000): 3_000_000_000}
@@ -255,10 +287,16 @@ def test_the_box_that_heard_is_answered_and_two_boxes_of_one_eui_are_named(lab: 
                 now[0] += 7
                 lab.say(PULL_DATA, addr=(ip, port + 1))  # its other socket
                 tmst = round(now[0] * 1e6 + offset) % (1 << 32)
-                lab.push({**GOOD, "tmst": tmst, "data": base64.b64encode(bytes((n,))).decode(), "size": 1}, addr=(ip, port))
+                lab.push(
+                    {**GOOD, "tmst": tmst, "data": base64.b64encode(bytes((n,))).decode(), "size": 1}, addr=(ip, port)
+                )
                 assert answer_of(lab, lab.taken[-1]) == (ip, port + 1)
     first, second = lab.taken[-2:]
-    assert [answer_of(lab, rx) for rx in (first, second, first)] == [("10.0.0.7", 5001), ("10.0.0.8", 5001), ("10.0.0.7", 5001)]
+    assert [answer_of(lab, rx) for rx in (first, second, first)] == [
+        ("10.0.0.7", 5001),
+        ("10.0.0.8", 5001),
+        ("10.0.0.7", 5001),
+    ]
     (problem,) = lab.link.problems()
     assert problem.code == "receiver_twin" and all(part in problem.text for part in (EUI.hex(), "10.0.0.7", "10.0.0.8"))
     assert [line["event"] for line in lines if line["event"] == "receiver_twin"] == ["receiver_twin"]
