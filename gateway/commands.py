@@ -18,6 +18,7 @@ from gateway.config import Broker
 from gateway.config.table import NAME
 from gateway.core.authorise import GATEWAY
 from gateway.core.model import Event
+from gateway.logs import Seldom
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession
 from gateway.outputs.native import ack_body
@@ -43,6 +44,7 @@ class CommandRim:
         self._ask, self._metrics = ask, metrics
         self.connected = asyncio.Event()
         self.backoff = Backoff()
+        self._lines = Seldom()
         self._session: MqttSession | None = None
 
     @property
@@ -106,7 +108,7 @@ class CommandRim:
     def _arrived(self, topic: str, payload: bytes) -> None:
         levels = topic.removeprefix(f"{self._root}/v1/").split("/")
         if len(levels) != 3:
-            self._metrics.refused["command_bad_topic"] += 1
+            self._bad_topic(topic)
             return
         if levels[0] == "cmd":
             requester, node = levels[1], levels[2]
@@ -117,6 +119,12 @@ class CommandRim:
             log.warning("command_unauthenticated", topic=topic, next=f"publish on {self._root}/v1/cmd/<user>/{levels[1]}, or set commands.console")  # fmt: skip
             return
         if not NAME.fullmatch(requester) or not NAME.fullmatch(node):
-            self._metrics.refused["command_bad_topic"] += 1
+            self._bad_topic(topic)
             return
         self._ask(requester, node, payload)
+
+    def _bad_topic(self, topic: str) -> None:
+        self._metrics.refused["command_bad_topic"] += 1
+        left = self._lines.due("command_bad_topic", topic[:100])
+        if left is not None:
+            log.warning("command_bad_topic", topic=topic[:100], left_out=left, next=f"publish on {self._root}/v1/cmd/<user>/<node>, names of a-z 0-9 _ -")  # fmt: skip

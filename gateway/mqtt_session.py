@@ -306,7 +306,7 @@ class MqttSession:
                 else "the broker may want a certificate of ours: set cert_file and key_file"
             )
             self._connected.set_exception(MqttError(f"{self._where}: {reason}", hint))
-        if not self._connected.cancelled() and self._connected.exception() is None and not self.closed.done():
+        if self._connected.exception() is None and not self.closed.done():
             self.closed.set_result(reason)
         elif not self.closed.done():
             self.closed.cancel()
