@@ -74,6 +74,7 @@ class CommandRim:
             wait = 0.0
             session = MqttSession(self._broker, self.client_id, caught=caught_here)
             session.on_message = self._arrived
+            session.on_too_long = lambda: self._metrics.refused.update(("command_malformed",))
             session.on_retained = self._retained
             try:
                 await session.connect()

@@ -74,6 +74,7 @@ class MqttSession:
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_too_long: Callable[[], None] = lambda: None  # a message of more than mqtt_wire.LONGEST bytes was dropped
         c = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
         if will is not None:
             c.will_set(will[0], will[1], qos=1, retain=True)
@@ -235,8 +236,15 @@ class MqttSession:
                 if mid in self._flying:
                     self._flying.remove(mid)
                     self.on_puback(mid)
-            if not wire.for_paho():
+            dropped = wire.dropped
+            more = wire.for_paho()
+            for _ in range(wire.dropped - dropped):
+                self.on_too_long()
+                self._want_write()  # its PUBACK
+            if not more and wire.dropped == dropped:
                 return True
+            if not more:
+                continue  # what stands behind it may be an ack
             if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
                 self._drop("connection lost")
         return False

@@ -371,8 +371,11 @@ class Service:
                 away=not outputs[name].connected,
                 next="they are kept and will be sent after the next start",
             )
-        await asyncio.gather(*drains, return_exceptions=True)
-        await asyncio.gather(*(o.farewell() for o in outputs.values()), return_exceptions=True)
+        ended = [*await asyncio.gather(*drains, return_exceptions=True)]
+        ended += await asyncio.gather(*(o.farewell() for o in outputs.values()), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):  # cancelled ones were said above
+                caught(self.metrics, "the end", error)
 
     def _info(self) -> dict[str, Any]:
         return {

@@ -101,6 +101,7 @@ class MqttLink:
             wait = 0.0
             session = MqttSession(self._config.broker, self.client_id, caught=caught_here)
             session.on_message = self._arrived
+            session.on_too_long = lambda: self._metrics.refused.update(("too_long",))
             try:
                 await session.connect()
                 await session.subscribe(self._up + "+", 0)

@@ -267,3 +267,61 @@ def test_long_connections_that_end_are_no_other_client() -> None:
         b.lost()
         assert b.pause() <= backoff.FIRST_S * 1.25
     assert not b.taken_over
+
+
+def message(size: int, qos: int, mid: int = 7) -> bytes:
+    body = b"\x00\x01t" + (mid.to_bytes(2, "big") if qos else b"") + bytes(size)
+    length, n = b"", len(body)
+    while n > 127:
+        length, n = length + bytes((n & 127 | 128,)), n >> 7
+    return bytes((0x30 | qos << 1,)) + length + bytes((n,)) + body
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+@pytest.mark.parametrize("cut", [1, 3, 5, 7, 9, 100, 65_536, 1 << 21])
+async def test_a_message_that_is_too_long_is_dropped_as_it_comes_and_the_next_is_heard(qos: int, cut: int) -> None:
+    """MQTT allows 256 MB, and whoever may publish could fill our memory with them."""
+    heard: list[bytes] = []
+    long, dropped = message(1_000_000, qos), 0
+    acks = b""
+
+    def count() -> None:
+        nonlocal dropped
+        dropped += 1
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal acks
+        head = await reader.readexactly(2)
+        await reader.readexactly(head[1])
+        writer.write(CONNACK)
+        head = await reader.readexactly(2)
+        packet = head + await reader.readexactly(head[1])
+        writer.write(suback(packet, 0) + message(3, 0))
+        await writer.drain()
+        for _ in range(2):
+            writer.write(long[:cut])
+            await writer.drain()
+            await asyncio.sleep(0.02)
+            writer.write(long[cut:])
+            await writer.drain()
+        writer.write(message(4, 0) + message(5, 1, 9))
+        acks = await reader.read(100)
+        while not acks.endswith(b"\x00\x09"):
+            acks += await reader.read(100)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with asyncio.timeout(20):
+        session = MqttSession(Broker(*server.sockets[0].getsockname()[:2]), "t")
+        session.on_message = lambda _t, payload: heard.append(payload)
+        session.on_too_long = count
+        await session.connect()
+        await session.subscribe("t", 1)
+        while len(heard) < 3:
+            await asyncio.sleep(0.01)
+            assert session._wire is not None and len(session._wire._in) < 200_000
+        while not acks.endswith(b"\x40\x02\x00\x09"):
+            await asyncio.sleep(0.01)
+    assert [len(p) for p in heard] == [3, 4, 5] and dropped == 2
+    assert acks == b"\x40\x02\x00\x07" * (2 * qos) + b"\x40\x02\x00\x09"
+    await session.disconnect()
+    server.close()
