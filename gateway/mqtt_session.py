@@ -74,7 +74,9 @@ class MqttSession:
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
-        self.on_too_long: Callable[[], None] = lambda: None  # a message of more than mqtt_wire.LONGEST bytes was dropped
+        self.on_too_long: Callable[[], None] = lambda: (
+            None
+        )  # a message of more than mqtt_wire.LONGEST bytes was dropped
         c = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
         if will is not None:
             c.will_set(will[0], will[1], qos=1, retain=True)

@@ -26,7 +26,9 @@ async def lab(monkeypatch: pytest.MonkeyPatch) -> tuple[MqttLink, Metrics, list[
     structlog.reset_defaults()
     monkeypatch.setattr(mqtt_link, "log", structlog.get_logger("t"))
     metrics, taken, told = Metrics(), [], []  # type: ignore[var-annotated]
-    link = MqttLink(MqttLinkConfig("wifi", Broker("b", 1)), "gw-1", taken.append, HostClock(), metrics, rejected=told.append)  # type: ignore[arg-type, func-returns-value]
+    link = MqttLink(
+        MqttLinkConfig("wifi", Broker("b", 1)), "gw-1", taken.append, HostClock(), metrics, rejected=told.append
+    )  # type: ignore[arg-type, func-returns-value]
     link._taking = True
     return link, metrics, taken, told
 
@@ -74,7 +76,9 @@ def test_what_stands_there_at_the_start_is_the_predecessors_and_what_comes_behin
     assert t.heard(info("c" * 16))
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"[" * 60_000, b"null", b'{"instance":7}', b"{}", b"\xff" * 10, b"x" * 100_000], ids=range(8))
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[" * 60_000, b"null", b'{"instance":7}', b"{}", b"\xff" * 10, b"x" * 100_000], ids=range(8)
+)
 def test_what_is_no_info_says_nothing(payload: bytes) -> None:
     t = Twin()
     t.published("b" * 16)
