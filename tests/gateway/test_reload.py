@@ -125,6 +125,23 @@ async def test_an_error_while_it_is_put_in_force_is_told_and_the_next_reload_wor
     assert await lab.ask() == []
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("quotes 'hunter22'"), MemoryError(), AssertionError(), OSError(5, "I/O error")], ids=repr
+)
+async def test_whatever_a_reader_raises_is_a_refused_reload(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(_file: Path) -> Config:
+        raise error
+
+    monkeypatch.setattr(reload, "load", broken)
+    (problem,) = await lab.ask()
+    assert "not in force" in problem and "hunter22" not in problem and lab.said[-1].startswith("READY=1")
+    assert lab.metrics.refused["internal"] == 1
+    monkeypatch.setattr(reload, "load", load)
+    assert await lab.ask() == []
+
+
 async def test_a_file_that_never_ends_is_left(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
