@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+FORGED_NODES = 64
+
 
 @dataclass(slots=True)
 class Fault:
@@ -33,10 +35,15 @@ class Metrics(Collector):
         self.totals: Counter[str] = Counter()
         self.faults: dict[tuple[str, str, str], Fault] = {}
         self.heard: set[int] = set()  # nodes with a committed frame since the log's last line `taken`
+        self.bad_tags: Counter[str] = Counter()  # by node; bounded by forged()
         self.gauges: dict[str, float] = {}
         self.outputs: dict[str, tuple[bool, int]] = {}  # connected, events behind
         self.registry = CollectorRegistry()
         self.registry.register(self)
+
+    def forged(self, node: str) -> None:
+        """Count a frame under a node's name whose tag did not fit; nodes beyond FORGED_NODES are counted together."""
+        self.bad_tags[node if node in self.bad_tags or len(self.bad_tags) < FORGED_NODES else "others"] += 1
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Yield every metric for Prometheus."""
@@ -56,6 +63,10 @@ class Metrics(Collector):
         for part, n in self.restarts.items():
             restarts.add_metric([part], n)
         yield restarts
+        bad_tags = CounterMetricFamily("citymote_bad_tag", "Frames that did not fit the node's key", labels=["node"])
+        for node, n in self.bad_tags.items():
+            bad_tags.add_metric([node], n)
+        yield bad_tags
         for name, n in self.totals.items():
             yield CounterMetricFamily(f"citymote_{name}", name.replace("_", " "), value=n)
         up = GaugeMetricFamily("citymote_output_up", "1 while the destination answers", labels=["output"])

@@ -19,7 +19,7 @@ from gateway.links.link import LinkError
 from gateway.metrics import Metrics
 from gateway.supervise import caught
 
-READ_S = 120.0  # 25,000 nodes take seconds; what takes longer is no configuration, or no disk
+READ_S = 90.0  # less than `citymote gateway reload` waits; 25,000 nodes take seconds; what takes longer is no configuration, or no disk
 MOST_GONE = (
     2  # a reload that takes away more than one node in so many, and at least LEAST_GONE, has to be asked for twice
 )

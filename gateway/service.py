@@ -20,10 +20,11 @@ from typing import Any
 
 import structlog
 
-from gateway import __version__, followers, logs
+from gateway import __version__, followers, logs, reloading
 from gateway.caretaker import Caretaker
-from gateway.clock import Clock, ForwarderClock, HostClock
+from gateway.clock import Clock, clock_of
 from gateway.config import Config, ConfigError, load
+from gateway.config.advice import findings, key_findings
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
 from gateway.health import Health, Problem
@@ -45,6 +46,7 @@ from gateway.verbs import complain
 TICK_S = 0.5
 STUCK_S = 20.0
 OUTPUT_READY_S = 2.0
+GOODBYE_S = 60  # for what is not the outputs' drain: commits that wait, farewells, closing the store
 GC_THRESHOLDS = (10_000, 20, 20)
 TELL_S = 60.0
 DRAIN_STEP_S = 0.5
@@ -69,11 +71,14 @@ class Service:
         self._instance = secrets.token_hex(8)  # of this process: another one under our id is another gateway
         self.parts: list[Part] = []
         self._stopping = asyncio.Event()
-        self._reloads = Reloads(self.metrics, lambda: self.config, self._apply, self._notifier.say, self._line)
+        self._reloads = Reloads(
+            self.metrics, lambda: self.config, self._apply, self._notifier.say, self._line, reloading.report
+        )
         self._started = datetime.now(UTC).timestamp()
         self._began = time.monotonic()
         self._progress = (0, time.monotonic())
         self._ready = False
+        self._bad_keys = key_findings(config)
         self._steps, self._stepped_at = 0, float("-inf")
         self._flood = Flood()
         self._commits_failed = Rising()
@@ -84,7 +89,10 @@ class Service:
         """Ask for the end; a second call changes nothing."""
         if not self._stopping.is_set():
             log.info("stopping", why=why)
-            self._notifier.say("STOPPING=1")
+            # drain_s may be longer than the unit's TimeoutStopSec=, which would end the drain with SIGKILL
+            self._notifier.say(
+                f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(self.config.gateway.drain_s + GOODBYE_S) * 1_000_000}"
+            )
             self._stopping.set()
 
     def reload(self) -> None:
@@ -94,7 +102,7 @@ class Service:
     async def run(self) -> None:
         """Work until stop(). Raises StoreError or LinkError when it cannot start."""
         c = self.config
-        self._clock: Clock = ForwarderClock() if c.gateway.clock == "forwarder" else HostClock()
+        self._clock: Clock = clock_of(c.gateway.clock)
         self._engine = engine = SqliteEngine(
             c.store, [o.name for o in c.outputs], c.keep, lambda: self._clock.now(), c.id
         )
@@ -126,6 +134,7 @@ class Service:
             self._links = links = Links(c.id, pipeline, self._clock, self.metrics, self.watch, rejected)
             self.health.sources += [
                 self._own_problems,
+                pipeline.problems,
                 self._caretaker.problems,
                 outputs.problems,
                 links.problems,
@@ -243,6 +252,7 @@ class Service:
     async def _apply(self, c: Config) -> None:
         """Put in force what has changed. Raises ConfigError or LinkError, and then nothing has."""
         before, began = self.config, time.monotonic()
+        bad_keys = await asyncio.to_thread(key_findings, c)
         for key in ("id", "store", "clock"):
             if getattr(c.gateway, key) != getattr(before.gateway, key):
                 raise ConfigError(
@@ -280,6 +290,7 @@ class Service:
         await self._outputs.apply(c.outputs, c.nodes)
         changed = await self._pipeline.use(c.nodes)
         self.config = c
+        self._bad_keys = bad_keys
         for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
             await part.apply(c)
         self.metrics.totals["reloads"] += 1
@@ -303,9 +314,15 @@ class Service:
         if self._commits_failed.recent(now) and not self._engine.full:  # which is told by its name
             yield Problem("store_failed", "the store refuses commits, so no frame is acknowledged",
                           "look at free disk space (df) and the log above; nodes keep their frames", "failing")  # fmt: skip
+        yield from self._clock.problems()
+        yield from self._pipeline.clock_problems()
+        if self._bad_keys:
+            more = f" (and {len(self._bad_keys) - 1} more)" if self._bad_keys[1:] else ""
+            yield Problem(self._bad_keys[0].code, self._bad_keys[0].text + more,
+                          "citymote gateway check names all of them; " + self._bad_keys[0].hint)  # fmt: skip
         if now - self._stepped_at < STEP_TOLD_S:
-            yield Problem("clock_stepped", "the host's clock was set while the gateway ran",
-                          "look at the host's time service (timedatectl)")  # fmt: skip
+            yield Problem("clock_stepped", "the clock was set while the gateway ran",
+                          "look at the host's time service (timedatectl), with clock = \"forwarder\" at the receivers'")  # fmt: skip
         if self._flood.up(now):
             yield Problem("flood", f"{self._flood.per_s:.0f} frames a second are refused",
                           "citymote_refused in /metrics says why; reject messages and the log name nodes and links")  # fmt: skip
@@ -398,15 +415,23 @@ async def _main(config: Config, level: str | None) -> None:
     await service.run()
 
 
+def _may_pass(e: ConfigError) -> bool:
+    """True when a file could not be read for a reason that is not in the configuration: a disk that fails, too many open files, a mount that is late."""
+    return isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, (FileNotFoundError, IsADirectoryError))
+
+
 def run(file: Path, level: str | None = None) -> int:
-    """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work, 2 bad configuration."""
+    """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work (again later), 2 bad
+    configuration (again only when it has been corrected)."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes before we listen must not kill us
     try:
         config = load(file)
     except ConfigError as e:
         complain(e)
-        return 2
+        return 1 if all(map(_may_pass, (e, *e.more))) else 2
     logs.setup(replace(config.log, level=level or config.log.level))
+    for f in findings(config):
+        log.warning("configuration_doubtful", code=f.code, text=f.text, next=f.hint)
     try:
         asyncio.run(_main(config, level))
     except (StoreError, LinkError) as e:

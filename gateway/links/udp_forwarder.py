@@ -1,6 +1,7 @@
 """Semtech UDP packet forwarder, protocol 2 (Lora-net/packet_forwarder PROTOCOL.TXT): any commodity concentrator.
 
-The protocol has no authentication: bind to loopback or a VPN and name the EUIs. What protects the data is the frame's seal.
+The protocol has no authentication: bind to loopback or a VPN, name the EUIs, and pin each to its address (`allow` as a table), since
+who sends PULL_DATA under an EUI gets its downlinks. What protects the data is the frame's seal.
 PULL_DATA is answered only when everything pushed before by the same EUI is decided, committed and its downlink handed over (at
 most BARRIER_S): harmless for a concentrator, and it lets a simulator run in lock-step.
 """
@@ -17,6 +18,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config import UdpForwarderConfig
+from gateway.core.dedupe import RSSI_DBM
 from gateway.core.model import Radio, Reception
 from gateway.health import Problem
 from gateway.links.forwarders import Forwarder, Forwarders
@@ -175,10 +178,13 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
                 self._lost.exception()  # seen, also when no one waits any more
 
     def use(self, config: UdpForwarderConfig) -> None:
-        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten."""
+        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten, and so are
+        downlink paths to where they may not be."""
         self._config = config
         if config.allow:
             self._forwarders.only(config.allow)
+        for eui, forwarder in self._forwarders:
+            forwarder.only_from(partial(config.may_come_from, eui.hex()))
 
     async def stop(self) -> None:
         self._taking = False
@@ -240,6 +246,9 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         if forwarder is None:
             self._refuse("unknown_forwarder", addr[0], f"add {eui.hex()} to link.{self.name}.allow")
             return
+        if not self._config.may_come_from(eui.hex(), addr[0]):
+            self._refuse("wrong_address", eui.hex(), f"from {addr[0]}, which link.{self.name}.allow does not give it")
+            return
         if kind == PUSH_DATA:
             self._transport.sendto(
                 bytes((VERSION, data[1], data[2], PUSH_ACK)), addr
@@ -296,7 +305,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
                 return
             t = parse_time(stat.time) if stat is not None and stat.time is not None else None
             if t is not None:
-                self._clock.heard(t)
+                self._clock.heard(t, eui)
 
     def _packet(self, raw: msgspec.Raw, eui: str, forwarder: Forwarder, addr: tuple[Any, ...]) -> None:
         try:
@@ -333,16 +342,16 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         received = None
         rssi, snr = self._strength(p)
         if self._clock.follows_receivers and p.time is not None:
-            received = parse_time(p.time)
-            if received is not None:
-                self._clock.heard(received)
+            written = parse_time(p.time)
+            if written is not None:
+                received = self._clock.received(written, eui)
         radio = Radio(round(p.freq * 1e6), int(datr[1]), int(datr[2]) * 1000, codr, p.tmst & 0xFFFFFFFF)
         return Reception(
             data,
             self._clock.now() if received is None else received,
             self.name,
             eui,
-            None if rssi is None else round(max(-200.0, min(rssi, 100.0))),
+            self._rssi(rssi),
             snr,
             radio,
         )
@@ -357,9 +366,16 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
                 best = None  # the packet itself is good
             if best is not None:
                 rssi, snr = best.rssic, best.lsnr if snr is None else snr
-        if rssi is not None and not math.isfinite(rssi):
-            rssi = None
         return rssi, snr if snr is not None and abs(snr) <= MAX_SNR else None
+
+    def _rssi(self, claimed: float | None) -> int | None:
+        """Return dBm, None where the receiver said nothing or what no receiver can measure: that is not published and wins nothing."""
+        if claimed is None:
+            return None
+        if not RSSI_DBM[0] <= claimed <= RSSI_DBM[1]:
+            self._metrics.totals["rssi_implausible"] += 1
+            return None
+        return round(claimed)
 
     def _pulled(self, answer: bytes, addr: tuple[Any, ...], forwarder: Forwarder) -> None:
         self._flush()

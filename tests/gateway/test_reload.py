@@ -1,198 +1,110 @@
-"""A reload is put in force whole, or refused and visible; no file ends the gateway's ability to reload."""
+"""`citymote gateway reload`, which the unit's ExecReload= runs: exit code and complaint are the running gateway's own answer."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
-from collections.abc import AsyncIterator, Callable
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from gateway import reload
-from gateway.config import Config, ConfigError, load
-from gateway.links.link import LinkError
-from gateway.metrics import Metrics
-from gateway.reload import SURE_S, Reloads
-from tests.gateway.world import Mote, registry, toml_of
-
-MOTES = [Mote(300 + n) for n in range(10)]
-
-
-class Lab:
-    """Reloads with a configuration on disk. applied: what was put in force. now: seconds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = toml_of(folder, ("127.0.0.1", 1), MOTES)
-        self.config = load(self.file)
-        self.metrics, self.said, self.applied = Metrics(), [], []  # type: ignore[var-annotated]
-        self.reports: list[list[tuple[str, str]]] = []
-        self.now, self.fails = 0.0, None  # type: ignore[var-annotated]
-        self.reloads = Reloads(
-            self.metrics, lambda: self.config, self._apply, self.said.append, lambda: "3 nodes",
-            lambda _began, mistakes: self.reports.append(mistakes), lambda: self.now,
-        )  # fmt: skip
-
-    async def _apply(self, c: Config) -> None:
-        if self.fails is not None:
-            raise self.fails
-        self.config = c
-        self.applied.append(c)
-
-    async def ask(self) -> list[str]:
-        """Ask for a reload and return the problems after it."""
-        before = len(self.reports)
-        self.reloads.want()
-        async with asyncio.timeout(20):
-            while len(self.reports) == before:
-                await asyncio.sleep(0.01)
-            await asyncio.sleep(0.01)
-        return [p.text for p in self.reloads.problems()]
-
-    def nodes(self, motes: list[Mote]) -> None:
-        (self.folder / "nodes.toml").write_text(registry(motes))
+from gateway import reloading
+from tests.gateway.conftest import BrokerAddress
+from tests.gateway.world import REPO, Mote, Process, toml_of, until
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    made = Lab(tmp_path)
-    task = asyncio.create_task(made.reloads.run())
-    yield made
-    assert not task.done(), "it still serves"
-    task.cancel()
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """RUNTIME_DIRECTORY, as the unit has it."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(folder))
+    return folder
 
 
-def deep(folder: Path) -> None:
-    (folder / "nodes.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+@pytest.fixture
+def running(tmp_path: Path, mosquitto: BrokerAddress, runtime: Path) -> Iterator[tuple[Process, Path]]:
+    config = toml_of(tmp_path, mosquitto, [Mote(263)])
+    p = Process(config)
+    yield p, config
+    p.kill()
 
 
-def binary(folder: Path) -> None:
-    (folder / "nodes.toml").write_bytes(os.urandom(1000))
+def ask(config: Path, pid: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gateway", "reload", "--config", str(config), "--pid", str(pid)]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
 
 
-def half(folder: Path) -> None:
-    file = folder / "nodes.toml"
-    file.write_text(file.read_text()[:-30])
+def test_a_reload_ends_as_the_running_gateway_ended_it(running: tuple[Process, Path], runtime: Path) -> None:
+    p, config = running
+    pid, good, nodes = p.process.pid, config.read_text(), (config.parent / "nodes.toml").read_text()
+    done = ask(config, pid)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    config.write_text(good.replace('id = "gw-1"', 'id = "gw-9"'))  # only the running gateway can know that
+    done = ask(config, pid)
+    assert (
+        done.returncode == 1 and "gateway.id has changed" in done.stderr and "next: restart the gateway" in done.stderr
+    )
+    config.write_text(good.replace("bind", "bnd"))
+    done = ask(config, pid)
+    assert done.returncode == 2 and "did you mean `bind`?" in done.stderr
+    # it was offered all the same: its health says that a start would fail
+    assert until(lambda: sum(line["event"] == "reload_refused" for line in p.lines()) >= 2)
+    config.write_text(good)
+    refused = len([line for line in p.lines() if line["event"] == "reload_refused"])
+    (config.parent / "nodes.toml").write_text(
+        nodes + nodes.replace("263", "264")
+    )  # it would take a key twice, so it is not asked
+    done = ask(config, pid)
+    assert done.returncode == 2 and "is a key of" in done.stderr
+    (config.parent / "nodes.toml").write_text(nodes + f'[[node]]\nid = 264\nkey = "{secrets.token_hex(16)}"\n')
+    assert ask(config, pid).returncode == 0
+    assert len([line for line in p.lines() if line["event"] == "reload_refused"]) == refused
+    assert [line["nodes"] for line in p.lines() if line["event"] == "reloaded"] == [1, 2]
+    assert {f.name for f in runtime.iterdir()} == {"reload.json"}
+    p.kill()
+    done = ask(config, pid)
+    assert done.returncode == 1 and "No such process" in done.stderr
 
 
-def folder_instead(folder: Path) -> None:
-    (folder / "nodes.toml").unlink()
-    (folder / "nodes.toml").mkdir()
+def test_an_older_reloads_answer_is_not_taken_for_this_ones(runtime: Path) -> None:
+    """The answer of a reload that had read the files before they were written, or of the gateway's former life."""
+    reloading.report(time.monotonic(), [])
+    with subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(1, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"],
+                          stdout=subprocess.PIPE) as p:  # fmt: skip
+        assert p.stdout is not None and p.stdout.readline()
+        with pytest.raises(TimeoutError, match="has not ended its reload"):
+            reloading.ask(p.pid, wait_s=0.3)
+        reloading.report(time.monotonic() + 3600, [("x", "y")])
+        assert reloading.ask(p.pid, wait_s=5) == [{"text": "x", "next": "y"}]
+        (runtime / "reload.json").unlink()
+        p.terminate()
 
 
-def nothing(folder: Path) -> None:
-    (folder / "nodes.toml").unlink()
+def test_without_a_runtime_folder_it_can_only_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    reloading.report(0.0, [])
+    with subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(1, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"],
+                          stdout=subprocess.PIPE) as p:  # fmt: skip
+        assert p.stdout is not None and p.stdout.readline()
+        assert reloading.ask(p.pid) is None
+        p.terminate()
+    assert list(tmp_path.iterdir()) == []
 
 
-def deep_rules(folder: Path) -> None:
-    (folder / "rules.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
-    file = folder / "gateway.toml"
-    file.write_text(file.read_text().replace('id = "gw-1"', 'id = "gw-1"\nrules = "rules.toml"'))
-
-
-def config_itself(folder: Path) -> None:
-    (folder / "gateway.toml").write_text("[" * 9000)
-
-
-@pytest.mark.parametrize("spoil", [deep, binary, half, folder_instead, nothing, deep_rules, config_itself])
-async def test_whatever_is_in_a_file_the_old_configuration_stays_and_the_next_reload_works(
-    lab: Lab, spoil: Callable[[Path], None]
-) -> None:
-    kept = {f: f.read_text() for f in lab.folder.iterdir() if f.suffix == ".toml"}
-    spoil(lab.folder)
-    (problem,) = await lab.ask()
-    assert "not in force" in problem and lab.applied == [] and lab.reports[-1]
-    assert [s.split("=")[0] for s in lab.said] == ["RELOADING", "READY"]
-    assert lab.metrics.totals["reloads_refused"] == 1
-    for f, text in kept.items():
-        if f.is_dir():
-            f.rmdir()
-        f.write_text(text)
-    assert await lab.ask() == [] and len(lab.applied) == 1 and lab.reports[-1] == []
-
-
-@pytest.mark.parametrize(
-    "error", [LinkError("port taken"), ConfigError("no", "do"), ValueError("of ours 'hunter22'"), RecursionError()]
-)
-async def test_an_error_while_it_is_put_in_force_is_told_and_the_next_reload_works(lab: Lab, error: Exception) -> None:
-    lab.fails = error
-    (problem,) = await lab.ask()
-    ours = not isinstance(error, (LinkError, ConfigError))
-    assert ("in force in part only" in problem) == ours and "hunter22" not in problem
-    assert lab.metrics.refused["internal"] == ours and lab.said[-1].startswith("READY=1")
-    lab.fails = None
-    assert await lab.ask() == []
-
-
-@pytest.mark.parametrize(
-    "error", [ValueError("quotes 'hunter22'"), MemoryError(), AssertionError(), OSError(5, "I/O error")], ids=repr
-)
-async def test_whatever_a_reader_raises_is_a_refused_reload(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def broken(_file: Path) -> Config:
-        raise error
-
-    monkeypatch.setattr(reload, "load", broken)
-    (problem,) = await lab.ask()
-    assert "not in force" in problem and "hunter22" not in problem and lab.said[-1].startswith("READY=1")
-    assert lab.metrics.refused["internal"] == 1
-    monkeypatch.setattr(reload, "load", load)
-    assert await lab.ask() == []
-
-
-async def test_a_file_that_never_ends_is_left(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stuck(_file: Path) -> Config:
-        asyncio.run_coroutine_threadsafe(release.wait(), loop).result(30)
-        return lab.config
-
-    monkeypatch.setattr(reload, "READ_S", 0.2)
-    monkeypatch.setattr(reload, "load", stuck)
-    (problem,) = await lab.ask()
-    release.set()
-    assert "not read within" in problem
-    monkeypatch.setattr(reload, "load", load)
-    assert await lab.ask() == []
-
-
-@pytest.mark.parametrize("left", [0, 1, 4])
-async def test_a_reload_that_takes_most_nodes_away_has_to_be_asked_for_twice(lab: Lab, left: int) -> None:
-    lab.nodes(MOTES[:left])
-    (problem,) = await lab.ask()
-    assert f"{10 - left} of 10 nodes are gone" in problem and lab.applied == []
-    lab.now += SURE_S - 1
-    assert await lab.ask() != [], "an editor may still be at it"
-    lab.now += 1
-    assert await lab.ask() == [] and len(lab.config.nodes) == left
-
-
-async def test_the_second_time_counts_only_for_the_same_nodes(lab: Lab) -> None:
-    lab.nodes([])
-    await lab.ask()
-    lab.now += SURE_S
-    lab.nodes(MOTES[:1])
-    assert await lab.ask() != []
-    lab.now += SURE_S
-    lab.nodes(MOTES)
-    assert await lab.ask() == [] and len(lab.config.nodes) == 10
-    lab.nodes([])
-    assert await lab.ask() != [], "what was asked for before a sound reload is forgotten"
-
-
-@pytest.mark.parametrize("left", [5, 8, 10])
-async def test_half_of_the_nodes_may_go_at_once(lab: Lab, left: int) -> None:
-    lab.nodes(MOTES[:left])
-    assert await lab.ask() == [] and len(lab.config.nodes) == left
-
-
-async def test_few_nodes_may_go_at_once(tmp_path: Path, lab: Lab) -> None:
-    lab.nodes(MOTES[:5])
-    await lab.ask()
-    lab.nodes(MOTES[:3])
-    await lab.ask()
-    lab.nodes(MOTES[:1])
-    assert await lab.ask() == [], "two of three"
+def test_an_outcome_that_cannot_be_written_ends_no_reload(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", f"{tmp_path}/gone:/run/other")
+    assert reloading.runtime_folder() == tmp_path / "gone"
+    reloading.report(1.0, [])
+    (tmp_path / "gone").mkdir()
+    reloading.report(1.0, [("a", "b")])
+    assert json.loads((tmp_path / "gone/reload.json").read_text()) == {
+        "began": 1.0,
+        "mistakes": [{"text": "a", "next": "b"}],
+    }
+    assert os.listdir(tmp_path / "gone") == ["reload.json"]
