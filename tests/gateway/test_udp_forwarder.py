@@ -49,7 +49,8 @@ class Clock:
     def now(self) -> float:
         return 1e9
 
-    def heard(self, unix: float) -> None:
+    def heard(self, unix: float, receiver: str) -> None:
+        assert receiver == EUI.hex()
         self.times.append(unix)
 
 
