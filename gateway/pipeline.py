@@ -94,7 +94,7 @@ class Pipeline:
         return self._intake.pending
 
     def problems(self) -> Iterator[Problem]:
-        """Say under whose names frames are forged."""
+        """Return under whose names frames are forged."""
         return self._intake.problems()
 
     def flush(self) -> None:

@@ -152,7 +152,7 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
         told["alarm"] = replace(told["alarm"], state="late", rules=())
     down = state.down + 1
     ack = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter}
-    # who plays it back is heard, not the node: how strongly says nothing of it
+    # what was heard may be a recording, so its strength is not the node's
     event = replace(_event(node, rx, counter, told), rssi=None, snr=None)
     return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 

@@ -36,9 +36,10 @@ class _Source:
 class Forwarder:
     """One EUI. Times are monotonic seconds."""
 
-    __slots__ = ("_last", "_origins", "_pulls", "_sources", "_turns", "heard_at", "twins", "twins_at", "waiting")
+    __slots__ = ("_last", "_origins", "_pulls", "_sources", "_turns", "eui", "heard_at", "twins", "twins_at", "waiting")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, eui: str = "") -> None:
+        self.eui = eui  # in hex; one string for all that it brings
         self.waiting: dict[asyncio.Future[None], None] = {}
         self.heard_at = now
         self.twins: tuple[str, str] | None = None
@@ -120,7 +121,7 @@ class Forwarders:
             if now - self._all[oldest].heard_at < FORGET_S:
                 return None
             del self._all[oldest]
-        made = self._all[eui] = Forwarder(now)
+        made = self._all[eui] = Forwarder(now, eui.hex())
         return made
 
     def only(self, allowed: frozenset[str]) -> None:

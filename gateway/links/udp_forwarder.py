@@ -253,7 +253,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             self._transport.sendto(
                 bytes((VERSION, data[1], data[2], PUSH_ACK)), addr
             )  # before processing, says the protocol
-            self._pushed(data[12:], eui.hex(), forwarder, addr)
+            self._pushed(data[12:], forwarder.eui, forwarder, addr)
         elif kind == PULL_DATA:
             forwarder.pulled(addr, time.monotonic())
             self._pulled(bytes((VERSION, data[1], data[2], PULL_ACK)), addr, forwarder)
@@ -369,7 +369,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         return rssi, snr if snr is not None and abs(snr) <= MAX_SNR else None
 
     def _rssi(self, claimed: float | None) -> int | None:
-        """Return dBm, None where the receiver said nothing or what no receiver can measure: that is not published and wins nothing."""
+        """Return dBm, None where the receiver reported none or one that cannot be measured: that is not published and wins nothing."""
         if claimed is None:
             return None
         if not RSSI_DBM[0] <= claimed <= RSSI_DBM[1]:
