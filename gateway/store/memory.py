@@ -35,6 +35,7 @@ class MemoryEngine:
         self._airtime: list[tuple[str, int, int, int]] = []
         self._notes: dict[str, bytes] = {}
         self._poisoned = False
+        self.wiped = 0  # how often it was asked to
 
     @property
     def newest_express(self) -> int:
@@ -152,6 +153,9 @@ class MemoryEngine:
     def make_room(self) -> asyncio.Future[int]:
         self.full = self.failing
         return _future(int(not self.full))
+
+    def wipe(self) -> None:
+        self.wiped += 1
 
     def close(self) -> None:
         return None
