@@ -177,7 +177,8 @@ class Event:
     from those: aggregate, area. An alarm of an area has `area` beside it and no node (0). latest: (column, row) pairs that are newer
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
-    the store enters it in the audit log.
+    the store enters it in the audit log. former: (profile, areas) of a registry entry that no longer holds: filters then judge by the
+    event alone, so that who saw an alarm rise under the old entry sees it end.
     """
 
     kind: str
@@ -206,6 +207,7 @@ class Event:
     aggregates: tuple[Aggregate, ...] = ()
     area: Area | None = None
     command: Mapping[str, Any] | None = None
+    former: tuple[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

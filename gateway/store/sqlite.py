@@ -24,6 +24,7 @@ from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.store import audit, recovery
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Write, is_express
+from gateway.store.ledger import Ledger
 from gateway.store.reserve import Reserve
 from gateway.store.retention import MB, Retention
 from gateway.store.schema import DOWN_FLOOR, connect, down_floor
@@ -73,6 +74,7 @@ class SqliteEngine:
             raise
         self._queue: queue.SimpleQueue[tuple[Job, asyncio.Future[int], bool] | None] = queue.SimpleQueue()
         self._poisoned = False
+        self.ledger = Ledger(self._reader, self._put, self._spool)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._decode_state = msgspec.msgpack.Decoder(NodeState).decode
@@ -314,6 +316,7 @@ class SqliteEngine:
             self.newest_express = seq
         if event.command is not None:
             audit.enter(db, event)
+        self.ledger.folding.add(db, seq, event)
         return seq
 
     def _write(self) -> None:
@@ -350,10 +353,12 @@ class SqliteEngine:
                     done.append((future, StoreError("an earlier commit failed")))
                 else:
                     done.append((future, job(db)))
+            self.ledger.folding.flush(db)
             db.execute("COMMIT")
             self.transactions += 1
         except (sqlite3.Error, OverflowError, TypeError, ValueError) as e:
             self._poisoned = True
+            self.ledger.folding.forget()
             if db is not None and db.in_transaction:
                 db.execute("ROLLBACK")
             if isinstance(e, sqlite3.Error) and _no_room(e) and not self.full:
