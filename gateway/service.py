@@ -125,7 +125,7 @@ class Service:
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, c.nodes)
+            await outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()
@@ -276,7 +276,7 @@ class Service:
         logs.apply(replace(c.log, level=self._level or c.log.level))
         self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
         self._engine.use_outputs(o.name for o in c.outputs)
-        await self._outputs.apply(c.outputs, c.nodes)
+        await self._outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
         changed = await self._pipeline.use(c.nodes)
         self.config = c
         for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
@@ -367,6 +367,11 @@ class Service:
             "counters": self.metrics.snapshot(),
             "store": self._caretaker.info(),
         }
+
+
+def _areas(c: Config) -> dict[str, str]:
+    """Return the areas about which anything may be published, with their visibility."""
+    return {} if c.rules is None else {a.name: a.visibility for a in c.rules.areas}
 
 
 class _Rising:

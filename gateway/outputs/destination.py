@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from gateway.config import OutputConfig
-from gateway.core.decide import metadata
-from gateway.core.model import Event, Node, NodeState
+from gateway.core.model import Event, Node
 from gateway.metrics import Metrics
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known
@@ -24,7 +23,6 @@ from gateway.store.engine import Engine, Entry
 
 BATCH = 64
 BACKOFF_S = (0.5, 30.0)
-INTRODUCED_AT_ONCE = 100  # nodes, between breaths of the event loop
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +78,10 @@ class Destination(ABC):
     def advice(self, error: Exception) -> str:
         """What the operator is to do next about an error of FAULTS."""
         return getattr(error, "hint", "") or "data are kept in the store; start the broker or correct the output"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield (text, what to do next) of what is wrong although the destination is there."""
+        return iter(())
 
     def reject(self, body: dict[str, Any]) -> None:
         """Tell why a frame was refused, where the destination has a place for that."""
@@ -173,24 +175,3 @@ class Destination(ABC):
     def narrow(self, event: Event) -> Event | None:
         """Return what this destination may see of an event."""
         return self._sieve.narrow(event, self.known.nodes)
-
-    async def introductions(self) -> list[Event]:
-        """Return what is known of every node now, as events of kind meta, narrowed like all others."""
-        told = []
-        for n, node in enumerate(list(self.known.nodes.values()), 1):
-            event = self.narrow(introduction(self._engine, node))
-            if event is not None:
-                told.append(event)
-            if n % INTRODUCED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return told
-
-
-def introduction(engine: Engine, node: Node) -> Event:
-    """Return the event that tells what a node is and whether it is there, from its committed state."""
-    state = engine.load(node.id) or NodeState()
-    online = state.online if state.heard else None
-    return Event(
-        "meta", f"{node.id}:meta:{int(state.heard)}", node.id, node.name, node.visibility, state.heard, node.interval_s,
-        online=online, meta=metadata(node, state),
-    )  # fmt: skip

@@ -29,7 +29,14 @@ def shape_of(c: MqttOutputConfig, version: str) -> Shape:
         return tuple(sorted(of))
 
     return Shape(
-        c.root, c.formats, c.discovery, names(f.visibility), names(f.profiles), names(f.quantities), names(f.areas), version
+        c.root,
+        c.formats,
+        c.discovery,
+        names(f.visibility),
+        names(f.profiles),
+        names(f.quantities),
+        names(f.areas),
+        version,
     )
 
 
