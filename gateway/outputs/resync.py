@@ -2,7 +2,8 @@
 
 The mark is {"store", "seq", "generation"}: every retained message that follows from events up to `seq` and from the registry and
 configuration as of `generation` was acknowledged by this broker, and is in its memory, since what is retained later is remembered later.
-A broker without the mark, with one of another store, or with one that is ahead of this store's cursor, is given everything.
+`turn` counts the connections, in the store before the broker hears of it. A broker without the mark is given everything; where the mark
+is another store's or ahead of this one's cursor or turn, the store was set back or exchanged, and what the broker knows beyond is swept.
 Facts are read, rendered and handed over without a pause in between, so nothing newer can be overtaken by them.
 """
 
@@ -50,6 +51,7 @@ class Mark(msgspec.Struct, frozen=True):
     store: str
     seq: int
     generation: int
+    turn: int
 
 
 @dataclass
@@ -118,6 +120,7 @@ class Resync:
         self._kept: Mark | None = None
         self._open = 0  # messages of ours that are not acknowledged
         self._acked = asyncio.Event()
+        self._turn = 0
         self._generation = -1  # registry and configuration that the broker's memory agrees with
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
@@ -217,8 +220,11 @@ class Resync:
         seq = min(track.durable, track.cursor)
         if lane is not None and (lane.waits or lane.cursor != lane.sent or lane.durable != lane.cursor):
             seq = min(seq, lane.durable)
-        mark = Mark(ledger.life, seq, self._generation)
-        if mark == self._marked or self._session.publish(self.mark_topic, json(mark), 1, True) is None:
+        return self._remember(Mark(ledger.life, seq, self._generation, self._turn))
+
+    def _remember(self, mark: Mark) -> bool:
+        session = self._session
+        if session is None or mark == self._marked or session.publish(self.mark_topic, json(mark), 1, True) is None:
             return False
         self._marked = mark
         return True

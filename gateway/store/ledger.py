@@ -23,7 +23,7 @@ from gateway.core.shape import Entry, Shape
 CACHE = 2048  # subjects whose facts the writer keeps decoded
 PAST = 16  # former entries of a subject, former shapes of an output
 GONE = 100_000  # subjects that have left the registry and whose topics are still known; the oldest are forgotten first
-LIFE, GENERATION, FILLED = "current:store", "current:generation", "current:filled"
+LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current:filled", "current:turn:"
 
 log = structlog.get_logger(__name__)
 
@@ -191,6 +191,10 @@ class Ledger:
         found = self.reader.execute("SELECT place, generation, body FROM places").fetchall()
         return {key: (generation, _place(body)) for key, generation, body in found}
 
+    def turn(self, place: str) -> int:
+        """Return how often an output has connected."""
+        return int(self._note(f"{TURN}{place}") or 0)
+
     def requests(self, output: str) -> list[tuple[int, str]]:
         """Return what was asked for: (id, subject or "" for all) of an output."""
         return self.reader.execute(
@@ -274,6 +278,15 @@ class Ledger:
             if n:
                 self._keep_generation(db, generation)
             return n
+
+        return self.put(job)
+
+    def keep_turn(self, place: str, turn: int) -> Any:
+        """An output has connected once more."""
+
+        def job(db: sqlite3.Connection) -> int:
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (f"{TURN}{place}", str(turn).encode()))
+            return 0
 
         return self.put(job)
 
