@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from gateway.outputs.message import Message, json
 from gateway.outputs.retained import Tree
 from gateway.outputs.sweep import sweep
 from gateway.outputs.track import Track
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, StoreError
 from gateway.store.ledger import Known
 
 PROBE_S = 5.0  # for the broker to return our own message
@@ -120,7 +120,7 @@ class Resync:
         self._kept: Mark | None = None
         self._open = 0  # messages of ours that are not acknowledged
         self._acked = asyncio.Event()
-        self._turn = 0
+        self._turn, self._may_mark = 0, False
         self._generation = -1  # registry and configuration that the broker's memory agrees with
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
@@ -162,15 +162,15 @@ class Resync:
         ledger = self._engine.ledger
         kept = await self._learn()
         seq, generation = -1, -1
-        if (
-            kept is not None
-            and kept.store == ledger.life
-            and kept.seq <= self._track.cursor
-            and kept.generation <= ledger.generation
-        ):
+        self._turn = ledger.turn(self._place) + 1
+        trusted = kept is not None and self._agrees(kept)
+        if kept is not None and trusted:
             seq, generation = kept.seq, kept.generation
+        self._may_mark = await self._stored(ledger.keep_turn(self._place, self._turn))
+        if trusted or kept is None:  # one that is swept keeps its mark until that is done
+            self._remember(Mark(ledger.life, seq, generation, self._turn))
         began, before = asyncio.get_running_loop().time(), self._metrics.totals["retained_again"]
-        await self._pass(seq, generation, kept is not None and seq < 0)
+        await self._pass(seq, generation, kept is not None and not trusted)
         if (n := self._metrics.totals["retained_again"] - before) > 0:
             log.info("output_resynced", output=self.output, since=seq, messages=n,
                      seconds=round(asyncio.get_running_loop().time() - began, 1))  # fmt: skip
@@ -187,6 +187,25 @@ class Resync:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _agrees(self, kept: Mark) -> bool:
+        """True when a mark is one that this store, as it is, has had published."""
+        ledger = self._engine.ledger
+        return (
+            kept.store == ledger.life
+            and kept.seq <= self._track.cursor
+            and kept.generation <= ledger.generation
+            and kept.turn < self._turn
+        )
+
+    async def _stored(self, job: Awaitable[int]) -> bool:
+        """True when a job of the store was done; what could not be noted is noted, or done, again after the next connect."""
+        try:
+            await job
+        except StoreError as e:
+            log.warning("ledger_not_kept", output=self.output, error=str(e), next=e.hint or "look at the disk")
+            return False
+        return True
 
     async def _keep_true(self) -> None:
         ledger, marked_at = self._engine.ledger, float("-inf")
@@ -210,7 +229,7 @@ class Resync:
                     await self._settled()
                 else:
                     await self._pass(-1, -1)
-                await ledger.granted(request)
+                await self._stored(ledger.granted(request))
 
     def mark(self) -> bool:
         """Publish the mark where it has moved; nothing while a pass is under way."""
@@ -224,7 +243,12 @@ class Resync:
 
     def _remember(self, mark: Mark) -> bool:
         session = self._session
-        if session is None or mark == self._marked or session.publish(self.mark_topic, json(mark), 1, True) is None:
+        if (
+            session is None
+            or not self._may_mark
+            or mark == self._marked
+            or session.publish(self.mark_topic, json(mark), 1, True) is None
+        ):
             return False
         self._marked = mark
         return True
@@ -267,7 +291,7 @@ class Resync:
         await self._own(turn)
         await self._settled()
         for key in turn.left:
-            await ledger.left(key)
+            await self._stored(ledger.left(key))
         self._generation = upto
 
     def _places(self, generation: int) -> tuple[list[Tree], list[Tree], list[str]]:
