@@ -7,7 +7,11 @@ import importlib
 import sys
 from pathlib import Path
 
-LOOKING_BACK = {"replay": "send a time range to an output again", "export": "write open data of a time range"}
+LOOKING_BACK = {
+    "replay": "send a time range to an output again",
+    "republish": "publish what is current to an output again",
+    "export": "write open data of a time range",
+}
 
 
 def main() -> int:

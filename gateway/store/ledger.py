@@ -56,7 +56,7 @@ class Place:
 _encode = msgspec.msgpack.Encoder().encode
 _current = msgspec.msgpack.Decoder(Current).decode
 _known = msgspec.msgpack.Decoder(Known).decode
-_place = msgspec.msgpack.Decoder(Place).decode
+read_place = msgspec.msgpack.Decoder(Place).decode
 
 
 class Folding:
@@ -189,7 +189,7 @@ class Ledger:
     def places(self) -> dict[str, tuple[int, Place]]:
         """Return every output at every broker that was ever published to and is not known to be empty, with its generation."""
         found = self.reader.execute("SELECT place, generation, body FROM places").fetchall()
-        return {key: (generation, _place(body)) for key, generation, body in found}
+        return {key: (generation, read_place(body)) for key, generation, body in found}
 
     def turn(self, place: str) -> int:
         """Return how often an output has connected."""
@@ -261,7 +261,7 @@ class Ledger:
 
         def job(db: sqlite3.Connection) -> int:
             generation, n = self._next(db), 0
-            told = {key: _place(body) for key, body in db.execute("SELECT place, body FROM places")}
+            told = {key: read_place(body) for key, body in db.execute("SELECT place, body FROM places")}
             for key, place in wanted.items():
                 before = told.get(key)
                 if before is None or before.now != place.now:
@@ -295,7 +295,7 @@ class Ledger:
 
         def job(db: sqlite3.Connection) -> int:
             for (body,) in db.execute("SELECT body FROM places WHERE place = ?", (key,)).fetchall():
-                if _place(body).now is None:
+                if read_place(body).now is None:
                     db.execute("DELETE FROM places WHERE place = ?", (key,))
             return 0
 
