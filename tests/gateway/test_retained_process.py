@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_process_reload import reload
-from tests.gateway.world import Backend, Concentrator, Mote, Process, until
+from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, until
 
 NOW = int(time.time())
 ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
@@ -357,3 +359,50 @@ def test_a_restored_backup_does_not_leave_what_came_after_it(scene: Scene, tmp_p
 def forget(broker: Mosquitto) -> None:
     """Delete what a stopped broker has saved."""
     (broker.folder / "mosquitto.db").unlink(missing_ok=True)
+
+
+def republish(scene: Scene, *more: str) -> tuple[int, dict[str, object]]:
+    argv = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "republish",
+        "--config",
+        str(scene.folder / "gateway.toml"),
+        "--json",
+        *more,
+    ]
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=60)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_what_somebody_else_took_from_the_broker_comes_back_by_republish(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    wipe(scene.broker, before)
+    assert tree(scene.broker) == {}
+    code, told = republish(scene, "--output", "city", "--node", "air-1")
+    assert code == 0 and told["done"]
+    assert {t.split("/")[1] for t in tree(scene.broker) if t.startswith("node/")} == {"air-1"}
+    assert republish(scene, "--output", "city")[1]["done"] and tree(scene.broker) == before
+    wipe(scene.broker, before)
+    assert p.stop() == 0
+    code, told = republish(scene, "--output", "city")
+    assert code == 0 and not told["running"]
+    scene.start()
+    assert same(scene, tmp_path, empty) == before
+    assert (
+        republish(scene, "--output", "nowhere")[0] == 2 and republish(scene, "--output", "city", "--node", "x")[0] == 2
+    )
+
+
+def wipe(broker: Mosquitto, topics: Mapping[str, bytes]) -> None:
+    """Somebody empties topics behind the gateway's back."""
+    b = Backend((broker.host, broker.port), "nothing")
+    for t in topics:
+        full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
+        b._client.publish(full, b"", 1, True).wait_for_publish(5)
+    b.close()
