@@ -12,7 +12,8 @@ import structlog
 
 from gateway.metrics import Metrics
 from gateway.states import States
-from gateway.store.engine import Engine, Write
+from gateway.store.engine import Engine, Unstorable, Write
+from gateway.unstorable import storable
 from gateway.work import Work
 
 RESUME_S = 1.0
@@ -65,7 +66,11 @@ class Commits:
         if not works:  # decisions without a frame: their states must stay in memory until they are on disk all the same
             for w in writes:
                 self._states.hold(w.node)
-        future = self._engine.commit(writes)
+        try:
+            future = self._engine.commit(writes)
+        except Unstorable:
+            writes = storable(writes, self._engine, self._metrics)
+            future = self._engine.commit(writes)
         self.in_flight.add(future)
         future.add_done_callback(lambda f: self._after(f, generation, writes, works, then))
         return future

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 
 class Help(NamedTuple):
-    """What a key is for, with its unit; and a TOML value for it, where the default cannot serve as an example."""
+    """What a key is for, with its unit; a TOML value for it, where the default cannot serve as an example; its range and default, where
+    they depend on another key."""
 
     text: str
     example: str = ""
+    facts: str = ""
 
 
 _SHARED: Mapping[str, Help] = {
@@ -49,10 +51,10 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "id": Help("Name of this gateway, a level of its topics."),
         "store": Help("File of the store; relative paths count from this file."),
         "registry": Help("File of the nodes and their keys; readable by the gateway alone."),
-        "clock": Help("Where the time is from: forwarder for a box without a clock of its own."),
+        "clock": Help("Where the time is from: forwarder for a box without a clock of its own; lockstep is for simulations."),
         "drain_s": Help("Seconds that outputs get to take what is waiting when the gateway is stopped."),
-        "node_burst": Help("Frames one node may bring at once (alarms count apart); beyond, they are not acked and come again."),
-        "node_rate": Help("Frames per second that one node may bring for ever."),
+        "node_burst": Help("Frames of up to 64 cells and 6 published values that one node may bring at once; beyond, they are not acked and come again."),
+        "node_rate": Help("Such frames per second that one node may bring for ever; a quarter of it again for alarms."),
         "rules": Help("File of limits, aggregates, faults and areas (gateway/defaults has examples).", '"rules.toml"'),
     },
     "log": {
@@ -74,7 +76,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
     },
     "link.udp-forwarder": {
         "bind": Help("Address and UDP port to listen on.", '"127.0.0.1:1700"'),
-        "allow": Help("EUIs of the forwarders (16 hex digits); without any only those of this machine.", '["aa555a0000000001"]'),
+        "allow": Help("EUIs of the forwarders (16 hex digits); better { EUI = \"the address it sends from\" }. Without any only those of this machine.", '["aa555a0000000001"]'),
         "collect_ms": Help("Milliseconds to wait for copies of a frame through other receivers."),
         "power_dbm": Help("Power of downlinks in dBm ERP; 14 is the limit below 869.4 MHz."),
     },
@@ -86,7 +88,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "discovery": Help("Topic prefix of Home Assistant's discovery."),
     },
     "output.files": {
-        "folder": Help("Where the files go; made when it is not there.", '"data"'),
+        "folder": Help("Where the files go; made when it is not there. Relative paths count from this file; the installed unit may write below /var/lib/citymote only.", '"archive"'),
         "formats": Help("What is written; parquet needs pyarrow."),
     },
     "output.ngsi-ld-http": {
@@ -116,7 +118,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "lon": Help("Degrees east, -180 to 180.", "13.7"),
         "visibility": Help("open, restricted or personal: the most that anybody may see of it."),
         "next_key": Help("The key it is to change to.", '"101112131415161718191a1b1c1d1e1f"'),
-        "next_epoch": Help("Its epoch under next_key.", "1"),
+        "next_epoch": Help("Its epoch under next_key.", "1", "epoch + 1 to epoch + 3; default epoch + 1"),
         "area": Help("Where it is, for filters and sums.", '["centre"]'),
     },
 }  # fmt: skip

@@ -1,7 +1,7 @@
 """LoRa time on air and the EU868 duty-cycle ledger of the gateway's own transmissions.
 
-Sources: Semtech AN1200.13 for the formula; CEPT ERC/REC 70-03 annex 1 for the sub-bands. The limit holds for any sliding
-hour, per sub-band and per transmitter.
+Sources: Semtech AN1200.13 for the formula; CEPT ERC/REC 70-03 annex 1 for the sub-bands. The limit holds for any
+sliding hour, per sub-band and per transmitter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def time_on_air_us(size: int, sf: int, bw_hz: int = 125_000, cr: int = 1, preamb
 
 
 def sub_band_of(freq_hz: int) -> int | None:
-    """Return the index of the sub-band that holds a centre frequency with 62.5 kHz to each side, or None if none may be used."""
+    """Return the index of the sub-band that holds a centre frequency with 62.5 kHz to each side, or None if none may be
+    used."""
     for i, (low, high, _) in enumerate(SUB_BANDS):
         if low <= freq_hz - 62_500 and freq_hz + 62_500 <= high:
             return i
@@ -64,16 +65,20 @@ class DutyLedger:
         """The clock was set by so much: what was sent is as long ago as it was."""
         self._sent = [deque((start + us, airtime) for start, airtime in sent) for sent in self._sent]
 
-    def book(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
-        """Book a transmission and return its sub-band; None, and nothing booked, when the limit or the band forbids it.
+    def room(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
+        """Return the sub-band in which a transmission may be made, None when the limit or the band forbids it.
 
         share: of the limit that may be used up, so that something is left for what is more important.
         """
         band = sub_band_of(freq_hz)
         if band is None:
             return None
-        if self.used_us(band, start) + airtime > HOUR_US // 1000 * SUB_BANDS[band][2] * share:
-            return None
-        self._sent[band].append((start, airtime))
-        self._sum[band] += airtime
+        return band if self.used_us(band, start) + airtime <= HOUR_US // 1000 * SUB_BANDS[band][2] * share else None
+
+    def book(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
+        """Book a transmission and return its sub-band; None, and nothing booked, when there is no room."""
+        band = self.room(freq_hz, start, airtime, share)
+        if band is not None:
+            self._sent[band].append((start, airtime))
+            self._sum[band] += airtime
         return band

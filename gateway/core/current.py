@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 from gateway.core.model import RESTRICTED, Aggregate, Alarm, Area, Event
 from gateway.core.registry import VISIBILITIES
+from gateway.core.report import is_int
+from gateway.core.rhythm import DAY_S
 
 MAX_VALUES = 128  # quantities and status values of one subject
 MAX_ENDED = 64  # alarms of a subject that are over and whose end a broker may have to be told again
@@ -31,6 +33,17 @@ HEALTH = {
 }
 """Values of a status that are published like quantities, with their units."""
 SCALE = {"battery_voltage": 100}  # 10 mV steps
+ALWAYS = (
+    "uptime",
+    "outbox_depth",
+    "battery_voltage",
+)  # in every health report; others when they change, and once a day
+VALID_INTERVALS = 3
+
+
+def health_life_s(key: str, health_s: int) -> int:
+    """Return how long a value of a status frame is valid."""
+    return VALID_INTERVALS * (health_s if key in ALWAYS else max(health_s, DAY_S))
 
 
 class Reading(NamedTuple):
@@ -42,7 +55,7 @@ class Reading(NamedTuple):
 
 
 class Value(NamedTuple):
-    """The newest value of a quantity or status value. circle: index into VISIBILITIES of the event that brought it.
+    """The newest value of a quantity or status value. life_s: for how long behind t it is valid. circle: index into VISIBILITIES of the event that brought it.
 
     valid: the newest reading that was not suspect; None for what no report brought (status values, radio).
     """
@@ -52,7 +65,7 @@ class Value(NamedTuple):
     t: int | float
     suspect: bool
     received: float
-    interval_s: int
+    life_s: int
     circle: int
     valid: Reading | None = None
 
@@ -181,17 +194,19 @@ def _values(values: dict[str, Value], e: Event, circle: int) -> bool:
             valid = before.valid if before is not None else None
             if value is not None and not suspect:
                 valid = Reading(value, t, step)
-            put(column.key, Value(value, column.unit, t, suspect, e.received, e.interval_s, circle, valid))
+            put(
+                column.key,
+                Value(value, column.unit, t, suspect, e.received, VALID_INTERVALS * e.interval_s, circle, valid),
+            )
     if e.rssi is not None:
-        put("rssi", Value(e.rssi, "dBm", e.received, False, e.received, e.interval_s, circle))
+        put("rssi", Value(e.rssi, "dBm", e.received, False, e.received, VALID_INTERVALS * e.interval_s, circle))
     if e.snr is not None:
-        put("snr", Value(e.snr, "dB", e.received, False, e.received, e.interval_s, circle))
-    if e.status is not None:
-        for key, unit in HEALTH.items():
-            value = e.status.get(key)
-            if isinstance(value, int):
-                scaled = value / SCALE[key] if key in SCALE else value
-                put(key, Value(scaled, unit, e.received, False, e.received, e.interval_s, circle))
+        put("snr", Value(e.snr, "dB", e.received, False, e.received, VALID_INTERVALS * e.interval_s, circle))
+    for key, unit in HEALTH.items() if e.status is not None else ():
+        value = e.current_status.get(key)
+        if is_int(value):
+            scaled = value / SCALE[key] if key in SCALE else value
+            put(key, Value(scaled, unit, e.received, False, e.received, health_life_s(key, e.health_s), circle))
     return told
 
 
@@ -214,7 +229,7 @@ def _alarm(c: Current, e: Event, a: Alarm, seq: int, circle: int, changes: dict[
 
 def _device(c: Current, e: Event) -> Device:
     d = c.device or Device()
-    firmware = (e.meta or {}).get("firmware") or (e.status or {}).get("firmware")
+    firmware = (e.meta or {}).get("firmware") or e.current_status.get("firmware")
     d = d._replace(at=e.received, firmware=firmware if isinstance(firmware, str) else d.firmware)
     online = True if e.online is None and e.status is not None else e.online
     if online is not None:

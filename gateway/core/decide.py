@@ -7,18 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 from motewire import frame
-from motewire.codes import DOWN_NEXT, DOWN_SINCE
+from motewire.codes import DOWN_NEXT, DOWN_SCHEMA, DOWN_SINCE
 
 from gateway.core import alarms
-from gateway.core.messages import decode_alarm, decode_status
-from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal
+from gateway.core.messages import STATUS_NUMBERS, decode_alarm, decode_status
+from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal, frame_id
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener, authenticate
-from gateway.core.refusals import Unreadable
+from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
 from gateway.core.replay import Replay
-from gateway.core.report import FUTURE_S, decode
+from gateway.core.report import believable, decode, is_int
+from gateway.core.rhythm import DEFAULT_S, health_s, next_rhythm
 
 MAX_SCHEMAS = 8
+MAX_QUANTITIES = 64  # of one node; its sixteen channels and their instances are fewer
+CROSSING_S = 5  # receivers' times of frames that cross
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
 CLOCK_SET_S = 3600
@@ -33,12 +36,12 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     """
     before, node = state, node.under(state.epoch)
     if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
-        state = _fresh(node, state)
+        state = _fresh(node.epoch, state)
     after = node.next()
     if (
         after is not None and header.slot == after.epoch & 3
     ):  # until such a frame proves itself, both keys are the node's
-        node, state = after, _fresh(after, state)
+        node, state = after, _fresh(after.epoch, state)
     opened = authenticate(node, state, header, rx.data, opener)
     if isinstance(opened, Refusal):
         return Decision(before, refusal=opened)
@@ -52,6 +55,9 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     in_order = counter == state.replay.next
     # what changes is collected and applied once: making a frozen value costs more than anything else here
     changes, told, refusal = _read(node, state, header, rx, counter, payload)
+    offset_s, schema = told.pop("offset_s", None), told.pop("schema", None)
+    if offset_s is not None:
+        offset_s += rx.shift_s  # from receipt by the clock as it is
     # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
     heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
     changes |= {"replay": replay, "heard": heard, "online": True}
@@ -61,12 +67,15 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
     if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
         changes["down"], answer = _answered(node, state, replay, counter, header)
+        if schema is not None:  # asked for with every such answer, until the node announces it
+            answer = replace(answer, ack={**answer.ack, DOWN_SCHEMA: (schema,)})
     state = replace(state, **changes)
     # a changed registry is told by introduce(); an interval that a command changed shows in the text alone
     if (
         not state.meta
         or "ids" in changes
         or "firmware" in changes
+        or "rhythm" in changes
         or f"('interval', {node.interval_s})" not in state.meta
     ):
         meta = metadata(node, state)
@@ -74,7 +83,7 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
         if text != state.meta:
             state = replace(state, meta=text)
             told["meta"] = meta
-    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer)
+    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer, offset_s)
 
 
 def reread(
@@ -94,29 +103,54 @@ def reread(
     return Decision(kept, counter, replace(found.event, online=None))
 
 
-def _fresh(node: Node, state: NodeState) -> NodeState:
-    """Return the state under a new key: counters of both directions start again, what was measured stays known."""
-    return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={})
+def opaque(event: Event) -> Event:
+    """Return an event that says only that an authentic frame came: nothing of what was read of it."""
+    return replace(event, kind="opaque", times=(), columns=(), latest=(), occurrences=False, alarm=None, status=None, rebooted=False,
+                   meta=None, aggregates=(), area=None, command=None)  # fmt: skip
+
+
+def unstorable(before: NodeState, decision: Decision, why: str) -> Decision:
+    """Decide once more on an authentic frame whose state cannot be stored: it takes its counter and changes nothing else."""
+    after, base = (
+        decision.state,
+        before if decision.state.epoch == before.epoch else _fresh(decision.state.epoch, before),
+    )
+    state = replace(base, replay=after.replay, down=after.down, heard=after.heard, online=after.online)
+    event = None if decision.event is None else opaque(decision.event)
+    refusal = Refusal("unstorable", None if event is None else event.node, why, keep=True)
+    return replace(decision, state=state, event=event, refusal=refusal)
+
+
+def _fresh(epoch: int, state: NodeState) -> NodeState:
+    """Return the state under a new key: uplink counters start again, what was measured stays known.
+
+    Downlink counters continue: a former key that is given out again has been used up to here, and 32 bits have room.
+    """
+    alarms = {rule: replace(alarm, counter=0) for rule, alarm in state.alarms.items()}  # older than whatever comes
+    return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={})
 
 
 def _read(
     node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes
 ) -> tuple[dict[str, Any], dict[str, Any], Refusal | None]:
     """Return what an authentic payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
+    now = rx.received + rx.shift_s
     try:
         if header.kind == frame.REPORT:
-            return *_report(state, payload, rx.received), None
+            return *_report(node, state, payload, now), None
         if header.kind == frame.ALARM:
-            after, alarm = alarms.apply(state, decode_alarm(payload, rx.received), counter)
+            message = decode_alarm(payload, now)
+            after, alarm = alarms.apply(state, message, counter, now, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
-        return *_status(state, payload), None
+        return *_status(state, payload, counter, rx.received), None
     except Unreadable as e:
-        return {}, {"kind": "opaque"}, Refusal(e.reason, node.id, str(e), keep=True)
+        asked = {"schema": e.number} if isinstance(e, UnknownSchema) else {}
+        return {}, {"kind": "opaque", **asked}, Refusal(e.reason, node.id, str(e), keep=True)
 
 
 def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
     return Event(
-        id=f"{node.id}:{counter}", node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
+        id=frame_id(node.id, node.epoch, counter), node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
         interval_s=node.interval_s, counter=counter, epoch=node.epoch, link=rx.link, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr,
         **told,
     )  # fmt: skip
@@ -130,6 +164,8 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
     The answer speaks of this one counter, for the node to let go of it.
     """
     _, told, refusal = _read(node, state, header, rx, counter, payload)
+    for key in ("offset_s", "schema"):
+        told.pop(key, None)
     told |= {"latest": (), "rebooted": False}
     if told["kind"] == "status":  # says how the node is now, which an old one cannot
         told |= {"kind": "opaque", "status": None}
@@ -137,7 +173,8 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
         told["alarm"] = replace(told["alarm"], state="late", rules=())
     down = state.down + 1
     ack = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter}
-    event = _event(node, rx, counter, told)
+    # what was heard may be a recording, so its strength is not the node's
+    event = replace(_event(node, rx, counter, told), rssi=None, snr=None)
     return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 
 
@@ -149,50 +186,71 @@ def _answered(node: Node, state: NodeState, replay: Replay, counter: int, header
     return down, Answer(down, replay.ack(counter), with_time, rekey)
 
 
-def _report(state: NodeState, payload: bytes, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
     report = decode(payload, received, state.schemas)
-    future = int(received) + FUTURE_S
-    columns = columns_of(report, future)
+    changes: dict[str, Any] = {}
+    more = tuple(q for q in report.ids if q not in state.ids)
+    if more:
+        if len(state.ids) + len(more) > MAX_QUANTITIES:
+            raise Malformed(f"more than {MAX_QUANTITIES} quantities of one node")
+        changes["ids"] = state.ids + more
+    believed = believable(received, node.interval_s)
+    columns = columns_of(report, believed)
     latest, newest = dict(state.latest), []
-    times = report.times
+    times, now = report.times, int(received)
     for c, column in enumerate(columns):
         best: int | None = None
         values = column.values
         for row, t in enumerate(times):
-            if t <= future and values[row] is not None and (best is None or t >= times[best]):
+            if t in believed and values[row] is not None and (best is None or t >= times[best]):
                 best = row
-        if best is not None and times[best] > latest.get(column.key, -1):
-            latest[column.key] = times[best]
+        if best is None:
+            continue
+        known = latest.get(column.key, -1)
+        # later than receipt was true by a clock that has been set since: it must not hold back what is measured now
+        if times[best] > known or known > now + CROSSING_S:
+            latest[column.key] = min(times[best], now)
             newest.append((c, best))
-    changes: dict[str, Any] = {"latest": latest}
-    more = tuple(q for q in report.ids if q not in state.ids)
-    if more:
-        changes["ids"] = (state.ids + more)[:64]
+    changes["latest"] = latest
     return changes, {
         "kind": "report",
         "times": times,
         "columns": columns,
         "latest": tuple(newest),
         "occurrences": report.events,
+        "offset_s": max(times) - received if report.absolute and not report.estimated else None,
     }
 
 
-def _status(state: NodeState, payload: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _status(state: NodeState, payload: bytes, counter: int, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A status frame holds a part of the keys (mote/status.py), and a lost one comes again behind newer ones: each key is as new as the
+    counter of the frame that told it."""
     status = decode_status(payload)
-    boots = status.values.get("boots")
-    firmware = status.values.get("firmware")
-    changes: dict[str, Any] = {}
-    if isinstance(boots, int):
+    said, stale = dict(state.said), []
+    for name in status.values:
+        key = STATUS_NUMBERS.get(name)
+        if key is None:
+            continue  # unknown to us: shown as it came, nothing is kept of it
+        if counter < said.get(key, 0):
+            stale.append(name)
+        else:
+            said[key] = counter
+    schemas, announced = dict(state.schemas), dict(state.announced)
+    for number, ids in status.schemas.items():
+        if counter >= announced.get(number, 0) and (number in schemas or len(schemas) < MAX_SCHEMAS):
+            schemas[number], announced[number] = ids, counter
+    changes: dict[str, Any] = {"said": said, "schemas": schemas, "announced": announced}
+    boots = None if "boots" in stale else status.values.get("boots")
+    firmware = None if "firmware" in stale else status.values.get("firmware")
+    if is_int(boots):
         changes["boots"] = boots
     if isinstance(firmware, str):
         changes["firmware"] = firmware[:64]
-    schemas = dict(state.schemas)
-    for number, ids in status.schemas.items():
-        if number in schemas or len(schemas) < MAX_SCHEMAS:
-            schemas[number] = ids
-    changes["schemas"] = schemas
-    rebooted = isinstance(boots, int) and boots != state.boots
-    return changes, {"kind": "status", "status": status.values, "rebooted": rebooted}
+    rebooted = is_int(boots) and boots != state.boots
+    if not stale:  # what comes again behind newer ones says nothing of the rhythm
+        changes["status"], changes["rhythm"] = next_rhythm(state.status, state.rhythm, received, not state.online)
+    told = {"kind": "status", "status": status.values, "stale": tuple(stale), "rebooted": rebooted}
+    return changes, told | {"health_s": health_s(changes.get("rhythm", state.rhythm))}
 
 
 def metadata(node: Node, state: NodeState) -> dict[str, Any]:
@@ -211,6 +269,8 @@ def metadata(node: Node, state: NodeState) -> dict[str, Any]:
         meta["area"] = list(node.area)
     if state.firmware is not None:
         meta["firmware"] = state.firmware
+    if health_s(state.rhythm) != DEFAULT_S:
+        meta["health"] = health_s(state.rhythm)
     return meta
 
 
@@ -221,7 +281,7 @@ def offline_at(node: Node, state: NodeState) -> float:
 
 def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
     """Return the decision that a node has been silent for too long."""
-    event = Event("offline", f"{node.id}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
+    event = Event("offline", f"{node.id}:{state.epoch}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
                   online=False)  # fmt: skip
     return Decision(replace(state, online=False), event=event)
 
@@ -233,6 +293,13 @@ def introduce(node: Node, state: NodeState, now: float) -> Decision | None:
     if text == state.meta:
         return None
     event = Event(
-        "meta", f"{node.id}:meta:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s, meta=told
+        "meta",
+        f"{node.id}:{state.epoch}:meta:{int(now)}",
+        node.id,
+        node.name,
+        node.visibility,
+        now,
+        node.interval_s,
+        meta=told,
     )
     return Decision(replace(state, meta=text), event=event)

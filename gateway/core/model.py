@@ -58,7 +58,10 @@ class Radio:
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none."""
+    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none.
+
+    shift_s: by how much the true time lies ahead of `received`, where the gateway's clock is known to be wrong (core/witness.py).
+    """
 
     data: bytes
     received: float
@@ -67,11 +70,12 @@ class Reception:
     rssi: int | None = None
     snr: float | None = None
     radio: Radio | None = None
+    shift_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class AlarmState:
-    """A rule that is up: since when, and the (time, counter) of the message that said so last."""
+    """A rule that is up: since when, and the (time, counter) of the newest message that said so; counter 0: of a former key."""
 
     since: int
     t: int
@@ -83,7 +87,9 @@ class NodeState:
     """Everything the gateway remembers of a node between frames; committed with every decision.
 
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
-    retained values. marks: (time, counter) of the newest alarm message per quantity id. schemas: announced by the node.
+    retained values; never later than receipt. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
+    schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
+    Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
     """
 
     epoch: int = 0
@@ -99,6 +105,10 @@ class NodeState:
     boots: int | None = None
     firmware: str | None = None
     meta: str = ""
+    said: Mapping[int, int] = field(default_factory=dict)
+    announced: Mapping[int, int] = field(default_factory=dict)
+    status: float = 0.0
+    rhythm: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +122,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Circle:
+    """Which filters an alarm was judged by when it was raised, beside its event's visibility: the node's profile and its areas."""
+
+    profile: str
+    areas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
 
-    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language.
+    t: never more than FUTURE_S after receipt. suspect: the value lies outside its quantity's range, or the node's time could not be true.
+    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language. circle: of a
+    clear, in which circle it was raised; then that decides who sees it, whatever the registry says by now.
     """
 
     state: Literal["raised", "updated", "cleared", "event", "late"]
@@ -130,6 +150,8 @@ class Alarm:
     rules: tuple[str, ...] = ()
     reference: str = ""
     text: Mapping[str, str] | None = None
+    suspect: bool = False
+    circle: Circle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +191,22 @@ class Area:
     latest: bool = True
 
 
+def frame_id(node: int, epoch: int, counter: int) -> str:
+    """Return the id of what a frame brought, "<node>:<epoch>:<counter>": counters begin again under a new key, this does not repeat."""
+    return f"{node}:{epoch}:{counter}"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
+    """What one decision tells the outputs: the entry of the spool. `id` is frame_id(...), the same at every repeat; what follows from a
+    frame appends to it; what the gateway declares by itself (offline, meta) has a word and a time in place of the counter.
 
     kind: report, alarm, status, offline, meta, command, opaque (authentic, but kept raw), and what followed
     from those: aggregate, area. An alarm of an area has `area` beside it and no node (0). latest: (column, row) pairs that are newer
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
-    the store enters it in the audit log. former: (profile, areas) of a registry entry that no longer holds: filters then judge by the
-    event alone, so that who saw an alarm rise under the old entry sees it end.
+    the store enters it in the audit log. stale: names in `status` that a frame of a higher counter has told before: history, of which
+    `current_status` is free; whoever shows or judges how a node is now looks at that. health_s: every how many seconds it says so.
     """
 
     kind: str
@@ -207,7 +235,14 @@ class Event:
     aggregates: tuple[Aggregate, ...] = ()
     area: Area | None = None
     command: Mapping[str, Any] | None = None
-    former: tuple[str, tuple[str, ...]] | None = None
+    stale: tuple[str, ...] = ()
+    health_s: int = 21_600
+
+    @property
+    def current_status(self) -> Mapping[str, Any]:
+        """What a status frame says of how the node is now: empty when all of it is older than what was told before."""
+        status = self.status or {}
+        return {key: value for key, value in status.items() if key not in self.stale} if self.stale else status
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,23 +257,27 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time.
+    """A downlink that may be sent once the decision is committed: its counter, the ack map (and which schemas to announce) and whether to tell the time.
 
     rekey: the next key is due to be offered with it.
     """
 
     counter: int
-    ack: Mapping[int, int | bytes]
+    ack: Mapping[int, int | bytes | tuple[int, ...]]
     with_time: bool
     rekey: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque."""
+    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque.
+
+    offset_s: newest absolute row time less receive time, None where the frame has none.
+    """
 
     state: NodeState
     counter: int = 0
     event: Event | None = None
     refusal: Refusal | None = None
     answer: Answer | None = None
+    offset_s: float | None = None

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.current import HEALTH, SCALE, Current
+from gateway.core.current import HEALTH, SCALE, VALID_INTERVALS, Current, health_life_s
 from gateway.core.model import Aggregate, Alarm, Area, Event, Node
 from gateway.core.registry import VISIBILITIES
+from gateway.core.report import is_int
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
-
-VALID_INTERVALS = 3
 
 
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
@@ -59,7 +58,7 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     if e.alarm is not None:
         out += _alarm(e, root)
     if e.status is not None:
-        out += _status(e, root, until)
+        out += _status(e, root)
     return out
 
 
@@ -85,7 +84,7 @@ def retained(c: Current, name: str, root: str, node: Node | None, known: Known =
         if c.meta is not None:
             out.append(Message(node_topic(root, name, "meta"), json(c.meta), retain=True))
         for key, v in c.values.items():
-            until = v.t + VALID_INTERVALS * v.interval_s
+            until = v.t + v.life_s
             out.append(
                 _value(name, v.received, root, key, v.value, v.unit, v.t, "suspect" if v.suspect else "ok", until)
             )
@@ -145,6 +144,7 @@ def _alert(a: Alarm, visibility: str) -> dict[str, Any]:
         reference=a.reference or None,
         text=a.text,
         visibility=None if a.text is None else visibility,
+        q="suspect" if a.suspect else None,
     )
 
 
@@ -157,7 +157,8 @@ def _alarm(e: Event, root: str) -> list[Message]:
     out = [Message(f"{topic}/event", json({**drop_none(**told), "rx": iso(e.received)}))]
     for rule in a.rules:
         payload = b"" if a.state == "cleared" else json(body)
-        out.append(Message(f"{topic}/alert/{rule}", payload, retain=True, newest=a.t))
+        # not a.t: a node's clock may be set back between two messages, and what is told of a rule comes in their order
+        out.append(Message(f"{topic}/alert/{rule}", payload, retain=True, newest=e.received))
     return out
 
 
@@ -193,23 +194,17 @@ def _area(area: Area, received: float, root: str) -> Message:
     return Message(f"{topic}/revised", json(body))
 
 
-def _status(e: Event, root: str, until: float) -> list[Message]:
-    status = e.status or {}
+def _status(e: Event, root: str) -> list[Message]:
+    status, now = e.status or {}, e.current_status
     out = []
     for key, unit in HEALTH.items():
-        value = status.get(key)
-        if isinstance(value, int):
+        value = now.get(key)
+        if is_int(value):
             scale = SCALE.get(key)
-            out.append(
-                _value(e.name, e.received, root, key, value / scale if scale else value, unit, e.received, "ok", until)
-            )
-    name = "reboot" if e.rebooted else "status"
-    out.append(
-        _event(
-            e,
-            root,
-            0,
-            {"event": name, "t": iso(e.received), **{k: v for k, v in status.items() if k not in ("event", "t", "id")}},
-        )
-    )
+            until = e.received + health_life_s(key, e.health_s)
+            scaled = value / scale if scale else value
+            out.append(_value(e.name, e.received, root, key, scaled, unit, e.received, "ok", until))
+    body = {"event": "reboot" if e.rebooted else "status", "t": iso(e.received)}
+    stale = [key for key in e.stale if key in status]
+    out.append(_event(e, root, 0, body | ({"stale": stale} if stale else {}) | dict(status)))
     return out

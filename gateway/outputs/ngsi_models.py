@@ -61,13 +61,13 @@ def urn(kind: str, local: str) -> str:
 
 
 def entities(e: Event, known: Known) -> list[Entity]:
-    """Return the entities an event changes; none for nodes that are not in the registry."""
+    """Return the entities an event changes; of nodes that are not in the registry only the alerts that end."""
     if e.area is not None:
         return [] if e.alarm is not None else _lot(e.area, known)
     node = known.nodes.get(e.node)
-    if e.former is not None:  # what ends under an entry that no longer holds
-        profile, areas = e.former
-        node = Node(e.node, e.name, b"", profile=profile, interval_s=e.interval_s, visibility=e.visibility, area=areas)
+    if e.alarm is not None and e.alarm.state == "cleared":
+        # an alarm ends under the name it was raised under, also when the node has another one by now or has left the registry
+        node = replace(node, name=e.name) if node is not None else Node(e.node, e.name, b"")
     if node is None:
         return []
     found = []
@@ -288,7 +288,7 @@ _CONTROLS: Mapping[str, list[str]] = {
 def _device(e: Event, node: Node) -> list[Entity]:
     """What one event says of the device."""
     heard = e.kind not in ("meta", "offline")
-    firmware = (e.meta or {}).get("firmware") or (e.status or {}).get("firmware")
+    firmware = (e.meta or {}).get("firmware") or e.current_status.get("firmware")
     return _device_whole(
         Device(
             e.received, e.online is not False if heard or e.online is not None else None, e.received,

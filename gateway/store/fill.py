@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.core.current import MAX_VALUES, Current, Device, Reading, Up, Value
+from gateway.core.current import MAX_VALUES, VALID_INTERVALS, Current, Device, Reading, Up, Value
 from gateway.core.model import RESTRICTED, Alarm, Event, NodeState
 from gateway.core.registry import VISIBILITIES
 from gateway.store.ledger import FILLED, Folding
@@ -89,7 +89,9 @@ def _completed(db: sqlite3.Connection, node: int, state: NodeState, c: Current) 
             if found is not None:
                 value, suspect, received = found
                 valid = Reading(value, int(t), interval) if not suspect else known.valid if known is not None else None
-                values[key] = Value(value, units.get(key, ""), int(t), suspect, received, interval, circle, valid)
+                values[key] = Value(
+                    value, units.get(key, ""), int(t), suspect, received, VALID_INTERVALS * interval, circle, valid
+                )
     changes["values"] = values
     alerts = dict(c.alerts)
     for rule, up in state.alarms.items():

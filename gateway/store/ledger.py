@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from gateway.core.current import NOTHING, Current, fold, subject_of
-from gateway.core.model import Event, Node
+from gateway.core.model import Circle, Event, Node
 from gateway.core.shape import Entry, Shape
 
 CACHE = 2048  # subjects whose facts the writer keeps decoded
@@ -252,6 +252,7 @@ class Ledger:
             self._bound(db)
             if real:
                 self._keep_generation(db, generation)
+            self.folding.flush(db)
             return len(real)
 
         return self.put(job)
@@ -322,10 +323,11 @@ class Ledger:
             if rule != f"{a.quantity}-{a.code}":  # the rule's own business
                 continue
             ident = f"{number}:entry-{generation}:{rule}"
-            over = replace(a, state="cleared", t=max(a.t, int(now)), rules=(rule,))
+            over = replace(
+                a, state="cleared", t=max(a.t, int(now)), rules=(rule,), circle=Circle(former.profile, former.areas)
+            )
             visibility = former.visibility
-            self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over,
-                                 former=(former.profile, former.areas)))  # fmt: skip
+            self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over))  # fmt: skip
             if known.now is not None:
                 again = replace(a, state="raised", rules=(rule,))
                 self.spool(db, Event("alarm", f"{ident}:again", number, known.now.name, known.now.visibility, now,

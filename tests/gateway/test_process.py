@@ -57,9 +57,11 @@ def test_a_frame_is_committed_acknowledged_and_published_in_both_formats(
     c.push(m.report(NOW - 120, ROWS))
     c.push(m.alarm(2, NOW, 6, 181, 150))
     assert m.acked(frame_of(c.pull()[-1])).covers(2)
-    backend.wait(lambda: backend.on("node/n-263/alert/pm10-above") and "263:2" in backend.packs())  # alarms come first
+    backend.wait(
+        lambda: backend.on("node/n-263/alert/pm10-above") and "263:0:2" in backend.packs()
+    )  # alarms come first
     assert json.loads(backend.on("node/n-263/q/pm10")[-1])["v"] == 9
-    assert backend.packs()["263:2"][0]["v"] == 3e-9
+    assert backend.packs()["263:0:2"][0]["v"] == 3e-9
     assert backend.on("gw/gw-1/state") == [b"online"]
     assert backend.on("node/n-263/state")[-1] == b"online"
     assert json.loads(backend.on("node/n-263/meta")[-1])["location"]["coordinates"] == [13.73, 45.54]
@@ -111,7 +113,7 @@ def test_two_copies_of_a_frame_are_one_set_of_rows(tmp_path: Path, mosquitto: Br
         b.pull()  # equally strong: some of these reports are answered through this one
     assert p.stop() == 0
     backend.wait(lambda: backend.on("gw/gw-1/state")[-1] == b"offline")
-    assert sorted(backend.packs()) == sorted(f"263:{c}" for c in range(2, 11, 2))
+    assert sorted(backend.packs()) == sorted(f"263:0:{c}" for c in range(2, 11, 2))
     assert sum(t.endswith("/senml") for t, _, _ in backend.messages) == 5
 
 
@@ -146,7 +148,7 @@ def test_hostile_datagrams_and_frames_reach_no_output_and_are_counted(
     assert len(c.pull()) == 1
     backend.wait(lambda: len(backend.on("gw/gw-1/reject")) >= 6)
     assert p.stop() == 0
-    assert list(backend.packs()) == ["263:1"]
+    assert list(backend.packs()) == ["263:0:1"]
     assert p.lines()[-1]["refused"] == {
         "bad_datagram": 4, "bad_json": 3, "unknown_forwarder": 1, "bad_crc": 1, "bad_base64": 2, "not_lora": 1,
         "replayed": 1, "bad_tag": 2, "too_short": 1, "unknown_node": 1, "bad_version": 1,
@@ -203,7 +205,7 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path, b
         time.sleep(rng.uniform(0.05, 0.6))
         load.gateway.clear()
         p.kill()
-        assert set(backend.packs()) <= {f"263:{c}" for c in range(1, 601)}
+        assert set(backend.packs()) <= {f"263:0:{c}" for c in range(1, 601)}
     p = start(config)
     load.port = p.port
     load.gateway.set()
@@ -319,15 +321,38 @@ def test_forwarder_time_is_the_gateways_time(tmp_path: Path, mosquitto: BrokerAd
     m = Mote(263)
     p = start(toml_of(tmp_path, mosquitto, [m], clock="forwarder"))
     backend, c = Backend(mosquitto), Concentrator(p.port)
-    c.raw(b'{"stat":{"time":"2024-05-01 12:00:00 GMT"}}')
-    c.push(m.status({1: 1}), time="2024-05-01T12:00:10.500000Z")
-    assert m.open(frame_of(c.pull()[0]))[3] == 1714564810 + 2
-    c.push(m.report(1714564800, ROWS), time="2024-05-01T12:00:20Z")
+    second = Concentrator(p.port, "aa555a0000000002")
+    for eui in (c, second):  # two that agree are most: a step of ten years is believed at once
+        eui.raw(b'{"stat":{"time":"2036-05-01 12:00:00 GMT"}}')
+        eui.pull()
+    c.push(m.status({1: 1}), time="2036-05-01T12:00:10.500000Z")
+    assert m.open(frame_of(c.pull()[0]))[3] == 2093256010 + 2
+    c.push(m.report(2093256000, ROWS), time="2036-05-01T12:00:20Z")
     c.pull()
     backend.wait(lambda: backend.on("node/n-263/q/pm10"))
-    assert json.loads(backend.on("node/n-263/q/pm10")[0])["rx"] == "2024-05-01T12:00:20Z"
-    c.raw(b'{"stat":{"time":"2024-05-01 14:00:00 GMT"}}')
-    backend.wait(lambda: backend.on("node/n-263/state")[-1] == b"offline")
+    assert json.loads(backend.on("node/n-263/q/pm10")[0])["rx"] == "2036-05-01T12:00:20Z"
+
+
+def test_one_receiver_of_another_time_is_named_and_not_followed(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Start
+) -> None:
+    motes = [Mote(263), Mote(264)]
+    p = start(toml_of(tmp_path, mosquitto, motes, clock="forwarder"))
+    backend, c = Backend(mosquitto), Concentrator(p.port)
+    odd = Concentrator(p.port, "aa555a00000000ee")
+    stat = '{{"stat":{{"time":"{} GMT"}}}}'
+    for eui, year in ((c, "%Y"), (odd, "2046")):
+        eui.raw(stat.format(time.strftime(f"{year}-%m-%d %H:%M:%S", time.gmtime())).encode())
+        eui.pull()
+    odd.push(motes[0].status({1: 1}), time="2015-01-01T00:00:00Z")
+    assert abs(motes[0].open(frame_of(odd.pull()[0]))[3] - time.time()) < 30
+    odd.push(motes[1].report(NOW - 600, ROWS), time="2015-01-01T00:13:00Z")
+    odd.pull()
+    backend.wait(lambda: backend.on("node/n-264/q/pm10"))
+    assert json.loads(backend.on("node/n-264/q/pm10")[0])["rx"].startswith(time.strftime("%Y-", time.gmtime()))
+    named = lambda told: b'"receiver_time"' in told and b"aa555a00000000ee" in told  # noqa: E731
+    backend.wait(lambda: any(map(named, backend.on("gw/gw-1/health"))), 40)
+    assert [line["receiver"] for line in p.lines() if line["event"] == "receiver_time"] == ["aa555a00000000ee"]
 
 
 def test_the_watchdog_is_fed_by_the_working_loop(
@@ -355,7 +380,7 @@ def test_what_a_broker_took_without_acknowledging_is_sent_again(tmp_path: Path, 
     for _ in range(5):
         c.push(m.report(NOW - 5000 + m.counter * 120, ROWS))
         c.pull()
-    ids = [f"263:{n}" for n in range(1, 6)]
+    ids = [f"263:0:{n}" for n in range(1, 6)]
     assert until(lambda: hole.senml == ids)
     hole.end()
     honest = ScriptedBroker(hole.address[1], acknowledges=True)
