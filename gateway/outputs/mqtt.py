@@ -14,12 +14,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import structlog
+
 from gateway import __version__
 from gateway.config import MqttOutputConfig
 from gateway.core.current import NOTHING, Current, subject_of
 from gateway.core.model import Event, Node
+from gateway.health import Problem, twin
 from gateway.metrics import Metrics
-from gateway.mqtt_session import MqttError, MqttSession
+from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs import FORMATS, RETAINED, WHOLE
 from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
@@ -27,8 +30,10 @@ from gateway.outputs.message import Message, json
 from gateway.outputs.resync import DISCOVERY, Resync, problems_of
 from gateway.outputs.retained import Tree, shape_of
 from gateway.outputs.track import Order
+from gateway.outputs.twin import Twin
 from gateway.store.engine import Engine, Entry
 from gateway.store.ledger import Place
+from gateway.supervise import caught
 
 INFO_S = 60.0
 CLOSE_S = 5.0
@@ -40,6 +45,9 @@ def place_of(config: MqttOutputConfig) -> Place:
     """Return the row of an output in the ledger."""
     address = f"{config.broker.host}:{config.broker.port}"
     return Place(config.name, address, shape_of(config, __version__))
+
+
+log = structlog.get_logger(__name__)
 
 
 class MqttOutput(Destination):
@@ -68,12 +76,9 @@ class MqttOutput(Destination):
         self.resync = Resync(
             config.name, place.key, place.address, self._tree, engine, self._track, self._flight, metrics
         )
+        self._twin = Twin()
         self._rejects = 0
         self._rejects_since = 0.0
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Say what keeps the mark from being read."""
-        return problems_of(self.resync)
 
     def reload(self, nodes: Mapping[int, Node]) -> None:
         """Go on with another registry."""
@@ -101,18 +106,44 @@ class MqttOutput(Destination):
     async def open(self) -> None:
         """Connect, and say that this gateway is there."""
         will = (self._gw("state"), b"offline")
-        session = MqttSession(self._config.broker, f"citymote-{self._gateway}-out-{self.name}", will)
+        session = MqttSession(
+            self._config.broker, self.client_id, will, partial(caught, self._metrics, f"output {self.name}")
+        )
         session.on_message = self._heard
         session.on_retained = partial(self._heard, retained=True)
         await session.connect()
         self._session = session
         self._flight.begin(session)
         self.resync.begin(session)
+        # before our own is published: what stands there says whether someone else has published since we did
+        await self._listen(session, self._gw("info"))
         session.publish(self._gw("state"), b"online", 1, True)
         self._publish_info()
-        await session.subscribe(self.resync.mark_topic, 1)
+        await self._listen(session, self.resync.mark_topic)
         if DISCOVERY in self._formats:
-            await session.subscribe(f"{self._config.discovery}/status", 1)
+            await self._listen(session, f"{self._config.discovery}/status")
+
+    @property
+    def client_id(self) -> str:
+        """What the broker knows us by."""
+        return f"citymote-{self._gateway}-out-{self.name}"
+
+    async def _listen(self, session: MqttSession, topic: str) -> None:
+        """Subscribe where we may: an output that may only write is one, too."""
+        try:
+            await session.subscribe(topic, 1)
+        except NotSubscribed as e:
+            log.warning("output_deaf", output=self.name, topic=topic, error=str(e), next=e.hint)
+
+    def problems(self) -> Iterator[Problem]:
+        """Say that another gateway has our id, and what keeps the mark from being read."""
+        for text, what in problems_of(self.resync):
+            yield Problem("mark_unread", text, what)
+        other = self._twin.other()
+        if other:
+            yield twin(f"output {self.name}", self.client_id, other)
+        elif self.backoff.taken_over:
+            yield twin(f"output {self.name}", self.client_id)
 
     async def shut(self) -> None:
         """Disconnect."""
@@ -167,7 +198,13 @@ class MqttOutput(Destination):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _heard(self, topic: str, payload: bytes, retained: bool = False) -> None:
-        self.resync.heard(topic, payload, retained)
+        if topic != self._gw("info"):
+            self.resync.heard(topic, payload, retained)
+        elif self._twin.heard(payload):
+            log.warning(
+                "twin", output=self.name, other=self._twin.other(),
+                next="give one of the gateways another gateway.id and restart it",
+            )  # fmt: skip
 
     async def take(self, entries: Sequence[Entry]) -> None:
         """Publish events; their PUBACKs finish them. Those of the express lane go their own way."""
@@ -275,6 +312,7 @@ class MqttOutput(Destination):
         if self._session is not None:
             body = {**self._info(), "formats": list(self._config.formats)}
             self._session.publish(self._gw("info"), json(body), 1, True)
+            self._twin.published(str(body.get("instance", "")))
 
     def _gw(self, leaf: str) -> str:
         return f"{self._config.root}/v1/gw/{self._gateway}/{leaf}"

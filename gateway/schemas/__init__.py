@@ -309,6 +309,11 @@ def gateway_info() -> dict[str, Any]:
         "What a gateway is and has done (retained): <root>/v1/gw/<gw>/info",
         {
             "version": {"type": "string"},
+            "instance": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{16}$",
+                "description": "random, of this process: two of them in turns are two gateways under one id",
+            },
             "started": TIME,
             "nodes": {"type": "integer", "minimum": 0},
             "counters": {"type": "object"},
@@ -418,6 +423,10 @@ def reject() -> dict[str, Any]:
             "link": {"type": "string"},
             "node": NODE_NAME,
             "node_id": {"type": "integer", "description": "of a node that is not in the registry"},
+            "detail": {
+                "type": "string",
+                "description": "what was sent where, and what is right, where no frame is known",
+            },
             "t": TIME,
         },
         ("reason", "link", "t"),

@@ -93,6 +93,9 @@ def connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+        db.execute(
+            "PRAGMA secure_delete=ON"
+        )  # what a command's note held until it ended (a WiFi password) must not stay in free pages
     except BaseException:
         db.close()
         raise
