@@ -29,6 +29,7 @@ class Mosquitto:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             self.host, self.port = "127.0.0.1", int(s.getsockname()[1])
+        self.folder = folder
         config = folder / "mosquitto.conf"
         config.write_text(
             f"listener {self.port} {self.host}\nallow_anonymous true\npersistence true\npersistence_location {folder}/\n"
