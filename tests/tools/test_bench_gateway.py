@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import bench_gateway
+from tools import bench_gateway, bench_load
 
 CITYMOTE = [sys.executable, "-m", "tools.cli", "bench", "gateway"]
 needs_mosquitto = pytest.mark.skipif(
@@ -52,9 +52,9 @@ def test_a_missing_broker_is_said_with_the_way_to_get_it(monkeypatch: pytest.Mon
 
 
 def test_percentiles_and_ids() -> None:
-    assert bench_gateway.percentile([5, 1, 3], 0.5) == 3 and bench_gateway.percentile([5, 1, 3], 0.99) == 5
-    assert bench_gateway.percentile([], 0.5) == 0.0
-    assert bench_gateway._id_of(b'[{"bn":"x","id":"263:2","n":"t"}]') == b"263:2" and bench_gateway._id_of(b"[]") == b""
+    assert bench_load.percentile([5, 1, 3], 0.5) == 3 and bench_load.percentile([5, 1, 3], 0.99) == 5
+    assert bench_load.percentile([], 0.5) == 0.0
+    assert bench_load.id_of(b'[{"bn":"x","id":"263:2","n":"t"}]') == b"263:2" and bench_load.id_of(b"[]") == b""
 
 
 def test_a_process_costs_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +64,6 @@ def test_a_process_costs_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -
     ) as p:  # fmt: skip
         assert p.stdout is not None
         p.stdout.readline()
-        assert 0.25 < bench_gateway.cpu_s(p.pid) < 0.6
-        assert bench_gateway.rss_mib(p.pid) > 3
+        assert 0.25 < bench_load.cpu_s(p.pid) < 0.6
+        assert bench_load.rss_mib(p.pid) > 3
         p.kill()
