@@ -233,7 +233,7 @@ def load(name: str) -> Scenario:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
-        raise ScenarioError(f'unknown scenario "{name}"{nearest(name, known())}; known: {", ".join(known())}') from e
+        raise ScenarioError(f'unknown scenario "{name}"{nearest(name, known())}; next: citymote sim list') from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
         raise ScenarioError(f"{path}: not TOML: {e}") from e
     try:

@@ -1,6 +1,5 @@
 """`citymote bench outage`: a district's broker is away for days; how much is kept, how fast it drains, alarms first, the newest retained."""
 
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from host_sim.gateway_process import GatewayError
 from host_sim.mosquitto import MosquittoError
 from host_sim.outage import OutageError, outage
-from tools.report import FAILED, document, fail, split_hint
+from tools.report import FAILED, conclude, fail, split_hint
 
 
 def short(d: dict[str, Any]) -> str:
@@ -62,10 +61,4 @@ def command(nodes: int, days: float, seed: int, keep: Path | None, as_json: bool
             text, hint = split_hint(str(e))
             fail("outage", text, hint=hint, as_json=as_json, code=FAILED)
     found = tally.as_dict()
-    if as_json:
-        document(found)
-    else:
-        click.echo(short(found))
-    for line in found["examples"]:
-        print(line, file=sys.stderr)
-    sys.exit(0 if tally.ok else FAILED)
+    conclude(found, short(found), as_json=as_json)

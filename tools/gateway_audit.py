@@ -12,7 +12,7 @@ from gateway.config import ConfigError, load
 from gateway.store.audit import entries
 from gateway.store.engine import StoreError
 from tools.duration import DURATION
-from tools.report import USAGE, document, fail
+from tools.report import USAGE, document, fail, plain
 
 
 def _since(text: str | None) -> float:
@@ -62,7 +62,7 @@ def audit(config: Path, node: str | None, requester: str | None, since: str | No
         why = e.body.get("reason")
         what = f"{e.name} {words}".strip() + (f" ({why})" if why else "")
         detail = e.body.get("error", "") + (": " if e.body.get("error") and e.detail else "") + e.detail
-        table.add_row(
+        cells = (
             _iso(e.t),
             e.node,
             e.requester,
@@ -71,6 +71,7 @@ def audit(config: Path, node: str | None, requester: str | None, since: str | No
             e.state + (" (asked again)" if e.body.get("again") else ""),
             detail,
         )
+        table.add_row(*map(plain, cells))
     Console(width=None if Console().is_terminal else 200, highlight=False, markup=False).print(table)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from gateway.config import ConfigError, load
 from tools.duration import DURATION
-from tools.report import FAILED, USAGE, document, fail
+from tools.report import FAILED, USAGE, document, fail, plain
 
 REFUSED = 4
 ANSWER_S = 10.0
@@ -225,9 +225,8 @@ def _follow(client: Client, ident: str, wait: bool, console: Console) -> dict[st
             client.ask_again()
             continue
         detail = body.get("detail") or body.get("error") or ""
-        console.print(
-            f"{body['t']}  {body['state']}{': ' + detail if detail else ''}{' (asked before)' if body.get('again') else ''}"
-        )
+        again = " (asked before)" if body.get("again") else ""
+        console.print(plain(f"{body['t']}  {body['state']}{': ' + detail if detail else ''}{again}"))
         if body["state"] in ENDED or not wait:
             return body
         left = datetime.fromisoformat(body["expires"]).timestamp() - time.time() if "expires" in body else ANSWER_S
@@ -246,7 +245,7 @@ def _end(body: dict[str, Any], wait: bool, as_json: bool) -> None:
     if as_json:
         document({"ok": True, **body})
     else:
-        print(text)
+        print(plain(text))
 
 
 def _failed(error: str, text: str, body: dict[str, Any], code: int, as_json: bool) -> NoReturn:

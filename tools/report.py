@@ -2,6 +2,7 @@
 
 import json
 import sys
+import unicodedata
 from typing import Any, NoReturn
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -20,6 +21,27 @@ def fail(error: str, text: str, *, hint: str = "", as_json: bool = False, code: 
     if hint:
         print(f"next: {hint}", file=sys.stderr)
     sys.exit(code)
+
+
+def conclude(found: dict[str, Any], text: str, *, again: str = "", as_json: bool = False) -> NoReturn:
+    """Tell what a trial found ("ok", "examples" of what went wrong, and more), how to see it again when it failed, and exit with 0 or 1."""
+    if as_json:
+        document(found)
+    else:
+        print(text)
+    for line in found["examples"]:
+        print(line, file=sys.stderr)
+    if not found["ok"] and again:
+        print(f"next: {again}", file=sys.stderr)
+    sys.exit(DONE if found["ok"] else FAILED)
+
+
+def plain(text: object) -> str:
+    """Return text from a node or a broker as one line that changes nothing on a terminal: control and format characters (Unicode
+    categories Cc, Cf, Cs, Zl, Zp: escape sequences, newlines, reversed writing) are spelled as in Python."""
+    return "".join(
+        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp") else ascii(c)[1:-1] for c in str(text)
+    )
 
 
 def split_hint(text: str) -> tuple[str, str]:

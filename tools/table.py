@@ -8,6 +8,9 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
+
+from tools.report import plain
 
 # What one looks at first; the rest of a node's quantities, and its health, are on MQTT too.
 _SHOWN = (
@@ -46,18 +49,24 @@ class Board:
     def __init__(self, root: str = "city") -> None:
         self._root = root
         self.lines: dict[str, Line] = {}
-        self.messages = 0
+        self.messages = self.unread = 0
 
     def take(self, topic: str, payload: bytes) -> None:
-        """Enter one message; topics that the table does not show are counted only."""
+        """Enter one message; topics that the table does not show, and payloads that are not what they should be, are counted only."""
         self.messages += 1
+        try:
+            self._take(topic, payload)
+        except (ValueError, TypeError, AttributeError):  # whoever publishes there is not the gateway
+            self.unread += 1
+
+    def _take(self, topic: str, payload: bytes) -> None:
         parts = topic.split("/")
         if len(parts) < 5 or parts[:3] != [self._root, "v1", "node"]:
             return
         line = self.lines.setdefault(parts[3], Line())
         match parts[4]:
             case "meta":
-                line.profile = json.loads(payload).get("profile", "?")
+                line.profile = str(json.loads(payload).get("profile", "?"))
             case "state":
                 line.state = payload.decode()
             case "senml":
@@ -73,7 +82,7 @@ class Board:
     @staticmethod
     def _value(line: Line, quantity: str, value: dict[str, Any]) -> None:
         if quantity == "rssi":
-            line.rssi = value.get("v")
+            line.rssi = int(value["v"])
         if quantity in _HIDDEN:
             return
         line.values[quantity] = value.get("v"), value.get("u", "")
@@ -84,22 +93,23 @@ class Board:
 
     def render(self, title: str) -> Table:
         """Draw the table as it stands."""
-        table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1))
+        table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, padding=(0, 1))
         for name in ("node", "profile", "last values", "alarms", "at", "delay", "RSSI"):
             table.add_column(
                 name, justify="right" if name in ("delay", "RSSI") else "left", no_wrap=name != "last values"
             )
         for node in sorted(self.lines):
             line = self.lines[node]
-            table.add_row(
+            cells = (
                 node,
                 line.profile,
                 ", ".join(_show(line.values)),
-                "[bold red]" + ", ".join(line.alerts.values()) + "[/]" if line.alerts else "",
+                ", ".join(line.alerts.values()),
                 line.time[11:16],
                 "" if line.delay_s is None else f"{line.delay_s:.0f} s",
                 "" if line.rssi is None else f"{line.rssi} dBm",
             )
+            table.add_row(*(Text(plain(cell), style="bold red" if n == 3 else "") for n, cell in enumerate(cells)))
         return table
 
 

@@ -1,7 +1,6 @@
 """`citymote sim torture gateway`: kill the real gateway under load, bounce its broker, fill its disk, and count what is missing."""
 
 import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from host_sim.mosquitto import MosquittoError
 from host_sim.torture_service import KillError, torture_service
-from tools.report import FAILED, document, fail, split_hint
+from tools.report import FAILED, conclude, fail, split_hint
 
 
 def short(d: dict[str, Any]) -> str:
@@ -67,12 +66,9 @@ def command(kills: int, seed: int, no_fill: bool, keep: Path | None, as_json: bo
             text, hint = split_hint(str(e))
             fail("torture", text, hint=hint, as_json=as_json, code=FAILED)
     found = toll.as_dict()
-    if as_json:
-        document(found)
-    else:
-        click.echo(short(found))
-    for line in found["examples"]:
-        print(line, file=sys.stderr)
-    if not toll.ok:
-        print(f"next: citymote sim torture gateway --kills {kills} --seed {seed} --keep FOLDER", file=sys.stderr)
-    sys.exit(0 if toll.ok else FAILED)
+    conclude(
+        found,
+        short(found),
+        again=f"citymote sim torture gateway --kills {kills} --seed {seed} --keep FOLDER",
+        as_json=as_json,
+    )

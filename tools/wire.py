@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tools.report import document
+from tools.report import document, plain
 from tools.wire_explain import EXIT_CODES, KINDS, Key, Refused, explain_frame, explain_payload, unhex
 
 
@@ -142,7 +142,7 @@ def show(found: dict[str, Any]) -> None:
     console = Console(width=None if Console().is_terminal else 200, highlight=False)
 
     def say(head: str, text: str) -> None:
-        console.print(f"[bold]{head:9}[/]{escape(text)}", soft_wrap=True)
+        console.print(f"[bold]{head:9}[/]{escape(plain(text))}", soft_wrap=True)
 
     if "bytes" in found:
         say("frame", f"{found['bytes']} bytes, wire version {found['version']}")
@@ -185,7 +185,9 @@ def _body(payload: dict[str, Any], say: Any, console: Console) -> None:
             table = Table()
             table.add_column("time")
             for c in payload["columns"]:
-                table.add_column(f"{c['quantity']}\n{c['unit'] or 'raw'} (id {c['id']})", justify="right")
+                table.add_column(
+                    escape(f"{plain(c['quantity'])}\n{plain(c['unit'] or 'raw')} (id {c['id']})"), justify="right"
+                )
             for i, t in enumerate(payload["times"]):
                 table.add_row(t, *(_cell(c, i) for c in payload["columns"]))
             console.print(table)
@@ -215,4 +217,4 @@ def _body(payload: dict[str, Any], say: Any, console: Console) -> None:
 
 def _cell(column: dict[str, Any], row: int) -> str:
     value = column["values"][row]
-    return "-" if value is None else f"{value}{' !' if row in column['suspect_rows'] else ''}"
+    return "-" if value is None else escape(f"{plain(value)}{' !' if row in column['suspect_rows'] else ''}")

@@ -66,10 +66,11 @@ class BME280Chip(Registers):
     """Senses temperature (Cel), humidity (%RH), pressure (hPa).
 
     fault: "nack"/"silent"; "stuck" (the measuring bit never falls); "frozen" (values stay those of the last good
-    measurement); "skipped" (reset values in the data registers); "wrong_chip" (the id of a BMP280).
+    measurement); "skipped" (reset values in the data registers); "no_humidity" (the write to ctrl_hum is lost, so humidity alone is
+    not measured); "reset" (the chip starts anew in the middle of a measurement); "wrong_chip" (the id of a BMP280).
     """
 
-    FAULTS = ("nack", "silent", "stuck", "frozen", "skipped", "wrong_chip")
+    FAULTS = ("nack", "silent", "stuck", "frozen", "skipped", "no_humidity", "reset", "wrong_chip")
 
     def __init__(self, sense, now_us, trim=TRIM):
         super().__init__(sense, now_us)
@@ -106,7 +107,7 @@ class BME280Chip(Registers):
             if value == 0xB6:
                 self._reset()
         elif register == 0xF2:
-            self.reg[0xF2] = value
+            self.reg[0xF2] = 0 if self.fault == "no_humidity" else value
         elif register == 0xF4:
             self._hum = self.reg[0xF2] & 7
             self.reg[0xF4] = value
@@ -131,13 +132,16 @@ class BME280Chip(Registers):
         self._done_us = None
         meas = self.reg[0xF4]
         self.reg[0xF4] = meas & 0xFC  # back to sleep
-        if self.fault == "skipped":
+        if self.fault == "reset":
+            self._reset()
+        elif self.fault == "skipped":
             self._put(0x80000, 0x80000, 0x8000)
         elif self.fault != "frozen":
             self._put(*self.raw(meas >> 5, meas >> 2 & 7, self._hum))
 
     def raw(self, with_t=1, with_p=1, with_h=1):
-        """Return (adc_P, adc_T, adc_H) of the world now; a quantity switched off reads its reset value."""
+        """Return (adc_P, adc_T, adc_H) of the world now. Each argument is an oversampling code: 0 switches the quantity off (it reads its
+        reset value), 1 .. 5 give pressure and temperature 16 .. 20 bits (5.4.7, 5.4.8); humidity has 16 bits always."""
         trim = self.trim
         celsius = max(-40.0, min(85.0, self.sense("temperature")))
         t = invert(lambda a: temperature(trim, a)[0], celsius, 0, 1048575)
@@ -147,4 +151,10 @@ class BME280Chip(Registers):
             p = invert(lambda a: pressure(trim, a, fine), self.sense("pressure") * 100.0, 0, 1048575)
         if with_h:
             h = invert(lambda a: humidity(trim, a, fine), self.sense("humidity"), 0, 65535)
-        return p, t if with_t else 0x80000, h
+        return _coarse(p, with_p), _coarse(t, with_t) if with_t else 0x80000, h
+
+
+def _coarse(adc, code):
+    """Return a raw value with the bits that an oversampling code leaves: below 16 times the lowest ones are 0."""
+    drop = max(0, 5 - code) if code else 0
+    return min(adc + (1 << drop >> 1) >> drop << drop, 0xFFFFF >> drop << drop)

@@ -67,7 +67,8 @@ class NVS:
 
 
 class PCNT:
-    """Pulse counter, 16 bit: reaching `max` or `min` resets it to zero. Dead in deep sleep and at reset, as on the chip."""
+    """Pulse counter, a signed 16-bit register. `max` and `min` are off by default (0), as in the port: then it wraps from 32767 to
+    -32768; with a limit set, reaching it resets it to zero. Dead in deep sleep and at reset, as on the chip."""
 
     INCREMENT, DECREMENT, IGNORE, HOLD, NORMAL, REVERSE = 1, 2, 0, 0, 0, 1
     IRQ_ZERO, IRQ_MIN, IRQ_MAX, IRQ_THRESHOLD0, IRQ_THRESHOLD1 = 1, 2, 4, 8, 16
@@ -78,18 +79,21 @@ class PCNT:
         if unit is None:
             unit = cls._units[id] = object.__new__(cls)
             unit.chip, unit._step, unit._base, unit._seen, unit._running = None, 0, 0, 0, False
-            unit._min, unit._max = -32768, 32767
+            unit._min, unit._max = 0, 0
         return unit
 
     def __init__(self, id, **kwargs):
         if kwargs:
             self.init(**kwargs)
 
-    def init(self, pin=None, rising=0, falling=0, min=-32768, max=32767, **kwargs):
-        if not -32768 <= min < 0 and min != 0 or not 0 < max <= 32767:
+    def init(self, pin=None, rising=0, falling=0, min=None, max=None, filter=None, **kwargs):
+        if min is not None and not -32768 <= min <= 0 or max is not None and not 0 <= max <= 32767:
             raise ValueError("limits")
+        if filter is not None and not 0 <= filter <= 12787:  # ns: 1023 cycles of the 80 MHz bus clock
+            raise ValueError("filter")
         self._update()
-        self._min, self._max = min, max
+        self._min = self._min if min is None else min
+        self._max = self._max if max is None else max
         self._step = (1 if rising == PCNT.INCREMENT else -1 if rising == PCNT.DECREMENT else 0) + (
             1 if falling == PCNT.INCREMENT else -1 if falling == PCNT.DECREMENT else 0
         )
@@ -102,7 +106,11 @@ class PCNT:
         count = int(self.chip.count())
         if self._running:
             v = self._base + (count - self._seen) * self._step
-            self._base = v % self._max if v >= self._max else -(-v % -self._min) if self._min and v <= self._min else v
+            if self._max and v >= self._max:
+                v %= self._max
+            elif self._min and v <= self._min:
+                v = -(-v % -self._min)
+            self._base = ((v + 32768) & 65535) - 32768
         self._seen = count
 
     def start(self):

@@ -262,7 +262,7 @@ def guarded(broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Mosq
     conf = folder / "mosquitto.conf"
     conf.write_text(
         conf.read_text().replace("allow_anonymous true", "allow_anonymous false")
-        + f"acl_file {folder}/acl\npassword_file {folder}/passwd\nuser root\n"  # reads them as the one who starts it
+        + f"acl_file {folder}/acl\npassword_file {folder}/passwd\n"
     )
     broker.stop()
     broker.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import pipeline
+from gateway import intake
 from gateway.core.model import Node
 from gateway.core.rate import MAX_NODES, Rates
 from tests.gateway.test_pipeline import ROWS, World
@@ -59,8 +59,8 @@ async def test_a_node_gone_wild_is_limited_and_neither_its_alarms_nor_anybody_el
 
 
 async def test_a_full_gateway_still_takes_alarms(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(pipeline, "MAX_PENDING", 5)
-    monkeypatch.setattr(pipeline, "ALARM_RESERVE", 2)
+    monkeypatch.setattr(intake, "MAX_PENDING", 5)
+    monkeypatch.setattr(intake, "ALARM_RESERVE", 2)
     world = World()
     for n in range(8):
         world.pipeline.deliver(world.rx(world.mote.report(T0 + n * 60, ROWS)))

@@ -146,7 +146,8 @@ async def test_a_frame_of_another_key_or_node_stays_as_it_is() -> None:
 
 
 async def test_a_reread_that_could_not_be_committed_is_done_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.pipeline.RESUME_S", 0.01)
+    monkeypatch.setattr("gateway.commit.RESUME_S", 0.01)
+    monkeypatch.setattr("gateway.reread.RETRY_S", 0.01)
     world = World()
     await world.take(own_report(world.mote, T0, 7))
     state = world.engine.load(263)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
-import os
 import shutil
 import subprocess
 import time
@@ -106,8 +105,6 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         m = Mosquitto(folder)
         conf = folder / "mosquitto.conf"
         lines = f"certfile {folder / certificate[0].name}\nkeyfile {folder / certificate[1].name}\n"
-        if os.geteuid() == 0:
-            lines += "user root\n"  # else it drops to its own user, which may not look into pytest's folders
         if clients is not None:
             lines += f"cafile {folder / clients.name}\nrequire_certificate true\n"
         conf.write_text(conf.read_text() + lines)

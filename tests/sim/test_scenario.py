@@ -112,7 +112,7 @@ def test_a_broken_file_is_named_with_key_and_fix(tmp_path, broken, words):
 
 
 def test_an_unknown_scenario_lists_the_known_ones():
-    with pytest.raises(ScenarioError, match='did you mean "district".*known: .*district'):
+    with pytest.raises(ScenarioError, match='did you mean "district".*next: citymote sim list'):
         load("distrikt")
 
 

@@ -32,6 +32,7 @@ class BME280:
     def __init__(self, i2c, addr=0x76):
         self._i2c, self._addr = i2c, addr
         self._one = bytearray(1)
+        self._set = bytearray(3)
         self._rx = bytearray(8)
         self._known = False
         self._t = (0, 0, 0)
@@ -71,22 +72,29 @@ class BME280:
         i2c.writeto_mem(addr, _CTRL_HUM, _HUM_X1)  # becomes effective with the write to ctrl_meas
         i2c.writeto_mem(addr, _CTRL_MEAS, _FORCED_X1)
         await sleep_ms(_MEASURE_MS)
+        got = self._set  # ctrl_hum, status, ctrl_meas
         for _ in range(_TRIES):
-            i2c.readfrom_mem_into(addr, _STATUS, self._one)
-            if not self._one[0] & 8:
+            i2c.readfrom_mem_into(addr, _CTRL_HUM, got)
+            if not got[1] & 8:
                 break
             await sleep_ms(2)
         else:
             raise NoAnswer
+        if got[0] & 7 != 1 or got[2] & 0xFC != 0x24:  # it was reset meanwhile, or a write was lost: something was not measured
+            raise OutOfRange
         i2c.readfrom_mem_into(addr, _DATA, rx)
         self.convert(rx, out)
 
     def convert(self, rx, out):
-        """Turn the eight data bytes F7..FE into out[0:3]; OutOfRange when the chip skipped a measurement. No allocation."""
+        """Turn the eight data bytes F7..FE into out[0:3]; OutOfRange when the chip measured nothing. No allocation.
+
+        At x1 the reset value of a register (5.4.7 .. 5.4.9) is also a value in the middle of its range; only all three at once say
+        that nothing was measured.
+        """
         p = rx[0] << 12 | rx[1] << 4 | rx[2] >> 4
         t = rx[3] << 12 | rx[4] << 4 | rx[5] >> 4
         h = rx[6] << 8 | rx[7]
-        if t == 0x80000 or p == 0x80000 or h == 0x8000 or t == 0xFFFFF:  # reset values: 5.4.7 .. 5.4.9
+        if t == 0x80000 and p == 0x80000 and h == 0x8000 or t >= 0xFFFF0:
             raise OutOfRange
         fine = self.fine(t)
         out[0] = ((fine * 5 + 128 >> 8) + 5) // 10

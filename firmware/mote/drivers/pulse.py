@@ -7,13 +7,15 @@ The counter is hardware with its own debounce (PCNT: filter and an RC at the ree
 from time import ticks_add, ticks_diff, ticks_ms
 from micropython import const
 
-_PCNT_MODULUS = const(32767)  # 16 bit: reaching 32767 makes it 0
+_PCNT_MODULUS = const(32767)  # with max=32767, reaching it makes the counter 0
+_INT16 = const(65536)  # without a limit it is a signed register and goes on at -32768
 _AGO_MAX = const(345600)  # s; four days, because ticks tell no more than six apart
 
 
 class PulseMeter:
     """The meter behind `counter`: esp32.PCNT (counting up, started by the caller), or mote.hal.ulp.Counter, which counts on in deep
-    sleep and through resets. Of either only the difference of values counts, modulo its `modulus` (PCNT: 32767).
+    sleep and through resets. Of either only the difference of values counts, modulo its `modulus` (PCNT: 32767 with max=32767; one
+    without limits shows itself by negative values and is read modulo 65536).
 
     litres_per_pulse: K = 0.1, 1, 10 or 100 (any multiple of 0.1). start_l: the meter's own register at zero pulses.
     `total` is the number of pulses ever. The caller keeps it over resets, in one of two ways (README, "Pulses over resets"):
@@ -73,7 +75,7 @@ class PulseMeter:
         now = self._counter.value()
         new = now - self._seen
         if new < 0:
-            new += self._modulus
+            new += _INT16 if now < 0 else self._modulus
         self._seen = now
         self.total += new
 

@@ -58,7 +58,8 @@ class Board:
             return Counter(spec["pin"], self._spec.get("board", {}).get("chip", "esp32"))
         from esp32 import PCNT
 
-        counter = PCNT(n, pin=machine.Pin(spec["pin"], machine.Pin.IN), rising=PCNT.INCREMENT)
+        # limits are off unless asked for (esp32_pcnt.c): the register would go on at -32768; filter: ns, the longest there is
+        counter = PCNT(n, pin=machine.Pin(spec["pin"], machine.Pin.IN), rising=PCNT.INCREMENT, max=32767, filter=12787)
         counter.start()
         return counter
 

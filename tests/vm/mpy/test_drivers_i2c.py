@@ -147,9 +147,30 @@ async def test_bme280_that_never_finishes_is_given_up():
 
 
 async def test_bme280_reset_values_are_no_reading():
+    for fault in ("skipped", "reset", "no_humidity"):
+        chip, d = board("bme280", BME280Chip, 0x76)
+        chip.fault = fault
+        await fails(OutOfRange, d, 60)
+        chip.fault = None
+        out = [0, 0, 0]
+        await d.read_into(out)
+        assert out[0] == 215, (fault, out)
+
+
+async def test_bme280_takes_air_whose_raw_value_is_the_reset_value_of_a_register():
+    # at x1 a register has 16 bits, so each reset value is one step of 65,536 in the middle of the range: 26.46 Cel, 64.1 or 70 %RH
     chip, d = board("bme280", BME280Chip, 0x76)
-    chip.fault = "skipped"
-    await fails(OutOfRange, d, 60)
+    await d.start()
+    fine = d.fine(0x80000)
+    middle = (fine * 5 + 128 >> 8) / 100, d.humidity(0x8000, d.fine(0x7EED0)) / 1024
+    sim.values.update({"temperature": middle[0], "humidity": 50, "pressure": 1013.25})
+    assert chip.raw()[1] == 0x80000
+    out = [0, 0, 0]
+    await d.read_into(out)
+    assert abs(out[0] - middle[0] * 10) <= 1 and abs(out[1] - 500) <= 1 and abs(out[2] - 132) <= 1, out
+    for t, p, h in ((0x80000, 0x655AC, 0x7530), (0x7EED0, 0x655AC, 0x8000), (0x7EED0, 0x80000, 0x7530)):
+        d.convert(bytes((p >> 12, p >> 4 & 255, p << 4 & 255, t >> 12, t >> 4 & 255, t << 4 & 255, h >> 8, h & 255)), out)
+        assert 248 <= out[0] <= 266 and 500 <= out[1] <= 710 and -1900 <= out[2] <= 120, (t, p, h, out)
 
 
 async def test_bme280_refuses_a_bmp280():

@@ -19,9 +19,14 @@ def board(**options):
     sim.values["water_pulses"] = 1000.0
     chip = PulseChip(sim.sense, sim.now_us)
     sim.attach_pulse(pin, chip)
-    pcnt = esp32.PCNT(pin, pin=Pin(pin), rising=esp32.PCNT.INCREMENT)
+    return chip, open_driver("pulse", counter(), options)
+
+
+def counter(**limits):
+    """A PCNT as the port makes it, without limits unless some are given."""
+    pcnt = esp32.PCNT(pin, pin=Pin(pin), rising=esp32.PCNT.INCREMENT, **limits)
     pcnt.start()
-    return chip, open_driver("pulse", pcnt, options)
+    return pcnt
 
 
 async def test_volume_and_flow():
@@ -63,14 +68,29 @@ async def test_register_goes_on_over_a_restart_and_never_falls():
         assert d.total == 70005
 
 
-async def test_counter_wraps_unnoticed():
-    chip, d = board(litres_per_pulse=0.1)
-    want = 0
-    for n in (32766, 1, 1, 20000, 20000, 30000, 5):
+async def test_counter_wraps_unnoticed_with_and_without_a_limit():
+    for limits in ({}, {"max": 32767}):  # a port may have the limit on or off: neither may make the register fall
+        board()
+        sim.attach_pulse(pin, PulseChip(sim.sense, sim.now_us))
+        d = PulseMeter(counter(**limits), litres_per_pulse=0.1)
+        want = 0
+        for n in (32766, 1, 1, 20000, 20000, 30000, 5, 32766, 32766, 1, 32766):
+            sim.values["water_pulses"] += n
+            want += n
+            d.poll()
+            assert d.total == want, (limits, n, d.total, want)
+
+
+async def test_a_meter_on_the_board_counts_past_the_16_bits_of_its_counter():
+    from mote.hal.board import Board
+
+    board()
+    b = Board({"pulse": {str(pin): {"pin": pin}}})
+    d = PulseMeter(b.pulse(pin))
+    for n in (32766, 2, 7232, 30000):
         sim.values["water_pulses"] += n
-        want += n
         d.poll()
-        assert d.total == want, (n, d.total, want)
+    assert d.total == 70000, d.total
 
 
 async def test_days_between_two_readings():

@@ -13,10 +13,23 @@ class Meter:
         return self.pulses
 
 
+def test_pcnt_is_a_signed_16_bit_register_without_limits():
+    meter = Meter()
+    sim.attach_pulse(6, meter)
+    unit = esp32.PCNT(2, pin=machine.Pin(6), rising=esp32.PCNT.INCREMENT)
+    unit.start()
+    meter.pulses = 32767
+    assert unit.value() == 32767
+    meter.pulses = 32768
+    assert unit.value() == -32768
+    meter.pulses = 65536 + 7
+    assert unit.value() == 7
+
+
 def test_pcnt_resets_to_zero_at_its_limit():
     meter = Meter()
     sim.attach_pulse(4, meter)
-    unit = esp32.PCNT(0, pin=machine.Pin(4), rising=esp32.PCNT.INCREMENT)
+    unit = esp32.PCNT(0, pin=machine.Pin(4), rising=esp32.PCNT.INCREMENT, max=32767)
     unit.start()
     meter.pulses = 32766
     assert unit.value() == 32766

@@ -1,0 +1,89 @@
+"""Which nodes are there: declares those offline that have been silent for too long, at a cost of what there is to do."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+
+import structlog
+
+from gateway.clock import Clock
+from gateway.commit import Commits
+from gateway.core.decide import goes_offline, offline_at
+from gateway.core.model import Decision, NodeState
+from gateway.derivation import Derivation
+from gateway.states import States
+from gateway.store.engine import Engine, Write
+
+log = structlog.get_logger(__name__)
+
+
+class Presence:
+    """watch() every node that is heard, check() about twice a second."""
+
+    def __init__(self, states: States, engine: Engine, derivation: Derivation, commits: Commits, clock: Clock) -> None:
+        self._states, self._engine, self._derivation, self._commits = states, engine, derivation, commits
+        self._clock = clock
+        self._began = clock.now()
+        self._presumed = 0.0  # nobody counts as silent for longer than since here: the clock was set
+        self._deadlines: list[tuple[float, int]] = []
+        self._watched: set[int] = set()
+        self._quiet_until = 0.0  # nobody is declared offline before this
+        for number, state in engine.online():
+            self.watch(number, state)
+
+    def watch(self, number: int, state: NodeState) -> None:
+        """Expect more of a node that is online; one that is watched already keeps its place."""
+        if state.online and number not in self._watched and number in self._states.nodes:
+            self._watched.add(number)
+            heapq.heappush(self._deadlines, (self._offline_at(number, state), number))
+
+    def _offline_at(self, number: int, state: NodeState) -> float:
+        """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
+        was before the clock was set, so that says nothing."""
+        now = self._clock.now()
+        heard = state.heard if state.heard <= now else min(self._began, now)
+        return offline_at(self._states.known(number), replace(state, heard=max(heard, self._presumed)))
+
+    def stepped(self) -> None:
+        """The host's clock was set: heard in what is now the future, or long ago by the new clock, both mean just now."""
+        self._presumed = self._began = self._clock.now()
+        watched, self._watched, self._deadlines = self._watched, set(), []
+        for number in watched:
+            if number in self._states.nodes:
+                self._watched.add(number)
+                self._deadlines.append((self._offline_at(number, NodeState()), number))
+        heapq.heapify(self._deadlines)
+
+    def check(self, limit: int = 1000) -> None:
+        """Declare nodes offline whose time is up; costs only as much as there is to do."""
+        now = self._clock.now()
+        nodes = self._states.nodes
+        if self._engine.full:  # nodes are not heard: let each have its turn when they are again
+            self._quiet_until = now + max((n.interval_s for n in nodes.values()), default=0)
+        if now < self._quiet_until:
+            return
+        writes: list[Write] = []
+        while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:
+            _, number = heapq.heappop(self._deadlines)
+            self._watched.discard(number)
+            if number not in nodes:
+                continue  # it has left the registry
+            state = self._states.state(number)
+            if not state.online or self._states.busy(number):
+                self.watch(number, replace(state, heard=max(state.heard, now)))
+                continue
+            if self._offline_at(number, state) > now:
+                self.watch(number, state)
+                continue
+            decision = goes_offline(self._states.known(number), state, now)
+            self._states.keep(number, decision.state)
+            writes.append(self._silent(number, decision))
+            log.info("node_offline", node=nodes[number].name)
+        if writes:
+            self._commits.commit(writes, [])
+
+    def _silent(self, number: int, decision: Decision) -> Write:
+        assert decision.event is not None
+        follow = self._derivation.derive(self._states.nodes[number], decision.event)
+        return Write(number, decision.state, decision.event, None, follow.events, follow.notes)

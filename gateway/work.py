@@ -1,0 +1,50 @@
+"""A decided frame on its way from the intake to the disk and back to the node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from gateway.core.commands import Offer
+from gateway.core.dedupe import Heard
+from gateway.core.model import Decision, Event, Node
+from gateway.core.receive import Header
+from gateway.store.engine import RawFrame, Write
+
+
+@dataclass(slots=True)
+class Work:
+    """done resolves when the frame is committed and answered, or its commit has failed. more, notes: what was derived from it."""
+
+    node: Node
+    header: Header
+    decision: Decision
+    done: asyncio.Future[None]
+    heard: Heard[Work | None] | None = None
+    more: tuple[Event, ...] = ()
+    notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    offer: Offer | None = None
+
+    def write(self) -> Write:
+        """Return what is to be stored of it, with the best of the copies that were heard."""
+        event, rx = self.decision.event, self.heard.best if self.heard else None
+        if event is None or rx is None or self.heard is None:
+            return Write(self.node.id, self.decision.state, None, None, self.more, self.notes)
+        if self.heard.copies > 1:
+            event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=self.heard.copies)
+        reason = self.decision.refusal.reason if self.decision.refusal else ""
+        raw = RawFrame(
+            node=self.node.id,
+            epoch=event.epoch,
+            counter=event.counter,
+            kind=self.header.kind,
+            data=rx.data,
+            received=event.received,
+            link=rx.link,
+            receiver=rx.receiver,
+            rssi=rx.rssi,
+            snr=rx.snr,
+            reason=reason,
+        )
+        return Write(self.node.id, self.decision.state, event, raw, self.more, self.notes)
