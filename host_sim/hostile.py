@@ -31,7 +31,7 @@ class Stolen:
     """A node in wrong hands. next() gives its frames in turn, each of another kind of cost."""
 
     def __init__(self, mote: Mote) -> None:
-        self._mote = mote
+        self.mote = mote
         self._n = 0
         self._fresh = 1
         self._makers: tuple[Callable[[], bytes], ...] = (
@@ -62,21 +62,21 @@ class Stolen:
     def flapping_alarm(self) -> bytes:
         """An alarm that comes and goes."""
         code = codes.ALARM_ABOVE if self._n % 2 else codes.ALARM_CLEARED
-        return self._mote.alarm(code, int(time.time()), 6, 151 + self._n % 100, 150, long=True)
+        return self.mote.alarm(code, int(time.time()), 6, 151 + self._n % 100, 150, long=True)
 
     def odd_alarm(self) -> bytes:
         """An alarm of a quantity that it never named before."""
         self._fresh = self._fresh % 60_000 + 1
-        return self._mote.alarm(codes.ALARM_ABOVE, int(time.time()), self._fresh, 5, 1, long=True)
+        return self.mote.alarm(codes.ALARM_ABOVE, int(time.time()), self._fresh, 5, 1, long=True)
 
     def long_status(self) -> bytes:
         """A status of every key there is and of fifty that nobody knows, with boots that rise."""
         items = {key: self._n for key in range(1, 26) if key != codes.STATUS_SCHEMA}
         items |= {100 + key: "x" * 8 for key in range(50)}
-        return self._mote.seal(frame.STATUS, cbor2.dumps(items, canonical=True), long=True)
+        return self.mote.seal(frame.STATUS, cbor2.dumps(items, canonical=True), long=True)
 
     def _report(self, body: list[object]) -> bytes:
-        return self._mote.seal(frame.REPORT, cbor2.dumps(body, canonical=True), long=True)
+        return self.mote.seal(frame.REPORT, cbor2.dumps(body, canonical=True), long=True)
 
 
 def refused(motes: list[Mote], count: int) -> Mapping[str, list[bytes]]:

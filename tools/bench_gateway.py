@@ -33,6 +33,7 @@ from rich.table import Table
 from host_sim.gateway_process import GatewayError, GatewayProcess
 from host_sim.load import PULL_DATA, Mote, datagram, plain_report, push_data, registry
 from host_sim.mosquitto import Mosquitto, MosquittoError
+from tools import bench_hostile
 from tools.bench_load import (
     Arrivals,
     BenchError,
@@ -51,6 +52,7 @@ READINGS = 10
 INTERVAL_S = 600
 RATE = 25_000 / INTERVAL_S  # frames a second of a full gateway: 42
 LOADED = 5000  # nodes that the load comes from in turn: more than the gateway keeps in memory, so that each frame fetches its state
+REFUSED = 3000  # frames of each kind that is refused
 GOALS = {"cpu_ratio_to_bare": 2.0, "rss_peak_mib": 150.0, "share_of_core_at_42_frames_per_s": 0.10}
 
 
@@ -229,6 +231,16 @@ def _spread(values: Sequence[float], which: str, digits: int = 3) -> float:
     return round(statistics.median(values) if which == "median" else min(values), digits)
 
 
+def flat(hostile: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield what a stolen node did to it as (words, number), a line each."""
+    for key, value in hostile.items():
+        goal = f"  (at most {bench_hostile.GOALS[key]:g})" if key in bench_hostile.GOALS else ""
+        if isinstance(value, int | float):
+            yield key.replace("_", " ") + goal, value
+        elif key == "cpu_us":
+            yield from ((f"cpu us of a frame refused as {kind}", us) for kind, us in value.items())
+
+
 @click.command("gateway")
 @click.option("--frames", type=click.IntRange(1, 10_000_000), default=6000, show_default=True, help="Reports in all.")
 @click.option(
@@ -244,9 +256,16 @@ def _spread(values: Sequence[float], which: str, digits: int = 3) -> float:
     show_default=True,
     help="Repetitions, gateway and bare loop in turn.",
 )
+@click.option(
+    "--hostile-seconds",
+    type=click.FloatRange(0, 3600),
+    default=15.0,
+    show_default=True,
+    help="Of a stolen node beside honest ones (bench_hostile.py); 0 leaves it out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(frames: int, nodes: int, seconds: float, repeats: int, as_json: bool) -> None:
-    """CPU, latency and memory of the real gateway against a real mosquitto, and a bare loop beside it."""
+def command(frames: int, nodes: int, seconds: float, repeats: int, hostile_seconds: float, as_json: bool) -> None:
+    """CPU, latency and memory of the real gateway against a real mosquitto, a bare loop beside it, and a stolen node against it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
@@ -257,6 +276,8 @@ def command(frames: int, nodes: int, seconds: float, repeats: int, as_json: bool
 
         try:
             found = measure(frames, nodes, seconds, min(repeats, frames), told)
+            if hostile_seconds:
+                found["hostile"] = bench_hostile.measure(hostile_seconds, min(frames, REFUSED), told)
         except (BenchError, GatewayError, MosquittoError) as e:
             bar.stop()
             text, hint = split_hint(str(e))
@@ -275,4 +296,6 @@ def command(frames: int, nodes: int, seconds: float, repeats: int, as_json: bool
         if isinstance(value, int | float) and not isinstance(value, bool):
             goal = f"  (at most {GOALS[key]:g})" if key in GOALS else ""
             table.add_row(key.replace("_", " ") + goal, f"{value:g}")
+    for key, value in flat(found.get("hostile", {})):
+        table.add_row(f"hostile: {key}", f"{value:g}")
     Console(width=None if Console().is_terminal else 120, highlight=False).print(table)

@@ -33,6 +33,7 @@ EUI = bytes.fromhex("aa555a0000000001")
 HONEST = 200
 OTHERS = 200  # nodes whose frames are refused
 RATE = 25_000 / 600  # honest frames a second: 42
+BURST = 1200  # frames that spend a node's burst (node_burst: 1000)
 OFFERED = 100  # frames a second of the stolen node: more than it is allowed
 STOLEN = 300
 SHORTEST_S = 1.0  # of an honest node's reports: interval_s and emergency_report_s go down to it
@@ -210,9 +211,13 @@ def measure(seconds: float, frames: int, told: Callable[[str, int, int], None]) 
         published = (last["messages"] - first["messages"] - per_frame * len(steady)) / took if first and last else None
 
         told("hostile: refused frames", 2, 4)
+        died, tail = gateway.dead, gateway.tail()
+        gateway.kill()  # whatever it still has to do: what a refusal costs is measured in a fresh one
+        (folder / "refusals").mkdir()
+        gateway = GatewayProcess(_configure(folder / "refusals", broker.port, http, [*honest, *others, stolen]))
+        stack.callback(lambda: gateway.kill())
+        target = port_of(folder / "refusals" / "gateway.toml")
         costs, reasons = _costs(gateway.pid, target, http, broker.port, others, stolen, frames, told)
-        died = gateway.dead
-        tail = gateway.tail() if died else ""
     if died:
         raise BenchError(f"the gateway ended under a stolen node: {tail}; next: look at its log")
     share = per_frame / SHORTEST_S
@@ -265,9 +270,8 @@ def _costs(
     datagrams = {
         kind: [push_data(EUI, [f], n * 10_000) for n, f in enumerate(frames)] for kind, frames in kinds.items()
     }
-    datagrams["rate_limited"] = [
-        push_data(EUI, [stolen.report(int(time.time()) - 5, [[3, 5, 5, 231, 631, 121]])], n) for n in range(count)
-    ]
+    cheap = [stolen.report(int(time.time()) - 5, [[3, 5, 5, 231, 631, 121]]) for _ in range(BURST + count)]
+    datagrams["rate_limited"] = [push_data(EUI, [f], n) for n, f in enumerate(cheap[BURST:])]
     datagrams["bad_json"] = [datagram(PUSH_DATA, EUI, b'{"rxpk":' + b"[" * (n % 900)) for n in range(count)]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.connect(("127.0.0.1", target))
@@ -278,6 +282,8 @@ def _costs(
         reasons: dict[str, dict[str, int]] = {}
         for n, (kind, each) in enumerate(datagrams.items()):
             told(f"hostile: {kind}", n, len(datagrams))
+            if kind == "rate_limited":
+                _push(s, [push_data(EUI, [f], n) for n, f in enumerate(cheap[:BURST])])
             before, cpu = counters(http), cpu_s(pid)
             _push(s, each)
             costs[kind] = round((cpu_s(pid) - cpu) / count * 1e6, 1)
