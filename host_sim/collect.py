@@ -132,7 +132,9 @@ class Books:
         if body["event"] not in ("status", "reboot"):
             return
         known = self.status.setdefault(node, {})
-        known.update({k: v for k, v in body.items() if k not in ("id", "event", "t", "rx")})
+        known.update(
+            {k: v for k, v in body.items() if k not in ("id", "event", "t", "rx", "stale", *body.get("stale", ()))}
+        )
         if LADDER in body:
             level, *ids = body[LADDER]
             self.ladders.setdefault(node, []).append((int(level), tuple(ids)))

@@ -279,7 +279,7 @@ class Witness:
         if kind in ("senml", "event"):
             body: Any = json.loads(payload)
             ident = body[0]["id"] if kind == "senml" else body["id"]
-            node, counter = map(int, ident.split(":")[:2])
+            node, _epoch, counter = map(int, ident.split(":")[:3])
             now = time.monotonic()
             self.first = self.first or now
             self.last = now

@@ -228,7 +228,7 @@ class Subscriber:
         ident: str = body[0]["id"] if leaf == "senml" else body["id"]
         with self._news:
             self.messages += 1
-            node, counter = map(int, ident.split(":")[:2])
+            node, _epoch, counter = map(int, ident.split(":")[:3])
             self.seen[node, counter] = self.seen.get((node, counter), 0) + 1
             self.arrived.setdefault((node, counter), time.monotonic())
             if self._bodies.setdefault((leaf, ident), payload) != payload:

@@ -76,7 +76,7 @@ class District:
             t = self._start + (m.counter + 1) * ROWS * 60
             sealed = m.report(t, self.rows(m.counter + 1), NOISE)
             self._tmst += 10_000
-            out.append((f"{m.id}:{m.counter}".encode(), push_data(EUI, [sealed], self._tmst, freq=869.525)))
+            out.append((f"{m.id}:{m.epoch}:{m.counter}".encode(), push_data(EUI, [sealed], self._tmst, freq=869.525)))
         return out
 
     def bare(self, count: int, messages: int) -> list[tuple[bytes, bytes]]:

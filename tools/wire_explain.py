@@ -18,7 +18,7 @@ from gateway.core.alarms import CODES
 from gateway.core.messages import decode_alarm, decode_status
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
-from gateway.core.report import FUTURE_S, decode, is_int, is_uint_map
+from gateway.core.report import believable, decode, is_int, is_uint_map
 
 KINDS = ("report", "alarm", "status", "downlink")
 DOWN_KEYS = {getattr(codes, name): name[5:].lower() for name in dir(codes) if name.startswith("DOWN_")}
@@ -206,7 +206,7 @@ def _stamp(stamp: Any) -> str:
 
 def _report(payload: bytes, item: Any, received: float, schemas: Mapping[int, tuple[int, ...]]) -> dict[str, Any]:
     report = decode(payload, received, schemas)
-    columns = columns_of(report, int(received) + FUTURE_S)
+    columns = columns_of(report, believable(received, 0))
     interval = item[2]
     rhythm = "events" if report.events else "regular" if interval > 0 and not isinstance(item[1], list) else "irregular"
     out: dict[str, Any] = {

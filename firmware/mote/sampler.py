@@ -169,7 +169,8 @@ class Sampler:
     def _failed(self, s, slot, error):
         s.failures += 1
         s.faults += 1
-        s.skip = min(1 << min(s.failures, 6) >> 1, _SKIP_MAX) - 1
+        if not getattr(error, "world", False):
+            s.skip = min(1 << min(s.failures, 6) >> 1, _SKIP_MAX) - 1
         log.warning("%s: %s", s.name, repr(error))
         if s.failures == _FAULT_AFTER:
             self._sink.fault(s, slot, True)

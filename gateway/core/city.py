@@ -66,7 +66,7 @@ class Turn:
         self.refused[reason] = self.refused.get(reason, 0) + n
 
     def tell(self, kind: str, what: str, visibility: str | None = None, **fields: Any) -> None:
-        """Add an event: "<node>:<counter>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did."""
+        """Add an event: "<node>:<epoch>:<counter>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did."""
         s, cause = self.subject, self.cause
         number = s.node.id if s.node is not None else 0
         seen = visibility or s.visibility

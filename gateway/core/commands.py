@@ -240,7 +240,7 @@ class Desk:
     def _event(self, number: int, name: str, now: float, what: str, command: Mapping[str, Any]) -> Event:
         node = self.nodes.get(number)
         name, visibility, interval = (node.name, node.visibility, node.interval_s) if node else (name, RESTRICTED, 1)
-        return Event("command", f"{number}:0:{self.name}:{what}", number, name or f"node-{number}", visibility, now, interval, command=command)  # fmt: skip
+        return Event("command", f"{number}:{node.epoch if node else 0}:{self.name}:{what}", number, name or f"node-{number}", visibility, now, interval, command=command)  # fmt: skip
 
     # what is known
 
@@ -416,7 +416,8 @@ class Desk:
         if "command" in status:
             self._answered(draft, node, status["command"], event.received)
         if "config_version" in status:
-            self._version(draft, node, status["config_version"], set(status) == {"config_version"}, at, event.received)
+            alone, stale = set(status) == {"config_version"}, "config_version" in event.stale
+            self._version(draft, node, status["config_version"], alone, stale, at, event.received)
         if "config_problem" in status:
             self._problem(
                 draft, node, str(status["config_problem"]), set(status) == {"config_problem"}, at, event.received
@@ -457,8 +458,11 @@ class Desk:
         mine = (self._commands[node, n] for n in self._open.get(node, ()))
         return next((c for c in mine if c.configures and c.sends), None)
 
-    def _version(self, draft: _Draft, node: Node, version: Any, alone: bool, at: tuple[int, int], now: float) -> None:
-        """A node said which configuration is in force. A lone version newer than the first send is its answer; so is a higher one."""
+    def _version(
+        self, draft: _Draft, node: Node, version: Any, alone: bool, stale: bool, at: tuple[int, int], now: float
+    ) -> None:
+        """A node said which configuration is in force. A lone version newer than the first send is its answer; so is a higher one. A stale
+        word may still be an answer, but does not say what is in force."""
         if not isinstance(version, int):
             return
         book, c = self._books.get(node.id, Book()), self._travelling(node.id)
@@ -477,7 +481,8 @@ class Desk:
             return
         if book.confirmed is not None and version < book.confirmed and at > book.since:
             book = self._taken_back(draft, node, book, f"taken back: version {version} is in force", now)
-        self._enter(draft, node.id, replace(book, reported=version))
+        if not stale:
+            self._enter(draft, node.id, replace(book, reported=version))
 
     def _problem(self, draft: _Draft, node: Node, text: str, alone: bool, at: tuple[int, int], now: float) -> None:
         """A node said why it refused a configuration ("..."), or that it gave one up ("<version>: ...")."""

@@ -10,15 +10,17 @@ from motewire import frame
 from motewire.codes import DOWN_NEXT, DOWN_SINCE
 
 from gateway.core import alarms
-from gateway.core.messages import decode_alarm, decode_status
-from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal
+from gateway.core.messages import STATUS_NUMBERS, decode_alarm, decode_status
+from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal, frame_id
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener, authenticate
-from gateway.core.refusals import Unreadable
+from gateway.core.refusals import Malformed, Unreadable
 from gateway.core.replay import Replay
-from gateway.core.report import FUTURE_S, decode
+from gateway.core.report import believable, decode, is_int
 
 MAX_SCHEMAS = 8
+MAX_QUANTITIES = 64  # of one node; its sixteen channels and their instances are fewer
+CROSSING_S = 5  # receivers' times of frames that cross
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
 CLOCK_SET_S = 3600
@@ -96,7 +98,8 @@ def reread(
 
 def _fresh(node: Node, state: NodeState) -> NodeState:
     """Return the state under a new key: counters of both directions start again, what was measured stays known."""
-    return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={})
+    alarms = {rule: replace(alarm, counter=0) for rule, alarm in state.alarms.items()}  # older than whatever comes
+    return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={}, alarms=alarms, said={}, announced={})
 
 
 def _read(
@@ -105,18 +108,19 @@ def _read(
     """Return what an authentic payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
     try:
         if header.kind == frame.REPORT:
-            return *_report(state, payload, rx.received), None
+            return *_report(node, state, payload, rx.received), None
         if header.kind == frame.ALARM:
-            after, alarm = alarms.apply(state, decode_alarm(payload, rx.received), counter)
+            message = decode_alarm(payload, rx.received)
+            after, alarm = alarms.apply(state, message, counter, rx.received, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
-        return *_status(state, payload), None
+        return *_status(state, payload, counter), None
     except Unreadable as e:
         return {}, {"kind": "opaque"}, Refusal(e.reason, node.id, str(e), keep=True)
 
 
 def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
     return Event(
-        id=f"{node.id}:{counter}", node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
+        id=frame_id(node.id, node.epoch, counter), node=node.id, name=node.name, visibility=node.visibility, received=rx.received,
         interval_s=node.interval_s, counter=counter, epoch=node.epoch, link=rx.link, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr,
         **told,
     )  # fmt: skip
@@ -149,25 +153,32 @@ def _answered(node: Node, state: NodeState, replay: Replay, counter: int, header
     return down, Answer(down, replay.ack(counter), with_time, rekey)
 
 
-def _report(state: NodeState, payload: bytes, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
     report = decode(payload, received, state.schemas)
-    future = int(received) + FUTURE_S
-    columns = columns_of(report, future)
+    changes: dict[str, Any] = {}
+    more = tuple(q for q in report.ids if q not in state.ids)
+    if more:
+        if len(state.ids) + len(more) > MAX_QUANTITIES:
+            raise Malformed(f"more than {MAX_QUANTITIES} quantities of one node")
+        changes["ids"] = state.ids + more
+    believed = believable(received, node.interval_s)
+    columns = columns_of(report, believed)
     latest, newest = dict(state.latest), []
-    times = report.times
+    times, now = report.times, int(received)
     for c, column in enumerate(columns):
         best: int | None = None
         values = column.values
         for row, t in enumerate(times):
-            if t <= future and values[row] is not None and (best is None or t >= times[best]):
+            if t in believed and values[row] is not None and (best is None or t >= times[best]):
                 best = row
-        if best is not None and times[best] > latest.get(column.key, -1):
-            latest[column.key] = times[best]
+        if best is None:
+            continue
+        known = latest.get(column.key, -1)
+        # later than receipt was true by a clock that has been set since: it must not hold back what is measured now
+        if times[best] > known or known > now + CROSSING_S:
+            latest[column.key] = min(times[best], now)
             newest.append((c, best))
-    changes: dict[str, Any] = {"latest": latest}
-    more = tuple(q for q in report.ids if q not in state.ids)
-    if more:
-        changes["ids"] = (state.ids + more)[:64]
+    changes["latest"] = latest
     return changes, {
         "kind": "report",
         "times": times,
@@ -177,22 +188,32 @@ def _report(state: NodeState, payload: bytes, received: float) -> tuple[dict[str
     }
 
 
-def _status(state: NodeState, payload: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _status(state: NodeState, payload: bytes, counter: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A status frame holds a part of the keys (mote/status.py), and a lost one comes again behind newer ones: each key is as new as the
+    counter of the frame that told it."""
     status = decode_status(payload)
-    boots = status.values.get("boots")
-    firmware = status.values.get("firmware")
-    changes: dict[str, Any] = {}
-    if isinstance(boots, int):
+    said, stale = dict(state.said), []
+    for name in status.values:
+        key = STATUS_NUMBERS.get(name)
+        if key is None:
+            continue  # unknown to us: shown as it came, nothing is kept of it
+        if counter < said.get(key, 0):
+            stale.append(name)
+        else:
+            said[key] = counter
+    schemas, announced = dict(state.schemas), dict(state.announced)
+    for number, ids in status.schemas.items():
+        if counter >= announced.get(number, 0) and (number in schemas or len(schemas) < MAX_SCHEMAS):
+            schemas[number], announced[number] = ids, counter
+    changes: dict[str, Any] = {"said": said, "schemas": schemas, "announced": announced}
+    boots = None if "boots" in stale else status.values.get("boots")
+    firmware = None if "firmware" in stale else status.values.get("firmware")
+    if is_int(boots):
         changes["boots"] = boots
     if isinstance(firmware, str):
         changes["firmware"] = firmware[:64]
-    schemas = dict(state.schemas)
-    for number, ids in status.schemas.items():
-        if number in schemas or len(schemas) < MAX_SCHEMAS:
-            schemas[number] = ids
-    changes["schemas"] = schemas
-    rebooted = isinstance(boots, int) and boots != state.boots
-    return changes, {"kind": "status", "status": status.values, "rebooted": rebooted}
+    rebooted = is_int(boots) and boots != state.boots
+    return changes, {"kind": "status", "status": status.values, "stale": tuple(stale), "rebooted": rebooted}
 
 
 def metadata(node: Node, state: NodeState) -> dict[str, Any]:
@@ -221,7 +242,7 @@ def offline_at(node: Node, state: NodeState) -> float:
 
 def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
     """Return the decision that a node has been silent for too long."""
-    event = Event("offline", f"{node.id}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
+    event = Event("offline", f"{node.id}:{state.epoch}:offline:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s,
                   online=False)  # fmt: skip
     return Decision(replace(state, online=False), event=event)
 
@@ -233,6 +254,13 @@ def introduce(node: Node, state: NodeState, now: float) -> Decision | None:
     if text == state.meta:
         return None
     event = Event(
-        "meta", f"{node.id}:meta:{int(now)}", node.id, node.name, node.visibility, now, node.interval_s, meta=told
+        "meta",
+        f"{node.id}:{state.epoch}:meta:{int(now)}",
+        node.id,
+        node.name,
+        node.visibility,
+        now,
+        node.interval_s,
+        meta=told,
     )
     return Decision(replace(state, meta=text), event=event)

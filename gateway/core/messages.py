@@ -40,6 +40,9 @@ STATUS_KEYS: Mapping[int, str] = {
 }
 
 
+STATUS_NUMBERS: Mapping[str, int] = {name: number for number, name in STATUS_KEYS.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class AlarmMessage:
     """A raw alarm: code (motewire.codes), Unix time, quantity id, raw value and limit; ext is kept as it came."""

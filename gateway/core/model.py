@@ -71,7 +71,7 @@ class Reception:
 
 @dataclass(frozen=True, slots=True)
 class AlarmState:
-    """A rule that is up: since when, and the (time, counter) of the message that said so last."""
+    """A rule that is up: since when, and the (time, counter) of the newest message that said so; counter 0: of a former key."""
 
     since: int
     t: int
@@ -83,7 +83,9 @@ class NodeState:
     """Everything the gateway remembers of a node between frames; committed with every decision.
 
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
-    retained values. marks: (time, counter) of the newest alarm message per quantity id. schemas: announced by the node.
+    retained values; never later than receipt. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
+    schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
+    Counters are those of `epoch`.
     """
 
     epoch: int = 0
@@ -99,6 +101,8 @@ class NodeState:
     boots: int | None = None
     firmware: str | None = None
     meta: str = ""
+    said: Mapping[int, int] = field(default_factory=dict)
+    announced: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,7 @@ class Column:
 class Alarm:
     """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
 
+    t: never more than FUTURE_S after receipt. suspect: the value lies outside its quantity's range, or the node's time could not be true.
     Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language.
     """
 
@@ -130,6 +135,7 @@ class Alarm:
     rules: tuple[str, ...] = ()
     reference: str = ""
     text: Mapping[str, str] | None = None
+    suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +175,22 @@ class Area:
     latest: bool = True
 
 
+def frame_id(node: int, epoch: int, counter: int) -> str:
+    """Return the id of what a frame brought, "<node>:<epoch>:<counter>": counters begin again under a new key, this does not repeat."""
+    return f"{node}:{epoch}:{counter}"
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What one decision tells the outputs: the entry of the spool. `id` is "<node>:<counter>", the same at every repeat.
+    """What one decision tells the outputs: the entry of the spool. `id` is frame_id(...), the same at every repeat; what follows from a
+    frame appends to it; what the gateway declares by itself (offline, meta) has a word and a time in place of the counter.
 
     kind: report, alarm, status, offline, meta, command, opaque (authentic, but kept raw), and what followed
     from those: aggregate, area. An alarm of an area has `area` beside it and no node (0). latest: (column, row) pairs that are newer
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
-    the store enters it in the audit log.
+    the store enters it in the audit log. stale: names in `status` that a frame of a higher counter has told before: history, of which
+    `current_status` is free; whoever shows or judges how a node is now looks at that.
     """
 
     kind: str
@@ -206,6 +219,13 @@ class Event:
     aggregates: tuple[Aggregate, ...] = ()
     area: Area | None = None
     command: Mapping[str, Any] | None = None
+    stale: tuple[str, ...] = ()
+
+    @property
+    def current_status(self) -> Mapping[str, Any]:
+        """What a status frame says of how the node is now: empty when all of it is older than what was told before."""
+        status = self.status or {}
+        return {key: value for key, value in status.items() if key not in self.stale} if self.stale else status
 
 
 @dataclass(frozen=True, slots=True)

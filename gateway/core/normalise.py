@@ -69,17 +69,18 @@ def quantity_of(number: int) -> Quantity:
     )
 
 
-def columns_of(report: Report, future: int) -> tuple[Column, ...]:
+def columns_of(report: Report, times: range) -> tuple[Column, ...]:
     """Return the report's columns in physical values.
 
-    Rows later than Unix time `future` are suspect throughout, and so is a report whose node had to estimate when it was taken.
+    Rows outside the believable `times` (report.believable) are suspect throughout, and so is a report whose node had to estimate when
+    it was taken.
     """
     estimated = bool(report.ext) and report.ext.get(EXT_TIME) == TIME_ESTIMATED
-    ahead = tuple(i for i, t in enumerate(report.times) if estimated or t > future)
-    return tuple(_column(number, cells, ahead) for number, cells in zip(report.ids, report.columns, strict=True))
+    doubtful = tuple(i for i, t in enumerate(report.times) if estimated or t not in times)
+    return tuple(_column(number, cells, doubtful) for number, cells in zip(report.ids, report.columns, strict=True))
 
 
-def _column(number: int, cells: Sequence[int | None], ahead: tuple[int, ...]) -> Column:
+def _column(number: int, cells: Sequence[int | None], doubtful: tuple[int, ...]) -> Column:
     q = quantity_of(number)
     if number % INSTANCE == TOGGLE:  # the wire carries the state after the first row; each row flips it
         cells = tuple(None if raw is None else raw ^ (i & 1) for i, raw in enumerate(cells))
@@ -92,5 +93,5 @@ def _column(number: int, cells: Sequence[int | None], ahead: tuple[int, ...]) ->
         )
     else:
         values = tuple([None if raw is None else q.physical(raw) for raw in cells])
-    suspect = tuple([i for i, raw in enumerate(cells) if raw is not None and (i in ahead or not q.is_valid(raw))])
+    suspect = tuple([i for i, raw in enumerate(cells) if raw is not None and (i in doubtful or not q.is_valid(raw))])
     return Column(q.key, q.unit, values, suspect)

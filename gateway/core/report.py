@@ -19,6 +19,11 @@ MAX_VALUE = 1 << 27
 FUTURE_S = 300
 """How far ahead of the gateway's clock a node's may be before its times are not believed."""
 
+PAST_S = 60 * 86_400
+PAST_INTERVALS = 256
+"""How old a row may be when it arrives: what an outbox of 256 frames (the firmware's default) can hold, 60 days at the least, which is
+five times what hourly reports fill it with. Older ones come from a clock that was never set."""
+
 OCCURRENCES = (17, 21)  # occupied, toggle: quantities that change by events
 
 Cells = tuple[int | None, ...]
@@ -56,6 +61,12 @@ def resolve_stamp(stamp: Any, received: float) -> int:
         newest = now + FUTURE_S
         t = newest - (newest - stamp & 0xFFFF)
     return check_time(t)
+
+
+def believable(received: float, interval_s: int) -> range:
+    """Return the Unix times that a node which reports every interval_s may have measured at, of what is received at `received`."""
+    now = int(received)
+    return range(now - max(PAST_S, PAST_INTERVALS * interval_s), now + FUTURE_S + 1)
 
 
 def check_time(t: int) -> int:

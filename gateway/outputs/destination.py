@@ -191,6 +191,6 @@ def introduction(engine: Engine, node: Node) -> Event:
     state = engine.load(node.id) or NodeState()
     online = state.online if state.heard else None
     return Event(
-        "meta", f"{node.id}:meta:{int(state.heard)}", node.id, node.name, node.visibility, state.heard, node.interval_s,
+        "meta", f"{node.id}:{state.epoch}:meta:{int(state.heard)}", node.id, node.name, node.visibility, state.heard, node.interval_s,
         online=online, meta=metadata(node, state),
     )  # fmt: skip

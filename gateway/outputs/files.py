@@ -197,5 +197,5 @@ def _utc_day(t: float) -> str:
 
 
 def _key(row: Mapping[str, Any]) -> str:
-    """What a row is known by: its id, and its time, since counters begin again under a new key."""
+    """What a row is known by: its id, and its time, since ids of older gateways lack the epoch and repeat under a new key."""
     return f"{row['id']} {row['t']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.core.model import Aggregate, Event
+from gateway.core.report import is_int
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
 
 VALID_INTERVALS = 3
@@ -125,13 +126,15 @@ def _alarm(e: Event, root: str) -> list[Message]:
         reference=a.reference or None,
         text=a.text,
         visibility=None if a.text is None else e.visibility,
+        q="suspect" if a.suspect else None,
     )
     topic = node_topic(root, e.name) if e.area is None else area_topic(root, e.area.area)
     told = {"id": f"{e.id}:0", "event": f"alarm_{a.state}", "rule": a.rules[0] if len(a.rules) == 1 else None, **body}
     out = [Message(f"{topic}/event", json({**drop_none(**told), "rx": iso(e.received)}))]
     for rule in a.rules:
         payload = b"" if a.state == "cleared" else json(body)
-        out.append(Message(f"{topic}/alert/{rule}", payload, retain=True, newest=a.t))
+        # not a.t: a node's clock may be set back between two messages, and what is told of a rule comes in their order
+        out.append(Message(f"{topic}/alert/{rule}", payload, retain=True, newest=e.received))
     return out
 
 
@@ -174,20 +177,14 @@ def _area(e: Event, root: str) -> list[Message]:
 
 
 def _status(e: Event, root: str, until: float) -> list[Message]:
-    status = e.status or {}
+    status, now = e.status or {}, e.current_status
     out = []
     for key, unit in _HEALTH.items():
-        value = status.get(key)
-        if isinstance(value, int):
+        value = now.get(key)
+        if is_int(value):
             scale = _SCALE.get(key)
             out.append(_value(e, root, key, value / scale if scale else value, unit, e.received, "ok", until))
-    name = "reboot" if e.rebooted else "status"
-    out.append(
-        _event(
-            e,
-            root,
-            0,
-            {"event": name, "t": iso(e.received), **{k: v for k, v in status.items() if k not in ("event", "t", "id")}},
-        )
-    )
+    body = {"event": "reboot" if e.rebooted else "status", "t": iso(e.received)}
+    stale = [key for key in e.stale if key in status]
+    out.append(_event(e, root, 0, body | ({"stale": stale} if stale else {}) | dict(status)))
     return out

@@ -282,7 +282,7 @@ def _device(e: Event, node: Node) -> list[Entity]:
     if e.rssi is not None:
         attrs["rssi"] = Attr(PROPERTY, e.rssi, "DBM", e.received)
         attrs["supportedProtocol"] = Attr(PROPERTY, ["lora"])
-    firmware = (e.meta or {}).get("firmware") or (e.status or {}).get("firmware")
+    firmware = (e.meta or {}).get("firmware") or e.current_status.get("firmware")
     if isinstance(firmware, str):
         attrs["firmwareVersion"] = Attr(PROPERTY, firmware)
     return [Entity("Device", node.name, "dataModel.Device", e.received, attrs)]

@@ -22,7 +22,7 @@ COLUMNS: Mapping[str, str] = {
     "quantity": "string",
     "value": "double",
     "unit": "string",
-    "quality": "string",  # readings: ok or suspect
+    "quality": "string",  # readings: ok or suspect; alarms: suspect or nothing
     "state": "string",  # alarms: raised, updated, cleared, event, late
     "severity": "string",
     "limit": "double",
@@ -66,7 +66,7 @@ def records(e: Event, nodes: Mapping[int, Node]) -> Iterator[Record]:
         yield who | {
             "id": f"{e.id}:{a.state}:{a.quantity}", "kind": "alarm", "t": iso(a.t), "quantity": a.quantity,
             "value": None if a.value is None else float(a.value), "unit": a.unit, "state": a.state, "severity": a.severity,
-            "limit": None if a.limit is None else float(a.limit),
+            "limit": None if a.limit is None else float(a.limit), **({"quality": "suspect"} if a.suspect else {}),
         }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """`senml`: one SenML JSON pack per report with every sample (RFC 8428), primary units only.
 
-The first record carries the extension label `id`, "<node id>:<counter>", by which a repeat is known; values outside their valid
+The first record carries the extension label `id`, "<node id>:<key epoch>:<counter>", by which a repeat is known; values outside their valid
 range carry `q`: "suspect". Receivers that do not know a label ignore it (RFC 8428 section 4.4).
 """
 

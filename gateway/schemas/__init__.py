@@ -51,19 +51,21 @@ NUMBER = {"type": "number"}
 NGSI_TYPES = sorted(TYPES)
 FRAME_ID = {
     "type": "string",
-    "pattern": "^[0-9]+:[0-9]+$",
-    "description": "<node id>:<counter>, the same at every repeat",
+    "pattern": "^[0-9]+:([0-9]+:)?[0-9]+$",
+    "description": "<node id>:<key epoch>:<counter>, the same at every repeat and of no other frame; without the epoch in what was "
+    "spooled by a gateway that did not write it yet",
 }
 QUALITY = {
     "enum": ["ok", "suspect"],
-    "description": "suspect: outside the quantity's valid range, or a time ahead of receipt",
+    "description": "suspect: outside the quantity's valid range, or a time that cannot be: ahead of receipt, or older than an outbox holds",
 }
 
 
 EVENT_ID = {
     "type": "string",
-    "pattern": r"^[0-9]+:[0-9]+:[0-9]+$|^(@?[a-z0-9_-]+):[a-z0-9_:-]+:[0-9]+$",
-    "description": "<node id>:<counter>:<nth>; of what the gateway concluded: <node id>:<counter>:city:<rule>:<nth>, by the clock "
+    "pattern": r"^[0-9]+:[0-9]+:[0-9]+:[0-9]+$|^(@?[a-z0-9_-]+):[a-z0-9_:-]+:[0-9]+$",
+    "description": "<node id>:<key epoch>:<counter>:<nth>; of what the gateway concluded: <node id>:<key epoch>:<counter>:city:<rule>:<nth>, "
+    "by the clock "
     "<node id or @area>:<rule>:<unix>:<nth>",
 }
 ALARM_CODES = ("above", "below", "rise", "fault", "offline", "stuck", "stale", "sensor", "battery", "forecast")
@@ -135,6 +137,10 @@ def _alarm_members() -> dict[str, Any]:
         "reference": {"type": "string", "description": "law or protocol behind the limit"},
         "text": _object("what people are told", {k: {"type": "string"} for k in LANGUAGES}, LANGUAGES),
         "visibility": {"enum": list(VISIBILITIES)},
+        "q": {
+            "const": "suspect",
+            "description": "the value is outside its valid range, or the node's clock could not be right",
+        },
     }
 
 
@@ -181,7 +187,7 @@ def event() -> dict[str, Any]:
                 "status frame",
                 {"event": {"enum": ["reboot", "status"]}},
                 (),
-                description="further members: values of the status frame",
+                description="further members: values of the status frame; stale: names of those that a newer frame told before",
             ),
         ],
     }
@@ -452,7 +458,10 @@ def ack() -> dict[str, Any]:
     return _object(
         "A step of a command, told once: <root>/v1/node/<node>/ack, and to who asked <root>/v1/cmd/<requester>/<node>/ack",
         {
-            "event": {"type": "string", "description": "the same at every repeat of this message"},
+            "event": {
+                "type": "string",
+                "description": "<node id>:<key epoch>:commands:..., the same at every repeat of this message",
+            },
             "node": NODE_NAME,
             "id": COMMAND_ID,
             "requester": NODE_NAME,

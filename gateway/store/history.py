@@ -16,7 +16,7 @@ import msgspec
 from motewire.frame import REPORT
 from motewire.quantities import ID, KEY, QUANTITIES
 
-from gateway.core.model import Column, Event, Node
+from gateway.core.model import Column, Event, Node, frame_id
 from gateway.core.normalise import quantity_of
 from gateway.store.engine import StoreError
 
@@ -99,7 +99,7 @@ class History:
             return None
         received, link, receiver, rssi, snr = frame
         return Event(
-            "report", f"{number}:{counter}", number, node.name, node.visibility, received, node.interval_s, counter, epoch, link, receiver,
+            "report", frame_id(number, epoch, counter), number, node.name, node.visibility, received, node.interval_s, counter, epoch, link, receiver,
             1, rssi, snr, tuple(t for t, _, _ in rows), _columns(rows),
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ async def test_an_alarm_is_committed_with_the_frame_that_raised_it_or_not_at_all
     await asyncio.sleep(0)
     transactions = w.engine.transactions
     await w.take(hot)
-    assert w.ids() == ["263:1", "263:1:city:hot"], "raised again, although it had been raised in memory before"
+    assert w.ids() == ["263:0:1", "263:0:1:city:hot"], "raised again, although it had been raised in memory before"
     assert w.engine.transactions == transactions + 1 and w.engine.note("city:263") is not None
     w.clock.time += 20
     await w.take(hot)

@@ -114,7 +114,7 @@ async def test_a_node_locked_out_is_let_in_again_though_the_clock_went_back(town
     town.clock.time -= DAY
     town.clock.now()
     await town.take(m.status({1: 1}))
-    assert town.ids()[-1] == f"{m.id}:{m.counter}"
+    assert town.ids()[-1] == f"{m.id}:0:{m.counter}"
 
 
 def test_a_duty_cycle_hour_is_an_hour_whatever_the_clock_says() -> None:

@@ -89,7 +89,7 @@ class Bench:
     def hear(self, node: int = 263, counter: int = 11, **status: Any) -> None:
         n = NODES[node]
         e = Event(
-            "status", f"{node}:{counter}", node, n.name, "open", self.now, 600, counter, link="lora", status=status
+            "status", f"{node}:0:{counter}", node, n.name, "open", self.now, 600, counter, link="lora", status=status
         )
         self.commit(self.desk.follow(n, e))
 
@@ -489,7 +489,7 @@ def leak(b: Bench, node: int, counter: int = 5) -> None:
     alarm = Alarm("raised", "above", "warning", "water_volume", "l", 30, 1, T0, T0, ("water_volume-above",))
     b.commit(
         b.desk.follow(
-            n, Event("alarm", f"{node}:{counter}", node, n.name, "open", b.now, 600, counter, link="lora", alarm=alarm)
+            n, Event("alarm", f"{node}:0:{counter}", node, n.name, "open", b.now, 600, counter, link="lora", alarm=alarm)
         )
     )
 

@@ -8,6 +8,7 @@ import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from motewire import frame
 from motewire.messages import Ack
 
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
@@ -34,6 +35,11 @@ def take(state: NodeState, data: bytes, received: float = T0 + 100, node: Node =
     return decide(node, state, header, rx, opener)
 
 
+def plain(m: Mote, t: int, ids: list[int], value: int = 1) -> bytes:
+    """One row of an explicit list of quantities."""
+    return m.seal(frame.REPORT, cbor2.dumps([ids, t, 60, [value] * len(ids)]))
+
+
 def reason(d: Decision) -> str | None:
     return d.refusal.reason if d.refusal else None
 
@@ -41,7 +47,7 @@ def reason(d: Decision) -> str | None:
 def test_the_golden_frame_is_opened_with_the_counter_it_was_sealed_with() -> None:
     golden = bytes.fromhex("40010723452907ab6bd5df50c0820fc59a3c88bfb6ac0a08ca4eba9cdeebffeeb84e488632")
     d = take(NodeState(replay=Replay(next=0x12345, floor=0x12000)), golden, T0 + 200)
-    assert d.event is not None and d.counter == 0x12345 and d.event.id == "263:74565"
+    assert d.event is not None and d.counter == 0x12345 and d.event.id == "263:0:74565"
     assert d.event.times == (T0, T0 + 60, T0 + 120) and d.event.columns[0].values == (3, 9, 3)
     assert [c.key for c in d.event.columns] == ["pm1", "pm25", "pm10", "temperature", "humidity", "pressure"]
     assert d.event.columns[5].values == (1012.1, 1012.0, 1012.0)
@@ -189,6 +195,7 @@ def test_alarms_rise_are_updated_and_clear_whatever_order_they_come_in() -> None
     assert up.event and up.event.alarm and up.event.alarm.state == "raised" and up.event.alarm.rules == ("pm10-above",)
     more = take(up.state, m.alarm(2, T0 + 60, 6, 200, 150))
     assert more.event and more.event.alarm and (more.event.alarm.state, more.event.alarm.since) == ("updated", T0)
+    overtaken = m.alarm(2, T0 + 90, 6, 190, 150)
     end = take(more.state, m.alarm(1, T0 + 120, 6, 140, 150))
     assert (
         end.event
@@ -197,7 +204,7 @@ def test_alarms_rise_are_updated_and_clear_whatever_order_they_come_in() -> None
         and end.event.alarm.rules == ("pm10-above",)
     )
     assert end.state.alarms == {}
-    late = take(end.state, m.alarm(2, T0 + 90, 6, 190, 150))
+    late = take(end.state, overtaken)
     assert late.event and late.event.alarm and late.event.alarm.state == "late" and late.event.alarm.rules == ()
     assert late.state.alarms == {}
 
@@ -232,7 +239,7 @@ def test_both_keys_are_the_nodes_until_the_new_one_is_proven_then_only_that() ->
     forged = take(d.state, mote(key=bytes(16), epoch=1).report(T0, ROWS), node=CHANGING)
     assert reason(forged) == "bad_tag" and forged.state == d.state
     d = take(d.state, old.report(T0 + 60, ROWS), node=CHANGING)
-    assert d.event and d.event.id == "263:2"
+    assert d.event and d.event.id == "263:0:2"
     known = d.state.latest
     d = take(d.state, new.status({1: 5}, long=True), node=CHANGING)
     assert d.event and d.event.epoch == 1 and d.state.epoch == 1 and d.state.replay.next == 2 and d.state.down == 1
@@ -254,3 +261,175 @@ def test_the_next_key_is_offered_with_status_answers_and_every_eighth_downlink_o
     assert d.answer and d.answer.rekey
     d = take(state, m.status({1: 5}), node=NODE)
     assert d.answer and not d.answer.rekey
+
+
+def test_an_id_is_never_used_twice_also_when_a_new_key_begins_its_counters_again() -> None:
+    after = replace(NODE, key=bytes(16), epoch=1)
+    first = take(NodeState(), mote().report(T0, ROWS))
+    second = take(first.state, Mote(263, bytes(16), 1, 0).report(T0 + 600, ROWS), node=after)
+    assert first.event and second.event and first.counter == second.counter == 1
+    assert (first.event.id, second.event.id) == ("263:0:1", "263:1:1")
+    silent = goes_offline(after, second.state, T0 + 9000.0).event
+    introduced = introduce(replace(after, name="renamed"), second.state, T0 + 9000.0)
+    assert silent and silent.id == f"263:1:offline:{T0 + 9000}"
+    assert introduced and introduced.event and introduced.event.id == f"263:1:meta:{T0 + 9000}"
+
+
+def told(state: NodeState, *messages: bytes, received: float = T0 + 100) -> tuple[NodeState, list[str]]:
+    """Take alarm messages one after the other; return the state and what was told of each."""
+    found = []
+    for data in messages:
+        d = take(state, data, received)
+        assert d.event and d.event.alarm
+        state = d.state
+        found.append(d.event.alarm.state)
+    return state, found
+
+
+YEAR_2036 = 2082758400
+ABOVE, CLEARED, FAULT = 2, 1, 4
+
+
+@pytest.mark.parametrize("ahead", [301, 3600, 300 * 86_400, YEAR_2036 - T0, (1 << 32) - 101 - T0])
+def test_an_alarm_stamped_in_the_future_silences_nothing_that_comes_after_it(ahead: int) -> None:
+    m, now = mote(), T0 + 100
+    first = take(NodeState(), m.alarm(ABOVE, T0 + ahead + 100, 6, 181, 150), now)
+    assert first.event and first.event.alarm and first.event.alarm.state == "raised"
+    assert first.event.alarm.t == first.event.alarm.since == now and first.event.alarm.suspect, (
+        "it counts as received now"
+    )
+    state, found = told(first.state, m.alarm(CLEARED, now, 6, 100, 150), m.alarm(ABOVE, now + 60, 6, 190, 150))
+    assert found == ["cleared", "raised"] and state.alarms["pm10-above"].since == now + 60
+
+
+def test_a_clear_by_a_clock_that_was_set_back_meanwhile_ends_the_alarm() -> None:
+    """Both times are believable when they arrive: the counter alone says which came first."""
+    m = mote()
+    state, found = told(NodeState(), m.alarm(ABOVE, T0 + 3600, 6, 181, 150), received=T0 + 7200)
+    state, more = told(state, m.alarm(CLEARED, T0 + 60, 6, 100, 150), received=T0 + 7200)
+    assert found + more == ["raised", "cleared"] and state.alarms == {}
+
+
+def test_a_mark_in_the_future_of_an_older_store_holds_nothing_back() -> None:
+    old = NodeState(replay=Replay(6), marks={6: (YEAR_2036, 5)}, latest={"pm10": YEAR_2036}, online=True)
+    m = mote(5)
+    state, found = told(old, m.alarm(ABOVE, T0, 6, 181, 150), m.alarm(CLEARED, T0 + 5, 6, 100, 150))
+    assert found == ["raised", "cleared"] and state.marks[6] == (T0 + 5, 7)
+    d = take(state, plain(m, T0 + 40, [6]))
+    assert d.event and d.event.latest == ((0, 0),) and d.state.latest["pm10"] == T0 + 40
+
+
+def test_an_alarm_of_one_rule_is_not_held_back_by_news_of_another() -> None:
+    m = mote()
+    above, fault = m.alarm(ABOVE, T0, 6, 181, 150), m.alarm(FAULT, T0 + 60, 6, None)
+    state, found = told(NodeState(), fault, above)
+    assert found == ["raised", "raised"] and set(state.alarms) == {"pm10-above", "pm10-fault"}
+
+
+def test_a_clear_that_was_overtaken_ends_what_was_raised_before_it_and_nothing_since() -> None:
+    m = mote()
+    above, clear, fault = m.alarm(ABOVE, T0, 6, 181), m.alarm(CLEARED, T0 + 9, 6, 3), m.alarm(FAULT, T0 + 60, 6, None)
+    state, found = told(NodeState(), above, fault, clear)
+    assert found == ["raised", "raised", "cleared"] and set(state.alarms) == {"pm10-fault"}
+    state, found = told(NodeState(), fault, clear, above)
+    assert found == ["raised", "late", "late"] and set(state.alarms) == {"pm10-fault"}, "nothing was known of it"
+
+
+def test_alarms_of_a_former_key_are_ended_under_the_new_one() -> None:
+    m = mote(900)
+    state = take(NodeState(replay=Replay(900)), m.alarm(ABOVE, T0, 6, 181, 150)).state
+    after = replace(NODE, key=bytes(16), epoch=1)
+    d = take(state, Mote(263, bytes(16), 1, 0).alarm(CLEARED, T0 + 9, 6, 100), node=after)
+    assert d.event and d.event.alarm and d.event.alarm.state == "cleared" and d.state.alarms == {}
+
+
+@pytest.mark.parametrize(("raw", "quantity", "suspect"), [(32767, 1, True), (-32768, 1, True), (215, 1, False), (None, 6, False), (32767, 99, False)])  # fmt: skip
+def test_an_alarm_passes_the_same_range_check_as_a_report(raw: int | None, quantity: int, suspect: bool) -> None:
+    d = take(NodeState(), mote().alarm(ABOVE, T0, quantity, raw, 300))
+    assert d.event and d.event.alarm and d.event.alarm.state == "raised" and d.event.alarm.suspect is suspect
+
+
+@pytest.mark.parametrize("t", [65536, 946_688_400, T0 - 3 * 365 * 86_400, T0 - 61 * 86_400])
+def test_rows_older_than_an_outbox_can_hold_are_suspect_and_no_newest_value(t: int) -> None:
+    d = take(NodeState(), mote().report(t, ROWS))
+    assert d.event and all(c.suspect == (0, 1) for c in d.event.columns) and d.event.latest == ()
+    assert d.state.latest == {}
+    alarm = take(NodeState(), mote().alarm(ABOVE, t, 6, 181, 150)).event
+    assert alarm and alarm.alarm and alarm.alarm.suspect and alarm.alarm.t == t
+
+
+def test_the_backlog_of_a_slow_node_is_older_and_believed() -> None:
+    slow = replace(NODE, interval_s=86_400)
+    d = take(NodeState(), mote().report(T0 - 200 * 86_400, ROWS), node=slow)
+    assert d.event and all(c.suspect == () for c in d.event.columns) and len(d.event.latest) == 6
+
+
+def test_a_row_a_little_ahead_of_receipt_does_not_hold_back_those_behind_it() -> None:
+    m = mote()
+    ahead = take(NodeState(), m.report(T0 + 390, ROWS[:1]), T0 + 100)
+    assert ahead.event and len(ahead.event.latest) == 6, "within FUTURE_S it is believed"
+    after = take(ahead.state, m.report(T0 + 160, ROWS[:1]), T0 + 160)
+    assert after.event and len(after.event.latest) == 6
+
+
+def test_a_newest_value_of_a_clock_that_was_wrong_gives_way_at_once() -> None:
+    wrong = take(NodeState(), mote().report(T0 + 10_000_000, ROWS[:1]), T0 + 10_000_000)
+    right = take(wrong.state, mote(1).report(T0, ROWS[:1]), T0 + 100)
+    assert right.event and len(right.event.latest) == 6 and right.state.latest["pm10"] == T0
+
+
+BOOTS, UPTIME, FIRMWARE, SENSOR_FAULTS, BATTERY = 3, 1, 5, 11, 12
+
+
+def test_a_status_frame_that_was_overtaken_is_history() -> None:
+    m = mote()
+    old = m.status({UPTIME: 5, BOOTS: 1, FIRMWARE: "0.1", BATTERY: 360})
+    new = m.status({UPTIME: 9, BOOTS: 2, FIRMWARE: "0.2", BATTERY: 300})
+    first = take(NodeState(), new)
+    late = take(first.state, old)
+    assert late.event and late.event.kind == "status" and late.event.current_status == {} and not late.event.rebooted
+    assert set(late.event.stale) == {"uptime", "boots", "firmware", "battery_voltage"} and late.event.meta is None
+    assert (late.state.boots, late.state.firmware) == (2, "0.2")
+
+
+def test_what_only_the_overtaken_status_frame_said_is_news() -> None:
+    """A node says some keys at its start only: the frame with them may be the one that was lost."""
+    m = mote()
+    hello, later = m.status({UPTIME: 5, BOOTS: 2, FIRMWARE: "0.2"}), m.status({UPTIME: 600, BATTERY: 300})
+    first = take(NodeState(boots=1, firmware="0.1"), later)
+    late = take(first.state, hello)
+    assert (
+        late.event and late.event.current_status == {"boots": 2, "firmware": "0.2"} and late.event.stale == ("uptime",)
+    )
+    assert late.event.rebooted and late.event.meta and late.event.meta["firmware"] == "0.2"
+
+
+def test_schemas_are_those_that_were_announced_last_whatever_came_first() -> None:
+    m = mote()
+    old, new = m.status({4: {200: [1, 2], 201: [5]}}), m.status({4: {200: [6]}})
+    late = take(take(NodeState(), new).state, old)
+    assert late.state.schemas == {200: (6,), 201: (5,)}
+
+
+@pytest.mark.parametrize("odd", [True, False, None, "1", b"1", [1], {1: 1}, -(1 << 63)])
+def test_a_status_value_of_an_odd_type_is_shown_and_not_taken_over(odd: object) -> None:
+    d = take(NodeState(boots=7), mote().seal(frame.STATUS, cbor2.dumps({BOOTS: odd, FIRMWARE: odd})))
+    assert d.event and d.event.kind == "status"
+    assert d.state.boots == (odd if type(odd) is int else 7)
+
+
+def test_a_node_leaves_behind_no_more_than_sixty_four_quantities() -> None:
+    m, state = mote(), NodeState()
+    seen = []
+    for first in range(1, 1601, 16):
+        d = take(state, plain(m, T0, list(range(first, first + 16))))
+        state = d.state
+        seen.append(reason(d))
+        assert len(state.ids) <= 64 and len(state.latest) <= 64
+    assert seen == [None] * 4 + ["malformed"] * 96
+    known = take(state, plain(m, T0 + 60, list(range(1, 17))))
+    assert reason(known) is None and known.event and len(known.event.latest) == 16, "what is known goes on"
+    for quantity in range(1, 200):
+        state = take(state, m.alarm(ABOVE, T0, quantity, 5)).state
+        state = take(state, m.alarm(CLEARED, T0, 1000 + quantity, 5)).state
+    assert len(state.alarms) == len(state.marks) == 64

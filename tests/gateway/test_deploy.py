@@ -281,7 +281,7 @@ def test_it_works_as_its_user_in_the_installed_root_without_executable_memory(
     c.push(m.report(int(time.time()) - 60, [[3, 5, 5, 231, 631, 121]]))
     c.push(m.status({1: 1}))
     assert len(c.pull()) == 1
-    backend.wait(lambda: list(backend.packs()) == ["263:1"])
+    backend.wait(lambda: list(backend.packs()) == ["263:0:1"])
     status = Path(f"/proc/{jail.process.pid}/status").read_text()
     assert re.search(r"^NoNewPrivs:\t1$", status, re.M) and re.search(r"^CapBnd:\t0+$", status, re.M)
     assert re.search(rf"^Uid:\t{user(root)}\t", status, re.M)

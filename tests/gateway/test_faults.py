@@ -155,6 +155,24 @@ def test_sensors_that_a_node_calls_broken_are_told_by_name(tmp_path: Path) -> No
     ]  # fmt: skip
 
 
+def test_a_status_that_was_overtaken_raises_and_ends_nothing(tmp_path: Path) -> None:
+    town = town_of(tmp_path, 1)
+    now = {"sensor_faults": [6], "battery_voltage": 300, "outbox_depth": 0}
+    town.follow(town.event("n-1", T0, "status", status=now))
+    raised = sorted(town.alarms())
+    assert raised == [("raised", "battery-low"), ("raised", "sensor-pm10")]
+    for old in (
+        {"sensor_faults": [], "battery_voltage": 360, "outbox_depth": 0},
+        {"sensor_faults": [1], "battery_voltage": 310},
+    ):
+        town.follow(town.event("n-1", T0 + 60, "status", status=old, stale=tuple(old)))
+    town.row("n-1", T0 + 100, temperature=1)
+    town.follow(
+        town.event("n-1", T0 + 6 * H, "status", status={"outbox_depth": 0, "uptime": 5}, stale=("outbox_depth",))
+    )
+    assert sorted(town.alarms()) == raised
+
+
 def test_a_battery_is_forecast_before_it_is_low_and_both_end_with_a_new_one(tmp_path: Path) -> None:
     town = town_of(tmp_path, 1)
     for day, centivolts in enumerate([*range(360, 328, -1), 360, *[360] * 30]):

@@ -41,7 +41,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def report(n: int, received: float, node: int = 300) -> Event:
     return Event(
-        "report", f"{node}:{n}", node, NODES[node].name, "open", received, 600, n, times=(T0 + n, T0 + n + 1),
+        "report", f"{node}:0:{n}", node, NODES[node].name, "open", received, 600, n, times=(T0 + n, T0 + n + 1),
         columns=(Column("pm10", "ug/m3", (n, n + 0.5), (1,)), Column("temperature", "Cel", (None, 21.5))), latest=((0, 1),),
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def names(folder: Path) -> list[str]:
 async def test_a_day_ends_in_whole_files_of_every_format_with_the_same_rows(tmp_path: Path) -> None:
     engine = MemoryEngine(["days"])
     alarm = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0 + 90, T0 + 60, ("pm10-above",))
-    raised = Event("alarm", "300:9", 300, "air-quality-1", "open", T0 + 100.25, 600, 9, alarm=alarm)
+    raised = Event("alarm", "300:0:9", 300, "air-quality-1", "open", T0 + 100.25, 600, 9, alarm=alarm)
     async with output(engine, tmp_path, "jsonl", "csv", "parquet") as made:
         await commit(engine, *(report(n, T0 + n) for n in range(1, 4)), raised)
         await drained(made)
@@ -94,7 +94,7 @@ async def test_a_day_ends_in_whole_files_of_every_format_with_the_same_rows(tmp_
     ]  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "2026-01-01.jsonl").read_text().splitlines()]
     assert lines[0] == {
-        "id": "300:1:0:pm10", "kind": "reading", "node": "air-quality-1", "profile": "air_quality", "lat": 45.54, "lon": 13.73,
+        "id": "300:0:1:0:pm10", "kind": "reading", "node": "air-quality-1", "profile": "air_quality", "lat": 45.54, "lon": 13.73,
         "t": "2026-01-01T00:00:01Z", "received": "2026-01-01T00:00:01Z", "quantity": "pm10", "value": 1.0, "unit": "ug/m3", "quality": "ok",
     }  # fmt: skip
     assert len(lines) == 10 and lines[-1]["state"] == "raised" and lines[-1]["limit"] == 150
@@ -124,7 +124,7 @@ async def test_every_row_is_there_once_after_any_crash(tmp_path: Path) -> None:
         crashed = MemoryEngine(["days"])
         await commit(crashed, *(report(n, T0 + n) for n in range(1, 101)))
         done = max(
-            [0, *(n for n in range(1, 101) if all(r in set(rows[:kept]) for r in rows if r.startswith(f"300:{n}:")))]
+            [0, *(n for n in range(1, 101) if all(r in set(rows[:kept]) for r in rows if r.startswith(f"300:0:{n}:")))]
         )
         await crashed.ack(
             "days", rng.randint(max(0, done - 40), done)
@@ -204,7 +204,7 @@ async def test_a_full_disk_stops_the_cursor_and_is_told(tmp_path: Path, monkeypa
         assert made.cursor == 0 and made._metrics.totals["output_connects_failed"] >= 2
         full = False
         await drained(made)
-    assert [r["id"] for r in part(tmp_path)] == ["300:1:0:pm10", "300:1:1:pm10", "300:1:1:temperature"]
+    assert [r["id"] for r in part(tmp_path)] == ["300:0:1:0:pm10", "300:0:1:1:pm10", "300:0:1:1:temperature"]
 
 
 async def test_a_folder_belongs_to_one_output(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ async def test_a_folder_belongs_to_one_output(tmp_path: Path) -> None:
 async def test_personal_data_stay_out(tmp_path: Path) -> None:
     engine = MemoryEngine(["days"])
     meter = Event(
-        "report", "302:1", 302, "water-meter-1", "open", T0 + 1.0, 600, 1, times=(T0,),
+        "report", "302:0:1", 302, "water-meter-1", "open", T0 + 1.0, 600, 1, times=(T0,),
         columns=(Column("water_volume", "l", (5.0,)), Column("temperature", "Cel", (9.0,))),
     )  # fmt: skip
     async with output(engine, tmp_path, filter=Filter()) as made:
@@ -244,7 +244,7 @@ def test_aggregates_and_areas_are_rows_too() -> None:
     )
     rows = [{k: v for k, v in row.items() if v is not None} for row in records(e, NODES)]
     assert rows[0] == {
-        "id": f"300:7:hour.{T0}.2:pm10", "kind": "aggregate", "node": "air-quality-1", "profile": "air_quality", "lat": 45.54, "lon": 13.73,
+        "id": f"300:0:7:hour.{T0}.2:pm10", "kind": "aggregate", "node": "air-quality-1", "profile": "air_quality", "lat": 45.54, "lon": 13.73,
         "t": "2026-01-01T01:00:00Z", "received": "2026-01-01T01:01:40Z", "quantity": "pm10", "value": 21.5, "unit": "ug/m3", "name": "hour",
         "start": "2026-01-01T00:00:00Z", "capture": 92.0, "revision": 2.0,
     }  # fmt: skip

@@ -20,12 +20,12 @@ NODE = Node(263, "n-263", bytes(16), profile="air_quality", visibility="open", a
 METER = Node(264, "n-264", bytes(16), profile="water_meter", visibility="open")
 NODES = {n.id: n for n in (NODE, METER)}
 AIR = Event(
-    "report", "263:7", 263, "n-263", "open", T0 + 9.0, 600, 7, rssi=-90, snr=5.0, times=(T0, T0 + 60),
+    "report", "263:0:7", 263, "n-263", "open", T0 + 9.0, 600, 7, rssi=-90, snr=5.0, times=(T0, T0 + 60),
     columns=(Column("pm10", "ug/m3", (5, 8)), Column("battery_voltage", "V", (3.7, None)), Column("q99", "", (1, 2))),
     latest=((0, 1), (1, 0), (2, 1)),
 )  # fmt: skip
 WATER = replace(
-    AIR, id="264:7", node=264, name="n-264",
+    AIR, id="264:0:7", node=264, name="n-264",
     columns=(Column("water_volume", "l", (10.1, 10.2)), Column("water_flow-1", "l/h", (1, 2)), Column("temperature", "Cel", (9.0, 9.1))),
     latest=((0, 1), (1, 1), (2, 1)),
 )  # fmt: skip

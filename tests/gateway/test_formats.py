@@ -14,7 +14,7 @@ from gateway.outputs.message import Message
 from gateway.outputs.senml import primary
 from tests.gateway.world import T0
 
-BASE = Event("report", "263:7", 263, "aq-01", "open", T0 + 100.25, 600, 7, rssi=-97, snr=-3.5)
+BASE = Event("report", "263:0:7", 263, "aq-01", "open", T0 + 100.25, 600, 7, rssi=-97, snr=-3.5)
 
 
 def native(e: Event) -> dict[str, Message]:
@@ -56,7 +56,7 @@ def test_senml_carries_every_sample_in_primary_units_and_its_id() -> None:
     (m,) = FORMATS["senml"](REPORT, "city")
     assert (m.topic, m.qos, m.retain) == ("city/v1/node/aq-01/senml", 1, False)
     assert json.loads(m.payload) == [
-        {"bn": "urn:dev:ops:citymote-aq-01:", "bt": T0, "id": "263:7", "n": "pm10", "u": "kg/m3", "v": 5e-9},
+        {"bn": "urn:dev:ops:citymote-aq-01:", "bt": T0, "id": "263:0:7", "n": "pm10", "u": "kg/m3", "v": 5e-9},
         {"n": "pressure", "u": "Pa", "v": 101210.0},
         {"n": "q99", "v": 7},
         {"n": "pm10", "u": "kg/m3", "t": 60, "v": 8e-9, "q": "suspect"},
@@ -99,8 +99,8 @@ def test_parking_rows_are_told_one_by_one() -> None:
     e = changed(times=(T0, T0 + 431), columns=(Column("occupied", "1", (1, 0)),), latest=((0, 1),), occurrences=True)
     events = [json.loads(m.payload) for m in FORMATS["native"](e, "city") if m.topic.endswith("/event")]
     assert [(x["event"], x["t"], x["id"]) for x in events] == [
-        ("arrival", "2026-01-01T00:00:00Z", "263:7:0"),
-        ("departure", "2026-01-01T00:07:11Z", "263:7:1"),
+        ("arrival", "2026-01-01T00:00:00Z", "263:0:7:0"),
+        ("departure", "2026-01-01T00:07:11Z", "263:0:7:1"),
     ]
 
 
@@ -110,6 +110,35 @@ def test_a_status_becomes_health_values_and_an_event() -> None:
     assert json.loads(found["q/battery_voltage"].payload)["v"] == 3.71
     assert json.loads(found["event"].payload)["event"] == "reboot"
     assert found["state"].payload == b"online" and found["state"].retain
+
+
+def test_what_a_newer_status_has_told_before_is_an_event_and_no_health_value() -> None:
+    status = {"battery_voltage": 371, "boots": 4, "uptime": True}
+    found = native(changed(kind="status", status=status, stale=("battery_voltage",)))
+    assert {t for t in found if t.startswith("q/")} == {"q/boots", "q/rssi", "q/snr"}, "and True is no uptime"
+    body = json.loads(found["event"].payload)
+    assert body["battery_voltage"] == 371 and body["stale"] == ["battery_voltage"]
+    assert "stale" not in json.loads(native(changed(kind="status", status=status))["event"].payload)
+
+
+def test_an_alarm_that_cannot_be_right_says_so() -> None:
+    for suspect in (True, False):
+        a = Alarm(
+            "raised",
+            "above",
+            "warning",
+            "temperature",
+            "Cel",
+            3276.7,
+            30,
+            T0,
+            T0,
+            ("temperature-above",),
+            suspect=suspect,
+        )
+        found = native(changed(kind="alarm", alarm=a))
+        for topic in ("alert/temperature-above", "event"):
+            assert json.loads(found[topic].payload).get("q") == ("suspect" if suspect else None)
 
 
 def test_an_unreadable_frame_still_shows_that_the_node_is_there() -> None:

@@ -55,7 +55,7 @@ def test_every_message_is_one_that_home_assistant_takes() -> None:
 @pytest.mark.parametrize("row", QUANTITIES, ids=lambda r: r[KEY])
 def test_every_quantity_has_a_line_with_an_allowed_unit(row: tuple[Any, ...]) -> None:
     assert row[KEY] in homeassistant.SENSORS
-    e = Event("meta", "1:meta:0", 1, "n-1", "open", 0.0, 600, meta={"profile": "x", "quantities": {row[KEY]: row[2]}})
+    e = Event("meta", "1:0:meta:0", 1, "n-1", "open", 0.0, 600, meta={"profile": "x", "quantities": {row[KEY]: row[2]}})
     body = discovered(e)
     assert body is not None and row[KEY] in body["components"]
     entities_of("homeassistant/device/n-1/config", body)

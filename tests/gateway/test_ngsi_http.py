@@ -116,7 +116,7 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def report(n: int, node: int = 300) -> Event:
     name = NODES[node].name
     return Event(
-        "report", f"{node}:{n}", node, name, "open", T0 + 60.0 * n, 600, n, times=(T0 + 60 * n,),
+        "report", f"{node}:0:{n}", node, name, "open", T0 + 60.0 * n, 600, n, times=(T0 + 60 * n,),
         columns=(Column("pm10", "ug/m3", (n,)),), latest=((0, 0),),
     )  # fmt: skip
 

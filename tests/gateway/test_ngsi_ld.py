@@ -100,7 +100,7 @@ def check(entity: dict[str, Any]) -> None:
 
 
 LOT = Event(
-    "area", "303:7:city:lot", 0, "centre", "open", T0 + 9.0, 600,
+    "area", "303:0:7:city:lot", 0, "centre", "open", T0 + 9.0, 600,
     area=Area("centre", "lot", T0, {"capacity": 40, "occupied": 33, "free": 6, "unknown": 1}),
 )  # fmt: skip
 
@@ -240,7 +240,7 @@ def entity_of(e: Event, kind: str, nodes: Mapping[int, Node] = NODES) -> dict[st
 
 
 def test_values_are_converted_to_what_the_models_want() -> None:
-    e = Event("report", "300:7", 300, "air-quality-1", "open", T0 + 100.25, 600, 7)
+    e = Event("report", "300:0:7", 300, "air-quality-1", "open", T0 + 100.25, 600, 7)
     air = replace(
         e, times=(T0, T0 + 60), latest=((0, 1), (1, 1), (2, 0)),
         columns=(Column("humidity", "%RH", (40.0, 63.1)), Column("pm10", "ug/m3", (1, 8)), Column("pressure", "hPa", (1012.1, None), (0,))),

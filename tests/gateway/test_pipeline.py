@@ -112,7 +112,7 @@ async def test_nothing_is_acknowledged_that_was_not_committed(world: World) -> N
     world.clock.time += 20
     await asyncio.sleep(0)
     await world.take(status)  # the node resends, and this time it is new
-    assert world.ids() == ["263:1"] and len(world.sent) == 1
+    assert world.ids() == ["263:0:1"] and len(world.sent) == 1
     assert world.mote.acked(world.sent[0][1]).covers(1)
 
 
@@ -120,7 +120,7 @@ async def test_what_follows_is_committed_with_its_frame_and_forgotten_with_it() 
     tally = Tally()
     world = World(followers=(tally,))
     await world.take(world.mote.status({1: 5}))
-    assert world.engine.note("tally:263") == b"1" and world.ids() == ["263:1"]
+    assert world.engine.note("tally:263") == b"1" and world.ids() == ["263:0:1"]
     world.engine.failing = True
     lost = world.mote.status({1: 6})
     await world.take(lost)
@@ -130,7 +130,7 @@ async def test_what_follows_is_committed_with_its_frame_and_forgotten_with_it() 
     await asyncio.sleep(0)
     await world.take(lost)
     await world.take(lost)
-    assert world.ids() == ["263:1", "263:2", "263:2:tally:even"] and world.engine.note("tally:263") == b"2"
+    assert world.ids() == ["263:0:1", "263:0:2", "263:0:2:tally:even"] and world.engine.note("tally:263") == b"2"
     again = Tally()
     Pipeline(world.nodes, world.engine, world.clock, world.metrics, lambda: None, world.rejects.append, (again,))
     assert again.counts == tally.counts
@@ -199,7 +199,7 @@ async def test_a_backlog_in_any_order_is_taken_once(world: World) -> None:
     for i in (*range(0, 200, 3), *range(199, -1, -1), *range(200)):
         world.clock.time += 2
         await world.take(frames[i])
-    assert sorted(world.ids(), key=lambda x: int(x[4:])) == [f"263:{c}" for c in range(1, 201)]
+    assert sorted(world.ids(), key=lambda x: int(x[6:])) == [f"263:0:{c}" for c in range(1, 201)]
     assert world.mote.acked(world.sent[-1][1]).next == 201
 
 
@@ -283,7 +283,7 @@ async def test_a_frame_from_below_the_floor_is_kept_once_and_the_node_lets_go_of
     for again in (1, 2):
         world.clock.time += 20
         await world.take(old)
-        assert world.ids() == ["263:60000", "263:5"], "told once"
+        assert world.ids() == ["263:0:60000", "263:0:5"], "told once"
         ack = world.mote.acked(world.sent[-1][1])
         assert ack.covers(5) and not ack.covers(4) and not ack.covers(6)
         assert world.metrics.totals["below_floor"] == again
@@ -306,10 +306,10 @@ async def test_forged_frames_cost_a_bounded_number_of_tag_checks_and_silence_nob
         await world.take(forger.report(T0, ROWS))
     assert tried <= 2 * (BURST + 5 / REFILL_S + 1) and world.metrics.refused["locked_out"] > 400
     await world.take(world.mote.status({1: 5}, long=True))
-    assert world.ids() == ["263:1"], "the whole counter has a budget of its own"
+    assert world.ids() == ["263:0:1"], "the whole counter has a budget of its own"
     world.clock.time += REFILL_S
     await world.take(world.mote.report(T0, ROWS))
-    assert world.ids() == ["263:1", "263:2"]
+    assert world.ids() == ["263:0:1", "263:0:2"]
     before = tried
     await world.take(Mote(999).report(T0, ROWS))
     await world.take(replace(world.mote, epoch=1).report(T0, ROWS))

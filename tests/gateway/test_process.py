@@ -57,9 +57,9 @@ def test_a_frame_is_committed_acknowledged_and_published_in_both_formats(
     c.push(m.report(NOW - 120, ROWS))
     c.push(m.alarm(2, NOW, 6, 181, 150))
     assert m.acked(frame_of(c.pull()[-1])).covers(2)
-    backend.wait(lambda: backend.on("node/n-263/alert/pm10-above") and "263:2" in backend.packs())  # alarms come first
+    backend.wait(lambda: backend.on("node/n-263/alert/pm10-above") and "263:0:2" in backend.packs())  # alarms come first
     assert json.loads(backend.on("node/n-263/q/pm10")[-1])["v"] == 9
-    assert backend.packs()["263:2"][0]["v"] == 3e-9
+    assert backend.packs()["263:0:2"][0]["v"] == 3e-9
     assert backend.on("gw/gw-1/state") == [b"online"]
     assert backend.on("node/n-263/state")[-1] == b"online"
     assert json.loads(backend.on("node/n-263/meta")[-1])["location"]["coordinates"] == [13.73, 45.54]
@@ -111,7 +111,7 @@ def test_two_copies_of_a_frame_are_one_set_of_rows(tmp_path: Path, mosquitto: Br
         b.pull()  # equally strong: some of these reports are answered through this one
     assert p.stop() == 0
     backend.wait(lambda: backend.on("gw/gw-1/state")[-1] == b"offline")
-    assert sorted(backend.packs()) == sorted(f"263:{c}" for c in range(2, 11, 2))
+    assert sorted(backend.packs()) == sorted(f"263:0:{c}" for c in range(2, 11, 2))
     assert sum(t.endswith("/senml") for t, _, _ in backend.messages) == 5
 
 
@@ -146,7 +146,7 @@ def test_hostile_datagrams_and_frames_reach_no_output_and_are_counted(
     assert len(c.pull()) == 1
     backend.wait(lambda: len(backend.on("gw/gw-1/reject")) >= 6)
     assert p.stop() == 0
-    assert list(backend.packs()) == ["263:1"]
+    assert list(backend.packs()) == ["263:0:1"]
     assert p.lines()[-1]["refused"] == {
         "bad_datagram": 4, "bad_json": 3, "unknown_forwarder": 1, "bad_crc": 1, "bad_base64": 2, "not_lora": 1,
         "replayed": 1, "bad_tag": 2, "too_short": 1, "unknown_node": 1, "bad_version": 1,
@@ -203,7 +203,7 @@ def test_kill_9_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path, b
         time.sleep(rng.uniform(0.05, 0.6))
         load.gateway.clear()
         p.kill()
-        assert set(backend.packs()) <= {f"263:{c}" for c in range(1, 601)}
+        assert set(backend.packs()) <= {f"263:0:{c}" for c in range(1, 601)}
     p = start(config)
     load.port = p.port
     load.gateway.set()
@@ -355,7 +355,7 @@ def test_what_a_broker_took_without_acknowledging_is_sent_again(tmp_path: Path, 
     for _ in range(5):
         c.push(m.report(NOW - 5000 + m.counter * 120, ROWS))
         c.pull()
-    ids = [f"263:{n}" for n in range(1, 6)]
+    ids = [f"263:0:{n}" for n in range(1, 6)]
     assert until(lambda: hole.senml == ids)
     hole.end()
     honest = ScriptedBroker(hole.address[1], acknowledges=True)

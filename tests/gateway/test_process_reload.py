@@ -188,7 +188,7 @@ def test_a_bad_file_is_refused_loudly_and_the_old_one_stays_in_force(
     c = Concentrator(p.port)
     c.push(m.report(NOW, ROWS))
     c.pull()
-    backend.wait(lambda: list(backend.packs()) == ["263:1"])
+    backend.wait(lambda: list(backend.packs()) == ["263:0:1"])
     backend.wait(lambda: health(backend)["status"] == "degraded")
     assert health(backend)["problems"][0]["code"] == "reload_refused"
     jsonschema.validate(health(backend), schema("gateway-health"))

@@ -47,7 +47,7 @@ async def test_a_node_gone_wild_is_limited_and_neither_its_alarms_nor_anybody_el
     world.pipeline.deliver(world.rx(other.report(T0, ROWS)))
     await world.pipeline.settle()
     assert world.metrics.refused == {"rate_limited": 350}
-    assert {"263:401", "264:1"} <= set(world.ids()) and len(world.ids()) == 52
+    assert {"263:0:401", "264:0:1"} <= set(world.ids()) and len(world.ids()) == 52
     for _ in range(70):  # the node keeps what was not acked, and all of it comes through
         world.clock.time += 1
         taken = set(world.ids())

@@ -174,7 +174,7 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
     assert len(readings) == 3 * 11 + 2
     pm10 = next(r for r in readings if r["quantity"] == "pm10")
     assert pm10 == {
-        "id": "263:1:0:pm10", "node": "n-263", "profile": "air_quality", "area": "centre", "lat": 45.5, "lon": 13.7, "quantity": "pm10",
+        "id": "263:0:1:0:pm10", "node": "n-263", "profile": "air_quality", "area": "centre", "lat": 45.5, "lon": 13.7, "quantity": "pm10",
         "t": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW - 3 * 3600)), "received": pm10["received"], "value": 3.0,
         "unit": "ug/m3", "quality": "ok",
     }  # fmt: skip
@@ -206,7 +206,7 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
             tmp_path, "export", "--from", str(NOW - 3 * 3600 + 600), "--to", str(NOW - 2 * 3600), "--quantity", "pm10"
         ).stdout
     )
-    assert [(r["id"], r["value"]) for r in half["readings"]] == [("263:1:1:pm10", 9.0)]
+    assert [(r["id"], r["value"]) for r in half["readings"]] == [("263:0:1:1:pm10", 9.0)]
     assert (
         json.loads(gateway(tmp_path, "export", *times, "--profile", "parking").stdout)["readings"][0]["node"] == "n-265"
     )

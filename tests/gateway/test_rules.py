@@ -188,7 +188,7 @@ def test_a_rule_is_raised_updated_and_cleared_with_all_that_people_need(tmp_path
         "en": "Temperature: 36 °C, above the limit of 35 °C",
     }
     assert b.text is not None and b.text["sl"].startswith("Temperatura: 40,5 °C")
-    assert [e.id for e in town.events] == ["1:1:city:hot", "1:3:city:hot", "1:4:city:hot"]
+    assert [e.id for e in town.events] == ["1:0:1:city:hot", "1:0:3:city:hot", "1:0:4:city:hot"]
 
 
 def test_rows_of_one_report_raise_and_clear_in_order_under_different_ids(tmp_path: Path) -> None:

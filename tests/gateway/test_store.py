@@ -26,7 +26,7 @@ STATE = NodeState(
 
 def write(counter: int, node: int = 263, state: NodeState = STATE) -> Write:
     event = Event(
-        "report", f"{node}:{counter}", node, f"n-{node}", "open", T0 + 1.5, 600, counter, times=(T0, T0 + 60),
+        "report", f"{node}:0:{counter}", node, f"n-{node}", "open", T0 + 1.5, 600, counter, times=(T0, T0 + 60),
         columns=(Column("pm10", "ug/m3", (5, None)), Column("temperature", "Cel", (21.5, 22), (1,))), latest=((0, 0),),
         alarm=Alarm("raised", "above", "warning", "pm10", "ug/m3", 5, 4.5, T0, T0, ("pm10-above",)), status={"a": [1, None]},
     )  # fmt: skip
@@ -60,8 +60,8 @@ async def test_what_is_committed_comes_back_the_same(engine: SqliteEngine | Memo
 async def test_a_frame_enters_the_spool_once(engine: SqliteEngine | MemoryEngine) -> None:
     await engine.commit([write(1), write(1), write(2)])
     await engine.commit([write(2)])
-    assert [e.event.id for e in engine.fetch(0, 10)] == ["263:1", "263:2"]
-    assert [e.event.id for e in engine.fetch(1, 10)] == ["263:2"]
+    assert [e.event.id for e in engine.fetch(0, 10)] == ["263:0:1", "263:0:2"]
+    assert [e.event.id for e in engine.fetch(1, 10)] == ["263:0:2"]
 
 
 async def test_a_frame_that_is_read_again_enters_the_spool_once_more_and_then_never(
@@ -118,12 +118,12 @@ async def test_booked_airtime_survives(engine: SqliteEngine | MemoryEngine) -> N
 async def test_what_follows_is_spooled_behind_and_noted_with_it(engine: SqliteEngine | MemoryEngine) -> None:
     first, second = write(1), write(2)
     assert first.event is not None
-    alarm = replace(first.event, kind="alarm", id="263:1:rules:pm10-high", times=(), columns=())
+    alarm = replace(first.event, kind="alarm", id="263:0:1:rules:pm10-high", times=(), columns=())
     assert (
         await engine.commit([replace(first, more=(alarm,), notes={"rules:a": b"1", "rules:b": b"2", "rulez": b"3"})])
         == 2
     )
-    assert [e.event.id for e in engine.fetch(0, 10)] == ["263:1", "263:1:rules:pm10-high"]
+    assert [e.event.id for e in engine.fetch(0, 10)] == ["263:0:1", "263:0:1:rules:pm10-high"]
     assert engine.notes("rules:") == {"rules:a": b"1", "rules:b": b"2"} and engine.note("rulez") == b"3"
     await engine.commit([replace(first, more=(alarm,), notes={"rules:a": b"again"})])
     assert engine.note("rules:a") == b"1" and engine.newest() == 2, "a known frame changes nothing"

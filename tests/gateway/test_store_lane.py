@@ -29,7 +29,7 @@ CONFIG = MqttOutputConfig("city", Broker("nowhere", 1))
 def report(n: int) -> Event:
     """The n-th minute's report."""
     t = T0 + 60 * n
-    return Event("report", f"263:{n}", 263, "n-263", OPEN, t + 1.0, 600, n, times=(t,), columns=(Column("pm10", "ug/m3", (n,)),),
+    return Event("report", f"263:0:{n}", 263, "n-263", OPEN, t + 1.0, 600, n, times=(t,), columns=(Column("pm10", "ug/m3", (n,)),),
                  latest=((0, 0),), rssi=-n, online=False if n % 7 == 3 else None)  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def alarm(n: int, state: Any = "raised") -> Event:
     """The n-th minute's alarm."""
     t = T0 + 60 * n
     told = Alarm(state, "above", "warning", "pm10", "ug/m3", n, 4, t, t, ("pm10-above",))
-    return Event("alarm", f"263:{n}", 263, "n-263", OPEN, t + 1.0, 600, n, rssi=-n, online=True, alarm=told)
+    return Event("alarm", f"263:0:{n}", 263, "n-263", OPEN, t + 1.0, 600, n, rssi=-n, online=True, alarm=told)
 
 
 class Broker_(asyncio.Event):
@@ -135,8 +135,8 @@ async def test_alarms_of_an_outage_come_first_and_everything_comes_once(engine: 
     async with output(engine) as o:
         await o.drain()
     ids = told()
-    assert ids[:3] == ["263:300", "263:600", "263:900"], "raised, raised, cleared: in order among themselves"
-    assert ids[3:] == [f"263:{n}" for n in range(1, 1001) if n % 300]
+    assert ids[:3] == ["263:0:300", "263:0:600", "263:0:900"], "raised, raised, cleared: in order among themselves"
+    assert ids[3:] == [f"263:0:{n}" for n in range(1, 1001) if n % 300]
     assert engine.cursor("city") == 1000 and engine.express_cursor("city") == 900
 
 
@@ -151,7 +151,7 @@ async def test_what_an_alarm_said_is_not_undone_by_the_backlog_it_overtook(engin
     assert values("state")[0] == "online" and values("state")[-1] == "offline", "of what came after the alarm"
     assert values("state").count("offline") == sum(n % 7 == 3 for n in range(51, 101))
     assert values("q/pm10") == [n for n in range(1, 101) if n != 50], "of other topics nothing is left out"
-    await commit(engine, replace(report(40), id="263:999", counter=999))
+    await commit(engine, replace(report(40), id="263:0:999", counter=999))
     async with output(engine) as o:
         await o.drain()
     assert [-v for v in values("q/rssi")][-1] == 40, "once the backlog is through, all is as ever"
@@ -165,7 +165,7 @@ async def test_a_connection_that_dies_anywhere_loses_nothing_and_turns_nothing_b
     Broker_.die_after = die_after
     async with output(engine) as o:
         await o.drain()
-    assert set(told()) == {f"263:{n}" for n in range(1, 201)}
+    assert set(told()) == {f"263:0:{n}" for n in range(1, 201)}
     rssi = [-v for v in values("q/rssi")]
     assert rssi == sorted(rssi) and rssi[-1] == 200
 
@@ -180,7 +180,7 @@ async def test_a_gateway_that_is_killed_in_a_backlog_repeats_few_and_goes_on_beh
     async with output(engine) as o:
         await o.drain()
     ids = told()
-    assert ids == [f"263:{n}" for n in range(121, 1001) if n % 90], "alarms that were taken do not come again"
+    assert ids == [f"263:0:{n}" for n in range(121, 1001) if n % 90], "alarms that were taken do not come again"
     assert [-v for v in values("q/rssi")][0] > 990, "nothing older than what the alarms had said"
     engine.close()
 
@@ -190,7 +190,7 @@ async def test_more_alarms_than_the_span_all_come_and_the_spool_is_freed(tmp_pat
     await commit(engine, *[alarm(n) if n % 2 else report(n) for n in range(1, 1201)])
     async with output(engine) as o:
         await o.drain()
-    assert sorted(told(), key=lambda i: int(i[4:])) == [f"263:{n}" for n in range(1, 1201)]
+    assert sorted(told(), key=lambda i: int(i[6:])) == [f"263:0:{n}" for n in range(1, 1201)]
     while await engine.purge(T0 + 60 * 1201 + 86_401):
         pass
     assert engine.fetch(0, 9) == [] and engine.newest() == 1200
@@ -209,13 +209,13 @@ async def test_alarms_that_arrive_while_a_backlog_drains_pass_it(engine: Engine)
     async with output(engine) as o:
         await o.drain()
     after = told()[before:]
-    assert after.index("263:600") <= 1, "the next thing to be told"
-    assert set(told()) == {f"263:{n}" for n in range(1, 601)}
+    assert after.index("263:0:600") <= 1, "the next thing to be told"
+    assert set(told()) == {f"263:0:{n}" for n in range(1, 601)}
 
 
 async def test_events_that_are_filtered_do_not_stop_the_lane(engine: Engine) -> None:
     await commit(engine, *[replace(alarm(n), visibility="personal") for n in range(1, 20)], alarm(20), report(21))
     async with output(engine) as o:
         await o.drain()
-    assert told() == ["263:20", "263:21"] or told()[-2:] == ["263:20", "263:21"]
+    assert told() == ["263:0:20", "263:0:21"] or told()[-2:] == ["263:0:20", "263:0:21"]
     assert engine.cursor("city") == 21

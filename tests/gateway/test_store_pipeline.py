@@ -35,13 +35,13 @@ async def test_on_a_full_disk_only_alarms_are_taken_and_answered() -> None:
     assert world.ids() == [] and world.sent == [] and world.metrics.refused["disk_full"] == 2
     assert len(world.engine.quarantined) == 0
     await world.take(world.mote.alarm(2, T0, 6, 181, 150))
-    assert world.ids() == ["263:3"] and len(world.sent) == 1
+    assert world.ids() == ["263:0:3"] and len(world.sent) == 1
     ack = world.mote.acked(world.sent[0][1])
     assert ack.covers(3) and not ack.covers(1) and not ack.covers(2), "the node keeps what was not taken"
     world.engine.full = False
     world.clock.time += 2
     await world.take(bulk)
-    assert world.ids() == ["263:3", "263:1"]
+    assert world.ids() == ["263:0:3", "263:0:1"]
 
 
 async def test_nobody_is_declared_offline_because_the_disk_was_full() -> None:
@@ -54,12 +54,12 @@ async def test_nobody_is_declared_offline_because_the_disk_was_full() -> None:
     world.engine.full = False
     world.pipeline.check_presence()
     await world.pipeline.settle()
-    assert world.ids() == ["263:1"] and world.engine.note("tally:noon") is None
+    assert world.ids() == ["263:0:1"] and world.engine.note("tally:noon") is None
     world.pipeline.tick()
     world.clock.time += 601
     world.pipeline.check_presence()
     await world.pipeline.settle()
-    assert world.ids()[1].startswith("263:offline:") and world.engine.note("tally:noon") == b"1", (
+    assert world.ids()[1].startswith("263:0:offline:") and world.engine.note("tally:noon") == b"1", (
         "what is due stays due"
     )
 
@@ -89,7 +89,7 @@ async def test_frames_nobody_could_read_become_events_once_when_the_schema_is_an
         await world.take(world.mote.status({1: 5, STATUS_SCHEMA: {200: list(OWN)}}))
     events = [e.event for e in world.engine.fetch(0, 999)]
     late = [e for e in events if e.kind == "report" and "tally" not in e.id]
-    assert [e.id for e in late] == [f"263:{c}" for c in range(1, 71)] and world.metrics.totals["reread"] == 70
+    assert [e.id for e in late] == [f"263:0:{c}" for c in range(1, 71)] and world.metrics.totals["reread"] == 70
     assert [e.columns[0].values for e in late[:3]] == [(0,), (1,), (2,)]
     assert late[0].online is None and late[0].received == T0 and late[-1].latest, "late, but newer than nothing"
     state = world.engine.load(263)
@@ -104,7 +104,7 @@ async def test_late_values_do_not_replace_newer_ones() -> None:
     await world.take(old)
     await world.take(world.mote.report(T0 - 60, [[3, 5, 9, 231, 631, 121]]))  # a known schema with the same quantity
     await world.take(world.mote.status({STATUS_SCHEMA: {200: list(OWN)}}))
-    (late,) = [e.event for e in world.engine.fetch(0, 99) if e.event.id == "263:1" and e.event.kind == "report"]
+    (late,) = [e.event for e in world.engine.fetch(0, 99) if e.event.id == "263:0:1" and e.event.kind == "report"]
     known = {late.columns[c].key for c, _ in late.latest}
     newest = world.engine.load(263)
     assert newest is not None and newest.latest["temperature"] == T0 - 60 and "temperature" not in known
@@ -126,7 +126,7 @@ async def test_a_newer_gateway_reads_at_its_start_what_it_now_knows(tmp_path: Pa
     world.pipeline.reread()
     await world.pipeline.settle()
     assert [(e.event.kind, e.event.id) for e in world.engine.fetch(0, 99)] == [
-        ("opaque", "263:1"), ("opaque", "263:2"), ("report", "263:1"), ("report", "263:2"),
+        ("opaque", "263:0:1"), ("opaque", "263:0:2"), ("report", "263:0:1"), ("report", "263:0:2"),
     ]  # fmt: skip
     world.engine.close()
 
@@ -162,7 +162,7 @@ async def test_a_reread_that_could_not_be_committed_is_done_later(monkeypatch: p
     assert len(world.ids()) == 1
     world.engine.failing = False
     await world.pipeline.settle()
-    assert world.ids() == ["263:1", "263:1"] and not world.engine.unread()
+    assert world.ids() == ["263:0:1", "263:0:1"] and not world.engine.unread()
 
 
 # the real process on a small disk

@@ -50,13 +50,13 @@ def test_the_subscriber_tells_repeats_from_what_looks_like_news(mosquitto: Broke
     s = Subscriber(mosquitto)
     try:
         topic = "city/v1/node/n-1/senml"
-        for payload in (pack("1:1", T0), pack("1:1", T0), pack("1:2", T0 + 120)):
+        for payload in (pack("1:0:1", T0), pack("1:0:1", T0), pack("1:0:2", T0 + 120)):
             s._arrived(topic, payload, False)
-        s._arrived("city/v1/node/n-1/event", b'{"id": "1:3:0"}', False)
-        s._arrived("city/v1/node/n-1/event", b'{"id": "1:9:0"}', True)
+        s._arrived("city/v1/node/n-1/event", b'{"id": "1:0:3:0"}', False)
+        s._arrived("city/v1/node/n-1/event", b'{"id": "1:0:9:0"}', True)
         assert s.seen == {(1, 1): 2, (1, 2): 1, (1, 3): 1} and s.undetectable == []
-        s._arrived(topic, pack("1:2", T0 + 120, 3.0), False)
-        s._arrived(topic, pack("1:7", T0), False)
+        s._arrived(topic, pack("1:0:2", T0 + 120, 3.0), False)
+        s._arrived(topic, pack("1:0:7", T0), False)
         assert len(s.undetectable) == 3, "other content under a known id; two known rows under another"
         assert s.wait({(1, 1)}, 0.1) and not s.wait({(5, 5)}, 0.1)
     finally:

@@ -68,7 +68,7 @@ class Town:
         node = self.nodes[name]
         n = self.counters[name] = self.counters.get(name, 0) + 1
         return Event(
-            kind, f"{node.id}:{n}", node.id, name, node.visibility, received, node.interval_s, n,
+            kind, f"{node.id}:0:{n}", node.id, name, node.visibility, received, node.interval_s, n,
             **{"link": "lora", **fields},
         )  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_a_pack_that_comes_again_under_its_id_is_told_from_a_reading_that_does()
         record = {"bn": "urn:dev:ops:citymote-aq-01:", "bt": 1000, "id": mark, "n": "pm10", "u": "kg/m3", "v": 7e-9}
         return json.dumps([record]).encode()
 
-    for mark in ("263:7", "263:7", "263:8"):
+    for mark in ("263:0:7", "263:0:7", "263:0:8"):
         books.take("city/v1/node/aq-01/senml", pack(mark), "city")
     assert (books.repeats, books.resent) == (2, 1)
 
@@ -65,10 +65,10 @@ def test_health_ladder_last_words_and_faults_are_kept_per_node() -> None:
     def event(node: str, **body: Any) -> None:
         books.take(f"city/v1/node/{node}/event", json.dumps(body).encode(), "city")
 
-    event("aq-01", id="1:1", event="reboot", t="x", boots=3, exception="ValueError: x")
-    event("aq-01", id="1:2", event="status", t="x", boots=4, **{LADDER: [2, 1, 2]})
-    event("aq-01", id="1:3", event="status", t="x", **{LADDER: [1, 2]})
-    event("aq-02", id="2:1", event="alarm_raised", quantity="pm10")
+    event("aq-01", id="1:0:1", event="reboot", t="x", boots=3, exception="ValueError: x")
+    event("aq-01", id="1:0:2", event="status", t="x", boots=4, **{LADDER: [2, 1, 2]})
+    event("aq-01", id="1:0:3", event="status", t="x", **{LADDER: [1, 2]})
+    event("aq-02", id="2:0:1", event="alarm_raised", quantity="pm10")
     fault = json.dumps({"quantity": "pm1", "severity": "fault"}).encode()
     books.take("city/v1/node/aq-02/alert/pm1-fault", fault, "city")
     books.take("city/v1/node/aq-02/alert/pm10-above", b'{"quantity": "pm10", "severity": "warning"}', "city")

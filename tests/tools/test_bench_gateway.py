@@ -117,7 +117,7 @@ def test_a_missing_broker_is_said_with_the_way_to_get_it(monkeypatch: pytest.Mon
 def test_percentiles_and_ids() -> None:
     assert bench_load.percentile([5, 1, 3], 0.5) == 3 and bench_load.percentile([5, 1, 3], 0.99) == 5
     assert bench_load.percentile([], 0.5) == 0.0
-    assert bench_load.id_of(b'[{"bn":"x","id":"263:2","n":"t"}]') == b"263:2" and bench_load.id_of(b"[]") == b""
+    assert bench_load.id_of(b'[{"bn":"x","id":"263:0:2","n":"t"}]') == b"263:0:2" and bench_load.id_of(b"[]") == b""
 
 
 def test_a_process_costs_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -317,7 +317,7 @@ def test_all_that_the_formats_say_is_valid() -> None:
 
 def lot() -> Event:
     body = {"capacity": 4, "occupied": 3, "free": 1, "unknown": 0}
-    return Event("area", "303:7:city:lot", 0, "centre", "open", T0 + 9.0, 600, area=Area("centre", "lot", T0, body))
+    return Event("area", "303:0:7:city:lot", 0, "centre", "open", T0 + 9.0, 600, area=Area("centre", "lot", T0, body))
 
 
 def balance(latest: bool) -> Event:
@@ -332,13 +332,13 @@ def balance(latest: bool) -> Event:
         "balance": 0.5,
     }
     area = Area("zone", "balance", T0 + 3600, body, latest)
-    return Event("area", "303:8:city:balance", 0, "zone", "restricted", T0 + 9.0, 600, area=area)
+    return Event("area", "303:0:8:city:balance", 0, "zone", "restricted", T0 + 9.0, 600, area=area)
 
 
 def aggregate(latest: bool) -> Event:
     values = (AggregateValue("pm10", "ug/m3", 12.5, 100.0), AggregateValue("temperature", "Cel", None, 33.3))
     made = Aggregate("hour", T0, T0 + 3600, 1, latest, values)
-    return Event("aggregate", "303:9:city:agg", NODE.id, NODE.name, "open", T0 + 9.0, 600, aggregates=(made,))
+    return Event("aggregate", "303:0:9:city:agg", NODE.id, NODE.name, "open", T0 + 9.0, 600, aggregates=(made,))
 
 
 LABELS = {-2: "bn", -3: "bt", 0: "n", 1: "u", 2: "v", 6: "t"}  # RFC 8428 table 4
@@ -378,18 +378,18 @@ def test_gateway_info_and_rejects_are_valid() -> None:
         ("ack", {"event": "1:0:commands:1:1", "node": "aq-01", "state": "lost", "t": "2026-01-01T00:00:00Z"}),
         ("senml", []),
         ("senml", [{"n": "pm10", "v": 1}]),
-        ("senml", [{"bn": "urn:dev:ops:citymote-a:", "bt": T0, "id": "1:2", "n": "pm10", "u": "ug/m3", "v": 1}]),
+        ("senml", [{"bn": "urn:dev:ops:citymote-a:", "bt": T0, "id": "1:0:2", "n": "pm10", "u": "ug/m3", "v": 1}]),
         ("alert", {"code": "cleared", "severity": "warning", "quantity": "pm10", "unit": "ug/m3", "since": "2026-01-01T00:00:00Z", "t": "2026-01-01T00:00:00Z"}),
-        ("event", {"id": "1:2:0", "event": "party", "t": "2026-01-01T00:00:00Z", "rx": "2026-01-01T00:00:00Z"}),
+        ("event", {"id": "1:0:2:0", "event": "party", "t": "2026-01-01T00:00:00Z", "rx": "2026-01-01T00:00:00Z"}),
         ("meta", {"id": 1, "name": "a/b", "profile": "x", "interval": 60, "visibility": "open", "quantities": {}}),
-        ("senml-cbor", [{"bn": "urn:dev:ops:citymote-a:", "bt": T0, "id": "1:2", "n": "pm10", "u": "ug/m3", "v": 1}]),
+        ("senml-cbor", [{"bn": "urn:dev:ops:citymote-a:", "bt": T0, "id": "1:0:2", "n": "pm10", "u": "ug/m3", "v": 1}]),
         ("ngsi-ld", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", CORE], "name": "a"}),
         ("ngsi-ld", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", CORE], "rssi": {"type": "Property", "value": 1, "unitCode": "dBm"}}),
         ("ngsi-ld", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", "y"], "name": {"type": "Property", "value": "a"}}),
         ("ngsi-ld-concise", {"id": "urn:ngsi-ld:Device:a", "type": "Device", "@context": ["x", CORE], "rssi": {"type": "Property", "value": 1}}),
         ("ngsi-ld-keyvalues", {"id": "Device:a", "type": "Device", "@context": ["x", CORE], "name": "a"}),
         ("homeassistant", {"device": {"name": "a"}, "origin": {"name": "citymote"}, "components": {}}),
-        ("record", {"id": "1:2:0:pm10", "node": "a", "t": "2026-01-01", "received": "2026-01-01T00:00:00Z", "quantity": "pm10", "unit": "ug/m3"}),
+        ("record", {"id": "1:0:2:0:pm10", "node": "a", "t": "2026-01-01", "received": "2026-01-01T00:00:00Z", "quantity": "pm10", "unit": "ug/m3"}),
         ("reject", {"reason": "bad_tag", "link": "lora", "node": "a", "node_id": 1, "t": "2026-01-01T00:00:00Z"}),
     ],
 )  # fmt: skip

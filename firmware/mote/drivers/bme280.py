@@ -80,7 +80,8 @@ class BME280:
             await sleep_ms(2)
         else:
             raise NoAnswer
-        if got[0] & 7 != 1 or got[2] & 0xFC != 0x24:  # it was reset meanwhile, or a write was lost: something was not measured
+        # it was reset meanwhile, or a write was lost: something was not measured
+        if got[0] & 7 != 1 or got[2] & 0xFC != 0x24:
             raise OutOfRange
         i2c.readfrom_mem_into(addr, _DATA, rx)
         self.convert(rx, out)

@@ -5,6 +5,7 @@ class DriverError(Exception):
     """The chip answered, but not with a reading."""
 
     reason = "driver"
+    world = False  # True: the sensor is well and says how the world is, so it is read again at the next sample
 
 
 class BadChecksum(DriverError):
@@ -29,9 +30,16 @@ class NoEcho(DriverError):
     """Nothing in range to measure."""
 
     reason = "no_echo"
+    world = True
 
 
 class OutOfRange(DriverError):
-    """The chip says itself that its value is no measurement (overflow, skipped, dead input)."""
+    """The chip says itself that its value is no measurement (skipped, dead input)."""
 
     reason = "out_of_range"
+
+
+class Beyond(OutOfRange):
+    """The world is beyond what the chip can measure (a magnet held to the node, a shaken bin), which may end at any moment."""
+
+    world = True

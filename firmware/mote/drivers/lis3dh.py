@@ -3,7 +3,7 @@
 from asyncio import sleep_ms
 from micropython import const
 
-from mote.drivers.errors import NoAnswer, OutOfRange, WrongChip
+from mote.drivers.errors import Beyond, NoAnswer, WrongChip
 from mote.dsp.occupancy import isqrt
 
 _WHO_AM_I = const(0x0F)
@@ -53,7 +53,7 @@ class LIS3DH:
     async def read_into(self, out):
         """Wake for one sample; out[0] = angle between the axis and the vertical, 0..180 degrees.
 
-        12 ms, at most 40. OSError, NoAnswer, OutOfRange (shaken: the sum is far from 1 g)."""
+        12 ms, at most 40. OSError, NoAnswer, Beyond (shaken: the sum is far from 1 g)."""
         if not self._known:
             await self.start()
         i2c, addr, rx, mg = self._i2c, self._addr, self._rx, self._mg
@@ -74,7 +74,7 @@ class LIS3DH:
             mg[i] = (((rx[2 * i] | rx[2 * i + 1] << 8) ^ 0x8000) - 0x8000) >> 4
         total = mg[0] * mg[0] + mg[1] * mg[1] + mg[2] * mg[2]
         if not 490000 <= total <= 1690000:  # 0.7 .. 1.3 g
-            raise OutOfRange
+            raise Beyond
         a = mg[self._axis]
         out[0] = degrees(isqrt(total - a * a), a * self._sign)
 

@@ -6,7 +6,7 @@ Range 2 G, 12000 LSB per gauss: 0.1 uT is 12 LSB, the noise about 2 mG. Continuo
 from asyncio import sleep_ms
 from micropython import const
 
-from mote.drivers.errors import NoAnswer, OutOfRange, WrongChip
+from mote.drivers.errors import Beyond, NoAnswer, WrongChip
 from mote.dsp.occupancy import isqrt
 
 _DATA = const(0x00)  # X Y Z little-endian, then status: DRDY bit 0, OVL bit 1, DOR bit 2
@@ -53,13 +53,13 @@ class QMC5883L:
 
     def read_xyz_into(self, out):
         """Write the newest sample to out[0:3] in 0.1 uT; False when there was none since the last call. One transfer,
-        no allocation. The chip must have been started. OSError, OutOfRange (field above 2 G: a magnet held to the node)."""
+        no allocation. The chip must have been started. OSError, Beyond (field above 2 G: a magnet held to the node)."""
         rx = self._rx
         self._i2c.readfrom_mem_into(self._addr, _DATA, rx)
         if not rx[6] & 1:
             return False
         if rx[6] & 2:
-            raise OutOfRange
+            raise Beyond
         out[0] = ((rx[0] | rx[1] << 8) ^ 0x8000) - 0x8000
         out[1] = ((rx[2] | rx[3] << 8) ^ 0x8000) - 0x8000
         out[2] = ((rx[4] | rx[5] << 8) ^ 0x8000) - 0x8000

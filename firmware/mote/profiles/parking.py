@@ -23,6 +23,7 @@ class Unsettled(DriverError):
     """The field has not been quiet since the start: nothing is known about the bay yet."""
 
     reason = "unsettled"
+    world = True
 
 
 class Bay:

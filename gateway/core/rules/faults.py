@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from gateway.core.city import State, Turn
 from gateway.core.model import Alarm, Event
 from gateway.core.normalise import quantity_of
+from gateway.core.report import is_int
 from gateway.core.rules import battery
 from gateway.core.rules.texts import text_of
 
@@ -180,19 +181,21 @@ class Faults:
         self._set(turn, own, f"stuck-{key}", "stuck", key, stuck, newest, held, unit, wanted)
 
     def _status(self, turn: Turn, event: Event, own: State) -> None:
-        status = event.status or {}
+        status = event.current_status
+        if not status:
+            return  # how the node was, not how it is
         t = int(event.received)
         faults = status.get("sensor_faults")
         if isinstance(faults, (list, tuple)):
-            broken = {quantity_of(q).key for q in faults if isinstance(q, int) and 0 < q < 65536}
+            broken = {quantity_of(q).key for q in faults if is_int(q) and 0 < q < 65536}
             up = {name.removeprefix("sensor-") for name in own.get("up", ()) if name.startswith("sensor-")}
             for key in sorted(broken | up):
                 self._set(turn, own, f"sensor-{key}", "sensor", key, key in broken, t)
         newest, silence = own.get("r"), self._plan.stale_intervals * turn.subject.interval_s
-        if newest is not None and t - newest > silence and not status.get("outbox_depth"):
+        if newest is not None and t - newest > silence and not event.stale and not status.get("outbox_depth"):
             self._set(turn, own, "stale-report", "stale", "report", True, t, t - newest, "s", silence)
         volt = status.get("battery_voltage")
-        if isinstance(volt, int) and self._plan.battery is not None:
+        if is_int(volt) and self._plan.battery is not None:
             self._battery(turn, own, volt / 100, t)
 
     def _battery(self, turn: Turn, own: State, volt: float, t: int) -> None:

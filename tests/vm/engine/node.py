@@ -70,6 +70,30 @@ async def test_a_driver_that_raises_anything_is_counted_and_backed_off_while_the
         assert 5 < bad.reads < 40, bad.reads
 
 
+async def test_a_state_of_the_world_is_read_at_every_sample_and_its_end_is_seen_at_once():
+    from mote.drivers.errors import Beyond, NoEcho
+
+    for error in (NoEcho(), Beyond()):  # an empty or overfull bin, a magnet held to the node: the sensor is well
+        kit.clean()
+        kit.known_time()
+        gw = kit.Gateway()
+        gw.clock = kit.unix_now
+        dust, climate = sensors()
+        dust.driver.error = error
+        node = kit.make_node(kit.Link(gw), [dust, climate])
+        import asyncio
+
+        task = asyncio.create_task(node.run())
+        await asyncio.sleep(24 * 3600)
+        reads = dust.driver.reads
+        assert reads >= 24 * 60 - 2, reads
+        assert node.faulty_ids() == [4, 5, 6], "and it is reported"
+        dust.driver.error = None
+        await asyncio.sleep(120)
+        assert node.faulty_ids() == [], "read within two samples"
+        task.cancel()
+
+
 async def test_a_sensor_that_comes_back_is_said_to_and_its_columns_return():
     kit.clean()
     kit.known_time()

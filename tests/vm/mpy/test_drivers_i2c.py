@@ -169,7 +169,9 @@ async def test_bme280_takes_air_whose_raw_value_is_the_reset_value_of_a_register
     await d.read_into(out)
     assert abs(out[0] - middle[0] * 10) <= 1 and abs(out[1] - 500) <= 1 and abs(out[2] - 132) <= 1, out
     for t, p, h in ((0x80000, 0x655AC, 0x7530), (0x7EED0, 0x655AC, 0x8000), (0x7EED0, 0x80000, 0x7530)):
-        d.convert(bytes((p >> 12, p >> 4 & 255, p << 4 & 255, t >> 12, t >> 4 & 255, t << 4 & 255, h >> 8, h & 255)), out)
+        d.convert(
+            bytes((p >> 12, p >> 4 & 255, p << 4 & 255, t >> 12, t >> 4 & 255, t << 4 & 255, h >> 8, h & 255)), out
+        )
         assert 248 <= out[0] <= 266 and 500 <= out[1] <= 710 and -1900 <= out[2] <= 120, (t, p, h, out)
 
 
