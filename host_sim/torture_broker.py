@@ -30,13 +30,13 @@ from host_sim.mosquitto import Mosquitto, MosquittoError
 from host_sim.torture_broker_rig import EXCLUDED, Backend, Event, Mirror, Tortured, compared, snapshot
 from host_sim.torture_broker_town import NAME, Frame, Thing, Town
 
-BROKER_FAULTS = ("forgets", "older", "exchanged", "frozen", "silent", "restarted")
+BROKER_FAULTS: tuple[str, ...] = ("forgets", "older", "exchanged", "frozen", "silent", "restarted")
 FRAMES = ("late", "future")
 CHANGES = (
     "rename", "remove", "put_back", "make_personal", "make_open", "move", "rule_out", "rule_in", "area_out", "area_in", "format_out",
     "format_in", "filter_narrowed", "filter_widened", "output_out", "output_in",
 )  # fmt: skip
-KINDS = (*BROKER_FAULTS, "gateway_killed", *FRAMES, *CHANGES)
+KINDS: tuple[str, ...] = (*BROKER_FAULTS, "gateway_killed", *FRAMES, *CHANGES)
 AT_LEAST = 10  # of each kind, over the default number of rounds
 TOPICS, ALARMS = 300, 20
 ROUNDS = 200

@@ -83,7 +83,7 @@ SEEDS: dict[str, list[bytes]] = {
         _request(0, name="limit", args=[{"q": "pm10", "above": 150, "clear": 120}]),
         _request(0, name="config", args=[{"x": 1 << 70, "wifi": {"ssid": "a"}}]),
         _request(4, name="x", args=[1 << 70]),
-        _request(1, name="read_now", args=[], expires="0001-01-01T00:00:00+23:59"),
+        _request(0, name="read_now", args=[], expires="0001-01-01T00:00:00+23:59"),
         _request(0, name="identify", args=[[[[[]]]]]),
         b'\x00{"args":' + b"[" * 900,
     ],
