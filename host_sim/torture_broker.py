@@ -27,7 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from host_sim.gateway_process import GatewayError, GatewayProcess
 from host_sim.load import PULL_ACK, PULL_DATA, PULL_RESP, TX_ACK, datagram, push_data
 from host_sim.mosquitto import Mosquitto, MosquittoError
-from host_sim.torture_broker_rig import EXCLUDED, Backend, Event, Mirror, Tortured, compared, snapshot
+from host_sim.torture_broker_rig import EXCLUDED, Backend, Event, Mirror, Tortured, Watch, compared, snapshot
 from host_sim.torture_broker_town import NAME, Frame, Thing, Town
 
 BROKER_FAULTS: tuple[str, ...] = ("forgets", "older", "exchanged", "frozen", "silent", "restarted")
@@ -247,6 +247,7 @@ class _Run:
         self._gateway: GatewayProcess | None = None
         stack.callback(self._end_gateway)
         self._http = _free(socket.SOCK_STREAM)
+        self._client = stack.enter_context(httpx.Client(timeout=2.0))
         self._known: set[Fault] = set()
         self._shapes: set[tuple[str, str]] = set()
         self._times: list[float] = []
@@ -429,9 +430,22 @@ class _Run:
 
     # judging
 
-    def _judge(self, kinds: list[str]) -> dict[str, bytes] | None:
+    def _judge(self, kinds: list[str]) -> dict[str, bytes]:
         """Wait until the tree is right, or wrong in the same way for a while; count what is new of it."""
         began = time.monotonic()
+        watch = Watch(self._broker.address)
+        watch.start()
+        live: dict[str, bytes] = {}
+        try:
+            live, faults = self._compared(began)
+        finally:
+            since = watch.end(live)
+        self._times.append(max(since - began, 0.0))
+        self._count(kinds, faults)
+        self._broker.remember()
+        return live
+
+    def _compared(self, began: float) -> tuple[dict[str, bytes], dict[Fault, str]]:
         for _ in range(20):
             if not any(x.box for x in self.town.things if x.present):
                 break
@@ -465,15 +479,12 @@ class _Run:
                 faults = self._compare(live := snapshot(self._broker.address), again)
                 break
             time.sleep(0.1)
-        self._times.append(time.monotonic() - began)
-        self._count(kinds, faults)
-        self._broker.remember()
-        return live
+        return live, faults
 
     def _settled(self) -> bool:
         """True when every output is connected and has all there is, by the gateway's own word, and nothing has arrived for a moment."""
         try:
-            body = httpx.get(f"http://127.0.0.1:{self._http}/health", timeout=2.0).json()
+            body = self._client.get(f"http://127.0.0.1:{self._http}/health").json()
         except (httpx.HTTPError, ValueError):
             return False
         outputs = body.get("outputs", {}).values()

@@ -189,6 +189,40 @@ class Tortured:
                 broker.kill()
 
 
+class Watch(threading.Thread):
+    """Looks at what the tortured broker retains again and again, so that one knows afterwards since when it was as it is."""
+
+    EVERY_S = 0.15
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(daemon=True, name="watch")
+        self._address = address
+        self._seen: list[tuple[float, int]] = []
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.wait(self.EVERY_S):
+            try:
+                tree = snapshot(self._address, 1.0)
+            except (OSError, wire.ProtocolError):
+                tree = None
+            self._seen.append((time.monotonic(), 0 if tree is None else self._print(tree)))
+
+    def _print(self, tree: Tree) -> int:
+        return hash(frozenset((t, p) for t, p in tree.items() if "/v1/gw/" not in t))
+
+    def end(self, tree: Tree) -> float:
+        """Stop; return the time since which the tree has been this one (now, when it was seen for the first time)."""
+        self._ended.set()
+        self.join()
+        wanted, since = self._print(tree), time.monotonic()
+        for at, seen in reversed(self._seen):
+            if seen != wanted:
+                break
+            since = at
+        return since
+
+
 class Mirror:
     """The empty pair: a gateway without a past at its broker, on a copy of the store. compute() returns what it publishes."""
 

@@ -31,7 +31,14 @@ AIR_SCHEMA, BAY_SCHEMA = 3, 12
 ROOTS = {"city": "city", "portal": "portal"}
 DISCOVERY = "homeassistant"
 OPTIONAL_FORMATS: tuple[str, ...] = ("homeassistant", "ngsi-ld")
-NARROW = ("pm10", "temperature", "rssi", "battery_voltage")
+NARROW = ("pm10", "temperature", "pressure")
+OF_THE_NODE = (
+    "uptime",
+    "boots",
+    "battery_voltage",
+    "rssi",
+    "snr",
+)  # restricted by the registry: an open output does not show them
 CENTRE, NORTH = "centre", "north"
 NAME = re.compile(r"(?:aq|ba|od|na)\d{3}r\d+")
 
@@ -314,7 +321,7 @@ class Town:
             self._heard(x)
             if counter > x.belief.status:
                 x.belief.status = counter
-                x.belief.values["uptime"] = (counter, counter, None)
+                x.belief.values["uptime"] = (counter, counter - 1, None)
                 x.belief.values["battery_voltage"] = (counter, volts / 100, None)
                 x.belief.unsure -= {"uptime", "battery_voltage"}
 
@@ -378,7 +385,7 @@ class Town:
 
     def shows(self, output: str, quantity: str) -> bool:
         """True when an output shows a quantity of the nodes it sees."""
-        return output == "city" or not self.narrow or quantity in NARROW
+        return output == "city" or (quantity not in OF_THE_NODE and (not self.narrow or quantity in NARROW))
 
     def judge(self, tree: Mapping[str, bytes], decode: Callable[[bytes], Any]) -> Iterator[tuple[str, str, str]]:
         """Hold a retained tree against the belief; yield (missing, wrong or left_over; topic; what it ought to be)."""
