@@ -66,7 +66,10 @@ class Belief:
     status: int = 0  # counter of the newest status
     heard: float = 0.0
     again: bool = True  # it has spoken since it is in the registry
-    unsure: set[str] = field(default_factory=set)  # quantities that it has not told again since it came back
+    unsure: set[str] = field(
+        default_factory=set
+    )  # quantities that it has not told again since it came back, or was made open
+    secret: set[str] = field(default_factory=set)  # quantities whose newest value was told while it was personal
 
     def forget_alarms(self) -> None:
         """A change of name or rights may end an alarm or show it under the new name: both are right until it is told again."""
@@ -176,7 +179,11 @@ class Town:
         )
 
     def make_open(self) -> bool:
-        return self._change(lambda x: x.visibility == "personal", lambda x: setattr(x, "visibility", "open"))
+        def to(x: Thing) -> None:
+            x.visibility = "open"
+            x.belief.unsure = set(x.belief.values)
+
+        return self._change(lambda x: x.visibility == "personal", to)
 
     def move(self) -> bool:
         def to(x: Thing) -> None:
@@ -302,13 +309,21 @@ class Town:
             if not shown or q in b.values and t <= b.values[q][0]:
                 continue
             b.values[q] = (t, v, t)
-            b.unsure.discard(q)
+            self._told(x, q)
             for name, (quantity, above, clear) in RULES.items():
                 if quantity == q and self.rules[name] and x.kind in ("aq", "na"):
                     if v <= clear:
                         b.up[name] = False
                     elif v > above and b.up.get(name, False) is False:
                         b.up[name] = True
+
+    def _told(self, x: Thing, quantity: str) -> None:
+        """What was true when a value was told counts beside what is true now: told by a household, it stays the household's."""
+        x.belief.unsure.discard(quantity)
+        if x.visibility == "personal":
+            x.belief.secret.add(quantity)
+        else:
+            x.belief.secret.discard(quantity)
 
     def _status(self, x: Thing) -> Frame:
         volts = self.rng.randrange(300, 420)
@@ -323,7 +338,8 @@ class Town:
                 x.belief.status = counter
                 x.belief.values["uptime"] = (counter, counter - 1, None)
                 x.belief.values["battery_voltage"] = (counter, volts / 100, None)
-                x.belief.unsure -= {"uptime", "battery_voltage"}
+                self._told(x, "uptime")
+                self._told(x, "battery_voltage")
 
         return Frame(counter, data, learn, "event")
 
@@ -419,7 +435,10 @@ class Town:
                 yield kind, f"{top}/state", want.decode()
         for q, (_, value, t) in b.values.items():
             topic = f"{top}/q/{q}"
-            if not self.shows(output, q) or q in b.unsure and topic not in tree:
+            if q in b.secret and topic in tree:
+                yield "left_over", topic, "told while the node was personal"
+                continue
+            if not self.shows(output, q) or (q in b.unsure or q in b.secret) and topic not in tree:
                 continue
             if topic not in tree:
                 yield "missing", topic, f"{value} of {q}"
