@@ -11,24 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from tests.guard import Guard
+from tests.guards_gateway import GATEWAY
+
 ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """`before` must stand exactly once in `file`; it is replaced by `after`; `tests` (pytest arguments) must fail then."""
-
-    promise: str
-    what: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
 
 
 CUTS = ("tests/vm/test_engine.py", "-k", "cuts")
@@ -62,6 +52,7 @@ HTTP = ("tests/gateway/test_ngsi_http.py",)
 REPLAY = ("tests/gateway/test_replay_export.py",)
 
 GUARDS = (
+    *GATEWAY,
     Guard("G1", "rows are staged on flash", "firmware/mote/staging.py", "        self._f.write(row)  # pyright", "        # pyright", CUTS),
     Guard("G1", "a staged row is flushed", "firmware/mote/staging.py", "            self._f.flush()\n", "            pass\n", CUTS),
     Guard(

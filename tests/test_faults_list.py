@@ -67,7 +67,7 @@ def test_a_fault_says_its_kind_and_what_holds_it(fault: dict[str, Any]) -> None:
     assert set(fault) <= KEYS and len(fault["kind"]) > 20 and _REPORTS.fullmatch(fault["report"])
     tests, stays = fault.get("tests", []), fault.get("stays", "")
     assert tests or stays, "tests that hold it, or why it stays, or of a part each"
-    assert not stays or (len(stays) > 40 and re.search(r"\d", stays)), "a reason why it stays is measured"
+    assert not stays or len(stays) > 40, "a reason says what was measured"
 
 
 @cache

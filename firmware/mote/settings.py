@@ -39,7 +39,7 @@ _SCHEMA = {
     "hello_s": (int, 0, 3600, 60),
     "ack_age_s": (int, -1, 86400, -1),
     "backoff_s": (int, 60, 86400, 1800),
-    "prove_s": (int, -1, 0x3FFFFFFF, -1),
+    "prove_s": (int, -1, 604800, -1),
     "health_s": (int, 600, 432000, 21600),
     "wdt_s": (int, 0, 600, 120),
     "log": (int, 0, 3, 1),
@@ -80,6 +80,8 @@ def check(raw):
         if out["ack_age_s"] >= 0:
             raise BadConfig("ack_age_s: 60..86400")
         out["ack_age_s"] = min(max(600, report * 17 // 4), 21600)
+    if 0 < out["wdt_s"] < 60:
+        raise BadConfig("wdt_s: 0 or 60..600")  # it is fed every 20 s
     if out["prove_s"] < 600:
         if out["prove_s"] >= 0:
             raise BadConfig("prove_s: at least 600")
@@ -169,7 +171,8 @@ def proposed(c, updates):
         raise OSError(5)
     same = not c.fallback
     for key, value in updates.items():
-        if key in ("version", "refused") or key == "node" and value != raw.get("node"):
+        # a node with another number, at its REPL or without a watchdog may never answer again
+        if key in ("version", "refused", "repl", "wdt_s") or key == "node" and value != raw.get("node"):
             raise BadConfig(key + " is not to be changed")
         if value is None:
             same = same and key not in raw

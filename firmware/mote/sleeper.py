@@ -93,5 +93,6 @@ class Sleeper:
         clock.keep()
         self._power.keep()
         log.debug("sleeping %d s", nap)
+        self._link.rest()
         self._rtc.sleep(bytes(numbers))
         reset.sleep(1000 * clock.board_s(nap), self._link.hold_pin)

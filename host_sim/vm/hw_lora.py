@@ -2,6 +2,10 @@
 
 Same calls, results and traps: send() returns the ticks_ms at the end of the transmission; recv() the RxPacket or None;
 configure() raises while receiving; an undetected packet is silence, a detected one keeps recv() past its timeout.
+
+`trouble` makes the chip fail as the real driver reports it (sx126x.py: _wait_not_busy, _check_error, the constructor): "busy" (BUSY
+stays high), "status" (the oscillator did not start), "absent" (no chip), "lost_tx_done". Each lasts until it is taken back; "busy" until
+the chip is reset, which making a new modem does. `power()` is what the chip draws: "sleep", or "standby" (0.6 mA, for ever).
 """
 
 import asyncio
@@ -17,6 +21,26 @@ _BW = {"7.8": 7812, "10.4": 10417, "15.6": 15625, "20.8": 20833, "31.25": 31250,
 _BW.update({"125": 125000, "250": 250000, "500": 500000})
 _START_US = 1500  # command, ramp-up
 _radio = []
+trouble = None
+_power = "standby"
+
+
+def power():
+    """The state of the chip between two commands; deep sleep of the board changes nothing about it."""
+    return _power
+
+
+def _command(state="standby"):
+    """The driver talks to the chip, which wakes up by that; its state afterwards."""
+    global _power
+    if trouble == "busy":
+        _c.spend(100000)
+        raise RuntimeError("BUSY timeout", 100000)
+    if trouble == "absent":
+        raise RuntimeError("Unexpected silicon ID")
+    _power = state
+    if trouble == "status" and state != "sleep":
+        raise RuntimeError("Internal radio Status (2, 1) OpError 0x20")
 
 
 class ConfigError(ValueError):
@@ -44,13 +68,21 @@ class BaseModem:
         self._got = None
         self._locked_until = 0
         _radio[:] = [self]
+        self._reset()
         if lora_cfg:
             self.configure(lora_cfg)
+
+    def _reset(self):
+        global trouble
+        if trouble == "busy":
+            trouble = None
+        _command()
 
     def configure(self, lora_cfg):
         """Take a lora_cfg dict; unset keys keep their values. RuntimeError while sending or receiving."""
         if self._mode:
             raise RuntimeError("Receiving" if self._mode == 1 else "Sending")
+        _command()
         self._freq_hz = int(lora_cfg.get("freq_khz", self._freq_hz // 1000) * 1000)
         self._sf = lora_cfg.get("sf", self._sf)
         if not 5 <= self._sf <= 12:
@@ -91,9 +123,11 @@ class BaseModem:
 
     def standby(self):
         self._listen(False)
+        _command()
 
     def sleep(self, warm_start=True):
         self._listen(False)
+        _command("sleep")
 
     def calibrate(self):
         _c.spend(3500)
@@ -106,6 +140,7 @@ class BaseModem:
 
     def _listen(self, on):
         if on:
+            _command()
             self._mode = 1
             self._got, self._locked_until = None, 0
             _link.speak("L", self._air())
@@ -123,6 +158,7 @@ class BaseModem:
         if not self._freq_hz:
             raise ConfigError("freq_khz")
         self._listen(False)
+        _command()
         _c.spend(_START_US)
         self._mode = 2
         _link.speak("T", "%s %d %s" % (self._air(), self._power, bytes(packet).hex()))
@@ -189,6 +225,8 @@ class AsyncModem(BaseModem):
             end = _c.now + us
             while _c.now < end:
                 await asyncio.sleep_ms((end - _c.now + 999) // 1000)
+            if trouble == "lost_tx_done":
+                await asyncio.sleep(86400)
             return self._end_send()
         finally:
             self._mode = 0

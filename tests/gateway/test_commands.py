@@ -489,7 +489,8 @@ def leak(b: Bench, node: int, counter: int = 5) -> None:
     alarm = Alarm("raised", "above", "warning", "water_volume", "l", 30, 1, T0, T0, ("water_volume-above",))
     b.commit(
         b.desk.follow(
-            n, Event("alarm", f"{node}:0:{counter}", node, n.name, "open", b.now, 600, counter, link="lora", alarm=alarm)
+            n,
+            Event("alarm", f"{node}:0:{counter}", node, n.name, "open", b.now, 600, counter, link="lora", alarm=alarm),
         )
     )
 

@@ -57,7 +57,9 @@ def test_a_frame_is_committed_acknowledged_and_published_in_both_formats(
     c.push(m.report(NOW - 120, ROWS))
     c.push(m.alarm(2, NOW, 6, 181, 150))
     assert m.acked(frame_of(c.pull()[-1])).covers(2)
-    backend.wait(lambda: backend.on("node/n-263/alert/pm10-above") and "263:0:2" in backend.packs())  # alarms come first
+    backend.wait(
+        lambda: backend.on("node/n-263/alert/pm10-above") and "263:0:2" in backend.packs()
+    )  # alarms come first
     assert json.loads(backend.on("node/n-263/q/pm10")[-1])["v"] == 9
     assert backend.packs()["263:0:2"][0]["v"] == 3e-9
     assert backend.on("gw/gw-1/state") == [b"online"]

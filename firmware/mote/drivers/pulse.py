@@ -9,6 +9,7 @@ from micropython import const
 
 _PCNT_MODULUS = const(32767)  # with max=32767, reaching it makes the counter 0
 _INT16 = const(65536)  # without a limit it is a signed register and goes on at -32768
+_REGISTER_L = const(13421773)  # 2**27 / 10, motewire.batch.MAX_VALUE
 _AGO_MAX = const(345600)  # s; four days, because ticks tell no more than six apart
 
 
@@ -17,7 +18,7 @@ class PulseMeter:
     sleep and through resets. Of either only the difference of values counts, modulo its `modulus` (PCNT: 32767 with max=32767; one
     without limits shows itself by negative values and is read modulo 65536).
 
-    litres_per_pulse: K = 0.1, 1, 10 or 100 (any multiple of 0.1). start_l: the meter's own register at zero pulses.
+    litres_per_pulse: K = 0.1, 1, 10 or 100 (any multiple of 0.1). start_l: the meter's own register at zero pulses, below 13,421.7 m3.
     `total` is the number of pulses ever. The caller keeps it over resets, in one of two ways (README, "Pulses over resets"):
     state() and resume() lose nothing while the counter runs on; restore() starts from a total when it did not.
     """
@@ -28,8 +29,10 @@ class PulseMeter:
         self._counter = counter
         self._modulus = getattr(counter, "modulus", _PCNT_MODULUS)
         self._k = int(litres_per_pulse * 10 + 0.5)  # 0.1 l; floats only here
-        if self._k < 1:
-            raise ValueError("litres_per_pulse")
+        if not 1 <= self._k <= 10000 or abs(litres_per_pulse * 10 - self._k) > 0.001 * self._k:
+            raise ValueError("litres_per_pulse: a multiple of 0.1 up to 1000")
+        if not 0 <= start_l < _REGISTER_L:
+            raise ValueError("start_l: 0..13421772, where the register ends on the wire")
         self._start = int(start_l * 10 + 0.5)
         self.total = 0
         self._seen = counter.value()

@@ -1,7 +1,9 @@
 """LoRa: one frame on a random channel of the plan, and a receive window one second after it.
 
 The window is on the channel and spreading factor of the uplink. Time on air is charged to the ledger before the transmitter is
-switched on; the radio sleeps whatever happens.
+switched on; the radio sleeps whatever happens. The modem is made when there is something to send: a boot that sends nothing leaves the
+radio asleep, and one whose radio is broken measures all the same. micropython-lib's drivers raise RuntimeError for whatever the chip
+complains of (BUSY stuck, an oscillator that did not start): that is an error of the link, and the modem is made anew, which resets it.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ import random
 from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
-from mote import let_go, log, nobody
+from mote import borrow, log, nobody
 from mote.duty import Duty, sub_band
 from mote.errors import BadConfig
 from mote.hal import clock as board_clock
@@ -25,16 +27,23 @@ _PREAMBLE_SYMBOLS = const(
 _TX_SLACK_MS = const(3000)
 
 
+_CHIPS = ("sx1261", "sx1262", "sx1276", "sx1277", "sx1278", "sx1279")
+
+
 class LoraLink:
-    """modem: lora async modem. sf: 7..12. channels: kHz. duty: mote.duty.Duty over the sub-bands of the channels. cs: pin number."""
+    """make: function() -> lora async modem, reset and set up. sf: 7..12. channels: kHz. duty: mote.duty.Duty over the sub-bands of the
+    channels. cs: pin number. asleep: the radio is known to sleep (this boot follows a deep sleep)."""
 
     acks_all = False
     ack_wait_ms = 0
     up = True
 
-    def __init__(self, modem, sf, channels, bands, duty, cs=None):
+    def __init__(self, make, sf, channels, bands, duty, cs=None, asleep=False):
         self.max_frame = max_frame(sf)
-        self._modem, self._sf, self._channels, self._bands, self.duty = modem, sf, channels, bands, duty
+        self._make, self._sf, self._channels, self._bands, self.duty = make, sf, channels, bands, duty
+        self._modem = None
+        self.asleep = asleep
+        self.faults = 0  # complaints of the radio
         self.on_frame = self.on_up = nobody
         self.hold_pin = cs  # stays high in deep sleep
         self._window_ms = _EARLY_MS + _LATE_MS + (_PREAMBLE_SYMBOLS << sf) // 125
@@ -43,7 +52,12 @@ class LoraLink:
         self.foreign = 0
 
     def _air_ms(self, n):
-        return (self._modem.get_time_on_air_us(n) + 999) // 1000
+        """Time on air of n bytes, rounded up: SX1261/2 datasheet 6.1.4 with 125 kHz, 4/5, preamble 8, header and CRC."""
+        sf = self._sf
+        symbol_us = (1000 << sf) // 125
+        per = 4 * (sf - (2 if sf > 10 else 0))
+        quarters = 4 * 8 + 17 + 32 + 4 * ((max(8 * n - 4 * sf + 44, 0) + per - 1) // per) * 5
+        return (quarters * symbol_us // 4 + 999) // 1000
 
     def ready_in_ms(self, n, alarm):
         """0 when a frame of n bytes fits some sub-band's budget now, else a wait (ms) after which to ask again."""
@@ -69,19 +83,55 @@ class LoraLink:
         khz = self._channel(need, kind == 1)
         if not khz:
             raise OSError(11)
-        modem = self._modem
         try:
+            modem = self._ready()
             modem.configure({"freq_khz": khz})
             self.duty.spend(self._bands.index(sub_band(khz)), need)
             self.airtime_ms += need
             self.radio_ms += need
             end = await asyncio.wait_for_ms(modem.send(memoryview(buf)[:n]), need + _TX_SLACK_MS)
             if listen:
-                await self._listen(end)
+                await self._listen(modem, end)
+        except asyncio.TimeoutError as e:
+            self._broken(e)
+            raise
+        except RuntimeError as e:
+            self._broken(e)
+            raise OSError(5)
         finally:  # also when cancelled
-            modem.sleep()
+            self._sleep()
 
-    async def _listen(self, end):
+    def _ready(self):
+        if self._modem is None:
+            self.asleep = False
+            self._modem = self._make()
+        self.asleep = False
+        return self._modem
+
+    def _broken(self, error):
+        self.faults += 1
+        log.warning("radio: %s", repr(error))
+        self._modem = None  # made anew for the next frame
+
+    def _sleep(self):
+        modem = self._modem
+        if modem is not None and not self.asleep:
+            try:
+                modem.sleep()
+                self.asleep = True
+            except (RuntimeError, OSError) as e:
+                self._broken(e)
+
+    def rest(self):
+        """The board is about to sleep deeply: the radio, which keeps its power, must be asleep too (standby is 0.6 mA)."""
+        if not self.asleep:
+            try:
+                self._ready()
+            except (RuntimeError, OSError) as e:
+                self._broken(e)
+            self._sleep()
+
+    async def _listen(self, modem, end):
         open_at = ticks_add(end, _RX_DELAY_MS - _EARLY_MS)
         await asyncio.sleep_ms(max(0, ticks_diff(open_at, ticks_ms())))
         close_at = ticks_add(open_at, self._window_ms)
@@ -91,7 +141,7 @@ class LoraLink:
                 if left <= 0:
                     return
                 # a detected packet may keep recv() longer than `left`; a radio that hangs is the watchdog's business
-                packet = await self._modem.recv(left)
+                packet = await modem.recv(left)
                 if packet is None:
                     return
                 if self.on_frame(packet, packet.rssi, packet.snr):
@@ -103,11 +153,15 @@ class LoraLink:
 
 def open_link(config, board, rtc, nvs):
     """Build the LoRa link of this board. Raises BadConfig."""
-    from mote.hal import radio
-
     spec = board.radio_spec
     if not spec:
         raise BadConfig("board.json: no radio")
+    if spec.get("chip") not in _CHIPS:
+        raise BadConfig("board.json: radio chip %s" % spec.get("chip"))
+    for key in ("spi", "cs", "dio1" if spec["chip"] < "sx127" else "dio0"):
+        if key not in spec:
+            raise BadConfig("board.json: radio without " + key)
+    spi = board.spi_spec(spec["spi"])
     bands = []
     for khz in config["channels_khz"]:
         band = sub_band(khz)
@@ -117,8 +171,15 @@ def open_link(config, board, rtc, nvs):
             bands.append(band)
     if len(bands) > 2:
         raise BadConfig("channels_khz: at most two sub-bands")
-    modem = radio.make(spec, board.spi_spec(spec["spi"]), config["sf"])
-    let_go("mote.hal.radio")
-    log.info("lora SF%d, %d channels", config["sf"], len(config["channels_khz"]))
+    sf = config["sf"]
+    log.info("lora SF%d, %d channels", sf, len(config["channels_khz"]))
     duty = Duty(rtc, nvs, board_clock.now, bands)
-    return LoraLink(modem, config["sf"], config["channels_khz"], bands, duty, spec["cs"])
+    return LoraLink(
+        lambda: borrow("mote.hal.radio", "make", spec, spi, sf),
+        sf,
+        config["channels_khz"],
+        bands,
+        duty,
+        spec["cs"],
+        rtc.woke,
+    )

@@ -14,8 +14,13 @@ class Noise(Profile):
 
     def build(self, board, config, keep):
         listen_ms = (config["sensors"].get("inmp441") or {}).get("listen_ms", 10000)
+        lead_s = listen_ms // 1000 + 1
+        if lead_s > self.rhythm(config)[1]:
+            from mote.errors import BadConfig
+
+            raise BadConfig("sensors.inmp441.listen_ms: a second less than row_s at most")
         mic = chip("inmp441", board.i2s, config)
-        return [Sensor("inmp441", mic, lead_s=listen_ms // 1000 + 1, deadline_s=listen_ms // 500 + 15)]
+        return [Sensor("inmp441", mic, lead_s=lead_s, deadline_s=listen_ms // 500 + 15)]
 
     def rhythm(self, config):
         row_s = config["row_s"] or config["sample_s"]

@@ -44,6 +44,26 @@ async def test_volume_and_flow():
     assert d.total == 3
 
 
+def test_what_the_register_cannot_hold_is_refused_where_it_is_written():
+    board()
+    for options in (
+        {"litres_per_pulse": 0.25},  # would be read as 0.3, 20 % too much
+        {"litres_per_pulse": 0.33},
+        {"litres_per_pulse": 0.04},
+        {"litres_per_pulse": 2000},
+        {"start_l": -1},
+        {"start_l": 13421773},  # 2**27 tenths of a litre: the wire ends there
+        {"start_l": 20000000, "litres_per_pulse": 100},
+    ):
+        try:
+            PulseMeter(counter(), **options)
+            raise AssertionError(options)
+        except ValueError as e:
+            assert str(e).split(":")[0] in options, (options, e)
+    for k in (0.1, 0.3, 0.7, 1, 2.5, 10, 100):
+        assert PulseMeter(counter(), litres_per_pulse=k)._k == round(k * 10), k
+
+
 async def test_tenth_of_a_litre_per_pulse():
     chip, d = board(litres_per_pulse=0.1)
     out = [0, 0]

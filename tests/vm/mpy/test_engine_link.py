@@ -50,8 +50,16 @@ def link(sf=7, allowed=True):
     machine.fill_rtc(b"")
     nvs = kit.Store()
     rtc = RtcMemory()
-    modem = AsyncSX1262(None, 1, 2, lora_cfg={"freq_khz": 868100, "sf": sf, "preamble_len": 8})
-    made = LoraLink(modem, sf, [868100, 868300, 868500], [1], Duty(rtc, nvs, lambda: sim_clock.now // 1000000, [1]))
+    built = []
+
+    def make():
+        built.append(sim_clock.now)
+        return AsyncSX1262(None, 1, 2, lora_cfg={"freq_khz": 868100, "sf": sf, "preamble_len": 8})
+
+    made = LoraLink(make, sf, [868100, 868300, 868500], [1], Duty(rtc, nvs, lambda: sim_clock.now // 1000000, [1]))
+    made.built = built
+    hw_lora.trouble = None
+    hw_lora._radio[:] = []
     air = Air()
     sim_link.speak = air.speak
     made.heard = []
@@ -70,7 +78,7 @@ async def test_an_answer_one_second_after_the_uplink_is_heard_at_every_spreading
         air.answers = [(1000, b"\x01" * 30)]
         await made.send(bytearray(51), 40, 2, True)
         assert made.heard == [(b"\x01" * 30, -97, -12)], sf
-        assert made._modem.is_idle()
+        assert made._modem.is_idle() and hw_lora.power() == "sleep"
 
 
 async def test_the_window_is_short_when_nobody_answers():
@@ -111,6 +119,89 @@ async def test_channels_are_random_and_the_ledger_stops_what_is_too_much():
     else:
         raise AssertionError
     assert len(air.sent) == sent
+
+
+def test_time_on_air_is_the_drivers():
+    for sf in range(7, 13):
+        made, _ = link(sf)
+        modem = AsyncSX1262(lora_cfg={"sf": sf, "bw": "125", "coding_rate": 5, "preamble_len": 8})
+        for n in range(1, 256):
+            assert made._air_ms(n) == (modem.get_time_on_air_us(n) + 999) // 1000, (sf, n)
+
+
+async def test_the_radio_is_made_to_send_and_sleeps_afterwards():
+    made, air = link()
+    assert made.built == [], "a boot that sends nothing leaves the radio alone"
+    await made.send(bytearray(51), 40, 2, True)
+    assert len(made.built) == 1 and hw_lora.power() == "sleep"
+    await made.send(bytearray(51), 40, 0, False)
+    assert len(made.built) == 1 and hw_lora.power() == "sleep"
+
+
+async def test_every_complaint_of_the_radio_is_an_error_of_the_link_and_the_modem_is_made_anew():
+    for trouble in ("busy", "status", "absent", "lost_tx_done"):
+        made, air = link()
+        await made.send(bytearray(51), 40, 0, False)
+        for again in range(1 if trouble == "busy" else 3):  # a stuck BUSY ends with the reset that making it anew is
+            hw_lora.trouble = trouble
+            try:
+                await made.send(bytearray(51), 40, 0, True)
+                raise AssertionError(trouble)
+            except (OSError, asyncio.TimeoutError):
+                pass
+            assert made.faults == again + 1, (trouble, made.faults)
+        hw_lora.trouble = None
+        before = len(air.sent)
+        await made.send(bytearray(51), 40, 0, False)
+        assert len(air.sent) == before + 1 and len(made.built) >= 2, trouble
+        assert hw_lora.power() == "sleep", trouble
+
+
+async def test_a_radio_that_fails_while_it_listens_or_falls_asleep_is_made_anew():
+    for at_ms in (5, 400, 1100):  # sending, waiting, the window
+        made, air = link()
+
+        async def break_it(at_ms=at_ms):
+            await asyncio.sleep_ms(at_ms)
+            hw_lora.trouble = "status"
+
+        task = asyncio.create_task(break_it())
+        try:
+            await made.send(bytearray(51), 40, 2, True)
+        except OSError:
+            pass
+        await task
+        hw_lora.trouble = None
+        await made.send(bytearray(51), 40, 2, True)
+        assert hw_lora.power() == "sleep", at_ms
+
+
+async def test_what_a_radio_refused_to_send_costs_no_airtime():
+    made, air = link()
+    hw_lora.trouble = "absent"
+    before = made.duty.budget_ms(0, False)
+    for _ in range(200):
+        try:
+            await made.send(bytearray(51), 51, 0, False)
+        except OSError:
+            pass
+    assert made.duty.budget_ms(0, False) == before and made.airtime_ms == 0
+
+
+def test_a_radio_that_was_never_put_to_sleep_since_power_on_is_before_the_board_sleeps():
+    made, air = link()
+    made.rest()
+    assert len(made.built) == 1 and hw_lora.power() == "sleep"
+    made.rest()
+    assert len(made.built) == 1
+    made, air = link()
+    made.asleep = True  # this boot follows a deep sleep, before which it was
+    made.rest()
+    assert made.built == []
+    made, air = link()
+    hw_lora.trouble = "absent"
+    made.rest()  # the board sleeps all the same
+    hw_lora.trouble = None
 
 
 async def test_the_watchdog_is_fed_by_progress_only():

@@ -10,7 +10,7 @@ from mote.alarms import Alarms, Mask
 from mote.rules import rules_from
 from mote.config import Config
 from mote.errors import BadConfig
-from mote.settings import check, emergency_of
+from mote.settings import check, emergency_of, proposed
 
 
 def refused(call, *args):
@@ -206,6 +206,9 @@ def test_what_cannot_be_is_refused_key_by_key():
         ("alarms", [5]),
         ("repl", 2),
         ("prove_s", 30),
+        ("prove_s", 0x3FFFFFFF),  # a wrong configuration would be on trial for 34 years
+        ("wdt_s", 1),  # fed every 20 s, and a collection or a flash erase may come between
+        ("wdt_s", 59),
         ("ack_age_s", 10),
         ("emergency_row_s", 7),
         ("emergency_sample_s", True),
@@ -214,6 +217,19 @@ def test_what_cannot_be_is_refused_key_by_key():
         bad = dict(good)
         bad[key] = value
         assert key in refused(check, bad), key
+
+
+def test_what_would_make_a_node_unreachable_is_not_changed_from_afar():
+    kit_files = {"node": 1, "profile": "noise"}
+
+    class C:
+        source, fallback, values = "/far.json", False, check(kit_files)
+
+    with open("/far.json", "w") as f:
+        f.write('{"node": 1, "profile": "noise"}')
+    for key, value in (("repl", 1), ("wdt_s", 0), ("node", 2), ("version", 7)):
+        assert key in refused(lambda change: proposed(C, change), {key: value}), key
+    assert proposed(C, {"log": 3})[1]["log"] == 3
 
 
 def test_raised_rates_fit_together_for_every_sensible_rhythm():
