@@ -70,7 +70,7 @@ class Stolen:
         return self.mote.alarm(codes.ALARM_ABOVE, int(time.time()), self._fresh, 5, 1, long=True)
 
     def long_status(self) -> bytes:
-        """A status of every key there is and of fifty that nobody knows, with boots that rise."""
+        """A status of every key there is and of fifty without a name, with boots that rise."""
         items = {key: self._n for key in range(1, 26) if key != codes.STATUS_SCHEMA}
         items |= {100 + key: "x" * 8 for key in range(50)}
         return self.mote.seal(frame.STATUS, cbor2.dumps(items, canonical=True), long=True)

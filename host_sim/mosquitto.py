@@ -75,7 +75,7 @@ class Mosquitto:
             self._process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: the kernel goes on accepting connections for it, and nobody answers."""
+        """SIGSTOP: the kernel goes on accepting connections for it, and no one answers."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:

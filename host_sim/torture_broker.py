@@ -91,7 +91,7 @@ class Toll:
 
     @property
     def ok(self) -> bool:
-        """True when every promise held, and enough was in play to say so."""
+        """True when every promise held, and enough was in play to show it."""
         faults = (
             self.missing or self.wrong or self.left_over or self.lost or self.never_came_back or self.ended_by_itself
         )
@@ -133,7 +133,7 @@ class _Deck:
 
 
 class _Air:
-    """How frames reach the gateway: a packet forwarder, and the nodes' own broker, which nobody tortures. acked() after each exchange."""
+    """How frames reach the gateway: a packet forwarder, and the nodes' own broker, which is left in peace. acked() after each exchange."""
 
     def __init__(self, folder: Path, acked: Callable[[Thing, Frame], None]) -> None:
         self._broker = Mosquitto(folder)
@@ -497,13 +497,13 @@ class _Run:
         for kind, topic, want in self.town.judge(live, json.loads):
             found[kind, topic] = f"by what the nodes sealed: {want}"
         for topic in there.keys() - here.keys():
-            found.setdefault(("missing", topic), f"a fresh gateway says {_short(there[topic])}")
+            found.setdefault(("missing", topic), f"a fresh gateway publishes {_short(there[topic])}")
         for topic in here.keys() - there.keys():
             if not (portal_left and topic.startswith("portal/")):
-                found.setdefault(("left_over", topic), f"a fresh gateway says nothing; here {_short(here[topic])}")
+                found.setdefault(("left_over", topic), f"a fresh gateway publishes nothing; here {_short(here[topic])}")
         for topic in here.keys() & there.keys():
             if here[topic] != there[topic]:
-                said = f"a fresh gateway says {_short(there[topic])}; here {_short(here[topic])}"
+                said = f"a fresh gateway publishes {_short(there[topic])}; here {_short(here[topic])}"
                 found.setdefault(("wrong", topic), said)
         return found
 
@@ -514,7 +514,7 @@ class _Run:
             setattr(toll, kind, getattr(toll, kind) + 1)
             shape = kind, NAME.sub("+", topic)
             if shape in self._shapes:
-                continue  # one of each shape says why
+                continue  # one of each shape is enough
             self._shapes.add(shape)
             self._example(f"round {toll.rounds} ({', '.join(kinds)}): {kind} {topic}: {faults[kind, topic]}")
         self._known = set(faults)

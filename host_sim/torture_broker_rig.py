@@ -1,7 +1,7 @@
 """What `sim torture broker` breaks: a broker in every state of memory, a gateway with its store, and an empty pair beside them to compare with.
 
 The tortured broker's memory always holds one thing: the session of the backend that counts what arrives (a queue of QoS 1), so that
-nothing is published while nobody listens.
+nothing is published without a listener.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COUNTED = ("city/v1/node/+/senml", "city/v1/node/+/event")
 MEMORIES = 4  # older ones that are kept
 FOLDERS = 3  # brokers that take each other's place
 EXCLUDED = ("+/v1/gw/+/health", "+/v1/gw/+/info", "+/v1/gw/+/state", "+/v1/gw/+/mark/+", "+/v1/gw/+/event")
-"""What a gateway says of itself and of the moment: not compared. `state` is judged by itself."""
+"""What a gateway publishes of itself and of the moment: not compared. `state` is judged by itself."""
 
 Tree = Mapping[str, bytes]
 Event = tuple[int, int, str]
@@ -64,7 +64,7 @@ def snapshot(address: tuple[str, int], wait_s: float = 5.0) -> dict[str, bytes]:
 
 
 def compared(tree: Tree) -> dict[str, Any]:
-    """Return what of a tree is compared with another: payloads as what they say, whatever the order of their keys."""
+    """Return what of a tree is compared with another: payloads by their content, whatever the order of their keys."""
     return {topic: _said(payload) for topic, payload in tree.items() if "/v1/gw/" not in topic}
 
 
@@ -235,7 +235,7 @@ class Mirror:
         self.ready_s: list[float] = []
 
     def compute(self, store: Path, write: Any, outputs: int, longest_s: float = 20.0) -> dict[str, bytes]:
-        """Copy `store`, write the configuration (write(folder, address, links, store)), start, and wait until it has said all.
+        """Copy `store`, write the configuration (write(folder, address, links, store)), start, and wait until it has published all.
 
         That is when its marks are there (gw/<gw>/mark/<output> of each output), else when it has been quiet for a second.
         Raises GatewayError, MosquittoError.

@@ -68,11 +68,11 @@ class Belief:
     again: bool = True  # it has spoken since it is in the registry
     unsure: set[str] = field(
         default_factory=set
-    )  # quantities that it has not told again since it came back, or was made open
-    secret: set[str] = field(default_factory=set)  # quantities whose newest value was told while it was personal
+    )  # quantities that it has not reported again since it came back, or was made open
+    secret: set[str] = field(default_factory=set)  # quantities whose newest value was reported while it was personal
 
     def forget_alarms(self) -> None:
-        """A change of name or rights may end an alarm or show it under the new name: both are right until it is told again."""
+        """A change of name or rights may end an alarm or show it under the new name: both are right until its next alarm message."""
         self.up = {rule: None for rule, up in self.up.items() if up is not False}
 
 
@@ -266,7 +266,7 @@ class Town:
         return self.rng.sample(able, min(n, len(able)))
 
     def speak(self, x: Thing, what: str = "") -> Frame:
-        """Seal something new at a node: a report, status, raise or clear, by chance unless `what` says; it is in its box then."""
+        """Seal something new at a node: a report, status, raise or clear, by chance unless `what` names it; it is in its box then."""
         r = self.rng
         what = what or r.choices(("report", "status", "raise", "clear"), (6, 2, 2, 1 if x.kind == "aq" else 0))[0]
         if x.kind == "ba" and what != "status":
@@ -318,7 +318,7 @@ class Town:
                         b.up[name] = True
 
     def _told(self, x: Thing, quantity: str) -> None:
-        """What was true when a value was told counts beside what is true now: told by a household, it stays the household's."""
+        """What was true when a value was reported counts beside what is true now: reported by a household, it stays the household's."""
         x.belief.unsure.discard(quantity)
         if x.visibility == "personal":
             x.belief.secret.add(quantity)
@@ -394,7 +394,7 @@ class Town:
     # what a backend ought to see
 
     def sees(self, output: str, x: Thing) -> bool:
-        """True when what is said of a node itself may be seen on an output."""
+        """True when what is published of a node itself may be seen on an output."""
         if not x.present or x.visibility == "personal":
             return False
         return output == "city" or (self.portal and x.visibility == "open" and x.area == CENTRE)
@@ -436,7 +436,7 @@ class Town:
         for q, (_, value, t) in b.values.items():
             topic = f"{top}/q/{q}"
             if q in b.secret and topic in tree:
-                yield "left_over", topic, "told while the node was personal"
+                yield "left_over", topic, "reported while the node was personal"
                 continue
             if not self.shows(output, q) or (q in b.unsure or q in b.secret) and topic not in tree:
                 continue

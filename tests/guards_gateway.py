@@ -2,6 +2,7 @@
 
 from tests.guard import Guard
 
+
 GATEWAY = (
     Guard("G7", "ids carry the epoch of the key", "gateway/core/model.py", '    return f"{node}:{epoch}:{counter}"\n', '    return f"{node}:{counter}"\n', ("tests/gateway/test_decide.py", "-k", "never_used_twice")),
     Guard("G7", "a late alarm is known by its counter", "gateway/core/alarms.py", "    if counter < state.marks.get(message.quantity, (0, 0))[1]:\n", "    if t < state.marks.get(message.quantity, (0, 0))[0]:\n", ("tests/gateway/test_decide.py", "-k", "set_back_meanwhile")),

@@ -56,10 +56,12 @@ def wanted() -> list[str]:
 
 def test_every_fault_is_in_the_list_once() -> None:
     entries = [f["entry"] for f in faults()]
-    assert sorted(set(REQUIRED) - set(entries)) == [], "faults that nobody says anything of"
+    assert sorted(set(REQUIRED) - set(entries)) == [], "faults without an entry"
     assert sorted(e for e in set(entries) if entries.count(e) > 1) == []
     pages = {e.partition(" ")[0] for e in REQUIRED}
-    assert sorted(e for e in set(entries) - set(REQUIRED) if e.partition(" ")[0] in pages) == [], "unknown names of faults"
+    assert sorted(e for e in set(entries) - set(REQUIRED) if e.partition(" ")[0] in pages) == [], (
+        "unknown names of faults"
+    )
 
 
 @pytest.mark.parametrize("fault", faults(), ids=lambda f: f["entry"])
@@ -67,7 +69,7 @@ def test_a_fault_says_its_kind_and_what_holds_it(fault: dict[str, Any]) -> None:
     assert set(fault) <= KEYS and len(fault["kind"]) > 20 and _REPORTS.fullmatch(fault["report"])
     tests, stays = fault.get("tests", []), fault.get("stays", "")
     assert tests or stays, "tests that hold it, or why it stays, or of a part each"
-    assert not stays or len(stays) > 40, "a reason says what was measured"
+    assert not stays or len(stays) > 40, "a reason with its measurement"
 
 
 @cache

@@ -40,7 +40,7 @@ def short(d: dict[str, Any]) -> str:
 def command(rounds: int, seed: int, keep: Path | None, as_json: bool) -> None:
     """A real mosquitto forgets, remembers older things, is exchanged, freezes; names, rights and rules change; then what is retained is compared.
 
-    Exit code 0 only when after every round it was what a fresh gateway says to an empty broker, and what the nodes sealed; nothing lost.
+    Exit code 0 only when after every round it was what a fresh gateway publishes to an empty broker, and what the nodes sealed; nothing lost.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave as on Ctrl-C: processes run
     console = Console(stderr=True)

@@ -161,7 +161,7 @@ class Gateway:
         return sum(m.refused.values()) + m.totals["committed"] + m.totals["copies"]
 
     def sound(self, what: str) -> None:
-        """Raise Broken unless the store took everything, nothing was logged as an error, and all events can be told and read again."""
+        """Raise Broken unless the store took everything, nothing was logged as an error, and all events can be published and read again."""
         failed, errors = self.metrics.refused.pop("store_failed", 0), list(self.errors)
         self.errors.clear()  # the next input is judged by itself
         if failed:

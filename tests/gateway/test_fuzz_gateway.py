@@ -35,7 +35,7 @@ def test_every_seed_is_taken_or_refused_by_name(gateway: Gateway, target: str) -
 @pytest.mark.parametrize("target", ["payload", "datagram", "request"])
 @settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
-def test_whatever_comes_is_refused_by_name_and_nobody_else_notices(
+def test_whatever_comes_is_refused_by_name_and_no_other_node_notices(
     gateway: Gateway, target: str, data: st.DataObject
 ) -> None:
     targets(gateway)[target](data.draw(STRATEGIES[target]))
