@@ -19,29 +19,43 @@ from gateway.metrics import Metrics
 from gateway.store.engine import Engine
 
 RX_DELAY_S = 1.0
-COMMAND_SHARE = 0.8  # of the duty cycle that commands may use up; urgent ones may use all of it
+# Of a sub-band's limit that may be used up when such an answer leaves; alarms and urgent commands may use all of it.
+NEWS_SHARE = 0.9
+COMMAND_SHARE = 0.8
+REPEAT_SHARE = (
+    0.2  # and this much of it is all that answers to repeats get: anyone who recorded a frame can ask for one
+)
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An answer that may leave now: to a node under the key of its committed epoch, through the best receiver of uplink `counter`."""
+    """An answer that may leave now: to a node under the key of its committed epoch, through the best receiver of uplink `counter`.
+
+    kind: of the uplink, as gateway.core.rate has it ("alarm", "repeat", "" for other news): how much of the duty cycle it may use.
+    """
 
     node: Node
     counter: int
     answer: Answer
     rx: Reception
     offer: Offer | None = None
+    kind: str = ""
 
 
 class Downlinks:
-    """links: by name, filled by the owner. unsent(offer, why): an order stayed here after all."""
+    """links: by name, filled by the owner. unsent(offer, why): an order stayed here after all.
+
+    ledgers: what each transmitter has sent. repeats: what of that answered repeats; it begins empty at a start, and stays within the whole.
+    """
 
     def __init__(self, engine: Engine, clock: Clock, metrics: Metrics, unsent: Callable[[Offer, str], None]) -> None:
         self._engine, self._clock, self._metrics, self._unsent = engine, clock, metrics, unsent
         self.links: dict[str, Link] = {}
+        self.knows_time: Callable[[], bool] = lambda: True
         self.ledgers: dict[str, DutyLedger] = {}
+        self.repeats: dict[str, DutyLedger] = {}
         booked: dict[str, list[tuple[int, int, int]]] = {}
         for transmitter, band, start, airtime in engine.airtime(
             0
@@ -52,7 +66,7 @@ class Downlinks:
 
     def stepped(self, seconds: float) -> None:
         """The clock was set: what was sent stays as long ago as it was."""
-        for ledger in self.ledgers.values():
+        for ledger in (*self.ledgers.values(), *self.repeats.values()):
             ledger.shift(int(seconds * 1e6))
 
     def answer(self, due: Due) -> None:
@@ -61,7 +75,7 @@ class Downlinks:
         link = self.links.get(rx.link)
         if link is None or due.offer is not None and self._with_order(due, due.offer, link):
             return
-        time = self._time_at_node(node, answer, rx) if answer.with_time else None
+        time = self._time_at_node(node, answer, rx) if answer.with_time and self.knows_time() else None
         body = downlink.payload(answer.ack, time)
         after = node.next() if answer.rekey else None
         if after is not None:
@@ -69,7 +83,9 @@ class Downlinks:
             if len(longer) <= _room(node, rx):
                 body = longer
                 self._metrics.totals["rekey_offers"] += 1
-        if rx.radio is not None and not self.may_send(rx, rx.radio, len(body) + downlink.overhead(node)):
+        share = 1.0 if due.kind == "alarm" else NEWS_SHARE
+        size = len(body) + downlink.overhead(node)
+        if rx.radio is not None and not self.may_send(rx, rx.radio, size, share, due.kind == "repeat"):
             self._metrics.refused["duty_cycle"] += 1
             log.info("downlink_refused", reason="duty_cycle", node=node.name, receiver=rx.receiver)
             return
@@ -81,13 +97,13 @@ class Downlinks:
         only when it is sure to leave: a counter seals one plaintext."""
         node, answer, rx = due.node, due.answer, due.rx
         room = _room(node, rx)
-        time = self._time_at_node(node, answer, rx, room)
+        time = self._time_at_node(node, answer, rx, room) if self.knows_time() else None
         body = downlink.with_order(room, due.counter, answer.ack, time, offer.items)
         share = 1.0 if offer.priority > 1 else COMMAND_SHARE
         if (
             body is None
             or rx.radio is not None
-            and not self.may_send(rx, rx.radio, len(body) + downlink.overhead(node), share)
+            and not self.may_send(rx, rx.radio, len(body) + downlink.overhead(node), share, due.kind == "repeat")
         ):
             self._unsent(offer, "duty_cycle")
             return False
@@ -96,7 +112,8 @@ class Downlinks:
 
     def push(self, node: Node, counter: int, rx: Reception, offer: Offer) -> None:
         """Send an order to a node that listens all the time, heard last as `rx`."""
-        body = downlink.with_order(MAX_FRAME - downlink.overhead(node), 0, {}, round(self._clock.now()), offer.items)
+        time = round(self._clock.now()) if self.knows_time() else None
+        body = downlink.with_order(MAX_FRAME - downlink.overhead(node), 0, {}, time, offer.items)
         link = self.links.get(rx.link)
         sent = (
             body is not None
@@ -119,14 +136,21 @@ class Downlinks:
         size = (size or len(downlink.payload(answer.ack, 1 << 31))) + downlink.overhead(node)
         return round(rx.received + RX_DELAY_S + _airtime_us(rx.radio, size) / 1e6)
 
-    def may_send(self, rx: Reception, radio: Radio, size: int, share: float = 1.0) -> bool:
-        """Book the airtime of a downlink of `size` bytes with its transmitter, or say no. share: of the duty cycle that it may use up."""
+    def may_send(self, rx: Reception, radio: Radio, size: int, share: float = 1.0, repeat: bool = False) -> bool:
+        """Book the airtime of a downlink of `size` bytes with its transmitter, or say no. share: of the duty cycle that may be used up;
+        repeat: it answers a repeat, so it must fit into the share of those too."""
         ledger = self.ledgers.setdefault(rx.receiver, DutyLedger())
+        repeats = self.repeats.setdefault(rx.receiver, DutyLedger())
         airtime = _airtime_us(radio, size)
-        start = int((rx.received + RX_DELAY_S) * 1e6)
+        # by our own clock: the time of reception may be a receiver's word, and one from the future would empty the ledger
+        start = int((self._clock.now() + RX_DELAY_S) * 1e6)
+        if repeat and repeats.room(radio.freq_hz, start, airtime, REPEAT_SHARE) is None:
+            return False
         band = ledger.book(radio.freq_hz, start, airtime, share)
         if band is None:
             return False
+        if repeat:
+            repeats.book(radio.freq_hz, start, airtime)
         self._engine.book(rx.receiver, band, start, airtime)
         return True
 

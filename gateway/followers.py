@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gateway.config.rules import RulesConfig
-from gateway.core.aggregates.areas import AreaSpec, Balance, Bays, Counters
+from gateway.core.aggregates.areas import AreaSpec, Balance, Bays
+from gateway.core.aggregates.gates import Counters
 from gateway.core.aggregates.hours import Hours
 from gateway.core.city import City, Collector, Subject
 from gateway.core.follow import Follower

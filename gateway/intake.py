@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from motewire.frame import ALARM
 
 from gateway import crypto
+from gateway.clock import Clock
 from gateway.core.decide import decide
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
-from gateway.core.lockout import Lockout
+from gateway.core.forgery import WINDOW_S, Forgeries
 from gateway.core.model import Decision, Node, Reception, Refusal
-from gateway.core.rate import Rates
+from gateway.core.rate import DERIVED, Rates, TagBudget, cost
 from gateway.core.receive import Header, parse
+from gateway.core.repeats import Repeats
+from gateway.core.witness import Witnesses
 from gateway.derivation import Derivation, joined
+from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.order_desk import OrderDesk
 from gateway.states import States
@@ -26,6 +31,10 @@ from gateway.work import Work
 
 MAX_PENDING = 20_000
 ALARM_RESERVE = 1_000  # places beyond MAX_PENDING that only alarms may take
+PROBLEMS = 3  # forged nodes that health names
+
+# Refused by what else was going on, not by what it is: it is judged again when it comes again, also through another receiver.
+AGAIN = frozenset(("overload", "disk_full", "rate_limited", "link_flooded", "replayed"))
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +46,7 @@ class Intake:
         self,
         states: States,
         engine: Engine,
+        clock: Clock,
         metrics: Metrics,
         rates: Rates,
         derivation: Derivation,
@@ -44,20 +54,24 @@ class Intake:
         put: Callable[[Work, str], None],
         rejected: Callable[[dict[str, Any]], None],
     ) -> None:
-        self._states, self._engine, self._metrics, self.rates = states, engine, metrics, rates
+        self._states, self._engine, self._clock, self._metrics, self.rates = states, engine, clock, metrics, rates
         self._derivation, self._desk = derivation, desk
         self._put, self._rejected = put, rejected
+        self.witnesses = Witnesses()
+        self.shift_s: Callable[[float], float] = self.witnesses.shift_s
         self._loop = asyncio.get_running_loop()
         self.pending = 0  # decisions that are not committed and answered yet
-        self._recent: Recent[Work | None] = Recent()
-        self._lockout = Lockout()
+        self._recent: Recent[asyncio.Future[None] | None] = Recent()
+        self._tags = TagBudget()
+        self._forgeries = Forgeries()
+        self._repeats = Repeats()
 
     def deliver(self, rx: Reception) -> asyncio.Future[None] | None:
         """Take one reception; the future resolves when it is committed and answered. None: refused, or long done."""
         heard = self._recent.copy_of(rx)
         if heard is not None:
             self._metrics.totals["copies"] += 1
-            return heard.work.done if heard.work is not None else None
+            return heard.work
         self._metrics.frames[rx.link] += 1
         if self.pending >= MAX_PENDING + ALARM_RESERVE:
             self._refuse(rx, Refusal("overload"))
@@ -65,10 +79,10 @@ class Intake:
         work = self.decide(rx)
         if isinstance(work, Refusal):
             self._refuse(rx, work)
-            if work.reason not in ("overload", "rate_limited"):  # these are to be tried again when they come again
+            if work.reason not in AGAIN:
                 self._recent.enter(rx, None)
             return None
-        work.heard = self._recent.enter(rx, work)
+        work.heard = self._recent.enter(rx, work.done)
         self.pending += 1
         self._states.hold(work.node.id)
         self._put(work, rx.link)
@@ -85,14 +99,20 @@ class Intake:
         refusal = self._admit(node, header, rx)
         if refusal is not None:
             return refusal
+        shift_s = self.shift_s(rx.received)
+        if shift_s:  # the gateway's own clock is wrong: judge by what most nodes say
+            rx = replace(rx, shift_s=shift_s)
         decision = decide(node, self._states.state(node.id), header, rx, crypto.opener)
-        refusal = self._charge(node, header, decision, rx)
+        if decision.offset_s is not None:
+            self.witnesses.hear(node.id, decision.offset_s)
+        kind = self._kind(header, decision)
+        refusal = self._charge(node, header, decision, kind, rx)
         if refusal is not None:
             return refusal
         if decision.refusal is not None:
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
         self._states.keep(node.id, decision.state)
-        return self._derive(node, header, decision, rx)
+        return self._derive(node, header, decision, kind, rx)
 
     def _find(self, header: Header) -> Node | Refusal:
         node = self._states.node(header.node)
@@ -105,38 +125,80 @@ class Intake:
             return Refusal("disk_full", node.id)  # not answered: the node keeps it
         if self.pending >= MAX_PENDING and not alarm:
             return Refusal("overload", node.id)
-        if not self._lockout.may_try(node.id, header.is_long, rx.received):
-            return Refusal("locked_out", node.id)
+        # a node in debt is not decoded any more; only its own frames put it there, so no one else can
+        if not self.rates.may(node.id, "alarm" if alarm else "", rx.received, node.interval_s):
+            return Refusal("rate_limited", node.id)
+        if not self._tags.may(rx.link, alarm, self._clock.now()):
+            return Refusal("link_flooded", node.id)
         return None
 
-    def _charge(self, node: Node, header: Header, decision: Decision, rx: Reception) -> Refusal | None:
+    def _kind(self, header: Header, decision: Decision) -> str:
+        """Return what a frame counts as: repeats, and what may be one (older than the replay state), can be sent by anyone."""
+        if decision.event is None or decision.state.replay.too_old(decision.counter):
+            return "repeat"
+        return "alarm" if header.kind == ALARM else ""
+
+    def _charge(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Refusal | None:
         """Charge the node for a frame that proved to be its own; the reason why it is refused, if it is.
 
         Charged once it is authentic, so that a forged frame spends nothing; repeats, which anyone can record and send, apart.
         """
-        if decision.refusal is not None:
+        event, now = decision.event, self._clock.now()
+        if event is None and decision.answer is None:
+            assert decision.refusal is not None
             if decision.refusal.reason == "bad_tag":
-                self._lockout.failed(node.id, header.is_long, rx.received)
-            if decision.event is None and decision.answer is None:
-                return decision.refusal
-        kind = "repeat" if decision.event is None else "alarm" if header.kind == ALARM else ""
-        return None if self.rates.take(node.id, kind, rx.received) else Refusal("rate_limited", node.id)
+                self._tags.failed(rx.link, header.kind == ALARM, now)
+                self._forgeries.failed(node.id, rx.link, rx.receiver, now)
+                self._metrics.forged(node.name)
+            return decision.refusal
+        if event is None or kind == "repeat" and self._repeats.old(node.id, event.epoch, event.counter):
+            # without an answer there is nothing to store: its downlink counter is not used up
+            return None if self._repeats.may_answer(node.id, rx, now) else Refusal("replayed", node.id)
+        took = self.rates.take(node.id, kind, rx.received, cost(event), node.interval_s)
+        return None if took else Refusal("rate_limited", node.id)
 
-    def _derive(self, node: Node, header: Header, decision: Decision, rx: Reception) -> Work:
+    def _derive(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Work:
         """Add what follows: rules, aggregates, and an order for the answer.
 
         What is older than the replay state may be a repeat, which only the store can tell: nothing is derived from it.
         """
-        follow, offer = Follow(), None
-        if not decision.state.replay.too_old(decision.counter):
+        follow, offer, replay = Follow(), None, decision.state.replay
+        newest = decision.event is not None and decision.counter + 1 == replay.next
+        if not replay.too_old(decision.counter):
             if decision.event is not None:
                 follow = self._derivation.derive(node, decision.event)
-            self._desk.heard(node, rx)
-            if decision.answer is not None:
-                offer = self._desk.for_answer(node, decision.state, rx)
+                derived = len(follow.events)
+                self.rates.charge(node.id, kind, -(-derived // DERIVED), rx.received, node.interval_s)
+            # what is no news may be sent by anyone: it carries an order only on the way that the node's news came
+            bearer = self._repeats.bearer(node.id)
+            if decision.answer is not None and (newest or bearer is not None and bearer.carries(rx)):
+                offer = self._desk.for_answer(node, decision.state, rx, decision.event is None)
                 if offer is not None:
                     follow = joined([follow, offer.follow])
-        return Work(node, header, decision, self._loop.create_future(), None, follow.events, follow.notes, offer)
+        done = self._loop.create_future()
+        return Work(node, header, decision, done, None, follow.events, follow.notes, offer, kind, newest)
+
+    def committed(self, work: Work) -> None:
+        """A frame that is no repeat is on disk: how its node was heard, by all receivers, is how it listens."""
+        event, heard = work.decision.event, work.heard
+        if event is None or heard is None:
+            return
+        if work.newest:
+            self._repeats.news(work.node.id, heard.best, {name: rssi for name, (_, rssi) in heard.receivers.items()})
+            self._desk.heard(work.node.id, heard.best)
+        elif work.kind == "repeat":
+            self._repeats.kept_old(work.node.id, event.epoch, event.counter)
+
+    def problems(self) -> Iterator[Problem]:
+        """Say under whose names frames are forged, most first."""
+        for f in self._forgeries.up(self._clock.now())[:PROBLEMS]:
+            node = self._states.nodes.get(f.node)
+            yield Problem(
+                "forgery",
+                f"{max(f.count, f.before)} frames within {WINDOW_S:.0f} s under the name of {node.name if node else f.node} "
+                f"did not fit its key: link {f.link}, receiver {f.receiver}",
+                "compare its key in nodes.toml with the node's; if it is right someone forges frames, which changes nothing",
+            )
 
     def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:
         self._metrics.refused[refusal.reason] += 1
@@ -159,4 +221,5 @@ class Intake:
 
     def stepped(self) -> None:
         """The host's clock was set: what is counted from receive times starts anew."""
-        self._recent, self._lockout = Recent(), Lockout()
+        self._recent = Recent()
+        self.witnesses.forget()

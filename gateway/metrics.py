@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+FORGED_NODES = 64
+
 
 class Metrics(Collector):
     """frames by link, refused by reason, and further totals by name; `gauges` hold current values."""
@@ -17,10 +19,15 @@ class Metrics(Collector):
         self.frames: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.totals: Counter[str] = Counter()
+        self.bad_tags: Counter[str] = Counter()  # by node; bounded by forged()
         self.gauges: dict[str, float] = {}
         self.outputs: dict[str, tuple[bool, int]] = {}  # connected, events behind
         self.registry = CollectorRegistry()
         self.registry.register(self)
+
+    def forged(self, node: str) -> None:
+        """Count a frame under a node's name whose tag did not fit; nodes beyond FORGED_NODES are counted together."""
+        self.bad_tags[node if node in self.bad_tags or len(self.bad_tags) < FORGED_NODES else "others"] += 1
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         """Yield every metric for Prometheus."""
@@ -34,6 +41,10 @@ class Metrics(Collector):
         for reason, n in self.refused.items():
             refused.add_metric([reason], n)
         yield refused
+        bad_tags = CounterMetricFamily("citymote_bad_tag", "Frames that did not fit the node's key", labels=["node"])
+        for node, n in self.bad_tags.items():
+            bad_tags.add_metric([node], n)
+        yield bad_tags
         for name, n in self.totals.items():
             yield CounterMetricFamily(f"citymote_{name}", name.replace("_", " "), value=n)
         up = GaugeMetricFamily("citymote_output_up", "1 while the destination answers", labels=["output"])

@@ -33,24 +33,25 @@ class OrderDesk:
         self.answered: Callable[[Event], None] = lambda _event: None  # gets every committed step of a command
         self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
 
-    def heard(self, node: Node, rx: Reception) -> None:
-        """Learn how a node listens from how it was heard: over WiFi always, over LoRa only after an uplink."""
+    def heard(self, number: int, rx: Reception) -> None:
+        """Learn how a node listens from how its news was heard, and from nothing else: over WiFi always, over LoRa after an uplink."""
         if rx.radio is None:
-            self._listening[node.id] = rx
+            self._listening[number] = rx
         else:
-            self._listening.pop(node.id, None)
+            self._listening.pop(number, None)
 
-    def for_answer(self, node: Node, state: NodeState, rx: Reception) -> Offer | None:
-        """Return the order that may leave with the answer to an uplink, if one is due."""
+    def for_answer(self, node: Node, state: NodeState, rx: Reception, repeat: bool) -> Offer | None:
+        """Return the order that may leave with the answer to an uplink, if one is due. repeat: of an uplink that is no news."""
         if self._desk is None:
             return None
-        return self._offer(
-            self._desk, node, state, MAX_FRAME if rx.radio is None else max_frame(rx.radio.sf), rx.received
-        )
+        limit = MAX_FRAME if rx.radio is None else max_frame(rx.radio.sf)
+        return self._offer(self._desk, node, state, limit, rx.received, repeat)
 
-    def _offer(self, desk: Desk, node: Node, state: NodeState, limit: int, now: float) -> Offer | None:
+    def _offer(
+        self, desk: Desk, node: Node, state: NodeState, limit: int, now: float, repeat: bool = False
+    ) -> Offer | None:
         node = node.under(state.epoch)
-        return desk.offer(node, limit - downlink.overhead(node), now, (state.epoch, state.replay.next - 1))
+        return desk.offer(node, limit - downlink.overhead(node), now, (state.epoch, state.replay.next - 1), repeat)
 
     def ask(self, requester: str, node: str, body: bytes) -> str:
         """Take a request of someone the broker vouches for; it is answered on the node's ack topic once it is committed.
@@ -95,7 +96,7 @@ class OrderDesk:
         """An order stayed here after all."""
         assert self._desk is not None
         self._metrics.totals["commands_held"] += 1
-        self.commit(self._desk.unsent(offer.key, why))
+        self.commit(self._desk.unsent(offer.key, why, offer.repeat))
 
     def tick(self) -> None:
         """Push what is due, and count what is open."""

@@ -8,7 +8,7 @@ Decide in memory, wait a moment for copies through other receivers (LoRa), commi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -23,6 +23,7 @@ from gateway.core.model import Event, Node, Reception
 from gateway.core.rate import Rates
 from gateway.derivation import Derivation
 from gateway.downlinks import Downlinks, Due
+from gateway.health import Problem
 from gateway.intake import Intake
 from gateway.links.link import Link
 from gateway.metrics import Metrics
@@ -60,12 +61,15 @@ class Pipeline:
         self._commits = commits = Commits(engine, states, metrics)
         self._orders = orders = OrderDesk(desk, states, commits, clock, metrics)
         self.downlinks = orders.downlinks = Downlinks(engine, clock, metrics, orders.unsent)
-        rates = Rates(1000, 20) if rates is None else rates
-        self._intake = Intake(states, engine, metrics, rates, derivation, orders, commits.put, rejected)
+        rates = Rates(1000, 1) if rates is None else rates
+        self._intake = Intake(states, engine, clock, metrics, rates, derivation, orders, commits.put, rejected)
         self._presence = Presence(states, engine, derivation, commits, clock)
         self._reread = Reread(states, engine, derivation, commits, metrics)
         commits.committed, commits.answer = self._committed, self._answer
         commits.finished, commits.forget = self._finished, self._forget
+        self._intake.witnesses.floor = self._presence.newest
+        self._intake.shift_s = self._shift_s
+        self.downlinks.knows_time = self._knows_time
         clock.on_step = self._stepped
 
     def attach(self, link: Link, collect_s: float) -> None:
@@ -89,6 +93,10 @@ class Pipeline:
         """Decisions that are not committed and answered yet."""
         return self._intake.pending
 
+    def problems(self) -> Iterator[Problem]:
+        """Say under whose names frames are forged."""
+        return self._intake.problems()
+
     def flush(self) -> None:
         """Wait for no further copies: hand what was decided to the store."""
         self._commits.flush()
@@ -110,6 +118,7 @@ class Pipeline:
                 "uplink_committed", node=w.node.name, counter=w.decision.counter, kind=event.kind, rows=len(event.times),
                 link=event.link, copies=heard.copies if heard else 1,
             )  # fmt: skip
+            self._intake.committed(w)
             self._presence.watch(w.node.id, w.decision.state)
             if event.kind == "status" and w.decision.state.schemas:
                 self.reread(w.node.id)
@@ -117,7 +126,7 @@ class Pipeline:
         if answer is None or heard is None:
             return
         node = w.node.under(w.decision.state.epoch)
-        self.downlinks.answer(Due(node, w.decision.counter, answer, heard.best, w.offer))
+        self.downlinks.answer(Due(node, w.decision.counter, answer, heard.best, w.offer, w.kind))
 
     def _finished(self, _work: Work) -> None:
         self._intake.pending -= 1
@@ -128,6 +137,33 @@ class Pipeline:
         self._derivation.reload()
 
     # time
+
+    def _shift_s(self, now: float) -> float:
+        shift_s = self._intake.witnesses.shift_s(now)
+        return 0.0 if shift_s and self._clock.is_set else shift_s
+
+    def _knows_time(self) -> bool:
+        return not self._intake.witnesses.doubt(self._clock.now()) or self._clock.is_set
+
+    def clock_problems(self) -> Iterable[Problem]:
+        """Return what nodes' frames say of the gateway's own clock."""
+        now = self._clock.now()
+        doubt = self._intake.witnesses.doubt(now)
+        if not doubt or self._clock.judges_alone:
+            return
+        told = (
+            "they are given the time, since the clock was set" if self._clock.is_set else "nodes are not given the time"
+        )
+        why = {
+            "unset": "the clock shows a time that is long over, so it was not set since the start",
+            "behind": "the clock is behind: frames of most nodes are stamped ahead of it",
+            "ahead": "the clock is ahead: frames of most nodes are stamped months before it",
+        }[doubt]
+        yield Problem(
+            f"clock_{doubt}",
+            f"{why}; {told}",
+            "set the host's clock (timedatectl), or use gateway.clock forwarder where receivers know the time",
+        )
 
     def _stepped(self, seconds: float) -> None:
         """The host's clock was set: what is counted from receive times starts anew, what was sent stays as long ago as it was."""

@@ -29,7 +29,9 @@ class Presence:
         self._deadlines: list[tuple[float, int]] = []
         self._watched: set[int] = set()
         self._quiet_until = 0.0  # nobody is declared offline before this
+        self.newest = 0.0  # reception that the store knew at the start
         for number, state in engine.online():
+            self.newest = max(self.newest, state.heard)
             self.watch(number, state)
 
     def watch(self, number: int, state: NodeState) -> None:

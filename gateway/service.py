@@ -20,7 +20,7 @@ import structlog
 
 from gateway import __version__, followers, logs
 from gateway.caretaker import Caretaker
-from gateway.clock import Clock, ForwarderClock, HostClock
+from gateway.clock import Clock, clock_of
 from gateway.config import Config, ConfigError, load
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
@@ -85,7 +85,7 @@ class Service:
     async def run(self) -> None:
         """Work until stop(). Raises StoreError or LinkError when it cannot start."""
         c = self.config
-        self._clock: Clock = ForwarderClock() if c.gateway.clock == "forwarder" else HostClock()
+        self._clock: Clock = clock_of(c.gateway.clock)
         self._engine = engine = SqliteEngine(
             c.store, [o.name for o in c.outputs], c.keep, lambda: self._clock.now(), c.id
         )
@@ -117,6 +117,7 @@ class Service:
             self._links = links = Links(c.id, pipeline, self._clock, self.metrics)
             self.health.sources += [
                 self._own_problems,
+                pipeline.problems,
                 self._caretaker.problems,
                 outputs.problems,
                 links.problems,
@@ -302,9 +303,11 @@ class Service:
         if self._reload_refused is not None:
             yield Problem("reload_refused", f"the configuration on disk is not in force: {self._reload_refused}",
                           self._reload_refused.hint or "correct it and reload again")  # fmt: skip
+        yield from self._clock.problems()
+        yield from self._pipeline.clock_problems()
         if now - self._stepped_at < STEP_TOLD_S:
-            yield Problem("clock_stepped", "the host's clock was set while the gateway ran",
-                          "look at the host's time service (timedatectl)")  # fmt: skip
+            yield Problem("clock_stepped", "the clock was set while the gateway ran",
+                          "look at the host's time service (timedatectl), with clock = \"forwarder\" at the receivers'")  # fmt: skip
         if self._flood.up(now):
             yield Problem("flood", f"{self._flood.per_s:.0f} frames a second are refused",
                           "citymote_refused in /metrics says why; reject messages and the log name nodes and links")  # fmt: skip

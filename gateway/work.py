@@ -15,16 +15,22 @@ from gateway.store.engine import RawFrame, Write
 
 @dataclass(slots=True)
 class Work:
-    """done resolves when the frame is committed and answered, or its commit has failed. more, notes: what was derived from it."""
+    """done resolves when the frame is committed and answered, or its commit has failed. more, notes: what was derived from it.
+
+    kind: what it was charged as (gateway.core.rate): "alarm", "repeat" for what anyone may have recorded, "" for other news.
+    newest: it is newer than everything the node sent before, so it shows how the node listens.
+    """
 
     node: Node
     header: Header
     decision: Decision
     done: asyncio.Future[None]
-    heard: Heard[Work | None] | None = None
+    heard: Heard[asyncio.Future[None] | None] | None = None
     more: tuple[Event, ...] = ()
     notes: Mapping[str, bytes | None] = field(default_factory=dict)
     offer: Offer | None = None
+    kind: str = ""
+    newest: bool = False
 
     def write(self) -> Write:
         """Return what is to be stored of it, with the best of the copies that were heard."""
@@ -32,7 +38,9 @@ class Work:
         if event is None or rx is None or self.heard is None:
             return Write(self.node.id, self.decision.state, None, None, self.more, self.notes)
         if self.heard.copies > 1:
-            event = replace(event, receiver=rx.receiver, rssi=rx.rssi, snr=rx.snr, copies=self.heard.copies)
+            event = replace(event, receiver=rx.receiver, copies=self.heard.copies)
+            if self.kind != "repeat":  # of what may be one, not even the node's strength is known
+                event = replace(event, rssi=rx.rssi, snr=rx.snr)
         reason = self.decision.refusal.reason if self.decision.refusal else ""
         raw = RawFrame(
             node=self.node.id,

@@ -31,8 +31,8 @@ _FROM_PRIMARY: dict[tuple[str, str], tuple[float, float]] = {
     ("T", "uT"): (1e6, 0.0),
     ("", "1/cm3"): (1.0, 0.0),  # SenML has no unit for it
 }
-# gases travel as ppb and are told in ug/m3 at 293.15 K and 101.3 kPa (from molar masses)
-_UG_M3_PER_PPB = {"no2": 1.9120, "o3": 1.9949}
+# gases travel as ppb and are told in ug/m3 at 293 K and 101.3 kPa (from molar masses)
+_UG_M3_PER_PPB = {"no2": 1.9130, "o3": 1.9959}
 _BY_KEY = {str(row[KEY]): (str(row[UNIT]), int(row[EXPONENT]), int(row[OFFSET])) for row in QUANTITIES}
 
 LADDER = "ladder"

@@ -191,7 +191,7 @@ def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int]
         else ""
     )
     return (
-        f'[gateway]\nid = "gw-1"\nstore = "gateway.db"\nregistry = "nodes.toml"\nclock = "{"forwarder" if scenario.receivers else "host"}"\n\n'
+        f'[gateway]\nid = "gw-1"\nstore = "gateway.db"\nregistry = "nodes.toml"\nclock = "{"lockstep" if scenario.receivers else "host"}"\n\n'
         f'{lora}[link.wifi]\nkind = "mqtt"\nbroker = "{host}:{port}"\n\n'
         f'[output.city]\nkind = "mqtt"\nbroker = "{host}:{port}"\nroot = "{root}"\nformats = ["native", "senml"]\n'
         # the simulation's books compare every reading, water meters' too, which no output gets unless it asks for them

@@ -116,9 +116,9 @@ def load(file: Path) -> Config:
         book.note(_none(top, "output", "no output, so nobody is told",
             'add [output.city] with kind = "mqtt" and broker = "127.0.0.1:1883"'))  # fmt: skip
     g, *_ = made["gateway"]
-    if g is not None and g.clock == "forwarder" and links and not any(isinstance(o, UdpForwarderConfig) for o in links):
+    if g is not None and g.clock != "host" and links and not any(isinstance(o, UdpForwarderConfig) for o in links):
         t = Table(file, text, "gateway", data["gateway"])
-        book.note(t.error("clock", 'is "forwarder", but there is no udp-forwarder link', 'set clock = "host"'))
+        book.note(t.error("clock", f'is "{g.clock}", but there is no udp-forwarder link', 'set clock = "host"'))
     rules = None
     if g is not None and g.rules is not None:
         try:

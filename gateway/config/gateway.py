@@ -8,15 +8,15 @@ from pathlib import Path
 
 from gateway.config.table import Table
 
-CLOCKS = ("host", "forwarder")
+CLOCKS = ("host", "forwarder", "lockstep")
 LEVELS = ("debug", "info", "warning", "error")
 STYLES = ("auto", "console", "json")
 
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
-    """clock: "host", or "forwarder" for a box that learns the time from its receivers. node_burst, node_rate: frames (and as many alarms
-    apart) that one node may bring at once, and per second after that; what is beyond is not acked, so the node sends it again."""
+    """clock: "host", or "forwarder" for a box that learns the time from its receivers. node_burst, node_rate: what
+    one node may cause at once, and per second after that, in tokens (gateway.core.rate); what is beyond is not acked and comes again."""
 
     id: str
     store: Path
@@ -24,7 +24,7 @@ class GatewayConfig:
     clock: str = "host"
     drain_s: int = 30
     node_burst: int = 1000
-    node_rate: int = 20
+    node_rate: int = 1
     rules: Path | None = None
 
 
@@ -57,7 +57,7 @@ def gateway(_name: str, t: Table) -> GatewayConfig:
         t.choice("clock", CLOCKS, "host"),
         t.number("drain_s", 30, 0, 3600),
         t.number("node_burst", 1000, 10, 100_000),
-        t.number("node_rate", 20, 1, 1000),
+        t.number("node_rate", 1, 1, 1000),
         t.path("rules", None),
     )
 

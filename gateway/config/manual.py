@@ -49,10 +49,10 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "id": Help("Name of this gateway, a level of its topics."),
         "store": Help("File of the store; relative paths count from this file."),
         "registry": Help("File of the nodes and their keys; readable by the gateway alone."),
-        "clock": Help("Where the time is from: forwarder for a box without a clock of its own."),
+        "clock": Help("Where the time is from: forwarder for a box without a clock of its own; lockstep is for simulations."),
         "drain_s": Help("Seconds that outputs get to take what is waiting when the gateway is stopped."),
-        "node_burst": Help("Frames one node may bring at once (alarms count apart); beyond, they are not acked and come again."),
-        "node_rate": Help("Frames per second that one node may bring for ever."),
+        "node_burst": Help("Frames of up to 64 cells and 6 published values that one node may bring at once; beyond, they are not acked and come again."),
+        "node_rate": Help("Such frames per second that one node may bring for ever; a quarter of it again for alarms."),
         "rules": Help("File of limits, aggregates, faults and areas (gateway/defaults has examples).", '"rules.toml"'),
     },
     "log": {
@@ -74,7 +74,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
     },
     "link.udp-forwarder": {
         "bind": Help("Address and UDP port to listen on.", '"127.0.0.1:1700"'),
-        "allow": Help("EUIs of the forwarders (16 hex digits); without any only those of this machine.", '["aa555a0000000001"]'),
+        "allow": Help("EUIs of the forwarders (16 hex digits); better { EUI = \"the address it sends from\" }. Without any only those of this machine.", '["aa555a0000000001"]'),
         "collect_ms": Help("Milliseconds to wait for copies of a frame through other receivers."),
         "power_dbm": Help("Power of downlinks in dBm ERP; 14 is the limit below 869.4 MHz."),
     },

@@ -29,6 +29,8 @@ from gateway.core.rules.battery import BatteryLimits, BatteryPlan
 from gateway.core.rules.faults import FaultPlan
 from gateway.core.rules.rule import SEVERITIES, WEEKDAYS, Rule, Schedule, Selector
 
+# litres an hour: Q4 = 1.25 x Q3 (2014/32/EU Annex III) of meters of Q3 = 16 and 1,000 m3/h
+MOST, MOST_OF_MAINS = 20_000, 1_250_000
 DEFAULTS = Path(__file__).parents[1] / "defaults"
 TOP = ("rules", "aggregates", "index", "fault", "battery", "area", "rule")
 KEYS: Mapping[str, tuple[int, str, int]] = {
@@ -42,11 +44,11 @@ AGGREGATES: Mapping[str, tuple[str, ...]] = {
 _RULE_KEYS = (
     "quantity", "aggregate", "above", "below", "rise_per_min", "over_s", "clear", "severity", "profile", "node", "area", "hold",
     "clear_hold", "for_s", "stays", "update_step", "update_s", "fresh_s", "from", "until", "season", "hours", "weekdays", "reference",
-    "visibility", "text", "indicative", "off",
+    "visibility", "text", "indicative", "round_to", "off",
 )  # fmt: skip
 _AGGREGATE_KEYS = (
     "mean", "energy", "register", "eight_hour", "day", "max8h", "noise", "index", "capture_percent", "grace_s", "keep_days", "noise_hours",
-    "night_flow",
+    "night_flow", "most_per_hour",
 )  # fmt: skip
 _OWN_NAMES = re.compile(r".*-(above|below|fault)|(stuck|stale|sensor|battery)-.*|offline")
 
@@ -100,7 +102,7 @@ def load_rules(file: Path, nodes: Mapping[int, Node]) -> RulesConfig:
         if (rule := _rule(name, t, zone, known, strict=t.file == file)) is not None
     )
     return RulesConfig(
-        _plan(got, zone), _faults(got), rules, areas, head.number("settle_s", 900, 0, 86_400), names
+        _plan(got, zone, areas), _faults(got), rules, areas, head.number("settle_s", 900, 0, 86_400), names
     )  # fmt: skip
 
 
@@ -168,7 +170,7 @@ def _pair(t: Table, key: str, default: tuple[int, ...], highest: int = 23) -> tu
     return tuple(values)
 
 
-def _plan(got: _Read, zone: tzinfo) -> Plan:
+def _plan(got: _Read, zone: tzinfo, areas: Iterable[AreaSpec]) -> Plan:
     a = got.aggregates
     kinds: dict[str, tuple[str, str, int]] = {}
     for key, kind in (("mean", MEAN), ("energy", ENERGY), ("register", REGISTER)):
@@ -202,8 +204,21 @@ def _plan(got: _Read, zone: tzinfo) -> Plan:
         _index(version, indices[version], by_kind[MEAN]) if version else None,
         _merged(a, "capture_percent").number("capture_percent", 75, 1, 100),
         _merged(a, "keep_days").number("keep_days", 8, 1, 40),
-        _merged(a, "grace_s").number("grace_s", 900, 0, 86_400),
+        _merged(a, "grace_s").number("grace_s", 900, 0, 86_400), _most(_merged(a, "most_per_hour"), areas),
     )  # fmt: skip
+
+
+def _most(t: Table, areas: Iterable[AreaSpec]) -> tuple[tuple[str, float], ...]:
+    """What a register can rise by in an hour: what is written, then for what feeds a district, then for every other meter."""
+    written = t.get("most_per_hour", dict, {}, '{ "shaft-*" = 1_250_000 }')
+    for pattern, units in written.items():
+        if isinstance(units, bool) or not isinstance(units, (int, float)) or units <= 0:
+            raise t.error(
+                "most_per_hour", f"holds {pattern} = {units!r}", "write units an hour, 1.25 x Q3 of the meter"
+            )
+    own = [(pattern, float(units)) for pattern, units in written.items() if pattern != "*"]
+    mains = [(pattern, MOST_OF_MAINS) for area in areas for pattern in area.inflow]
+    return (*own, *mains, ("*", float(written.get("*", MOST))))
 
 
 def _index(version: str, t: Table, means: list[str]) -> Index:
@@ -369,6 +384,7 @@ def _rule(name: str, t: Table, zone: tzinfo, areas: set[str], strict: bool) -> R
         t.choice("visibility", VISIBILITIES, None) if "visibility" in t.data else None,
         text,
         t.get("indicative", bool, False, "true or false"),
+        t.number("round_to", 0, 0, 6) if "round_to" in t.data else None,
     )
 
 

@@ -64,16 +64,20 @@ class DutyLedger:
         """The clock was set by so much: what was sent is as long ago as it was."""
         self._sent = [deque((start + us, airtime) for start, airtime in sent) for sent in self._sent]
 
-    def book(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
-        """Book a transmission and return its sub-band; None, and nothing booked, when the limit or the band forbids it.
+    def room(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
+        """Return the sub-band in which a transmission may be made, None when the limit or the band forbids it.
 
         share: of the limit that may be used up, so that something is left for what is more important.
         """
         band = sub_band_of(freq_hz)
         if band is None:
             return None
-        if self.used_us(band, start) + airtime > HOUR_US // 1000 * SUB_BANDS[band][2] * share:
-            return None
-        self._sent[band].append((start, airtime))
-        self._sum[band] += airtime
+        return band if self.used_us(band, start) + airtime <= HOUR_US // 1000 * SUB_BANDS[band][2] * share else None
+
+    def book(self, freq_hz: int, start: int, airtime: int, share: float = 1.0) -> int | None:
+        """Book a transmission and return its sub-band; None, and nothing booked, when there is no room."""
+        band = self.room(freq_hz, start, airtime, share)
+        if band is not None:
+            self._sent[band].append((start, airtime))
+            self._sum[band] += airtime
         return band

@@ -1,7 +1,7 @@
 """Payload bytes to Python values: a strict scan of the shape, then cbor2 as an independent judge of the content.
 
 The scan admits only the dialect of the wire (RFC 8949 section 4.2.1: shortest heads, definite lengths; no tags, no floats,
-no repeated keys, bounded depth and count), so that cbor2 never sees a tag whose handling could cost unbounded work.
+no repeated keys, integers of 64 bits, bounded depth and count), so that cbor2 never sees a tag whose handling could cost unbounded work.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gateway.core.refusals import Malformed
 
 MAX_DEPTH = 6
 MAX_ITEMS = 256
+MAX_INT = 1 << 63  # integers lie in -MAX_INT .. MAX_INT - 1: what the store and JSON can hold
 _SIMPLE = (0xF4, 0xF5, 0xF6)  # false, true, null
 
 
@@ -52,6 +53,8 @@ def _scan(data: bytes, at: int, depth: int) -> int:
         return at + 1
     major, n, at = _head(data, at)
     if major <= 1:
+        if n >= MAX_INT:
+            raise Malformed("an integer of more than 64 bits")
         return at
     if major <= 3:
         if at + n > len(data):

@@ -3,12 +3,17 @@
 A state is one note ("city:<subject>", msgpack), written when it changed and read when it is needed; at most CACHE of them are held in
 memory, so that 25,000 nodes cost no more than their deadlines. A subject is a node ("<number>") or an area ("@<name>").
 After a start nothing is concluded from the clock for `settle_s`: what waited elsewhere while the gateway was away comes first.
+
+An alarm that is up is noted with the circle it was raised in (core/raised.py), whichever stage raised it. After a start or a reload every
+subject is reviewed once, REVIEWS a tick: alarms of rules, areas and nodes that the configuration no longer has are cleared under the
+name and circle they were raised in, alarms of a subject whose name or circle is another one are cleared there and raised here. The note
+"city:known" lists the subjects of the last configuration, so that one that was taken out while the gateway was down is noticed too.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -16,10 +21,13 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.core.follow import Follow
-from gateway.core.model import Alarm, Event, Node
+from gateway.core.model import PERSONAL, Alarm, Area, Event, Node
+from gateway.core.raised import Raised, clearing, raising
 
 CACHE = 1024
 CHECKS = 200  # subjects looked at in one tick: bounds how long a tick takes
+REVIEWS = 200  # subjects compared with the configuration in one tick
+UP = "up"  # key of the alarms that are up in a subject's state
 SPREAD_S = 600.0  # after a start every subject is looked at once, over this time
 
 State = dict[str, Any]
@@ -41,12 +49,19 @@ class Subject:
 
 
 class Turn:
-    """One event or one look at the clock: what it makes, and access to the notes. `changed` asks for the state to be kept."""
+    """One event or one look at the clock: what it makes, and access to the notes. `changed` asks for the state to be kept.
 
-    __slots__ = ("subject", "now", "cause", "changed", "events", "notes", "refused", "_read")
+    up: the subject's alarms that are up, rule -> core.raised.Raised as a list. origin: begins the ids of what the clock makes.
+    """
 
-    def __init__(self, subject: Subject, now: float, cause: Event | None, read: Mapping[str, bytes]) -> None:
+    __slots__ = ("subject", "now", "cause", "changed", "events", "notes", "refused", "up", "origin", "_read")
+
+    def __init__(
+        self, subject: Subject, now: float, cause: Event | None, read: Mapping[str, bytes], origin: str = ""
+    ) -> None:
         self.subject, self.now, self.cause, self._read = subject, now, cause, read
+        self.origin = origin or subject.key
+        self.up: dict[str, list[Any]] = {}
         self.changed = False
         self.events: list[Event] = []
         self.notes: dict[str, bytes | None] = {}
@@ -65,28 +80,59 @@ class Turn:
         """Count rows that nothing can follow from."""
         self.refused[reason] = self.refused.get(reason, 0) + n
 
-    def tell(self, kind: str, what: str, visibility: str | None = None, **fields: Any) -> None:
-        """Add an event: "<node>:<epoch>:<counter>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did."""
+    def tell(self, kind: str, what: str, visibility: str | None = None, name: str | None = None, **fields: Any) -> None:
+        """Add an event: "<node>:<epoch>:<counter>:city:<what>" when a frame caused it, "<subject>:<what>:<unix>" when the clock did.
+
+        name: who it is about, when that is no longer the subject's own name. What an area's rules make has `what` begin with the area, because
+        one frame may move several areas.
+        """
         s, cause = self.subject, self.cause
-        number = s.node.id if s.node is not None else 0
-        seen = visibility or s.visibility
-        if cause is not None:
-            ident = f"{cause.id}:city:{what}"
-            if any(e.id == ident for e in self.events):
-                ident += f":{len(self.events)}"
-            self.events.append(
-                Event(kind, ident, number, s.name, seen, cause.received, s.interval_s, cause.counter, cause.epoch,
-                      cause.link, cause.receiver, **fields)
-            )  # fmt: skip
-            return
-        ident = f"{s.key}:{what}:{int(self.now)}"
+        is_area = s.key.startswith("@")
+        number = 0 if is_area else int(s.key)
+        seen, called = visibility or s.visibility, name or s.name
+        if is_area:
+            what = f"{s.name}:{what}"
+            fields.setdefault("area", Area(called, "", int(self.now), {}))
+        ident = f"{cause.id}:city:{what}" if cause is not None else f"{self.origin}:{what}:{int(self.now)}"
         if any(e.id == ident for e in self.events):
             ident += f":{len(self.events)}"
-        self.events.append(Event(kind, ident, number, s.name, seen, self.now, s.interval_s, **fields))
+        if cause is None:
+            self.events.append(Event(kind, ident, number, called, seen, self.now, s.interval_s, **fields))
+            return
+        self.events.append(
+            Event(kind, ident, number, called, seen, cause.received, s.interval_s, cause.counter, cause.epoch,
+                  cause.link, cause.receiver, **fields)
+        )  # fmt: skip
 
     def alarm(self, rule: str, alarm: Alarm, visibility: str | None = None) -> None:
-        """Add an alarm of a rule."""
-        self.tell("alarm", rule, visibility, alarm=replace(alarm, rules=(rule,)))
+        """Add an alarm of a rule, and remember what is up and for whom. A clear goes where its raise went, whatever is true by now."""
+        alarm = replace(alarm, rules=(rule,))
+        if alarm.state != "cleared":
+            self.up[rule] = Raised.of(self.subject, visibility or self.subject.visibility, alarm).kept()
+            self.changed = True
+            self.tell("alarm", rule, visibility, alarm=alarm)
+            return
+        kept = self.up.pop(rule, None)
+        if kept is None:  # raised before alarms were remembered
+            self.tell("alarm", rule, visibility, alarm=alarm)
+            return
+        self.changed = True
+        raised = Raised(*kept)
+        self.tell("alarm", rule, raised.visibility, raised.name, alarm=clearing(raised, alarm))
+
+    def drop(self, rule: str) -> None:
+        """Clear an alarm that nothing can end any more, because what raised it is gone."""
+        raised = Raised(*self.up[rule])
+        self.alarm(rule, Alarm("cleared", "cleared", raised.severity, raised.quantity, raised.unit, None, None,
+                               max(int(self.now), raised.t), raised.since))  # fmt: skip
+
+    def move(self, rule: str, visibility: str) -> None:
+        """Clear an alarm where it was raised and raise it in the subject's present circle, if that is another one."""
+        raised = Raised(*self.up[rule])
+        if raised.is_in(self.subject, visibility):
+            return
+        self.drop(rule)
+        self.alarm(rule, raising(raised, max(int(self.now), raised.t)), visibility)
 
 
 class Stage(Protocol):
@@ -104,6 +150,14 @@ class Stage(Protocol):
 
     def tick(self, turn: Turn, own: State) -> None:
         """Do what is due for the subject at turn.now."""
+        ...
+
+    def review(self, turn: Turn, own: State) -> None:
+        """The configuration may be another one than when `own` was noted: drop or move each alarm of this stage in turn.up."""
+        ...
+
+    def leave(self, turn: Turn, own: State) -> None:
+        """The subject has left the configuration and its alarms are cleared: forget what they hang on."""
         ...
 
     def forget(self) -> None:
@@ -138,10 +192,15 @@ class City:
         self._when: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._from: float | None = None
+        self._to_review: deque[str] | None = None  # None: not begun
+        self._gone: set[str] = set()
+        self._reviewed: set[str] = set()  # with alarms up, and as the configuration wants them
 
     def load(self, notes: Mapping[str, bytes]) -> None:
         self._notes = notes
         self._states.clear()
+        self._to_review = None
+        self._reviewed.clear()
         for part in (*self.stages, *self.collectors):
             part.forget()
 
@@ -154,11 +213,12 @@ class City:
         if self._from is None:
             self._start(now)
         assert self._from is not None
-        if now < self._from:
-            return Follow()
         notes: dict[str, bytes | None] = {}
         events: list[Event] = []
         refused: dict[str, int] = {}
+        self._reviews(now, notes, events)
+        if now < self._from:
+            return Follow(tuple(events), notes)
         looked = 0
         while self._heap and self._heap[0][0] <= now and looked < CHECKS:
             due, key = heapq.heappop(self._heap)
@@ -172,6 +232,7 @@ class City:
             view = _Over(notes, self._notes)
             turn = Turn(subject, now, None, view)
             state = self._state(turn)
+            self._review(turn, state)
             for stage in self.stages:
                 stage.tick(turn, state.setdefault(stage.name, {}))
             self._spread(turn, list(turn.events), state)
@@ -191,8 +252,63 @@ class City:
         for i, key in enumerate(keys):
             self._schedule(key, self._from + SPREAD_S * i / len(keys))
 
+    def _reviews(self, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
+        """Compare some subjects with the configuration, those that have left it among them."""
+        if self._to_review is None:
+            known = self._known()
+            here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
+            self._gone = known - here
+            self._to_review = deque((*sorted(self._gone), *sorted(here)))
+            if known != here:
+                # those that have gone stay listed until their alarms are cleared
+                self._list(known | here, notes)
+        for _ in range(min(REVIEWS, len(self._to_review))):
+            key = self._to_review.popleft()
+            state = self._states.get(key)
+            if state is None:
+                body = notes.get(f"{self.name}:{key}") or self._notes.get(f"{self.name}:{key}")
+                state = decode(body) if body is not None else {}
+            if state and (state.get(UP) or state.get("rules")):
+                subject = self._subject(key) or _gone(key, state)
+                turn = Turn(subject, now, None, _Over(notes, self._notes))
+                state = self._state(turn)
+                if key in self._gone:
+                    self._leave(turn, state)
+                else:
+                    self._review(turn, state)
+                self._keep(turn, state)
+                self._again(turn, state)
+                notes.update(turn.notes)
+                events += turn.events
+            if self._gone and not self._to_review:  # all of them are reviewed
+                self._list({*map(str, self.nodes), *(a.key for a in self.areas.values())}, notes)
+
+    def _known(self) -> set[str]:
+        body = self._notes.get(f"{self.name}:known")
+        return set(decode(body)) if body is not None else set()
+
+    def _list(self, keys: set[str], notes: dict[str, bytes | None]) -> None:
+        notes[f"{self.name}:known"] = encode(sorted(keys))
+
+    def _review(self, turn: Turn, state: State) -> None:
+        """Hold a subject's alarms against the configuration, once per configuration."""
+        if turn.subject.key in self._reviewed:
+            return
+        if turn.up or state.get("rules"):
+            self._reviewed.add(turn.subject.key)
+            for stage in self.stages:
+                stage.review(turn, state.setdefault(stage.name, {}))
+
+    def _leave(self, turn: Turn, state: State) -> None:
+        """The subject is in the configuration no more: its alarms end; what its hours were stays, for it may come back."""
+        for rule in list(turn.up):
+            turn.drop(rule)
+        for stage in self.stages:
+            stage.leave(turn, state.setdefault(stage.name, {}))
+
     def _take(self, turn: Turn, event: Event) -> None:
         state = self._state(turn)
+        self._review(turn, state)
         said = len(turn.events)
         for stage in self.stages:
             own = state.get(stage.name)
@@ -222,10 +338,9 @@ class City:
         """An area's rules look at what was gathered about it."""
         assert told.area is not None
         subject = self.areas[told.area.area]
-        inner = Turn(subject, turn.now, turn.cause, _Over(turn.notes, self._notes))
-        inner.events = []
+        inner = Turn(subject, turn.now, turn.cause, _Over(turn.notes, self._notes), turn.origin)
         self._take(inner, told)
-        turn.events += [replace(e, area=told.area) if e.area is None else e for e in inner.events]
+        turn.events += inner.events
         turn.notes.update(inner.notes)
 
     def _end(self, turn: Turn) -> Follow:
@@ -257,6 +372,7 @@ class City:
                 self._states.popitem(last=False)
         else:
             self._states.move_to_end(key)
+        turn.up = state.setdefault(UP, {})
         return state
 
     def _keep(self, turn: Turn, state: State) -> None:
@@ -276,6 +392,13 @@ class City:
         if due < self._when.get(key, float("inf")):
             self._when[key] = due
             heapq.heappush(self._heap, (due, key))
+
+
+def _gone(key: str, state: State) -> Subject:
+    """Return a subject that is in the configuration no more, as far as its alarms say what it was."""
+    kept = next(iter((state.get(UP) or {}).values()), None)
+    name, profile, visibility = (kept[0], kept[1], kept[3]) if kept is not None else (key, "", PERSONAL)
+    return Subject(key, name, profile, visibility, 0)
 
 
 class _Over(Mapping[str, bytes]):

@@ -54,7 +54,8 @@ class Command:
 
     number: the node's id for it. step: how many events it has had. sends, sent: how often and when last. order: its place among the
     node's commands by first send, 0 before. mark: (epoch, counter) of the newest uplink at the first send; what answers is
-    newer. version: the configuration in force then. pieces: frames it takes, cut for `room` bytes. resets: of the node since it was sent. taken: the node said that it has it. said: the node said how it ended.
+    newer. version: the configuration in force then. spare, spared: sends with answers to repeats, and when last: anyone may
+    have sent those, so they count no round and delay nothing. pieces: frames it takes, cut for `room` bytes. resets: of the node since it was sent. taken: the node said that it has it. said: the node said how it ended.
     """
 
     number: int
@@ -80,6 +81,13 @@ class Command:
     taken: bool = False
     said: bool = False
     ended: float = 0.0
+    spare: int = 0
+    spared: float = 0.0
+
+    @property
+    def rounds(self) -> int:
+        """How often it was sent because the node had something new, or listens all the time."""
+        return self.sends - self.spare
 
     @property
     def open(self) -> bool:
@@ -91,16 +99,18 @@ class Command:
         """True for what travels as configuration and is answered by its version."""
         return self.name in orders.CONFIG
 
-    def ready(self, now: float) -> bool:
-        """True when it may be sent (again) now."""
-        if self.taken or now >= self.expires or self.sends >= ROUNDS * self.pieces:
+    def ready(self, now: float, repeat: bool = False) -> bool:
+        """True when it may be sent (again) now. repeat: with the answer to a repeat, which is done less readily."""
+        if self.taken or now >= self.expires or self.rounds >= ROUNDS * self.pieces:
             return False
-        return self.sends % self.pieces > 0 or not self.sends or not self.sent <= now < self.again_at
+        if repeat and (self.spared <= now < self.spared + REPEAT_S[0] or self.sent <= now < self.sent + REPEAT_S[0]):
+            return False
+        return self.rounds % self.pieces > 0 or not self.rounds or not self.sent <= now < self.again_at
 
     @property
     def again_at(self) -> float:
         """When the pause after the last send ends."""
-        rounds = self.sends // self.pieces
+        rounds = self.rounds // self.pieces
         return self.sent + min(REPEAT_S[0] << max(rounds - 1, 0), REPEAT_S[1])
 
     @property
@@ -110,7 +120,7 @@ class Command:
             return self.ended + KEEP_S
         if self.taken:
             return self.expires + RESULT_S
-        return min(self.expires, self.again_at) if self.sends >= ROUNDS * self.pieces else self.expires
+        return min(self.expires, self.again_at) if self.rounds >= ROUNDS * self.pieces else self.expires
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +143,13 @@ class Book:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What to put into a downlink, counted as sent. Nothing may leave before `follow` is committed."""
+    """What to put into a downlink, counted as sent (repeat: with the answer to a repeat). Nothing may leave before `follow` is committed."""
 
     key: Key
     items: Mapping[int, Any]
     priority: int
     follow: Follow
+    repeat: bool = False
 
 
 @dataclass
@@ -341,10 +352,11 @@ class Desk:
 
     # sending
 
-    def offer(self, node: Node, room: int, now: float, newest: tuple[int, int]) -> Offer | None:
+    def offer(self, node: Node, room: int, now: float, newest: tuple[int, int], repeat: bool = False) -> Offer | None:
         """Return what goes into a downlink to the node now, counted as sent; None when nothing does.
 
-        room: payload bytes of the frame. newest: epoch and highest counter of its uplinks.
+        room: payload bytes of the frame. newest: epoch and highest counter of its uplinks. repeat: the uplink was a repeat, which
+        anyone may have sent: the send counts no round, and the next answer to something new carries the same again.
         """
         numbers = self._open.get(node.id)
         if not numbers:
@@ -352,22 +364,22 @@ class Desk:
         book = self._books.get(node.id, Book())
         mine = [self._commands[node.id, n] for n in numbers]
         for c in sorted(mine, key=lambda c: (-orders.priority(c.name), c.number)):
-            if not c.ready(now) or not self._in_turn(c, mine, book):
+            if not c.ready(now, repeat) or not self._in_turn(c, mine, book):
                 continue
             parts = orders.parts(c.name, c.args, c.number, c.room or room)
             if (
                 c.configures and c.sends and parts and max(map(orders.size, parts)) > room
             ):  # was begun with longer frames: cut anew
-                c = replace(c, room=0, sends=0)
+                c = replace(c, room=0, sends=0, spare=0)
                 parts = orders.parts(c.name, c.args, c.number, room)
             if not parts:
                 continue
-            items = dict(parts[c.sends % len(parts)])
+            items = dict(parts[c.rounds % len(parts)])
             if codes.DOWN_COMMAND in items:
                 items[codes.DOWN_EXPIRY] = int(c.expires)
             if orders.size(items) > room:
                 continue
-            return self._sent(node, c, book, items, len(parts), room, now, newest)
+            return self._sent(node, c, book, items, len(parts), room, now, newest, repeat)
         return None
 
     def _in_turn(self, c: Command, mine: list[Command], book: Book) -> bool:
@@ -380,27 +392,30 @@ class Desk:
         return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)
 
     def _sent(
-        self, node: Node, c: Command, book: Book, items: dict[int, Any], pieces: int, room: int, now: float, newest: tuple[int, int]
+        self, node: Node, c: Command, book: Book, items: dict[int, Any], pieces: int, room: int, now: float, newest: tuple[int, int],
+        repeat: bool,
     ) -> Offer:  # fmt: skip
         draft = _Draft()
-        changes: dict[str, Any] = {"sends": c.sends + 1, "sent": now, "pieces": pieces, "room": c.room or room}
+        changes: dict[str, Any] = {"sends": c.sends + 1, "pieces": pieces, "room": c.room or room}
+        changes |= {"spare": c.spare + 1, "spared": now} if repeat else {"sent": now}
         if not c.sends:
             changes |= {"mark": newest, "version": book.reported}
         if not c.order and not c.configures:
             book = replace(book, order=book.order + 1)
             self._enter(draft, node.id, book)
             changes["order"] = book.order
-        if c.sends % pieces:
+        if repeat and c.state == "sent" or c.rounds % pieces:  # told once per round
             self._note(draft, replace(c, **changes))
         else:
             self._step(draft, c, now, state="sent", **changes)
-        return Offer((node.id, c.number), items, orders.priority(c.name), draft.follow())
+        return Offer((node.id, c.number), items, orders.priority(c.name), draft.follow(), repeat)
 
-    def unsent(self, key: Key, why: str) -> Follow:
+    def unsent(self, key: Key, why: str, repeat: bool = False) -> Follow:
         """Take a send back that could not leave (duty cycle, no path)."""
         c, draft = self._commands.get(key), _Draft()
         if c is not None and c.open and c.sends:
-            self._note(draft, replace(c, sends=c.sends - 1, sent=0.0, detail=f"held: {why}"))
+            back: dict[str, Any] = {"spare": max(c.spare - 1, 0), "spared": 0.0} if repeat else {"sent": 0.0}
+            self._note(draft, replace(c, sends=c.sends - 1, detail=f"held: {why}", **back))
         return draft.follow()
 
     # what comes back
@@ -443,7 +458,7 @@ class Desk:
         """The node was reset behind a send: what it cannot bear must not be sent for ever. (A reboot that was asked for is answered after it.)"""
         for number in tuple(self._open.get(node.id, ())):
             c = self._commands[node.id, number]
-            if c.sends <= c.resets or c.taken or at <= c.mark:
+            if c.rounds <= c.resets or c.taken or at <= c.mark:
                 continue
             c = replace(c, resets=c.resets + 1)
             if c.resets < RESETS:

@@ -7,16 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 from motewire import frame
-from motewire.codes import DOWN_NEXT, DOWN_SINCE
+from motewire.codes import DOWN_NEXT, DOWN_SCHEMA, DOWN_SINCE
 
 from gateway.core import alarms
 from gateway.core.messages import STATUS_NUMBERS, decode_alarm, decode_status
 from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal, frame_id
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener, authenticate
-from gateway.core.refusals import Malformed, Unreadable
+from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
 from gateway.core.replay import Replay
 from gateway.core.report import believable, decode, is_int
+from gateway.core.rhythm import DEFAULT_S, health_s, next_rhythm
 
 MAX_SCHEMAS = 8
 MAX_QUANTITIES = 64  # of one node; its sixteen channels and their instances are fewer
@@ -54,6 +55,9 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     in_order = counter == state.replay.next
     # what changes is collected and applied once: making a frozen value costs more than anything else here
     changes, told, refusal = _read(node, state, header, rx, counter, payload)
+    offset_s, schema = told.pop("offset_s", None), told.pop("schema", None)
+    if offset_s is not None:
+        offset_s += rx.shift_s  # from receipt by the clock as it is
     # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
     heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
     changes |= {"replay": replay, "heard": heard, "online": True}
@@ -63,12 +67,15 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
     if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
         changes["down"], answer = _answered(node, state, replay, counter, header)
+        if schema is not None:  # asked for with every such answer, until the node announces it
+            answer = replace(answer, ack={**answer.ack, DOWN_SCHEMA: (schema,)})
     state = replace(state, **changes)
     # a changed registry is told by introduce(); an interval that a command changed shows in the text alone
     if (
         not state.meta
         or "ids" in changes
         or "firmware" in changes
+        or "rhythm" in changes
         or f"('interval', {node.interval_s})" not in state.meta
     ):
         meta = metadata(node, state)
@@ -76,7 +83,7 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
         if text != state.meta:
             state = replace(state, meta=text)
             told["meta"] = meta
-    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer)
+    return Decision(state, counter, _event(node, rx, counter, told), refusal, answer, offset_s)
 
 
 def reread(
@@ -106,16 +113,18 @@ def _read(
     node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes
 ) -> tuple[dict[str, Any], dict[str, Any], Refusal | None]:
     """Return what an authentic payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
+    now = rx.received + rx.shift_s
     try:
         if header.kind == frame.REPORT:
-            return *_report(node, state, payload, rx.received), None
+            return *_report(node, state, payload, now), None
         if header.kind == frame.ALARM:
-            message = decode_alarm(payload, rx.received)
-            after, alarm = alarms.apply(state, message, counter, rx.received, node.interval_s)
+            message = decode_alarm(payload, now)
+            after, alarm = alarms.apply(state, message, counter, now, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
-        return *_status(state, payload, counter), None
+        return *_status(state, payload, counter, rx.received), None
     except Unreadable as e:
-        return {}, {"kind": "opaque"}, Refusal(e.reason, node.id, str(e), keep=True)
+        asked = {"schema": e.number} if isinstance(e, UnknownSchema) else {}
+        return {}, {"kind": "opaque", **asked}, Refusal(e.reason, node.id, str(e), keep=True)
 
 
 def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
@@ -134,6 +143,8 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
     The answer speaks of this one counter, for the node to let go of it.
     """
     _, told, refusal = _read(node, state, header, rx, counter, payload)
+    for key in ("offset_s", "schema"):
+        told.pop(key, None)
     told |= {"latest": (), "rebooted": False}
     if told["kind"] == "status":  # says how the node is now, which an old one cannot
         told |= {"kind": "opaque", "status": None}
@@ -141,7 +152,8 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
         told["alarm"] = replace(told["alarm"], state="late", rules=())
     down = state.down + 1
     ack = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter}
-    event = _event(node, rx, counter, told)
+    # who plays it back is heard, not the node: how strongly says nothing of it
+    event = replace(_event(node, rx, counter, told), rssi=None, snr=None)
     return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 
 
@@ -185,10 +197,11 @@ def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tu
         "columns": columns,
         "latest": tuple(newest),
         "occurrences": report.events,
+        "offset_s": max(times) - received if report.absolute and not report.estimated else None,
     }
 
 
-def _status(state: NodeState, payload: bytes, counter: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _status(state: NodeState, payload: bytes, counter: int, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
     """A status frame holds a part of the keys (mote/status.py), and a lost one comes again behind newer ones: each key is as new as the
     counter of the frame that told it."""
     status = decode_status(payload)
@@ -213,7 +226,10 @@ def _status(state: NodeState, payload: bytes, counter: int) -> tuple[dict[str, A
     if isinstance(firmware, str):
         changes["firmware"] = firmware[:64]
     rebooted = is_int(boots) and boots != state.boots
-    return changes, {"kind": "status", "status": status.values, "stale": tuple(stale), "rebooted": rebooted}
+    if not stale:  # what comes again behind newer ones says nothing of the rhythm
+        changes["status"], changes["rhythm"] = next_rhythm(state.status, state.rhythm, received, not state.online)
+    told = {"kind": "status", "status": status.values, "stale": tuple(stale), "rebooted": rebooted}
+    return changes, told | {"health_s": health_s(changes.get("rhythm", state.rhythm))}
 
 
 def metadata(node: Node, state: NodeState) -> dict[str, Any]:
@@ -232,6 +248,8 @@ def metadata(node: Node, state: NodeState) -> dict[str, Any]:
         meta["area"] = list(node.area)
     if state.firmware is not None:
         meta["firmware"] = state.firmware
+    if health_s(state.rhythm) != DEFAULT_S:
+        meta["health"] = health_s(state.rhythm)
     return meta
 
 

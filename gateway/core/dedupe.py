@@ -1,7 +1,8 @@
-"""Copies of one transmission heard by several receivers, and what is a repeat instead.
+"""Copies of one transmission heard by several receivers, or on several channels of one, and what is a repeat instead.
 
-A copy is the same bytes through another receiver within COPY_S, or the same datagram again (same receiver, same concentrator
-time). The same bytes later are a resend of the node, which deserves its ack again.
+A copy is the same bytes through another receiver within COPY_S, or from the same receiver within COPY_US of its concentrator's
+counter: a strong frame is heard on neighbouring channels and spreading factors too, and a datagram may come twice. The same
+bytes later are a transmission of their own: a resend of the node, or a recording.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from typing import Generic, TypeVar
 from gateway.core.model import Reception
 
 COPY_S = 1.0
+COPY_US = (
+    8_000  # less than the shortest frame is on air (SF7, 500 kHz: 9 ms), so two transmissions are never this close
+)
+RSSI_DBM = (-200, 0)  # what a receiver can have heard; anything else is a claim that decides nothing
+SNR_DB = (-60, 60)
 MAX_RECENT = 1024
 
 T = TypeVar("T")
@@ -20,29 +26,40 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Heard(Generic[T]):
-    """A transmission and its copies. `work` is whatever the caller does with the first one."""
+    """A transmission and its copies. `work` is whatever the caller needs of the first one: keep it small, it stays for MAX_RECENT
+    transmissions. receivers: how the first copy of each was heard, concentrator us and dBm."""
 
     first: Reception
     best: Reception
     work: T
     copies: int = 1
-    receivers: dict[str, int | None] = field(default_factory=dict)
+    receivers: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def add(self, rx: Reception) -> None:
-        """Enter a copy; the strongest stays the best, the receiver's name decides a tie so that order does not."""
+        """Enter a copy; the strongest stays the best and gives frequency and time of the answer, whatever came first."""
         self.copies += 1
-        self.receivers[rx.receiver] = rx.radio.tmst if rx.radio else None
         if strength(rx) > strength(self.best):
             self.best = rx
+        if rx.radio is not None:
+            self.receivers.setdefault(rx.receiver, (rx.radio.tmst, rx.rssi))
 
 
-def strength(rx: Reception) -> tuple[float, float, str]:
-    """Return the sort key of receptions: RSSI, then SNR, then the receiver's name."""
+def strength(rx: Reception) -> tuple[bool, float, float, str]:
+    """Return the sort key of receptions: RSSI, then SNR, then the receiver's name; a value no receiver can measure loses to all others."""
+    rssi, snr = rx.rssi, rx.snr
+    believed = (rssi is None or RSSI_DBM[0] <= rssi <= RSSI_DBM[1]) and (snr is None or SNR_DB[0] <= snr <= SNR_DB[1])
     return (
-        rx.rssi if rx.rssi is not None else float("-inf"),
-        rx.snr if rx.snr is not None else float("-inf"),
+        believed,
+        rssi if believed and rssi is not None else float("-inf"),
+        snr if believed and snr is not None else float("-inf"),
         rx.receiver,
     )
+
+
+def apart_us(a: int, b: int) -> int:
+    """Return how far two concentrator times of 32 bits are apart, also across the wrap (every 71.6 minutes)."""
+    ahead = (a - b) & 0xFFFFFFFF
+    return min(ahead, 0x100000000 - ahead)
 
 
 class Recent(Generic[T]):
@@ -60,15 +77,17 @@ class Recent(Generic[T]):
         heard = self._heard.get(rx.data)
         if heard is None or rx.radio is None or abs(rx.received - heard.first.received) > COPY_S:
             return None
-        if rx.receiver in heard.receivers:
-            return heard if heard.receivers[rx.receiver] == rx.radio.tmst else None
+        known = heard.receivers.get(rx.receiver)
+        if known is not None and apart_us(rx.radio.tmst, known[0]) > COPY_US:
+            return None
         heard.add(rx)
         return heard
 
     def enter(self, rx: Reception, work: T) -> Heard[T]:
         """Remember a new transmission."""
-        heard = Heard(rx, rx, work, 1, {rx.receiver: rx.radio.tmst if rx.radio else None})
+        heard = Heard(rx, rx, work)
         if rx.radio is not None:
+            heard.receivers[rx.receiver] = rx.radio.tmst, rx.rssi
             self._heard[rx.data] = heard
             self._heard.move_to_end(rx.data)
             if len(self._heard) > self._limit:

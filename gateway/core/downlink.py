@@ -16,7 +16,7 @@ Sealer = Callable[[bytes, bytes, bytes, bytes], bytes]
 
 
 def payload(
-    ack: Mapping[int, int | bytes],
+    ack: Mapping[int, int | bytes | tuple[int, ...]],
     time: int | None = None,
     config: Mapping[int, int] | None = None,
     rekey: Node | None = None,
@@ -36,7 +36,11 @@ def payload(
 
 
 def with_order(
-    room: int, counter: int, ack: Mapping[int, int | bytes], time: int, order: Mapping[int, Any]
+    room: int,
+    counter: int,
+    ack: Mapping[int, int | bytes | tuple[int, ...]],
+    time: int | None,
+    order: Mapping[int, Any],
 ) -> bytes | None:
     """Return the fullest payload of at most `room` bytes with a command in it, None when even the command alone is too long.
 
@@ -45,7 +49,7 @@ def with_order(
     """
     single = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter} if ack else {}
     for keys in dict.fromkeys((tuple(ack.items()), tuple(single.items()), ())):
-        for told in (time, None):
+        for told in dict.fromkeys((time, None)):
             body = payload(dict(keys), told, order=order)
             if len(body) <= room:
                 return body

@@ -58,7 +58,10 @@ class Radio:
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none."""
+    """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none.
+
+    shift_s: by how much the true time lies ahead of `received`, where the gateway's clock is known to be wrong (core/witness.py).
+    """
 
     data: bytes
     received: float
@@ -67,6 +70,7 @@ class Reception:
     rssi: int | None = None
     snr: float | None = None
     radio: Radio | None = None
+    shift_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,7 @@ class NodeState:
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
     retained values; never later than receipt. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
     schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
-    Counters are those of `epoch`.
+    Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
     """
 
     epoch: int = 0
@@ -103,6 +107,8 @@ class NodeState:
     meta: str = ""
     said: Mapping[int, int] = field(default_factory=dict)
     announced: Mapping[int, int] = field(default_factory=dict)
+    status: float = 0.0
+    rhythm: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +122,20 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class Circle:
+    """Which filters an alarm was judged by when it was raised, beside its event's visibility: the node's profile and its areas."""
+
+    profile: str
+    areas: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
 
     t: never more than FUTURE_S after receipt. suspect: the value lies outside its quantity's range, or the node's time could not be true.
-    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language.
+    Of the gateway's own rules: reference names the protocol or law behind the limit, text says it to people per language. circle: of a
+    clear, in which circle it was raised; then that decides who sees it, whatever the registry says by now.
     """
 
     state: Literal["raised", "updated", "cleared", "event", "late"]
@@ -136,6 +151,7 @@ class Alarm:
     reference: str = ""
     text: Mapping[str, str] | None = None
     suspect: bool = False
+    circle: Circle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +206,7 @@ class Event:
     than anything published before. occurrences: rows are events, each is told singly. online: presence if it changed.
     meta: the node's metadata if they changed. status: named values of a status frame. command: a step of a command (core/commands.py);
     the store enters it in the audit log. stale: names in `status` that a frame of a higher counter has told before: history, of which
-    `current_status` is free; whoever shows or judges how a node is now looks at that.
+    `current_status` is free; whoever shows or judges how a node is now looks at that. health_s: every how many seconds it says so.
     """
 
     kind: str
@@ -220,6 +236,7 @@ class Event:
     area: Area | None = None
     command: Mapping[str, Any] | None = None
     stale: tuple[str, ...] = ()
+    health_s: int = 21_600
 
     @property
     def current_status(self) -> Mapping[str, Any]:
@@ -240,23 +257,27 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A downlink that may be sent once the decision is committed: its counter, the ack map and whether to tell the time.
+    """A downlink that may be sent once the decision is committed: its counter, the ack map (and which schemas to announce) and whether to tell the time.
 
     rekey: the next key is due to be offered with it.
     """
 
     counter: int
-    ack: Mapping[int, int | bytes]
+    ack: Mapping[int, int | bytes | tuple[int, ...]]
     with_time: bool
     rekey: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque."""
+    """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque.
+
+    offset_s: newest absolute row time less receive time, None where the frame has none.
+    """
 
     state: NodeState
     counter: int = 0
     event: Event | None = None
     refusal: Refusal | None = None
     answer: Answer | None = None
+    offset_s: float | None = None

@@ -1,7 +1,7 @@
 """Raw integers to physical values with a unit and a quality flag.
 
-Gases are measured in ppb and published in ug/m3 at 293.15 K and 101.3 kPa, the reference state of Directive (EU) 2024/2881
-for gases; molar volume 24.0611 l/mol.
+Gases are measured in ppb and published in ug/m3 at 293 K and 101.3 kPa, the reference state of Directives 2008/50/EC and (EU) 2024/2881
+for gases: molar mass (46.0055, 47.9982 g/mol) over a molar volume of 24.0488 l/mol (R = 8.314462618 J/(mol K)).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from motewire.codes import EXT_TIME, TIME_ESTIMATED
 from motewire.quantities import QUANTITIES
 
 from gateway.core.model import Column
@@ -18,7 +17,7 @@ from gateway.core.report import Report
 
 INSTANCE = 256
 TOGGLE = 21
-GAS_UG_M3_PER_PPB = {"no2": 1.9120, "o3": 1.9949}
+GAS_UG_M3_PER_PPB = {"no2": 1.9130, "o3": 1.9959}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +74,17 @@ def columns_of(report: Report, times: range) -> tuple[Column, ...]:
     Rows outside the believable `times` (report.believable) are suspect throughout, and so is a report whose node had to estimate when
     it was taken.
     """
-    estimated = bool(report.ext) and report.ext.get(EXT_TIME) == TIME_ESTIMATED
-    doubtful = tuple(i for i, t in enumerate(report.times) if estimated or t not in times)
+    doubtful = tuple(i for i, t in enumerate(report.times) if report.estimated or t not in times)
     return tuple(_column(number, cells, doubtful) for number, cells in zip(report.ids, report.columns, strict=True))
 
 
 def _column(number: int, cells: Sequence[int | None], doubtful: tuple[int, ...]) -> Column:
     q = quantity_of(number)
-    if number % INSTANCE == TOGGLE:  # the wire carries the state after the first row; each row flips it
+    if (
+        number % INSTANCE == TOGGLE
+    ):  # WIRE.md section 5: every cell holds the state after the first row; each row flips it
+        first = next((raw for raw in cells if raw is not None), None)
+        doubtful = (*doubtful, *(i for i, raw in enumerate(cells) if raw is not None and raw != first))
         cells = tuple(None if raw is None else raw ^ (i & 1) for i, raw in enumerate(cells))
     if q.factor is None and None not in cells:  # most columns: no call per value
         offset, divisor = q.offset, q.divisor

@@ -18,10 +18,11 @@ class Malformed(Unreadable):
 
 
 class UnknownSchema(Unreadable):
-    """A report names a column set that neither the registry nor the node has told us."""
+    """A report names a column set that neither the registry nor the node has told us, or that the node announced otherwise than it sends
+    (why: what does not fit). It is read again when the node announces anew."""
 
     reason = "unknown_schema"
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"schema {number}")
+    def __init__(self, number: int, why: str = "") -> None:
+        super().__init__(f"schema {number}: {why}" if why else f"schema {number}")
         self.number = number

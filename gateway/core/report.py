@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
 
+from motewire.codes import EXT_TIME, TIME_ESTIMATED
 from motewire.interval import seconds_of
 from motewire.schemas import SCHEMAS
 
@@ -16,15 +17,20 @@ from gateway.core.refusals import Malformed, UnknownSchema
 MAX_COLUMNS = 16
 MAX_ROWS = 240
 MAX_VALUE = 1 << 27
+ABSOLUTE = 1 << 16
+"""From here on a stamp is Unix seconds; below, their low 16 bits."""
+
 FUTURE_S = 300
 """How far ahead of the gateway's clock a node's may be before its times are not believed."""
 
+MAX_EVENTS = 240  # values of a report of events: each one is published by itself
 PAST_S = 60 * 86_400
 PAST_INTERVALS = 256
 """How old a row may be when it arrives: what an outbox of 256 frames (the firmware's default) can hold, 60 days at the least, which is
 five times what hourly reports fill it with. Older ones come from a clock that was never set."""
 
 OCCURRENCES = (17, 21)  # occupied, toggle: quantities that change by events
+CONFIDENCE = 26  # says how sure an event is, and is none itself
 
 Cells = tuple[int | None, ...]
 
@@ -33,7 +39,8 @@ Cells = tuple[int | None, ...]
 class Report:
     """Rows in columns: times[i] and columns[c][i] belong together; ids[c] names the quantity. None is a missing value.
 
-    events: the rows are occurrences (interval 0), not samples on a grid.
+    events: the rows are occurrences (interval 0), not samples on a grid. absolute: the node knew the time, and did not count back from
+    receipt.
     """
 
     ids: tuple[int, ...]
@@ -41,9 +48,15 @@ class Report:
     columns: tuple[Cells, ...]
     events: bool
     ext: Mapping[int, Any] | None = None
+    absolute: bool = field(default=False, compare=False)
+
+    @property
+    def estimated(self) -> bool:
+        """True when the node had to guess when the rows were taken."""
+        return bool(self.ext) and self.ext.get(EXT_TIME) == TIME_ESTIMATED
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """True for an integer that is not a boolean."""
     return type(value) is int
 
@@ -55,7 +68,7 @@ def resolve_stamp(stamp: Any, received: float) -> int:
     now = int(received)
     if stamp < 0:
         t = now + 1 + stamp
-    elif stamp >= 65536:
+    elif stamp >= ABSOLUTE:
         t = stamp
     else:
         newest = now + FUTURE_S
@@ -81,6 +94,16 @@ def decode(payload: bytes, received: float, announced: Mapping[int, tuple[int, .
     item = cbor.load(payload)
     if not isinstance(item, list) or len(item) < 4:
         raise Malformed("a report is an array of at least 4")
+    number = item[0] if is_int(item[0]) and item[0] not in SCHEMAS and item[0] in announced else None
+    try:
+        return _decode(item, received, announced)
+    except Malformed as e:
+        if number is None:
+            raise
+        raise UnknownSchema(number, str(e)) from e  # the announcement may be what is wrong
+
+
+def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int, ...]]) -> Report:
     packed = is_int(item[3])
     fixed = 5 if packed else 4
     if not fixed <= len(item) <= fixed + 1:
@@ -100,7 +123,14 @@ def decode(payload: bytes, received: float, announced: Mapping[int, tuple[int, .
             if v is not None and not -MAX_VALUE <= v <= MAX_VALUE:
                 raise Malformed("value out of range")
     # interval 0 in plain form also means irregular samples, so there the quantity decides
-    return Report(ids, times, columns, item[2] == 0 and (packed or ids[0] in OCCURRENCES), ext)
+    events = item[2] == 0 and (packed or ids[0] in OCCURRENCES)
+    if (
+        events
+        and sum(len(c) - c.count(None) for q, c in zip(ids, columns, strict=True) if q != CONFIDENCE) > MAX_EVENTS
+    ):
+        raise Malformed(f"more than {MAX_EVENTS} events")
+    first = item[1][0] if isinstance(item[1], list) else item[1]
+    return Report(ids, times, columns, events, ext, first >= ABSOLUTE)
 
 
 def is_uint_map(value: Any) -> bool:

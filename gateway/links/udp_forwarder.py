@@ -1,6 +1,7 @@
 """Semtech UDP packet forwarder, protocol 2 (Lora-net/packet_forwarder PROTOCOL.TXT): any commodity concentrator.
 
-The protocol has no authentication: bind to loopback or a VPN and name the EUIs. What protects the data is the frame's seal.
+The protocol has no authentication: bind to loopback or a VPN, name the EUIs, and pin each to its address (`allow` as a table), since
+who sends PULL_DATA under an EUI gets its downlinks. What protects the data is the frame's seal.
 PULL_DATA is answered only when everything pushed before by the same EUI is decided, committed and its downlink handed over (at
 most BARRIER_S): harmless for a concentrator, and it lets a simulator run in lock-step.
 """
@@ -22,6 +23,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config import UdpForwarderConfig
+from gateway.core.dedupe import RSSI_DBM
 from gateway.core.model import Radio, Reception
 from gateway.links.link import Deliver, LinkError
 from gateway.metrics import Metrics
@@ -118,10 +120,14 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         return f"{bound[0]}:{bound[1]}"
 
     def use(self, config: UdpForwarderConfig) -> None:
-        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten."""
+        """Go on with another configuration of the same socket; forwarders that are not allowed any more are forgotten, and so are
+        downlink paths to where they may not be."""
         self._config = config
         if config.allow:
             self._forwarders = {eui: f for eui, f in self._forwarders.items() if eui.hex() in config.allow}
+        for eui, forwarder in self._forwarders.items():
+            if forwarder.address is not None and not config.may_come_from(eui.hex(), forwarder.address[0]):
+                forwarder.address = None
 
     async def stop(self) -> None:
         self._taking = False
@@ -176,6 +182,9 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         if forwarder is None:
             self._refuse("unknown_forwarder")
             return
+        if not self._config.may_come_from(eui.hex(), addr[0]):
+            self._refuse("wrong_address")
+            return
         if kind == PUSH_DATA:
             self._transport.sendto(
                 bytes((VERSION, data[1], data[2], PUSH_ACK)), addr
@@ -229,7 +238,7 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
         if push.stat is not None and push.stat.time is not None:
             t = parse_time(push.stat.time)
             if t is not None:
-                self._clock.heard(t)
+                self._clock.heard(t, eui)
 
     def _reception(self, p: _Rxpk, eui: str) -> Reception | str:
         """Return the frame, or the reason why it is none of ours."""
@@ -243,19 +252,28 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
             return "bad_base64"
         received = None
         if self._clock.follows_receivers and p.time is not None:
-            received = parse_time(p.time)
-            if received is not None:
-                self._clock.heard(received)
+            written = parse_time(p.time)
+            if written is not None:
+                received = self._clock.received(written, eui)
         radio = Radio(round(p.freq * 1e6), int(datr[1]), int(datr[2]) * 1000, p.codr, p.tmst & 0xFFFFFFFF)
         return Reception(
             data,
             self._clock.now() if received is None else received,
             self.name,
             eui,
-            None if p.rssi is None else round(max(-200.0, min(p.rssi, 100.0))),
+            self._rssi(p.rssi),
             p.lsnr,
             radio,
         )
+
+    def _rssi(self, claimed: float | None) -> int | None:
+        """Return dBm, None where the receiver said nothing or what no receiver can measure: that is not published and wins nothing."""
+        if claimed is None:
+            return None
+        if not RSSI_DBM[0] <= claimed <= RSSI_DBM[1]:
+            self._metrics.totals["rssi_implausible"] += 1
+            return None
+        return round(claimed)
 
     def _pulled(self, answer: bytes, addr: tuple[Any, ...], forwarder: _Forwarder) -> None:
         self._flush()

@@ -2,6 +2,9 @@
 
 Each quantity counts by its own default circle and its node's, whichever is narrower: a water meter's register stays personal on a
 node that somebody provisioned as open. The registry as it is now counts beside what was true when the event was made.
+
+The exception is a clear: it passes wherever its raise passed, or the alarm would stay up there and nothing would end it. Where only that lets
+it through it carries no value, since the node may have become personal in between.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from gateway.config.filter import Filter
-from gateway.core.model import Event, Node
+from gateway.core.model import Alarm, Circle, Event, Node
 from gateway.core.registry import strictest, visibility_of
 
 
@@ -34,6 +37,22 @@ class Sieve:
         """Return what of the event may be seen: the event itself, less of it, or None."""
         if e.kind == "store":  # of the gateway itself
             return e
+        if e.alarm is not None and e.alarm.circle is not None:
+            return self._narrow(e, nodes) or self._clear(e, e.alarm, e.alarm.circle)
+        return self._narrow(e, nodes)
+
+    def _clear(self, e: Event, a: Alarm, circle: Circle) -> Event | None:
+        """Return what of a clear passes where its alarm was seen."""
+        f, areas = self._filter, circle.areas if e.area is None else (e.area.area,)
+        if e.area is not None:
+            seen = e.visibility in f.visibility  # an area's profiles are those of its nodes, which may have gone
+        else:
+            seen = may_see(a.quantity, e.visibility, f) and (not f.profiles or circle.profile in f.profiles)
+        if not seen or f.areas and f.areas.isdisjoint(areas):
+            return None
+        return replace(e, alarm=replace(a, value=None, limit=None, text=None))
+
+    def _narrow(self, e: Event, nodes: Mapping[int, Node]) -> Event | None:
         f, node = self._filter, nodes.get(e.node)
         if e.area is not None:
             return e if self._sees_area(e.area.area, e.visibility, nodes) else None

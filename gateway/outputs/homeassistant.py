@@ -11,18 +11,19 @@ from typing import Any, NamedTuple
 from gateway import __version__
 from gateway.core.model import Event
 from gateway.core.registry import label, strictest
+from gateway.core.rhythm import DEFAULT_S
 from gateway.outputs.filter import may_see
 from gateway.outputs.message import NOTHING, Known, Message, json, node_topic
-from gateway.outputs.native import VALID_INTERVALS
+from gateway.outputs.native import VALID_INTERVALS, health_life_s
 
 
 class Sensor(NamedTuple):
-    """How Home Assistant shows a quantity; template: from value_json to what it shows. binary: a binary_sensor, on when not 0."""
+    """How Home Assistant shows a quantity; template: the expression that it shows. binary: a binary_sensor, on when not 0."""
 
     device_class: str | None
     unit: str | None
     state_class: str | None = "measurement"
-    template: str = "{{ value_json.v }}"
+    template: str = "value_json.v"
     precision: int | None = None
     diagnostic: bool = False
     binary: bool = False
@@ -45,17 +46,15 @@ SENSORS = {
     "la50": Sensor("sound_pressure", "dBA", precision=1),
     "la90": Sensor("sound_pressure", "dBA", precision=1),
     "water_volume": Sensor("water", "L", "total_increasing", precision=0),
-    "water_flow": Sensor(
-        "volume_flow_rate", "m\u00b3/h", template="{{ (value_json.v / 1000) | round(3) }}", precision=3
-    ),
+    "water_flow": Sensor("volume_flow_rate", "m\u00b3/h", template="(value_json.v / 1000) | round(3)", precision=3),
     "water_pressure": Sensor("pressure", "bar", precision=2),
-    "occupied": Sensor("occupancy", None, None, "{{ 'ON' if value_json.v else 'OFF' }}", binary=True),
-    "toggle": Sensor(None, None, None, "{{ 'ON' if value_json.v else 'OFF' }}", binary=True),
+    "occupied": Sensor("occupancy", None, None, "'ON' if value_json.v else 'OFF'", binary=True),
+    "toggle": Sensor(None, None, None, "'ON' if value_json.v else 'OFF'", binary=True),
     "fill_level": Sensor(None, "%"),
     "tilt": Sensor(None, "°"),
     "distance": Sensor("distance", "mm"),
     "battery_voltage": Sensor("voltage", "V", precision=2, diagnostic=True),
-    "count": Sensor(None, None, "total_increasing"),
+    "count": Sensor(None, None),  # of the row, no register
     "lid_opens": Sensor(None, None, "total_increasing"),
     "particle_count": Sensor(None, "1/cm\u00b3"),
     "confidence": Sensor(None, "%", diagnostic=True),
@@ -92,10 +91,12 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
         return []
     node = known.nodes.get(e.node)
     visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)
-    expire = VALID_INTERVALS * max(e.interval_s, 1)
+    every, health = VALID_INTERVALS * max(e.interval_s, 1), int(meta.get("health", DEFAULT_S))
     components: dict[str, Any] = {}
 
     def add(key: str, s: Sensor, name: str, unit: str | None, shown: bool) -> None:
+        # signal strength comes with every frame
+        expire = every if shown or key == "rssi" else health_life_s(key, health)
         components[key] = _component(e, root, key, s, name, unit, expire) | (
             {} if shown else {"enabled_by_default": False}
         )
@@ -136,7 +137,7 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
 def _component(e: Event, root: str, key: str, s: Sensor, name: str, unit: str | None, expire: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "platform": "binary_sensor" if s.binary else "sensor", "unique_id": _unique(e, root, key), "name": name,
-        "state_topic": node_topic(root, e.name, "q", key), "value_template": s.template, "expire_after": expire,
+        "state_topic": node_topic(root, e.name, "q", key), "value_template": _shown(s), "expire_after": expire,
     }  # fmt: skip
     if s.device_class is not None:
         found["device_class"] = s.device_class
@@ -150,6 +151,11 @@ def _component(e: Event, root: str, key: str, s: Sensor, name: str, unit: str | 
         if s.precision is not None:
             found["suggested_display_precision"] = s.precision
     return found
+
+
+def _shown(s: Sensor) -> str:
+    """Return the template: a doubtful value is unknown. Home Assistant takes "None" as that, of sensors and of binary sensors."""
+    return f"{{{{ ({s.template}) if value_json.q == 'ok' else None }}}}"
 
 
 def _unique(e: Event, root: str, *more: str) -> str:

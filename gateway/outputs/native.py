@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway.core.model import Aggregate, Event
 from gateway.core.report import is_int
+from gateway.core.rhythm import DAY_S
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
 
 VALID_INTERVALS = 3
@@ -22,6 +23,16 @@ _HEALTH = {
     "writes_refused": "count",
 }
 _SCALE = {"battery_voltage": 100}  # 10 mV steps
+_ALWAYS = (
+    "uptime",
+    "outbox_depth",
+    "battery_voltage",
+)  # in every health report; others when they change, and once a day
+
+
+def health_life_s(key: str, health_s: int) -> int:
+    """Return how long a value of a status frame is valid."""
+    return VALID_INTERVALS * (health_s if key in _ALWAYS else max(health_s, DAY_S))
 
 
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
@@ -61,7 +72,7 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     if e.alarm is not None:
         out += _alarm(e, root)
     if e.status is not None:
-        out += _status(e, root, until)
+        out += _status(e, root)
     return out
 
 
@@ -176,13 +187,14 @@ def _area(e: Event, root: str) -> list[Message]:
     ]
 
 
-def _status(e: Event, root: str, until: float) -> list[Message]:
+def _status(e: Event, root: str) -> list[Message]:
     status, now = e.status or {}, e.current_status
     out = []
     for key, unit in _HEALTH.items():
         value = now.get(key)
         if is_int(value):
             scale = _SCALE.get(key)
+            until = e.received + health_life_s(key, e.health_s)
             out.append(_value(e, root, key, value / scale if scale else value, unit, e.received, "ok", until))
     body = {"event": "reboot" if e.rebooted else "status", "t": iso(e.received)}
     stale = [key for key in e.stale if key in status]

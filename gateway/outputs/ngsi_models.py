@@ -8,6 +8,7 @@ told of a node without one. Units are UN/CEFACT Recommendation 20 codes; ratios 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gateway.core.model import Event, Node
@@ -59,10 +60,13 @@ def urn(kind: str, local: str) -> str:
 
 
 def entities(e: Event, known: Known) -> list[Entity]:
-    """Return the entities an event changes; none for nodes that are not in the registry."""
+    """Return the entities an event changes; of nodes that are not in the registry only the alerts that end."""
     if e.area is not None:
         return _lot(e, known)
     node = known.nodes.get(e.node)
+    if e.alarm is not None and e.alarm.state == "cleared":
+        # an alarm ends under the name it was raised under, also when the node has another one by now or has left the registry
+        node = replace(node, name=e.name) if node is not None else Node(e.node, e.name, b"")
     if node is None:
         return []
     found = []

@@ -292,6 +292,11 @@ def meta() -> dict[str, Any]:
                 "description": "names of the areas it belongs to",
             },
             "firmware": {"type": "string", "maxLength": 64},
+            "health": {
+                "type": "integer",
+                "minimum": 1,
+                "description": "seconds between its reports of how it is, when that is not 21600",
+            },
         },
         ("id", "name", "profile", "interval", "visibility", "quantities"),
     )

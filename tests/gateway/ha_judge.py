@@ -127,6 +127,29 @@ def _check(c: dict[str, Any]) -> None:
     jinja2.Environment(autoescape=False).from_string(c.get("value_template", ""))
 
 
+def state_of(config: dict[str, Any], text: str) -> str:
+    """Return the state that an entity takes from a payload. Raises Refused. "None" is unknown, of sensors with numbers and binary sensors."""
+    values: dict[str, Any] = {"value": text}
+    try:
+        values["value_json"] = json.loads(text)
+    except ValueError:
+        pass
+    shown = jinja2.Environment(autoescape=False).from_string(config.get("value_template", "{{ value }}")).render(values)
+    binary = config.get("platform", config.get("p")) == "binary_sensor"
+    numeric = config.get("device_class") or config.get("state_class") or config.get("unit_of_measurement")
+    if (binary or numeric) and shown == "None":
+        return "unknown"
+    if binary:
+        need(shown in ("ON", "OFF"), f"payload {shown!r} is neither ON nor OFF")
+        return shown.lower()
+    if numeric:
+        try:
+            float(shown)
+        except ValueError:
+            raise Refused(f"{shown!r} is not a number") from None
+    return shown
+
+
 class HomeAssistant:
     """A consumer on a broker. refused: what it would not take, with the reason."""
 
@@ -137,7 +160,6 @@ class HomeAssistant:
         self._prefix = prefix
         self._by_device: dict[str, set[str]] = {}
         self._news = threading.Condition()
-        self._templates = jinja2.Environment(autoescape=False)
         ready = threading.Event()
         c = self._client = paho.Client(CallbackAPIVersion.VERSION2, "home-assistant")
         c.on_connect = lambda *_: c.subscribe(f"{prefix}/+/+/config", 1)
@@ -196,24 +218,11 @@ class HomeAssistant:
                 entity.state = self._render(entity.config, text)
 
     def _render(self, config: dict[str, Any], text: str) -> str | None:
-        values: dict[str, Any] = {"value": text}
         try:
-            values["value_json"] = json.loads(text)
-        except ValueError:
-            pass
-        shown = self._templates.from_string(config.get("value_template", "{{ value }}")).render(values)
-        if config.get("platform", config.get("p")) == "binary_sensor":
-            if shown not in ("ON", "OFF"):
-                self.refused.append(f"{config['unique_id']}: payload {shown!r} is neither ON nor OFF")
-                return None
-            return shown.lower()
-        if config.get("device_class") or config.get("state_class") or config.get("unit_of_measurement"):
-            try:
-                float(shown)  # a numeric sensor
-            except ValueError:
-                self.refused.append(f"{config['unique_id']}: {shown!r} is not a number")
-                return None
-        return shown
+            return state_of(config, text)
+        except Refused as e:
+            self.refused.append(f"{config['unique_id']}: {e}")
+            return None
 
     def wait(self, enough: Callable[[], Any], timeout: float = 20.0) -> None:
         """Wait until enough() is true."""

@@ -388,6 +388,73 @@ def test_a_register_that_falls_is_another_meter_and_no_use(tmp_path: Path) -> No
     assert list(town.values("hour", "water_volume-used").values()) == [None, 10.0, None, 5.0]
 
 
+@pytest.mark.parametrize("late", [0, 1, 2, 3, 4])
+def test_a_late_reading_revises_the_hours_that_hang_on_it_and_no_others(tmp_path: Path, late: int) -> None:
+    """Readings on the hour but one: with it the use of the hour before it and of the hour after it can be told, and only they change."""
+    town = Town(tmp_path, WATER)
+    for h in range(6):
+        if h != late:
+            meter(town, T0 + h * H, 100.0 * h)
+    before = set(town.aggregates("hour"))
+    told = len(town.events)
+    meter(town, T0 + late * H, 100.0 * late, received=T0 + 5 * H + 60.0)
+    town.until(T0 + 5 * H + 60, T0 + 5 * H + 3000)
+    revised = {a.start: a for e in town.events[told:] for a in e.aggregates if a.name == "hour"}
+    around = {T0 + (late - 1) * H, T0 + late * H}
+    assert set(revised) >= around
+    assert {s for s, a in revised.items() if a.revision > 1} <= around and revised[T0 + late * H].revision == 2
+    for start in around - {T0 - H}:
+        used = {v.quantity: (v.value, v.capture) for v in revised[start].values}
+        assert used["water_volume-used"] == (100.0, 100.0)
+    assert before >= around - {T0 + (late - 1) * H}
+
+
+@pytest.mark.parametrize("off", ["begin", "end"])
+def test_a_use_is_exact_when_both_ends_were_read_on_the_second(tmp_path: Path, off: str) -> None:
+    town = Town(tmp_path, WATER)
+    for i in range(12):  # every half hour, one of them a minute early
+        early = 60 if i == (4 if off == "begin" else 6) else 0
+        meter(town, T0 + i * 1800 - early, 50.0 * i)
+    captures = {a.start: {v.quantity: v.capture for v in a.values} for a in town.aggregates("hour").values()}
+    assert captures[T0 + 2 * H]["water_volume-used"] == 50.0
+
+
+@pytest.mark.parametrize("step", [300, 600, 1800, 3600, 5400])
+@pytest.mark.parametrize("first", [0.0, 812_000.0, 812_340.0 + 40_000, 1_500_000.0])
+def test_a_meter_that_is_swapped_makes_no_use_whatever_the_other_ones_register(
+    tmp_path: Path, step: int, first: float
+) -> None:
+    town = Town(tmp_path, "[rules]\nsettle_s = 0\n", [Node(1, "n-1", b"", profile="water_meter", interval_s=step)])
+    swap = T0 + 5 * H + 700
+    register, last = 812_340.0, T0
+    for t in range(T0 + step, T0 + 12 * H + 1, step):
+        if last < swap <= t:
+            register = first
+        register, last = register + 10 * step / H, t
+        meter(town, t, round(register, 1))
+    town.until(T0 + 12 * H, T0 + 15 * H)
+    used = town.values("hour", "water_volume-used")
+    assert all(u is None or 0 <= u <= 11 for u in used.values()), used
+    assert sum(u is not None for u in used.values()) >= (7 if step <= H else 3)
+    assert town.refused.get("register_jump", 0) == (1 if first > 812_400 else 0)
+
+
+def test_what_a_meter_can_pass_is_configured_and_a_districts_inflow_may_pass_more(tmp_path: Path) -> None:
+    nodes = [
+        Node(i, n, b"", profile="water_meter", interval_s=3600) for i, n in enumerate(("shaft", "wm-1", "works-1"), 1)
+    ]
+    rules = '[rules]\nsettle_s = 0\n[area.zone]\nkind = "balance"\ninflow = ["shaft"]\noutflow = ["wm-*", "works-*"]\n'
+    for most, works in (("", None), ('[aggregates]\nmost_per_hour = { "works-*" = 40_000 }\n', 30_000.0)):
+        town = Town(tmp_path, rules + most, nodes)
+        for h in range(4):
+            for name, flow in (("shaft", 300_000.0), ("wm-1", 10.0), ("works-1", 30_000.0)):
+                town.row(name, T0 + h * H, water_volume=1000.0 + h * flow)
+        found = {
+            e.name: v.value for e in town.events for a in e.aggregates for v in a.values if v.quantity.endswith("-used")
+        }
+        assert found == {"shaft": 300_000.0, "wm-1": 10.0, "works-1": works}
+
+
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_the_nights_least_flow_is_that_of_its_lowest_hour_in_local_time(tmp_path: Path, start: int) -> None:
     town = Town(tmp_path, WATER)

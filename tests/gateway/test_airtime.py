@@ -45,3 +45,30 @@ def test_what_was_sent_before_a_restart_still_counts() -> None:
     assert ledger.book(868_300_000, 1_000_000, 2000) is None
     assert ledger.book(867_100_000, 1_000_000, 2000) == 1, "another sub-band is another budget"
     assert ledger.book(868_300_000, HOUR_US + limit, 2000) == 2
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 30_000_000), st.integers(1_000, 3_000_000), st.sampled_from([0.2, 0.9, 1.0])),
+        max_size=200,
+    )
+)
+def test_a_share_is_never_exceeded_by_those_who_have_it(wishes: list[tuple[int, int, float]]) -> None:
+    ledger, now = DutyLedger(), 0
+    limit = HOUR_US // 1000 * SUB_BANDS[2][2]
+    for gap, airtime, share in wishes:
+        now += gap
+        used = ledger.used_us(2, now)
+        room = ledger.room(868_100_000, now, airtime, share)
+        assert (room is not None) == (used + airtime <= limit * share)
+        assert ledger.used_us(2, now) == used, "asking books nothing"
+        assert ledger.book(868_100_000, now, airtime, share) == room
+
+
+def test_exactly_the_limit_may_be_used_and_not_a_microsecond_more() -> None:
+    limit = HOUR_US // 1000 * SUB_BANDS[2][2]
+    for share in (1.0, 0.5):
+        ledger = DutyLedger()
+        assert ledger.book(868_100_000, 0, int(limit * share) + 1, share) is None
+        assert ledger.book(868_100_000, 0, int(limit * share), share) == 2
+        assert ledger.book(868_100_000, 0, 1, share) is None

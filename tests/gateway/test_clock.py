@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cbor2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from motewire import frame
 
-from gateway.clock import STEP_S, HostClock
+from gateway.clock import LIVE_S, STEP_S, ForwarderClock, HostClock
 from gateway.core.airtime import HOUR_US, DutyLedger
-from gateway.core.model import Node
+from gateway.core.model import Event, Node
 from gateway.pipeline import Pipeline
 from tests.gateway.test_pipeline import ROWS, World
 from tests.gateway.world import T0, Mote
@@ -106,15 +110,17 @@ async def test_a_resend_after_the_clock_went_back_is_answered_like_any_other(tow
     assert len(town.sent) == answers + 1
 
 
-async def test_a_node_locked_out_is_let_in_again_though_the_clock_went_back(town: Town) -> None:
+async def test_a_repeat_is_answered_again_though_the_clock_was_set_back_within_its_pause(town: Town) -> None:
     m = town.motes[0]
-    for n in range(60):
-        await town.take(Mote(m.id).status({1: n}))
-    assert town.metrics.refused["locked_out"] > 0
+    frame = m.status({1: 1})
+    for _ in range(4):
+        town.clock.time += 20
+        await town.take(frame)
+    answers = len(town.sent)
     town.clock.time -= DAY
     town.clock.now()
-    await town.take(m.status({1: 1}))
-    assert town.ids()[-1] == f"{m.id}:0:{m.counter}"
+    await town.take(frame)
+    assert len(town.sent) == answers + 1
 
 
 def test_a_duty_cycle_hour_is_an_hour_whatever_the_clock_says() -> None:
@@ -158,3 +164,206 @@ async def test_state_that_was_heard_in_the_future_is_not_believed_after_a_restar
     assert len(await town.offline()) == 100
     await town.take(replace(town.motes[0]).report(T0, ROWS))
     assert town.engine.load(300).heard == town.clock.time  # type: ignore[union-attr]
+
+
+# clock = "forwarder"
+
+SECOND, MINUTE, YEAR = 1.0, 60.0, 365 * DAY
+
+
+class Box:
+    """A ForwarderClock whose machine the test turns, and what its steps were."""
+
+    def __init__(self, wall: float = T0) -> None:
+        self.wall, self.up = float(wall), 5.0
+        self.clock = ForwarderClock(lambda: self.wall, lambda: self.up)
+        self.steps: list[int] = []
+        self.clock.on_step = lambda s: self.steps.append(round(s))
+
+    def pass_s(self, seconds: float) -> None:
+        self.wall += seconds
+        self.up += seconds
+
+    def odd(self) -> list[str]:
+        return [p.text.split()[1] for p in self.clock.problems() if p.code == "receiver_time"]
+
+    def say(self, seconds: float, **ahead: float) -> None:
+        """Let receivers say every 30 s what they think it is: so far ahead of T0 as it was at the start, and running."""
+        for _ in range(max(1, round(seconds / 30))):
+            self.pass_s(30)
+            for receiver, offset in ahead.items():
+                self.clock.heard(T0 + offset + self.up - 5.0, receiver)
+
+    @property
+    def ahead(self) -> float:
+        """How far the clock is ahead of T0 as it was at the start, and running."""
+        return self.clock.now() - T0 - (self.up - 5.0)
+
+
+@pytest.mark.parametrize("wrong", [1024 * 7 * DAY, -11 * YEAR, 1000.0, -1000.0, 20 * YEAR])
+def test_one_odd_receiver_of_three_moves_nothing_and_is_named(wrong: float) -> None:
+    box = Box()
+    for order in (("x", "a", "b"), ("a", "x", "b"), ("a", "b", "x")):
+        for name in order:
+            box.say(30, **{name: wrong if name == "x" else 0.0})
+    assert abs(box.ahead) < 5 and box.steps == [] and box.odd() == ["x"]
+    assert box.clock.received(T0 + wrong, "x") is None, "nor does it stamp frames"
+    t = box.clock.now() + 0.5
+    assert box.clock.received(t, "a") == t
+
+
+@pytest.mark.parametrize("wrong", [1024 * 7 * DAY, -11 * YEAR])
+def test_of_two_receivers_the_machine_believes_the_one_that_agrees_with_it(wrong: float) -> None:
+    box = Box()
+    box.say(MINUTE * 3, x=wrong)  # alone, and repeated: there was no other word
+    assert abs(box.ahead - wrong) < 5
+    box.say(30, x=wrong, a=0.0)
+    assert abs(box.ahead) < 5 and box.odd() == ["x"]
+
+
+def test_a_machine_that_was_never_set_believes_the_first_word_and_then_what_most_say() -> None:
+    box = Box(wall=946_684_800)  # 2000
+    box.say(30, a=0.0)
+    assert abs(box.ahead) < 5 and box.clock.is_set
+    box.say(30, a=0.0, x=9 * YEAR)
+    assert abs(box.ahead) < 5, "one against one: the time in force stays"
+    box.say(30, a=0.0, x=9 * YEAR, y=9 * YEAR)
+    assert abs(box.ahead - 9 * YEAR) < 5 and box.odd() == ["a"]
+
+
+@pytest.mark.parametrize("step", [3 * DAY, -3 * DAY, 600.0, -600.0])
+def test_a_sole_receiver_is_believed_once_it_has_repeated_a_step_for_a_minute(step: float) -> None:
+    box = Box()
+    box.say(MINUTE, a=0.0)
+    box.say(30, a=step)
+    assert abs(box.ahead) < 5, "said once"
+    box.say(MINUTE, a=step)
+    assert abs(box.ahead - step) < 5 and box.steps == [round(step)]
+
+
+def test_a_step_that_most_receivers_take_is_believed_at_once_and_can_be_taken_back() -> None:
+    box = Box()
+    box.say(MINUTE, a=0.0, b=0.0, c=0.0)
+    box.say(30, a=DAY, b=DAY, c=0.0)
+    assert abs(box.ahead - DAY) < 5 and box.odd() == ["c"]
+    box.say(30, a=0.0, b=DAY, c=0.0)
+    assert abs(box.ahead) < 5 and box.steps == [round(DAY), round(-DAY)]
+
+
+def test_a_receiver_that_says_another_time_each_time_is_never_believed() -> None:
+    box = Box()
+    for n in range(100):
+        box.say(30, x=(n + 1) * 3600.0)
+    assert abs(box.ahead) < 5
+
+
+def test_what_receivers_said_long_ago_has_no_voice() -> None:
+    box = Box()
+    box.say(MINUTE, a=0.0, b=0.0, c=0.0)
+    box.pass_s(LIVE_S + 1)
+    box.say(MINUTE * 2, x=DAY)
+    assert abs(box.ahead - DAY) < 5, "the others are gone"
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 90), st.floats(-20, 20)), min_size=1, max_size=40),
+       st.sampled_from([YEAR, -YEAR, 500.0, -500.0]))  # fmt: skip
+def test_a_minority_never_moves_the_clock_whatever_the_order(
+    said: list[tuple[str, float, float]], wrong: float
+) -> None:
+    """e and f are wrong, a to d jitter by seconds and are all heard again within five minutes."""
+    box = Box()
+    box.say(30, a=0.0, b=0.0, c=0.0, d=0.0)
+    for receiver, pause, jitter in said:
+        box.pass_s(pause)
+        for honest in "abcd":
+            box.clock.heard(T0 + box.up - 5.0 + (jitter if honest == receiver else 0.0), honest)
+        if receiver in "ef":
+            box.clock.heard(T0 + box.up - 5.0 + wrong, receiver)
+        assert abs(box.ahead) <= 21
+
+
+# a host whose clock is wrong
+
+
+def frames(town: Town, n: int, t: float, **report: object) -> list[tuple[Mote, bytes]]:
+    return [(m, m.report(int(t), ROWS, **report)) for m in town.motes[:n]]  # type: ignore[arg-type]
+
+
+async def bring(town: Town, n: int, t: float) -> list[Event]:
+    before = len(town.ids())
+    for _, data in frames(town, n, t):
+        await town.take(data)
+    return [e.event for e in town.engine.fetch(0, 10_000)][before:]
+
+
+def clock_problems(town: Town) -> list[str]:
+    return [p.code for p in town.pipeline.clock_problems()]
+
+
+def unset_host(town: Town, t: float) -> None:
+    """Start again with a clock that no service keeps."""
+    town.clock.time = t
+    town.clock.steps = 0
+    town.clock._before = town.clock.time - town.clock.up
+    town.clock._synchronised = lambda: False
+    town.pipeline = town.start()
+
+
+def told_time(town: Town, m: Mote) -> bool:
+    return 3 in m.open(town.sent[-1][1])
+
+
+@pytest.mark.parametrize("behind", [3600.0, 330 * DAY, 25 * YEAR])
+async def test_a_host_clock_that_is_behind_is_told_and_mutes_nothing(town: Town, behind: float) -> None:
+    true = T0 + YEAR
+    unset_host(town, true - behind)
+    events = await bring(town, 6, true - 60)
+    assert clock_problems(town) == ["clock_unset" if true - behind < T0 else "clock_behind"]
+    assert all(c.suspect == () for e in events[2:] for c in e.columns) and all(e.latest for e in events[2:])
+    m = town.motes[50]
+    await town.take(m.status({1: 5}))
+    assert not told_time(town, m), "nodes keep the time they have"
+
+
+async def test_a_host_clock_that_is_years_ahead_mutes_nothing_and_is_told(town: Town) -> None:
+    unset_host(town, T0 + 10 * YEAR)
+    events = await bring(town, 6, T0 + YEAR)
+    assert clock_problems(town) == ["clock_ahead"]
+    assert all(c.suspect == () and e.latest for e in events[2:] for c in e.columns)
+
+
+async def test_a_host_that_starts_before_what_its_store_holds_gives_no_node_that_time(town: Town) -> None:
+    unset_host(town, T0 + 2 * DAY)
+    await bring(town, 5, T0 + 2 * DAY)
+    unset_host(town, T0 + DAY)
+    assert clock_problems(town) == ["clock_unset"]
+    m = town.motes[50]
+    await town.take(m.status({1: 5}))
+    assert not told_time(town, m)
+    await bring(town, 1, T0 + DAY - 100)
+    assert clock_problems(town) == [], "a node whose rows agree with the clock says that the store was wrong"
+
+
+async def test_a_clock_that_a_service_keeps_or_that_was_set_is_given_to_nodes_that_are_ahead(town: Town) -> None:
+    for set_clock in (
+        lambda: setattr(town.clock, "_synchronised", lambda: True),
+        lambda: setattr(town.clock, "steps", 1),
+    ):
+        unset_host(town, T0 + DAY)
+        set_clock()
+        events = await bring(town, 5, T0 + 40 * DAY)
+        assert clock_problems(town)[0] in ("clock_behind", "clock_unset") and all(not e.latest for e in events)
+        m = town.motes[50]
+        await town.take(m.status({1: 5}))
+        assert told_time(town, m)
+
+
+async def test_two_nodes_with_wrong_clocks_among_others_say_nothing_of_the_gateways(town: Town) -> None:
+    unset_host(town, T0 + YEAR)
+    await bring(town, 5, T0 + YEAR - 60)
+    for m in town.motes[5:7]:
+        await town.take(m.report(int(T0 + 2 * YEAR), ROWS))
+    assert clock_problems(town) == []
+    for m in town.motes[10:14]:  # counted back from receipt: says nothing
+        await town.take(m.seal(frame.REPORT, cbor2.dumps([[6], -61, 60, [5]])))
+    assert len(town.pipeline._intake.witnesses._offsets) == 7

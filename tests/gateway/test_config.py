@@ -110,6 +110,36 @@ def test_what_is_wrong_is_named_with_its_line_and_the_fix(
     assert "0001020304" not in str(e.value) + e.value.hint
 
 
+ALLOW = 'allow = ["aa555a0000000001"]'
+
+
+def test_a_forwarder_is_pinned_to_addresses_networks_or_to_nothing(tmp_path: Path) -> None:
+    pins = 'allow = { AA555A0000000001 = "10.0.0.7", aa555a0000000002 = ["fd00::/64", "10.0.1.0/24"], aa555a0000000003 = "*" }'
+    config = load(write(tmp_path, GOOD.replace(ALLOW, pins), NODES))
+    lora = config.links[0]
+    assert isinstance(lora, UdpForwarderConfig)
+    assert lora.allow == {f"aa555a000000000{n}" for n in (1, 2, 3)}
+    assert {eui: [str(n) for n in networks] for eui, networks in lora.pins.items()} == {
+        "aa555a0000000001": ["10.0.0.7/32"], "aa555a0000000002": ["fd00::/64", "10.0.1.0/24"],
+    }  # fmt: skip
+    assert not load(write(tmp_path, GOOD, NODES)).links[0].pins  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("allow", "says"),
+    [
+        ('{ aa555a0000000001 = "10.0.0.300" }', "10.0.0.300"), ("{ aa555a0000000001 = true }", "True"), ("{ aa555a0000000001 = 7 }", "7"),
+        ('{ aa555a0000000001 = "gateway.lan" }', "gateway.lan"), ("{ aa555a0000000001 = [] }", "[]"), ('{ aa555a00 = "10.0.0.7" }', "aa555a00"),
+        ('{ aa555a0000000001 = "10.0.0.7/8" }', "10.0.0.7/8"), ('["aa555a0000000001", "AA555A0000000001"]', "twice"), ("7", "7"),
+        ('{ aa555a0000000001 = "*", AA555A0000000001 = "10.0.0.7" }', "twice"),
+    ],
+)  # fmt: skip
+def test_a_pin_that_cannot_be_meant_is_named(tmp_path: Path, allow: str, says: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        load(write(tmp_path, GOOD.replace(ALLOW, f"allow = {allow}"), NODES))
+    assert says in str(e.value) and "gateway.toml:9: link.lora.allow" in str(e.value) and e.value.hint
+
+
 CITY = GOOD + 'visibility = ["open"]\nprofiles = ["water_meter"]\nareas = "centre"\nquantities = ["pm10", "uptime"]\n'
 FILES = (
     GOOD.partition("[output.city]")[0] + '[output.days]\nkind = "files"\nfolder = "days"\nformats = ["jsonl", "csv"]\n'

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import cbor2
 import pytest
@@ -13,8 +15,10 @@ from motewire.messages import Ack
 
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
 from gateway.core.model import Decision, Node, NodeState, Radio, Reception, Refusal
+from gateway.core.normalise import GAS_UG_M3_PER_PPB, columns_of
 from gateway.core.receive import Header, parse
 from gateway.core.replay import WINDOW, Replay
+from gateway.core.report import Report
 from gateway.crypto import opener
 from tests.gateway.world import T0, Mote, report
 
@@ -183,10 +187,50 @@ def test_rows_whose_time_the_node_estimated_are_suspect_and_still_delivered() ->
     assert other.event and all(c.suspect == () for c in other.event.columns)
 
 
-def test_gases_are_told_in_micrograms_and_toggles_as_states() -> None:
+def test_gases_are_published_in_micrograms_at_293_kelvin() -> None:
     d = take(NodeState(), mote().report(T0, [[1, 2, 3, 20, 40, 231, 631, 121]], schema=8))
-    assert d.event and d.event.columns[3].values == (38.24,) and d.event.columns[3].unit == "ug/m3"
-    assert d.event.columns[4].values == (79.8,)
+    assert d.event and d.event.columns[3].values == (38.26,) and d.event.columns[3].unit == "ug/m3"
+    assert d.event.columns[4].values == (79.84,)
+    litres = (
+        8.314462618 * 293 / 101.3
+    )  # of a mole, by the gas law; molar masses as IUPAC's standard atomic weights have them
+    for key, grams in (("no2", 14.0067 + 2 * 15.9994), ("o3", 3 * 15.9994)):
+        assert GAS_UG_M3_PER_PPB[key] == round(grams / litres, 4)
+
+
+TOGGLES = next(
+    v for v in json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())["reports"] if "states" in v
+)
+
+
+def test_a_toggle_is_the_state_after_its_first_row_flipped_by_every_row() -> None:
+    """WIRE.md section 5, and its golden vector."""
+    m = mote()
+    d = take(NodeState(), m.seal(0, bytes.fromhex(TOGGLES["hex"])), received=946_684_800 + TOGGLES["times"][-1] + 60)
+    assert d.event and d.event.columns[0].key == "toggle"
+    assert list(d.event.columns[0].values) == TOGGLES["states"] == [1, 0, 1] and d.event.columns[0].suspect == ()
+    assert d.event.latest == ((0, 2),)
+
+
+@pytest.mark.parametrize(
+    ("cells", "states", "suspect"),
+    [
+        ([0], (0,), ()),
+        ([1], (1,), ()),
+        ([0, 0], (0, 1), ()),
+        ([1, None, 1], (1, None, 1), ()),  # a missing cell flips, too
+        ([None, 1, 1], (None, 0, 1), ()),
+        ([1, 0, 1, 0], (1, 1, 1, 1), (1, 3)),  # states instead of flips: delivered, and marked
+    ],
+)
+def test_a_column_that_is_no_toggle_is_marked(
+    cells: list[int | None], states: tuple[int | None, ...], suspect: tuple[int, ...]
+) -> None:
+    report = Report((21,), tuple(T0 + 60 * i for i in range(len(cells))), (tuple(cells),), True)
+    (column,) = columns_of(report, range(T0, T0 + 86_400))
+    assert column.values == states and column.suspect == suspect
+    (other,) = columns_of(replace(report, ids=(256 + 21,)), range(T0, T0 + 86_400))
+    assert other.key == "toggle-1" and other.values == states
 
 
 def test_alarms_rise_are_updated_and_clear_whatever_order_they_come_in() -> None:
@@ -433,3 +477,17 @@ def test_a_node_leaves_behind_no_more_than_sixty_four_quantities() -> None:
         state = take(state, m.alarm(ABOVE, T0, quantity, 5)).state
         state = take(state, m.alarm(CLEARED, T0, 1000 + quantity, 5)).state
     assert len(state.alarms) == len(state.marks) == 64
+
+
+def test_an_answer_to_a_report_of_an_unknown_schema_asks_for_it() -> None:
+    m = mote(3)
+    data = m.seal(frame.REPORT, cbor2.dumps([201, T0, 60, [1, 2]]), counter=4)
+    d = take(NodeState(replay=Replay(4)), data)
+    assert reason(d) == "unknown_schema" and d.answer and d.answer.ack[7] == (201,)
+    from gateway.core.downlink import payload, with_order
+
+    assert Ack(cbor2.loads(payload(d.answer.ack))).next == 5
+    assert cbor2.loads(payload(d.answer.ack))[7] == [201]
+    assert cbor2.loads(with_order(90, 4, d.answer.ack, T0, {5: [1, "selftest"]}) or b"")[7] == [201]
+    known = take(d.state, m.status({4: {201: [1, 5]}}, counter=5))
+    assert known.answer and 7 not in known.answer.ack

@@ -141,3 +141,13 @@ def test_aggregates_count_by_their_quantities_and_areas_by_their_own_visibility(
     assert Sieve(Filter(areas=frozenset(["harbour"]))).narrow(lot, NODES) is None
     assert Sieve(Filter(profiles=frozenset(["air_quality"]))).narrow(lot, NODES) is lot
     assert Sieve(Filter(profiles=frozenset(["noise"]))).narrow(lot, NODES) is None
+
+
+@pytest.mark.parametrize(
+    ("quantities", "left"), [({"rssi"}, (-90, None)), ({"snr"}, (None, 5.0)), ({"rssi", "snr"}, (-90, 5.0))]
+)
+def test_each_number_of_the_reception_counts_by_its_own_name(
+    quantities: set[str], left: tuple[int | None, float | None]
+) -> None:
+    seen = Sieve(Filter(quantities=frozenset(quantities))).narrow(AIR, NODES)
+    assert seen is not None and (seen.rssi, seen.snr) == left and seen.columns == ()

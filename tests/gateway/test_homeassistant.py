@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gateway.core.model import Event
 from gateway.outputs import FORMATS, homeassistant
 from gateway.outputs.message import Known
 from tests.gateway.conftest import BrokerAddress, Mosquitto
-from tests.gateway.ha_judge import HomeAssistant, Refused, entities_of
+from tests.gateway.ha_judge import HomeAssistant, Refused, entities_of, state_of
 from tests.gateway.told import district, events
 from tests.gateway.world import Concentrator, Mote, Process, until
 
@@ -98,6 +99,46 @@ def test_what_the_destination_may_not_see_is_not_announced() -> None:
     assert body is not None and "rssi" not in body["components"] and "pm25" in body["components"]
 
 
+def component(key: str, unit: str, **meta: Any) -> dict[str, Any]:
+    """What is announced of one quantity."""
+    e = Event(
+        "meta", "1:0:meta:0", 1, "n-1", "open", 0.0, 600, meta={"profile": "x", "quantities": {key: unit}, **meta}
+    )
+    body = discovered(e)
+    assert body is not None
+    (found,) = entities_of(
+        "homeassistant/device/n-1/config", {**body, "components": {key: body["components"][key]}}
+    ).values()
+    return found.config
+
+
+@pytest.mark.parametrize("row", QUANTITIES, ids=lambda r: r[KEY])
+def test_a_doubtful_value_of_any_quantity_is_unknown_and_a_good_one_is_shown(row: tuple[Any, ...]) -> None:
+    config = component(row[KEY], row[2])
+    assert state_of(config, '{"v": 999.9, "q": "suspect"}') == "unknown"
+    assert state_of(config, '{"v": 0, "q": "suspect"}') == "unknown"
+    assert state_of(config, '{"v": 1, "q": "ok"}') in ("1", "on", "0.001")
+    assert state_of(config, '{"v": 0, "q": "ok"}') in ("0", "off", "0.0")
+
+
+def test_only_registers_and_counts_that_rise_are_totals() -> None:
+    """Home Assistant adds up what is `total_increasing`; `count` is of one row, and 5 3 7 2 would become 9 instead of 12."""
+    totals = {key for key, s in homeassistant.SENSORS.items() if s.state_class == "total_increasing"}
+    assert totals == {"water_volume", "lid_opens"}
+    assert component("count", "count")["state_class"] == "measurement"
+
+
+def test_values_of_status_frames_live_by_their_own_rhythm() -> None:
+    (e,) = [e for e in events(NODES[300]) if e.meta is not None and e.meta["quantities"]][-1:]
+    for health, always, daily in ((None, 3 * 21_600, 3 * 86_400), (172_800, 3 * 172_800, 3 * 172_800)):
+        meta = {**(e.meta or {}), **({} if health is None else {"health": health})}
+        body = discovered(replace(e, meta=meta))
+        assert body is not None
+        lives = {key: c["expire_after"] for key, c in body["components"].items() if "expire_after" in c}
+        assert (lives["uptime"], lives["boots"], lives["board_temperature"]) == (always, daily, daily)
+        assert lives["pm25"] == lives["rssi"] == 3 * e.interval_s
+
+
 TOML = """\
 [gateway]
 id = "gw-1"
@@ -145,6 +186,7 @@ def test_a_consumer_ends_with_the_right_states(
     c.push(motes["water_meter"].report(NOW - 60, [[1234567, 1500]], schema=4))
     c.push(motes["water_meter"].alarm(2, NOW, 14, 50, 10))
     c.push(motes["parking"].report(NOW - 60, [[0], [1]], schema=12, interval=30))
+    c.push(motes["air_quality"].report(NOW - 30, [[4, 5, 9, -31, 6310, 121]]))  # a humidity that cannot be
     c.pull()
 
     def state(number: int, key: str) -> str | None:
@@ -152,7 +194,7 @@ def test_a_consumer_ends_with_the_right_states(
         return entity.shown if entity is not None else None
 
     wanted = {
-        (263, "pm1"): "3", (263, "pm10"): "8", (263, "temperature"): "-3.1", (263, "humidity"): "63.1", (263, "pressure"): "1012.1",
+        (263, "pm1"): "4", (263, "pm10"): "9", (263, "temperature"): "-3.1", (263, "humidity"): "unknown", (263, "pressure"): "1012.1",
         (263, "battery_voltage"): "3.71", (263, "rssi"): "-80", (263, "uptime"): "5",
         (264, "water_volume"): "123456.7", (264, "water_flow"): "1.5", (264, "leak"): "on", (265, "occupied"): "on",
     }  # fmt: skip

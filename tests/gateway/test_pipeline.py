@@ -11,7 +11,6 @@ import pytest
 
 from gateway.clock import HostClock
 from gateway.core.follow import Follow, Follower
-from gateway.core.lockout import BURST, REFILL_S
 from gateway.core.model import Event, Node, Radio, Reception
 from gateway.crypto import opener
 from gateway.metrics import Metrics
@@ -59,7 +58,7 @@ class World:
         return True
 
     def rx(self, data: bytes, receiver: str = "aa", rssi: int = -80, sf: int = 7, **changes: Any) -> Reception:
-        self.tmst += 1000
+        self.tmst = self.tmst + 100_000 & 0xFFFFFFFF  # two transmissions are never as close as two copies
         rx = Reception(
             data, self.clock.time, "lora", receiver, rssi, 5.0, Radio(868_100_000, sf, 125_000, "4/5", self.tmst)
         )
@@ -289,7 +288,7 @@ async def test_a_frame_from_below_the_floor_is_kept_once_and_the_node_lets_go_of
         assert world.metrics.totals["below_floor"] == again
 
 
-async def test_forged_frames_cost_a_bounded_number_of_tag_checks_and_silence_nobody(
+async def test_a_forged_frame_costs_one_tag_check_and_an_unknown_node_or_a_wrong_slot_none(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = 0
@@ -302,14 +301,10 @@ async def test_forged_frames_cost_a_bounded_number_of_tag_checks_and_silence_nob
     monkeypatch.setattr("gateway.crypto.opener", counted)
     forger = Mote(263)
     for _ in range(500):
-        world.clock.time += 0.01
         await world.take(forger.report(T0, ROWS))
-    assert tried <= 2 * (BURST + 5 / REFILL_S + 1) and world.metrics.refused["locked_out"] > 400
-    await world.take(world.mote.status({1: 5}, long=True))
-    assert world.ids() == ["263:0:1"], "the whole counter has a budget of its own"
-    world.clock.time += REFILL_S
+    assert tried == 500 and world.metrics.refused == {"bad_tag": 500}
     await world.take(world.mote.report(T0, ROWS))
-    assert world.ids() == ["263:0:1", "263:0:2"]
+    assert world.ids() == ["263:0:1"], "the node's own frame gets in at its first try"
     before = tried
     await world.take(Mote(999).report(T0, ROWS))
     await world.take(replace(world.mote, epoch=1).report(T0, ROWS))

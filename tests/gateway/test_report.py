@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cbor2
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +188,52 @@ def test_ext_and_unknown_status_keys_are_kept() -> None:
     assert decode(payload, T0, {}).ext == {9: b"x"}
     s = decode_status(cbor2.dumps({1: 5, 4: {200: [1, 2]}, 99: b"\x01"}))
     assert s.values == {"uptime": 5, "s99": "01"} and s.schemas == {200: (1, 2)}
+
+
+CONTENT = st.recursive(
+    st.none() | st.booleans() | st.text() | st.binary(max_size=9)
+    | st.sampled_from([s * (1 << n) + d for n in (31, 32, 53, 63, 64, 70) for s in (1, -1) for d in (-1, 0, 1)]) | st.integers(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.integers() | st.text(max_size=3), inner, max_size=4), max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.integers(0, 40), CONTENT, max_size=6))
+def test_whatever_a_status_says_can_be_stored_and_published(content: dict[int, object]) -> None:
+    """A payload that only one of our libraries could hold would stop everyone else's frames with it."""
+    try:
+        status = decode_status(cbor2.dumps(content))
+    except Malformed:
+        return
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(status.values)) == msgspec.to_builtins(status.values)
+    assert json.loads(msgspec.json.encode(status.values)) == msgspec.to_builtins(status.values)
+
+
+@pytest.mark.parametrize("n", [1 << 63, (1 << 64) - 1, -(1 << 63) - 1, -(1 << 64)])
+@pytest.mark.parametrize(
+    "at", [lambda n: {3: n}, lambda n: {99: [{"a": n}]}, lambda n: {n: 1} if n > 0 else {3: {n: 1}}]
+)
+def test_an_integer_of_more_than_64_bits_is_malformed_wherever_it_stands(n: int, at: Callable[[int], object]) -> None:
+    with pytest.raises(Malformed):
+        decode_status(cbor2.dumps(at(n)))
+
+
+def test_the_widest_integers_are_read() -> None:
+    assert decode_status(cbor2.dumps({3: (1 << 63) - 1, 99: -(1 << 63)})).values == {
+        "boots": (1 << 63) - 1,
+        "s99": -(1 << 63),
+    }
+
+
+@pytest.mark.parametrize("payload", [b"\x81" * 900, b"\xa1\x05" * 400, b"\x9a\xff\xff\xff\xff", b"\x99\x01\x01" + b"\x00" * 257, b"\xa1\x05\x63\xed\xa0\x80"])  # fmt: skip
+def test_depth_items_and_broken_text_are_malformed(payload: bytes) -> None:
+    with pytest.raises(Malformed):
+        decode_status(payload)
+
+
+def test_ages_and_low_bits_are_no_word_on_what_time_it_is() -> None:
+    def absolute(stamp: object, interval: int = 60) -> bool:
+        cells: list[object] = [5] if not isinstance(stamp, list) else [[5, 1]]
+        return decode(cbor2.dumps([[6], stamp, interval, cells]), T0, {}).absolute
+
+    assert absolute(T0) and absolute([T0, 30], 0)
+    assert not absolute(-5) and not absolute(T0 & 0xFFFF) and not absolute([-60, 30], 0)

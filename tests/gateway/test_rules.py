@@ -305,6 +305,77 @@ def test_a_day_above_50_of_pm10_is_told_at_midnight_and_ends_with_a_better_day(t
     assert town.last_alarm().since == T0 + D
 
 
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [
+        (50.0, []), (50.4, []), (50.5, [("raised", "pm10-day-limit")]), (51.0, [("raised", "pm10-day-limit")]), (90.4, [("raised", "pm10-day-limit")]),
+    ],
+)  # fmt: skip
+def test_a_value_is_rounded_to_the_limits_precision_before_it_is_compared(
+    tmp_path: Path, mean: float, told: list[tuple[str, str]]
+) -> None:
+    town = Town(tmp_path, "[rules]\n")
+    for h in range(24):
+        town.send("n-1", [T0 + h * H + 600 * i for i in range(1, 7)], {"pm10": [mean] * 6})
+    town.row("n-1", T0 + D + 600, pm10=10)
+    assert town.values("day", "pm10")[T0] == mean
+    assert [x for x in town.alarms() if not x[1].startswith("stuck")] == told
+    if told:
+        (alarm,) = [e.alarm for e in town.events if e.alarm and e.alarm.rules == ("pm10-day-limit",)]
+        assert alarm.value == mean, "what is published is the value itself"
+
+
+@given(v=st.floats(-1e6, 1e6), digits=st.integers(0, 3), below=st.booleans())
+def test_no_value_is_beyond_and_inside_at_once(v: float, digits: int, below: bool) -> None:
+    rule = Rule("r", "q", "below" if below else "above", 50, 50, round_to=digits)
+    assert rule.beyond(v) != rule.inside(v)
+    if abs(v - 50) < 0.49 * 10**-digits:
+        assert rule.inside(v)
+
+
+@pytest.mark.parametrize(("rule", "quantity", "limit"), [("o3-information", "o3", 180), ("no2-hour-limit", "no2", 200)])
+def test_hours_round_a_shipped_limit_are_one_alarm(tmp_path: Path, rule: str, quantity: str, limit: int) -> None:
+    town = Town(tmp_path, "[rules]\n")
+    for h in range(12):
+        v = limit + 1 if h % 2 == 0 else limit - 1
+        town.send("n-1", [T0 + h * H + 600 * i for i in range(1, 7)], {quantity: [v] * 6})
+    for h, v in ((12, limit * 0.91), (13, limit * 0.89), (14, 10)):
+        town.send("n-1", [T0 + h * H + 600 * i for i in range(1, 7)], {quantity: [v] * 6})
+    assert [x for x in town.alarms() if x[1] == rule] == [("raised", rule), ("cleared", rule)]
+    cleared = [e.alarm for e in town.events if e.alarm and e.alarm.rules == (rule,)][-1]
+    assert cleared.t == T0 + 14 * H
+
+
+def test_every_shipped_hourly_limit_has_room_between_its_two_ends_and_is_rounded(tmp_path: Path) -> None:
+    rules = [r for r in config(tmp_path, "[rules]\n", []).rules if r.indicative and not r.name.startswith("noise")]
+    assert len(rules) == 16
+    for r in rules:
+        assert r.round_to == 0 and (r.clear == 0.9 * r.limit if r.aggregate == "hour" else r.clear == r.limit), r.name
+
+
+def test_a_row_of_the_same_time_is_no_further_value(tmp_path: Path) -> None:
+    rule = Rule("r", "q", "above", 6, 6, hold=2)
+    track = Track()
+    assert steps(rule, track, [(T0, 9.0)], 0) == []
+    assert steps(rule, track, [(T0, 9.0), (T0 - 1, 9.0)], 0) == [], "one value twice is one value"
+    assert [x.what for x in steps(rule, track, [(T0 + 1, 9.0)], 0)] == ["raised"]
+    assert steps(rule, track, [(T0 + 1, 1.0)], 0) == []
+
+
+def test_the_first_row_of_all_counts_whenever_it_was(tmp_path: Path) -> None:
+    assert [x.what for x in steps(Rule("r", "q", "above", 6, 6), Track(), [(1, 9.0)], 0)] == ["raised"]
+
+
+def test_rows_of_a_time_when_the_hosts_clock_was_ahead_do_not_hold_a_rule_back(tmp_path: Path) -> None:
+    town = Town(tmp_path, HOT)
+    town.row("n-1", T0 + 3650 * D, temperature=40)
+    town.restart()
+    town.latest.clear()
+    town.row("n-1", T0, temperature=20)
+    town.row("n-1", T0 + 600, temperature=40)
+    assert town.alarms() == [("raised", "hot"), ("cleared", "hot"), ("raised", "hot")]
+
+
 def test_every_text_exists_in_every_language_and_can_be_filled() -> None:
     for code in TEXTS:
         said = text_of(code, "pm10", 51.5, 50, "ug/m3", indicative=True)

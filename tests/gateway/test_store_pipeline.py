@@ -234,3 +234,16 @@ def test_the_gateway_on_a_full_disk_takes_alarms_says_so_and_goes_on_by_itself(
     finally:
         p.kill()
         shutil.rmtree(small_disk, ignore_errors=True)
+
+
+async def test_a_frame_read_under_a_wrong_announcement_is_read_again_under_the_right_one() -> None:
+    world = World()
+    late = own_report(world.mote, T0 - 60, 7)  # of the columns that are announced at last
+    await world.take(world.mote.status({STATUS_SCHEMA: {200: [5]}}))
+    await world.take(late)
+    assert world.metrics.refused["unknown_schema"] == 1 and "malformed" not in world.metrics.refused
+    await world.take(world.mote.status({STATUS_SCHEMA: {200: list(OWN)}}))
+    await world.pipeline.settle()
+    (event,) = [e.event for e in world.engine.fetch(0, 99) if e.event.kind == "report"]
+    assert event.id == "263:0:1" and [c.values for c in event.columns] == [(7,), (20.0,)]
+    assert not world.engine.unread()

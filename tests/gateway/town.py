@@ -42,7 +42,7 @@ class Town:
         self.store: dict[str, bytes] = {}
         self.events: list[Event] = []
         self.refused: dict[str, int] = {}
-        self.counters: dict[str, int] = {}
+        self.counters: dict[int, int] = {}
         self.latest: dict[tuple[str, str], float] = {}
         self.city = self.restart()
 
@@ -66,7 +66,7 @@ class Town:
 
     def event(self, name: str, received: float, kind: str = "report", **fields: Any) -> Event:
         node = self.nodes[name]
-        n = self.counters[name] = self.counters.get(name, 0) + 1
+        n = self.counters[node.id] = self.counters.get(node.id, 0) + 1
         return Event(
             kind, f"{node.id}:0:{n}", node.id, name, node.visibility, received, node.interval_s, n,
             **{"link": "lora", **fields},

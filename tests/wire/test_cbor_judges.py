@@ -26,6 +26,8 @@ NOT_OURS = (
     }
     | {"826161bf61626163ff", "83018202039f0405ff", "83019f0203ff820405"}
 )
+# The wire speaks them, the gateway refuses them: neither its store nor JSON can hold them.
+BEYOND_64_BITS = {"1bffffffffffffffff", "3bffffffffffffffff"}
 
 
 def test_the_examples_are_those_of_the_rfc() -> None:
@@ -43,5 +45,10 @@ def test_an_example_of_the_rfc_reads_as_it_says_or_is_refused(e: dict[str, Any])
             gateway_cbor.load(raw)
         return
     want = e["decoded"] if "decoded" in e else cbor2.loads(raw)
+    if e["hex"] in BEYOND_64_BITS:
+        assert cbor.read(raw, 0, len(raw)) == want
+        with pytest.raises(Malformed):
+            gateway_cbor.load(raw)
+        return
     assert shown(cbor.read(raw, 0, len(raw))) == shown(gateway_cbor.load(raw)) == shown(want)
     assert e["roundtrip"] and cbor2.dumps(want) == raw

@@ -69,3 +69,25 @@ def test_the_grammar_refuses_broken_payloads(rules: dict[str, Any]) -> None:
     admitted = {v["name"] for rule, v in broken if admits(rules[rule], bytes.fromhex(v["hex"]))}
     assert admitted == BEYOND | JUDGE_IS_BLIND
     assert len(broken) - len(admitted) > 30
+
+
+EXT = [
+    (True, {1: -5, 2: "text", 7: b"bytes", 30: [1, None, True, [False]], 300: {0: 65536, "k": {b"b": []}}}),
+    (True, {2: (1 << 63) - 1, 3: -(1 << 63)}),
+    (False, {5: 1.5}), (False, {5: float("nan")}), (False, {5: [1, {2: 1.5}]}), (False, {5: cbor2.CBORTag(1, 2)}),
+    (False, {5: cbor2.CBORSimpleValue(99)}), (False, {5: cbor2.undefined}), (False, {"5": 1}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("good", "ext"), EXT)
+def test_grammar_and_gateway_agree_on_what_an_ext_may_hold(rules: dict[str, Any], good: bool, ext: Any) -> None:
+    from gateway.core.refusals import Malformed
+    from gateway.core.report import decode
+
+    raw = cbor2.dumps([[6], 1_767_225_600, 60, [5], ext])
+    assert admits(rules["report"], raw) is good
+    if good:
+        assert decode(raw, 1_767_225_600, {}).ext == ext
+    else:
+        with pytest.raises(Malformed):
+            decode(raw, 1_767_225_600, {})

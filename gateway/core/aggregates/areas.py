@@ -1,6 +1,6 @@
 """What is gathered over many nodes: free places of car parks, and the water balance of shafts. Collectors of City.
 
-A car park is counted bay by bay ("bays"), or by what drives in and out ("counters"); the balance of a district is inflow less what
+A car park is counted bay by bay ("bays"), or by what drives in and out ("counters", gates.py); the balance of a district is inflow less what
 its meters used, hour by hour. Each area has notes of its own: "city:@<area>/<part>".
 """
 
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gateway.core.aggregates.calendar import Calendar
 from gateway.core.aggregates.cells import HOUR
 from gateway.core.city import Turn
 from gateway.core.model import RESTRICTED, Aggregate, Area, Event
 
 KEEP_HOURS = 8 * 24
+AHEAD_S = 86_400  # marks further ahead of the present frame are of a time when the host's clock was wrong
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,8 @@ class AreaSpec:
         return any(fnmatchcase(node, pattern) for pattern in named)
 
 
-def _tell(turn: Turn, spec: AreaSpec, name: str, t: int, body: Mapping[str, Any], latest: bool = True) -> None:
+def tell(turn: Turn, spec: AreaSpec, name: str, t: int, body: Mapping[str, Any], latest: bool = True) -> None:
+    """Add what is known of an area at row time `t`."""
     turn.tell("area", f"{spec.name}-{name}", spec.visibility, area=Area(spec.name, name, t, body, latest))
 
 
@@ -77,11 +77,12 @@ class Bays:
             if (
                 before is not None
                 and before[0] is not None
+                and before[0] <= turn.now + AHEAD_S
                 and (t <= before[0] or before[1] == value and value is None)
             ):
                 continue
             known[turn.subject.name] = [t, value]
-            turn.keep(_key(spec, turn.subject.name), [t, value])
+            turn.keep(key_of(spec, turn.subject.name), [t, value])
             if before is None or before[1] != value:
                 self._told(turn, spec, known, t)
 
@@ -89,7 +90,7 @@ class Bays:
         known = self._known.get(spec.name)
         if known is None:
             known = self._known[spec.name] = {
-                node: found for node in self._bays[spec.name] if (found := turn.look(_key(spec, node))) is not None
+                node: found for node in self._bays[spec.name] if (found := turn.look(key_of(spec, node))) is not None
             }
         return known
 
@@ -104,7 +105,7 @@ class Bays:
             "unknown": max(capacity - heard, 0),
         }
         newest = max(x[0] or 0 for x in known.values())
-        _tell(turn, spec, "lot", max(t, newest), body)
+        tell(turn, spec, "lot", max(t, newest), body)
 
 
 def _occupied(event: Event) -> tuple[int, int | None] | None:
@@ -117,81 +118,6 @@ def _occupied(event: Event) -> tuple[int, int | None] | None:
             value = column.values[row]
             return event.times[row], None if value is None else int(value > 0)
     return None
-
-
-class Counters:
-    """Counts what drives in and out. note "<area>/count": {"n": occupied, "t": newest row, "z": rows up to then are settled, "drift"}.
-
-    A count never leaves 0..capacity: what would is drift, summed and told. At `reset_hour` the count becomes reset_to, and the difference
-    is drift too; rows from before, that come later, are history.
-    """
-
-    def __init__(self, specs: Sequence[AreaSpec], calendar: Calendar) -> None:
-        self._calendar = calendar
-        self._of: dict[str, list[AreaSpec]] = {}
-        for spec in specs:
-            for node, _ in (*spec.entries, *spec.exits):
-                if spec not in self._of.setdefault(node, []):
-                    self._of[node].append(spec)
-
-    def forget(self) -> None:
-        return None
-
-    def follow(self, turn: Turn, event: Event) -> None:
-        if event.kind != "report":
-            return
-        for spec in self._of.get(turn.subject.name, ()):
-            changes = _passages(spec, turn.subject.name, event)
-            if not changes:
-                continue
-            state = turn.look(_key(spec, "count")) or {"n": spec.reset_to, "t": 0, "z": 0, "drift": 0}
-            before, before_t = state["n"], state["t"]
-            for t, change in changes:
-                if t <= state["z"]:
-                    continue
-                self._reset(spec, state, t)
-                if t <= state["z"]:
-                    continue
-                wanted = state["n"] + change
-                state["n"] = min(max(wanted, 0), spec.capacity)
-                state["drift"] += state["n"] - wanted
-                state["t"] = max(state["t"], t)
-            turn.keep(_key(spec, "count"), state)
-            if state["n"] != before or not before_t:
-                body = {
-                    "capacity": spec.capacity,
-                    "occupied": state["n"],
-                    "free": spec.capacity - state["n"],
-                    "unknown": 0,
-                    "drift": state["drift"],
-                }
-                _tell(turn, spec, "lot", state["t"], body)
-
-    def _reset(self, spec: AreaSpec, state: dict[str, int], t: int) -> None:
-        """Set the count if a quiet hour lies between the newest row and this one."""
-        if spec.reset_hour is None:
-            return
-        local = self._calendar.local(t).replace(minute=0, second=0, microsecond=0, tzinfo=None)
-        quiet = self._calendar.hour(local.replace(hour=spec.reset_hour)) * HOUR
-        if quiet >= t:
-            quiet = self._calendar.hour(local.replace(hour=spec.reset_hour) - timedelta(days=1)) * HOUR
-        if state["z"] < quiet:
-            if state["t"]:
-                state["drift"] += spec.reset_to - state["n"]
-                state["n"] = spec.reset_to
-            state["z"] = quiet
-
-
-def _passages(spec: AreaSpec, node: str, event: Event) -> list[tuple[int, int]]:
-    """Return (time, cars that came or went) of an event's rows, in order of time."""
-    found = []
-    for column in event.columns:
-        sign = ((node, column.key) in spec.entries) - ((node, column.key) in spec.exits)
-        if sign:
-            for i, v in enumerate(column.values):
-                if v and i not in column.suspect:
-                    found.append((event.times[i], sign * int(v)))
-    return sorted(found)
 
 
 class Balance:
@@ -224,11 +150,12 @@ class Balance:
     def _hour(self, turn: Turn, spec: AreaSpec, a: Aggregate) -> None:
         use = next((v.value for v in a.values if v.quantity == f"{spec.register}-used"), None)
         hour = a.start // HOUR
-        state = turn.look(_key(spec, str(hour))) or {"m": {}, "r": 0}
+        state = turn.look(key_of(spec, str(hour))) or {"m": {}, "r": 0}
         if use is None and turn.subject.name not in state["m"]:
             return
-        hours: list[int] = turn.look(_key(spec, "hours")) or []
-        newest = max(hours, default=hour)
+        hours: list[int] = turn.look(key_of(spec, "hours")) or []
+        last = int(turn.now + AHEAD_S) // HOUR
+        newest = max((h for h in hours if h <= last), default=hour)
         if hour < newest - KEEP_HOURS:
             turn.refuse("late_for_aggregates", 1)
             return
@@ -237,11 +164,11 @@ class Balance:
             hours.append(hour)
             for old in [h for h in hours if h < max(newest, hour) - KEEP_HOURS]:
                 hours.remove(old)
-                turn.keep(_key(spec, str(old)), None)
-            turn.keep(_key(spec, "hours"), hours)
-            self._told(turn, spec, hour - 1, turn.look(_key(spec, str(hour - 1))), latest=hour >= newest, whole=False)
+                turn.keep(key_of(spec, str(old)), None)
+            turn.keep(key_of(spec, "hours"), hours)
+            self._told(turn, spec, hour - 1, turn.look(key_of(spec, str(hour - 1))), latest=hour >= newest, whole=False)
         self._told(turn, spec, hour, state, latest=hour >= newest, whole=True)
-        turn.keep(_key(spec, str(hour)), state)
+        turn.keep(key_of(spec, str(hour)), state)
 
     def _told(
         self, turn: Turn, spec: AreaSpec, hour: int, state: dict[str, Any] | None, latest: bool, whole: bool
@@ -270,9 +197,10 @@ class Balance:
             if len(there) == len(into) + len(out):
                 body["balance"] = round(body["inflow"] - body["outflow"], 1)
         if not whole:
-            turn.keep(_key(spec, str(hour)), state)
-        _tell(turn, spec, "balance", (hour + 1) * HOUR, body, latest)
+            turn.keep(key_of(spec, str(hour)), state)
+        tell(turn, spec, "balance", (hour + 1) * HOUR, body, latest)
 
 
-def _key(spec: AreaSpec, part: str) -> str:
+def key_of(spec: AreaSpec, part: str) -> str:
+    """Return the key of one of an area's notes."""
     return f"city:@{spec.name}/{part}"

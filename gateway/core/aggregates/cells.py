@@ -1,15 +1,19 @@
 """What one hour of one quantity comes to, whatever the order in which its rows arrive.
 
 Two kinds of cell, as plain lists so that they can be noted:
-mean, energy: [seconds covered, sum of seconds x value]; energy sums 10^(dB/10), because levels are never averaged in dB.
+mean, energy: [seconds covered, sum of seconds x value, runs]; energy sums 10^(dB/10), because levels are never averaged in dB.
 register:     [t, value of the first row, t, value of the last row]; a register only rises.
 Rows are stamped with their end, so hour h (counted from 1970) has the rows with 3600 h < t <= 3600 (h + 1).
+
+A time counts once: `runs` are the parts of the hour that rows have told of, and a row whose last second is told already is left out.
+So rows that come twice, or once more a few seconds beside (the node's clock was set back), neither fill an hour nor weigh double.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log10
+from typing import Any
 
 HOUR = 3600
 MEAN, ENERGY, REGISTER = "mean", "energy", "register"
@@ -17,7 +21,11 @@ KINDS = (MEAN, ENERGY, REGISTER)
 REACH_S = 2 * HOUR
 """How far apart two register readings may be to say what it was on the hour between them."""
 
-Cell = list[float]
+MAX_RUNS = 32  # of a cell; beyond that the two nearest become one
+
+JUMP_S = 600  # shorter distances say little of a flow: a pulse may be ten litres
+
+Cell = list[Any]
 
 
 def hour_of(t: int) -> int:
@@ -37,9 +45,65 @@ def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], st
                 cell[2], cell[3] = t, v
         return
     if not cell:
-        cell += (0, 0)
+        cell += (0, 0, [])
+    elif len(cell) == 2:  # noted before runs were
+        cell.append([])
+    if not _extends(cell[2], times, step):
+        pairs = [(t, v) for t, v in sorted(zip(times, values, strict=True)) if cover(cell[2], t - step, t)]
+        _bound(cell[2])
+        values = [v for _, v in pairs]
     cell[0] += step * len(values)
     cell[1] += step * (sum(values) if kind == MEAN else sum([10 ** (v / 10) for v in values]))
+
+
+def fits(cell: Cell, kind: str) -> bool:
+    """True if a noted cell is of this kind: a quantity may be aggregated in another way since."""
+    return (len(cell) == 4) == (kind == REGISTER)
+
+
+def _extends(runs: list[int], times: Sequence[int], step: int) -> bool:
+    """Add rows that are a grid behind all that was told, as nearly all are; False, and nothing added, when they are anything else."""
+    n, first = len(times), times[0] - step
+    if runs and first < runs[-1] or times[-1] - times[0] != step * (n - 1):
+        return False
+    if n > 2 and any(times[i] - times[i - 1] != step for i in range(1, n)):
+        return False
+    if runs and 4 * (first - runs[-1]) <= step:
+        runs[-1] = times[-1]
+    else:
+        runs += (first, times[-1])
+        _bound(runs)
+    return True
+
+
+def cover(runs: list[int], begin: int, end: int) -> bool:
+    """Add begin..end to what was told, False when its last second was told already. The caller bounds how many runs there are.
+
+    runs: begin, end, begin, end ... rising. Gaps of a quarter of a row are no place for another one and are closed.
+    """
+    if any(runs[i] < end <= runs[i + 1] for i in range(0, len(runs), 2)):
+        return False
+    close = (end - begin) // 4
+    out: list[int] = []
+    for i in range(0, len(runs), 2):
+        a, b = runs[i], runs[i + 1]
+        if b + close < begin:
+            out += (a, b)
+        elif a > end + close:
+            out += (begin, end, *runs[i:])
+            break
+        else:
+            begin, end = min(a, begin), max(b, end)
+    else:
+        out += (begin, end)
+    runs[:] = out
+    return True
+
+
+def _bound(runs: list[int]) -> None:
+    while len(runs) > 2 * MAX_RUNS:
+        nearest = min(range(1, len(runs) - 1, 2), key=lambda i: runs[i + 1] - runs[i])
+        del runs[nearest : nearest + 2]
 
 
 def mean(cell: Cell) -> float:
@@ -57,14 +121,20 @@ def covered(cell: Cell) -> float:
     return min(cell[0], HOUR)
 
 
-def register_at(hour: int, before: Cell | None, after: Cell | None) -> tuple[float, bool] | None:
+def register_at(
+    hour: int, before: Cell | None, after: Cell | None, most: float = float("inf")
+) -> tuple[float, bool] | None:
     """Return a register at the end of `hour` and whether it was read in that very second.
 
-    before, after: the cells of that hour and of the next. Between two readings at most REACH_S apart it is interpolated.
+    before, after: the cells of that hour and of the next. Between two readings at most REACH_S apart it is interpolated, unless it rose by
+    more than `most` an hour: then it is another meter's.
     """
     t = (hour + 1) * HOUR
     if before and before[2] == t:
         return before[3], True
     if not before or not after or after[0] - before[2] > REACH_S or after[1] < before[3]:
         return None
-    return before[3] + (after[1] - before[3]) * (t - before[2]) / (after[0] - before[2]), False
+    between = after[0] - before[2]
+    if after[1] - before[3] > most * max(between, JUMP_S) / HOUR:
+        return None
+    return before[3] + (after[1] - before[3]) * (t - before[2]) / between, False

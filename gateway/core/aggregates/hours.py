@@ -2,10 +2,12 @@
 
 An hour closes when a row at or after its end has come, or `grace_s` after its end when nothing comes. A row for a closed hour reopens
 it; when no more came for `grace_s` it closes again, and every period it belongs to that is over is told again under a higher revision.
-Rows more than keep_days behind the node's newest are counted and left out.
+Rows more than keep_days behind their receipt or the node's newest are counted and left out, as is what is received while the host's clock
+is not set; rows ahead of their receipt open no hour. So the cost of a frame is bounded whatever its stamps are.
 
 own: z: periods that end up to this hour are told. l: newest hour with data. t: newest row. s: seconds per row. d: days noted.
-o: {hour: [received, revision, {quantity: cell}]}, the open hours. p: {aggregate: end of the newest told}.
+o: {hour: [received, revision, {quantity: cell}]}, the open hours. p: {aggregate: end of the newest told}. b: p as it was before the clock
+was found days ahead.
 day note: h: {hour: [revision, {quantity: cell}]}. r: {aggregate: {end: revision}} from the second revision on.
 """
 
@@ -18,13 +20,15 @@ from typing import Any
 from gateway.core.aggregates import cells as c
 from gateway.core.aggregates.calendar import LONGEST
 from gateway.core.aggregates.cells import HOUR, Cell
-from gateway.core.aggregates.periods import Plan, found
+from gateway.core.aggregates.periods import Plan, found, jumped
 from gateway.core.city import State, Turn
 from gateway.core.model import Aggregate, Event
 from gateway.core.registry import strictest, visibility_of
 
 MAX_OPEN = 48
 DAY = 24
+CLOCK_SET = 1_735_689_600  # 2025-01-01: a host whose clock says less has not set it
+FUTURE_S = 300  # how far a node's clock may be ahead of ours
 
 
 class Hours:
@@ -37,6 +41,14 @@ class Hours:
 
     def forget(self) -> None:
         return None
+
+    def review(self, turn: Turn, own: State) -> None:
+        return (
+            None  # hours of a quantity that is aggregated in another way by now are left out where they are looked at
+        )
+
+    def leave(self, turn: Turn, own: State) -> None:
+        return None  # a node may come back, and its hours were what they were
 
     def follow(self, turn: Turn, event: Event, own: State) -> None:
         if event.kind != "report" or event.occurrences or not event.times:
@@ -83,15 +95,22 @@ class Hours:
     def _add(self, turn: Turn, event: Event, columns: list[Any], step: int, own: State) -> int | None:
         """Add an event's rows; return the newest time of a usable one."""
         times, kinds = event.times, self._plan.kinds
-        newest, future = None, int(event.received) + 300
-        oldest = own["l"] - DAY * self._plan.keep_days if own else 0
+        newest, future = None, int(event.received) + FUTURE_S
+        if event.received >= CLOCK_SET:
+            self._heal(own, c.hour_of(future))
+        reach = DAY * self._plan.keep_days
+        oldest = max(c.hour_of(int(event.received)), own["l"] if own else 0) - reach
+        if event.received < CLOCK_SET:
+            oldest = c.hour_of(future) + 1
         late = 0
         for hour, rows in _by_hour(times).items():
             if hour < oldest:
                 late += len(rows)
                 continue
-            if times[rows[-1]] > future and times[rows[0]] > future:
-                continue
+            if (hour + 1) * HOUR > future:
+                rows = [i for i in rows if times[i] <= future]
+                if not rows:
+                    continue
             cells: dict[str, Cell] | None = None
             for column in columns:
                 use = rows
@@ -103,7 +122,10 @@ class Hours:
                 if cells is None:
                     cells = self._open(turn, own, hour, event.received)
                 kind = kinds[column.key][0]
-                c.add(cells.setdefault(column.key, []), kind, [values[i] for i in use], [times[i] for i in use], step)
+                cell = cells.setdefault(column.key, [])
+                if cell and not c.fits(cell, kind):
+                    cell.clear()
+                c.add(cell, kind, [values[i] for i in use], [times[i] for i in use], step)
                 last = times[use[-1]] if use is rows or len(use) == 1 else max(times[i] for i in use)
                 if newest is None or last > newest:
                     newest = last
@@ -112,6 +134,19 @@ class Hours:
         if newest is not None:
             own["t"] = max(own.get("t", 0), newest)
         return newest
+
+    def _heal(self, own: State, last: int) -> None:
+        """Take back marks of a time when the host's clock was days ahead: they would make all that comes until then too late.
+
+        Or is the clock behind now? Nothing is forgotten for it: open hours stay, and what may have been published gets a higher revision (b).
+        """
+        if not own or own["l"] <= last + DAY:
+            return
+        own["l"] = max((h for h in own["o"] if h <= last), default=last)
+        own["z"] = min(own["z"], last - 1)
+        own["t"] = min(own.get("t", 0), last * HOUR)
+        own["b"] = {name: max(end, own.get("b", {}).get(name, 0)) for name, end in own["p"].items()}
+        own["p"] = {name: end for name, end in own["p"].items() if end <= last + 1}
 
     def _open(self, turn: Turn, own: State, hour: int, received: float) -> dict[str, Cell]:
         if not own:
@@ -138,8 +173,9 @@ class Hours:
             touched.add(h)
             touched |= self._unsure(turn, days, own, h, cells)
         own["z"] = reached
+        # a period ends at most LONGEST after an hour with data: those closed before now end theirs by before + LONGEST
         ends = {e for h in touched for e in range(h + 1, min(h + LONGEST, reached) + 1)}
-        ends |= set(range(before + 1, min(reached, own["l"] + LONGEST) + 1))
+        ends |= set(range(before + 1, min(reached, own["l"] + LONGEST, before + LONGEST) + 1))
         told = self._told(turn, own, days, sorted(ends), touched, before)
         for day, note in days.items():
             if note.pop("new", None):
@@ -150,7 +186,8 @@ class Hours:
 
     def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
         """Hours whose use of a register hangs on hour h: the next, and the one before when its end was not read on the second."""
-        registers = [q for q in cells if self._plan.kinds[q][0] == c.REGISTER]
+        kinds = self._plan.kinds
+        registers = [q for q in cells if q in kinds and kinds[q][0] == c.REGISTER]
         if not registers:
             return set()
         found = {h + 1} if h + 1 < own["z"] and self._look(turn, days, own, h + 1) else set()
@@ -166,14 +203,17 @@ class Hours:
             return self._look(turn, days, own, h)
 
         out: list[Aggregate] = []
+        most = self._plan.most_of(turn.subject.name)
         for end in ends:
             for period in self._plan.calendar.ending_at(end):
                 needs = self._plan.needs(period)
                 if end <= before and not any(needs <= h < end for h in touched):
                     continue
-                for f in found(self._plan, period, cells):
+                if period.name == "hour" and end > before:
+                    self._count_jumps(turn, period.first, cells, most)
+                for f in found(self._plan, period, cells, most):
                     revision = 1
-                    if end <= before:
+                    if end <= max(before, own.get("b", {}).get(f.name, 0)):
                         known = self._of(turn, days, own, end - 1)["r"].setdefault(f.name, {})
                         revision = known[end] = known.get(end, 1) + 1
                     latest = end >= own["p"].get(f.name, 0)
@@ -183,6 +223,11 @@ class Hours:
                         Aggregate(f.name, period.first * HOUR, end * HOUR, revision, latest, tuple(f.values), f.detail)
                     )
         return out
+
+    def _count_jumps(self, turn: Turn, hour: int, cells: Any, most: float) -> None:
+        for q in cells(hour):
+            if self._plan.kinds[q][0] == c.REGISTER and jumped(hour, q, cells, most):
+                turn.refuse("register_jump", 1)
 
     # day notes
 
@@ -210,7 +255,8 @@ class Hours:
             days[day] = self._day(turn, day)
         entry = days[day]["h"].get(hour)
         known = {} if entry is None else entry[1]
-        return {q: cell for q, cell in known.items() if q in self._plan.kinds}
+        kinds = self._plan.kinds
+        return {q: cell for q, cell in known.items() if q in kinds and c.fits(cell, kinds[q][0])}
 
     def _expire(self, turn: Turn, own: State) -> None:
         oldest = own["l"] // DAY - self._plan.keep_days - 2

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from gateway.core.aggregates import cells as c
@@ -23,6 +24,7 @@ PENALTIES_DB = (0, 5, 10)  # day, evening, night: 2002/49/EC Annex I
 class Plan:
     """What is aggregated: quantity -> (kind, unit, decimals). capture: least share, percent (75: 2024/2881 Annex III, 2008/50/EC Annex XI).
 
+    most: what a register can rise by in an hour, (pattern of node names, units) in the order in which they count; beyond it is another meter's.
     eight_hour, day, max8h: quantities with a running 8 h mean, a daily mean, a daily maximum of the 8 h means. index: or None.
     """
 
@@ -36,6 +38,11 @@ class Plan:
     capture: float = 75.0
     keep_days: int = 8
     grace_s: int = 900
+    most: tuple[tuple[str, float], ...] = ()
+
+    def most_of(self, node: str) -> float:
+        """Return what a node's register can rise by in an hour."""
+        return next((units for pattern, units in self.most if fnmatchcase(node, pattern)), float("inf"))
 
     def enough(self, capture: float) -> bool:
         """True when a share in percent is enough for a value."""
@@ -59,10 +66,10 @@ class Found:
     detail: dict[str, Any] = field(default_factory=dict)
 
 
-def found(plan: Plan, period: Period, cells: Hours) -> list[Found]:
-    """Return what a period was, nothing where it has no data; a period may tell under several names."""
+def found(plan: Plan, period: Period, cells: Hours, most: float = float("inf")) -> list[Found]:
+    """Return what a period was, nothing where it has no data; a period may tell under several names. most: see Plan."""
     if period.name == "hour":
-        out = [_hour(plan, period, cells), _index(plan, period, cells)]
+        out = [_hour(plan, period, cells, most), _index(plan, period, cells)]
     elif period.name == "8h":
         out = [_running(plan, period, cells)]
     elif period.name == "day":
@@ -70,7 +77,7 @@ def found(plan: Plan, period: Period, cells: Hours) -> list[Found]:
     elif period.name == "noise":
         out = _noise(plan, period, cells)
     else:
-        out = [_night(plan, period, cells)]
+        out = [_night(plan, period, cells, most)]
     return [f for f in out if f is not None and f.values]
 
 
@@ -84,13 +91,13 @@ def hourly(plan: Plan, cells: Mapping[str, Cell], q: str) -> float | None:
     return c.mean(cell) if cell and plan.enough(_share(cell[0], HOUR)) else None
 
 
-def _hour(plan: Plan, p: Period, cells: Hours) -> Found:
+def _hour(plan: Plan, p: Period, cells: Hours, most: float) -> Found:
     out = Found("hour")
     here = cells(p.first)
     for q, cell in here.items():
         kind, unit, decimals = plan.kinds[q]
         if kind == REGISTER:
-            out.values += _use(q, unit, decimals, p.first, cells)
+            out.values += _use(q, unit, decimals, p.first, cells, most)
             continue
         capture = _share(cell[0], HOUR)
         value = None
@@ -100,21 +107,30 @@ def _hour(plan: Plan, p: Period, cells: Hours) -> Found:
     return out
 
 
-def used(hour: int, q: str, cells: Hours) -> tuple[float | None, float, bool]:
+def used(hour: int, q: str, cells: Hours, most: float = float("inf")) -> tuple[float | None, float, bool]:
     """Return (register at the hour's end or None, use within the hour, True if both ends were read on the second).
 
-    The use is NaN when it cannot be told: an end is missing, or the register fell (another meter).
+    The use is NaN when it cannot be told: an end is missing, or the register fell or rose by more than `most` (another meter).
     """
     here = cells(hour).get(q)
-    end = c.register_at(hour, here, cells(hour + 1).get(q))
-    start = c.register_at(hour - 1, cells(hour - 1).get(q), here)
-    if end is None or start is None or end[0] < start[0]:
+    end = c.register_at(hour, here, cells(hour + 1).get(q), most)
+    start = c.register_at(hour - 1, cells(hour - 1).get(q), here, most)
+    if end is None or start is None or not 0 <= end[0] - start[0] <= most:
         return (None if end is None else end[0]), float("nan"), False
     return end[0], end[0] - start[0], end[1] and start[1]
 
 
-def _use(q: str, unit: str, decimals: int, hour: int, cells: Hours) -> list[AggregateValue]:
-    register, use, exact = used(hour, q, cells)
+def jumped(hour: int, q: str, cells: Hours, most: float) -> bool:
+    """True if a register rose within an hour, or from the reading before it, by more than `most` an hour."""
+    before, here = cells(hour - 1).get(q), cells(hour).get(q)
+    if not here:
+        return False
+    within = here[3] - here[1] > most * max(here[2] - here[0], c.JUMP_S) / HOUR
+    return within or bool(before) and here[1] - before[3] > most * max(here[0] - before[2], c.JUMP_S) / HOUR
+
+
+def _use(q: str, unit: str, decimals: int, hour: int, cells: Hours, most: float) -> list[AggregateValue]:
+    register, use, exact = used(hour, q, cells, most)
     share = 100.0 if exact else 50.0 if use == use else 0.0
     return [
         AggregateValue(q, unit, None if register is None else round(register, decimals), share),
@@ -217,17 +233,17 @@ def _noise(plan: Plan, p: Period, cells: Hours) -> list[Found]:
     return out
 
 
-def _night(plan: Plan, p: Period, cells: Hours) -> Found:
+def _night(plan: Plan, p: Period, cells: Hours, most: float) -> Found:
     """The least hourly flow of the night, in l/h; every hour of the window must be known."""
     out = Found("night")
     for q, (kind, _, _) in plan.kinds.items():
         if kind != REGISTER or not any(q in cells(h) for h in range(p.first, p.end)):
             continue
-        uses = [use for h in range(p.first, p.end) if (use := used(h, q, cells)[1]) == use]
+        uses = [use for h in range(p.first, p.end) if (use := used(h, q, cells, most)[1]) == use]
         capture = _share(len(uses), p.end - p.first)
         least = round(min(uses), 1) if uses and plan.enough(capture) else None
         out.values.append(AggregateValue(q.replace("volume", "flow"), "l/h", least, capture))
     return out
 
 
-__all__ = ["ENERGY", "MEAN", "REGISTER", "Found", "Plan", "found", "lden", "mean_of_hours", "used"]
+__all__ = ["ENERGY", "MEAN", "REGISTER", "Found", "Plan", "found", "jumped", "lden", "mean_of_hours", "used"]

@@ -216,6 +216,27 @@ class Faults:
             None if left is None else round(left), "d", limits.warn_days,
         )  # fmt: skip
 
+    # another configuration
+
+    def review(self, turn: Turn, own: State) -> None:
+        """End what the plan no longer looks for, so that nothing would ever end it; the rest follows the subject's name and circle."""
+        limits = self._plan.battery.of(turn.subject.profile) if self._plan.battery is not None else None
+        for rule in list(own.get("up", ())):
+            kind, _, key = rule.partition("-")
+            if kind == "stuck" and key not in self._plan.stuck or kind == "battery" and limits is None:
+                t = int(turn.now)
+                self._set(turn, own, rule, kind, "battery_voltage" if kind == "battery" else key, False, t)
+            elif rule in turn.up:
+                turn.move(rule, turn.subject.visibility)
+        if "offline" in turn.up:
+            turn.move("offline", turn.subject.visibility)
+
+    def leave(self, turn: Turn, own: State) -> None:
+        self._waiting.discard(turn.subject.key)
+        for key in ("up", "off"):
+            own.pop(key, None)
+        turn.changed = True
+
     # telling
 
     def _set(

@@ -8,11 +8,12 @@ from gateway.core.city import State, Subject, Turn
 from gateway.core.model import Alarm, Event
 from gateway.core.normalise import quantity_of
 from gateway.core.registry import strictest
-from gateway.core.rules.machine import UP, Told, Track, by_clock, end, steps, waits_until
+from gateway.core.rules.machine import UP, Told, Track, about, by_clock, end, steps, waits_until
 from gateway.core.rules.rule import Rule
 from gateway.core.rules.texts import text_of
 
 FRESH_INTERVALS, FRESH_LEAST_S = 3, 900
+AHEAD_S = 86_400
 SCHEDULE_S = 900  # how often an alarm of a rule with a schedule is held against the clock
 
 
@@ -105,6 +106,9 @@ class Limits:
     ) -> None:
         before = own.get(rule.name)
         track = Track.of(before)
+        if track.t > turn.now + AHEAD_S:  # of a time when the host's clock was ahead
+            track.t, track.window = 0, None
+            track.since, track.told_t = min(track.since, int(turn.now)), min(track.told_t, int(turn.now))
         for told in steps(rule, track, rows, stale):
             self._tell(turn, rule, told, unit)
         after = track.kept()
@@ -128,8 +132,32 @@ class Limits:
             told.what, "cleared" if cleared else rule.direction, rule.severity, rule.quantity, unit, value, rule.limit,  # type: ignore[arg-type]
             told.t, told.since, (), rule.reference, text,
         )  # fmt: skip
-        seen = None if rule.visibility is None else strictest(rule.visibility, turn.subject.visibility)
-        turn.alarm(rule.name, alarm, seen)
+        turn.alarm(rule.name, alarm, _seen(rule, turn.subject))
+
+    # another configuration
+
+    def review(self, turn: Turn, own: State) -> None:
+        """End what is of rules that are gone, no longer about this subject, or about something else under their old name."""
+        _, mine = self._for(turn.subject)
+        for name in list(own):
+            rule, track = mine.get(name), Track.of(own[name])
+            if rule is not None and track.about in ("", about(rule)):
+                if name in turn.up:
+                    turn.move(name, _seen(rule, turn.subject))
+                continue
+            del own[name]
+            turn.changed = True
+            if name in turn.up:
+                turn.drop(name)
+            elif (
+                track.phase == UP and track.told is not None
+            ):  # raised before alarms were remembered: its name is all that is known
+                now = int(turn.now)
+                turn.alarm(name, Alarm("cleared", "cleared", "warning", name, "", None, None, now, track.since))
+
+    def leave(self, turn: Turn, own: State) -> None:
+        own.clear()
+        turn.changed = True
 
     # the clock
 
@@ -140,8 +168,7 @@ class Limits:
         found: list[float] = []
         for name, kept in own.items():
             rule = mine.get(name)
-            if rule is None:
-                found.append(turn.now)
+            if rule is None:  # taken out: review() ends it
                 continue
             track = Track.of(kept)
             due = waits_until(rule, track)
@@ -156,13 +183,7 @@ class Limits:
         now = int(turn.now)
         for name in list(own):
             rule, track = mine.get(name), Track.of(own[name])
-            if rule is None:  # taken out of the configuration: nobody would ever end it
-                if track.phase == UP and track.told is not None:
-                    turn.alarm(
-                        name, Alarm("cleared", "cleared", "warning", name, "", None, None, now, track.since)
-                    )  # fmt: skip
-                del own[name]
-                turn.changed = True
+            if rule is None:
                 continue
             applies = rule.schedule.always or rule.schedule.applies(turn.now)
             told = by_clock(rule, track, now) if applies else []
@@ -177,6 +198,11 @@ class Limits:
                     del own[name]
                 else:
                     own[name] = after
+
+
+def _seen(rule: Rule, s: Subject) -> str:
+    """Who may see a rule's alarms about a subject."""
+    return s.visibility if rule.visibility is None else strictest(rule.visibility, s.visibility)
 
 
 def units() -> dict[str, str]:

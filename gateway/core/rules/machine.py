@@ -21,7 +21,8 @@ WINDOW = 32  # values kept for a rate of rise
 class Track:
     """phase 0: nothing. since: first row beyond. t: newest row seen. n: values beyond, or in phase UP inside, in a row.
 
-    told: value told last, None when nothing was; told_t: when. window: (t, value) of the last over_s, for a rise.
+    told: value told last, None when nothing was; told_t: when. window: (t, value) of the last over_s, for a rise. about: what the rule
+    looked at (see `about`), because a name may stay while the rule behind it becomes another one.
     """
 
     phase: int = 0
@@ -31,6 +32,7 @@ class Track:
     told: float | None = None
     told_t: int = 0
     window: list[list[float]] | None = None
+    about: str = ""
 
     @classmethod
     def of(cls, kept: list[Any] | None) -> Track:
@@ -41,7 +43,7 @@ class Track:
         """Return what is to be noted; None when there is nothing to know."""
         if not self.phase and not self.window:
             return None
-        return [self.phase, self.since, self.t, self.n, self.told, self.told_t, self.window]
+        return [self.phase, self.since, self.t, self.n, self.told, self.told_t, self.window, self.about]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,18 @@ class Told:
     value: float
 
 
+def about(rule: Rule) -> str:
+    """What a rule looks at, and from which side."""
+    return f"{rule.aggregate}/{rule.quantity}/{rule.direction}"
+
+
 def steps(rule: Rule, track: Track, rows: Iterable[tuple[int, float]], stale_before: float) -> list[Told]:
     """Take rows in order of time; those not newer than the newest seen are left out. stale_before: older rows raise nothing.
 
     Rows and periods are stamped with their end, so the schedule is asked for the second before.
     """
     out: list[Told] = []
+    track.about = about(rule)
     always = rule.schedule.always
     for t, v in rows:
         if t <= track.t:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
 from fnmatch import fnmatchcase
+from math import floor
 from typing import Literal
 
 from gateway.core.city import Subject
@@ -87,7 +88,8 @@ class Rule:
     beyond for `hold` values in a row and for `for_s` seconds of row time; it ends when `clear_hold` values in a row are at or inside
     `clear`. stays: a value holds until the next one comes (occupied), so that for_s may end without one. update_step: how much worse it
     must get to be told again, at most every update_s. fresh_s: rows older than that when they arrive change the state, but raise
-    nothing; 0: three intervals, at least 15 minutes.
+    nothing; 0: three intervals, at least 15 minutes. round_to: decimals of the limit, to which a value is rounded (halves up) before it is
+    compared; None: as it is. What is published stays the value.
     """
 
     name: str
@@ -111,13 +113,22 @@ class Rule:
     visibility: str | None = None
     text: Mapping[str, str] = field(default_factory=dict)
     indicative: bool = False
+    round_to: int | None = None
+
+    def _compared(self, v: float) -> float:
+        if self.round_to is None:
+            return v
+        scale = 10**self.round_to
+        return floor(round(v * scale, 6) + 0.5) / scale
 
     def beyond(self, v: float) -> bool:
         """True on the wrong side of the limit; a value on it is not."""
+        v = self._compared(v)
         return v < self.limit if self.direction == "below" else v > self.limit
 
     def inside(self, v: float) -> bool:
         """True where the alarm may end."""
+        v = self._compared(v)
         return v >= self.clear if self.direction == "below" else v <= self.clear
 
     def worse(self, v: float, than: float) -> bool:
