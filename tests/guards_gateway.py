@@ -2,6 +2,15 @@
 
 from tests.guard import Guard
 
+AREAS = ('tests/gateway/test_areas.py',)
+BOUNDS = ('tests/gateway/test_hours_bounds.py',)
+DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
+HOMEASSISTANT = ('tests/gateway/test_homeassistant.py', '-k', 'doubtful or rhythm or totals')
+RAISED = ('tests/gateway/test_raised.py', '-k', 'not after_any_reloads')
+RULES = ("tests/gateway/test_rules.py",)
+STRANGERS = ("tests/gateway/test_strangers.py",)
+SUMS = ("tests/gateway/test_aggregates.py",)
+WIRE = ("tests/gateway/test_mqtt_wire.py",)
 
 GATEWAY = (
     Guard("G7", "ids carry the epoch of the key", "gateway/core/model.py", '    return f"{node}:{epoch}:{counter}"\n', '    return f"{node}:{counter}"\n', ("tests/gateway/test_decide.py", "-k", "never_used_twice")),
@@ -20,4 +29,59 @@ GATEWAY = (
     Guard("G6", "a node leaves behind sixty-four quantities", "gateway/core/decide.py", "        if len(state.ids) + len(more) > MAX_QUANTITIES:\n", "        if False:\n", ("tests/gateway/test_decide.py", "-k", "no_more_than_sixty")),
     Guard("G6", "a node leaves behind sixty-four alarms", "gateway/core/alarms.py", "    if len(kept) > MAX_RULES:\n", "    if False:\n", ("tests/gateway/test_decide.py", "-k", "no_more_than_sixty")),
     Guard("G7", "True is no number of boots", "gateway/core/report.py", "    return type(value) is int\n", "    return isinstance(value, int)\n", ("tests/gateway/test_decide.py", "-k", "odd_type")),
+    Guard("G7", "integers beyond 64 bits are malformed", "gateway/core/cbor.py", "        if n >= MAX_INT:\n", "        if False:\n", ("tests/gateway/test_report.py", "-k", "64_bits")),
+    Guard("G7", "a wrong announcement is not the frame's fault", "gateway/core/report.py", "        raise UnknownSchema(number, str(e)) from e", "        raise", ("tests/gateway/test_store_pipeline.py", "-k", "wrong_announcement")),
+    Guard("G7", "an unknown schema is asked for", "gateway/core/decide.py", "        if schema is not None:  # asked", "        if False:  # asked", ("tests/gateway/test_decide.py", "-k", "asks_for_it")),
+    Guard("G7", "a minority of receivers moves no clock", "gateway/clock.py", "        if sole or voices > 1 and 2 * size > voices:\n", "        if size:\n", ("tests/gateway/test_clock.py", "-k", "odd_receiver_of_three")),
+    Guard("G7", "a sole receiver repeats a step before it is believed", "gateway/clock.py", "now - most[0].since >= SOLE_S", "True", ("tests/gateway/test_clock.py", "-k", "sole_receiver")),
+    Guard("G7", "an odd receiver stamps no frame", "gateway/clock.py", "        return unix if abs(unix - self.now()) <= NEAR_S else None\n", "        return unix\n", ("tests/gateway/test_clock.py", "-k", "odd_receiver_of_three")),
+    Guard("G7", "a doubtful clock is given to no node", "gateway/downlinks.py", " if answer.with_time and self.knows_time() else None\n", " if answer.with_time else None\n", ("tests/gateway/test_clock.py", "-k", "before_what_its_store")),
+    Guard("G7", "a wrong host clock mutes nothing", "gateway/intake.py", "            rx = replace(rx, shift_s=shift_s)\n", "            pass\n", ("tests/gateway/test_clock.py", "-k", "is_behind")),
+    Guard("G7", "a set clock is believed against nodes", "gateway/pipeline.py", "        return 0.0 if shift_s and self._clock.is_set else shift_s\n", "        return shift_s\n", ("tests/gateway/test_clock.py", "-k", "service_keeps")),
+    Guard("G7", "two nodes among others say nothing of the clock", "gateway/core/witness.py", "        return n >= several and 2 * n > len(self._offsets)\n", "        return n >= several\n", ("tests/gateway/test_clock.py", "-k", "two_nodes_with")),
+    Guard('G7', 'a clear passes where its raise passed', 'gateway/outputs/filter.py', 'return self._narrow(e, nodes) or self._clear(e, e.alarm, e.alarm.circle)', 'return self._narrow(e, nodes)', RAISED),
+    Guard('G7', 'a clear that only its raise lets through has no value', 'gateway/outputs/filter.py', '        return replace(e, alarm=replace(a, value=None, limit=None, text=None))', '        return e', RAISED),
+    Guard('G7', 'a clear speaks of what was raised', 'gateway/core/city.py', 'self.tell("alarm", rule, raised.visibility, raised.name, alarm=clearing(raised, alarm))', 'self.tell("alarm", rule, visibility, alarm=alarm)', RAISED),
+    Guard('G7', 'subjects that have gone are reviewed', 'gateway/core/city.py', 'deque((*sorted(self._gone), *sorted(here)))', 'deque(sorted(here))', RAISED),
+    Guard('G7', "an alarm follows its subject's name and circle", 'gateway/core/rules/limits.py', '                    turn.move(name, _seen(rule, turn.subject))', '                    pass', RAISED),
+    Guard('G7', 'a failed commit reviews anew', 'gateway/core/city.py', '        self._states.clear()\n        self._to_review = None\n', '        self._states.clear()\n', RAISED),
+    Guard('G7', "what an area's rules conclude names the area", 'gateway/core/city.py', '            what = f"{s.name}:{what}"\n', '', RAISED),
+    Guard('G7', 'a row of long ago opens no hour', 'gateway/core/aggregates/hours.py', 'oldest = max(c.hour_of(int(event.received)), own["l"] if own else 0) - reach', 'oldest = (own["l"] if own else reach) - reach', BOUNDS),
+    Guard('G7', 'periods are looked at near data only', 'gateway/core/aggregates/hours.py', 'min(reached, own["l"] + LONGEST, before + LONGEST)', 'min(reached, own["l"] + LONGEST)', BOUNDS),
+    Guard('G7', 'a row of the future opens no hour', 'gateway/core/aggregates/hours.py', '                rows = [i for i in rows if times[i] <= future]\n', '', BOUNDS),
+    Guard('G7', 'marks of a clock that was ahead are taken back', 'gateway/core/aggregates/hours.py', '            self._heal(own, c.hour_of(future))', '            pass', BOUNDS),
+    Guard('G7', 'a time of an hour counts once', 'gateway/core/aggregates/cells.py', '    if any(runs[i] < end <= runs[i + 1] for i in range(0, len(runs), 2)):\n        return False\n', '', BOUNDS),
+    Guard('G7', 'a cell of another kind is not read', 'gateway/core/aggregates/cells.py', '    return (len(cell) == 4) == (kind == REGISTER)', '    return True', BOUNDS),
+    Guard('G7', "a register that jumps is another meter's", 'gateway/core/aggregates/periods.py', 'not 0 <= end[0] - start[0] <= most', 'end[0] < start[0]', SUMS),
+    Guard('G7', 'drift waits until every gate has reported', 'gateway/core/aggregates/gates.py', '    return newest if least is None else least', '    return newest', AREAS),
+    Guard('G7', 'cars of overlapping rows have no order', 'gateway/core/aggregates/gates.py', 'most = state["n"] + came_begun[begun] - went_ended[ended]', 'most = state["n"] + came_ended[ended] - went_ended[ended]', AREAS),
+    Guard('G7', "a gate's time counts once", 'gateway/core/aggregates/gates.py', '        if not cover(gate[2], t - gate[3], t):', '        if False:', AREAS),
+    Guard('G7', 'a late row takes back the drift that it explains', 'gateway/core/aggregates/gates.py', '                state["drift"] -= came - went', '                pass', AREAS),
+    Guard('G7', 'limits are compared at their precision', 'gateway/core/rules/rule.py', '        v = self._compared(v)\n        return v < self.limit', '        return v < self.limit', RULES),
+    Guard('G7', 'a row of one time is one value', 'gateway/core/rules/machine.py', '        if t <= track.t:', '        if t < track.t:', RULES),
+    Guard('G7', 'a toggle is decoded as WIRE.md says', 'gateway/core/normalise.py', 'raw ^ (i & 1)', 'raw ^ (~i & 1)', DECIDE),
+    Guard('G7', 'a doubtful value is unknown in Home Assistant', 'gateway/outputs/homeassistant.py', "if value_json.q == 'ok' else None", 'if True else None', HOMEASSISTANT),
+    Guard('G7', 'status values live by their rhythm', 'gateway/outputs/native.py', 'until = e.received + health_life_s(key, e.health_s)', 'until = e.received + VALID_INTERVALS * e.interval_s', ("tests/gateway/test_rhythm.py",)),
+    Guard("G11", "a bearer is learnt from what is newer than all before", "gateway/intake.py", "        if work.newest:\n", "        if work.kind != \"repeat\":\n", (*STRANGERS, "-k", "brought_late")),
+    Guard("G11", "a repeat carries an order only on the bearer of the node's news", "gateway/intake.py", "(newest or bearer is not None and bearer.carries(rx))", "(newest or bearer is not None)", (*STRANGERS, "-k", "over_mqtt or another_receiver")),
+    Guard("G11", "an order with the answer to a repeat counts no round", "gateway/core/commands.py", "        changes |= {\"spare\": c.spare + 1, \"spared\": now} if repeat else {\"sent\": now}\n", "        changes |= {\"sent\": now}\n", (*STRANGERS, "-k", "burns_no_round or pieces")),
+    Guard("G11", "a piece is passed over only when it was sent to news", "gateway/core/commands.py", "parts[c.rounds % len(parts)]", "parts[c.sends % len(parts)]", (*STRANGERS, "-k", "pieces")),
+    Guard("G11", "pauses between answers to repeats double", "gateway/core/repeats.py", "min(max(2 * pause, FIRST_S), LONGEST_S)", "FIRST_S", (*STRANGERS, "-k", "pauses")),
+    Guard("G11", "repeats from elsewhere have pauses of their own", "gateway/core/repeats.py", "        key = node, bearer is not None and bearer.resembles(rx)\n", "        key = node, True\n", (*STRANGERS, "-k", "ack_was_lost")),
+    Guard("G11", "repeats have a share of the duty cycle", "gateway/downlinks.py", "        if repeat and repeats.room(radio.freq_hz, start, airtime, REPEAT_SHARE) is None:\n            return False\n", "", (*STRANGERS, "-k", "share_a_fifth")),
+    Guard("G11", "reports leave air to alarms", "gateway/downlinks.py", "        share = 1.0 if due.kind == \"alarm\" else NEWS_SHARE\n", "        share = 1.0\n", (*STRANGERS, "-k", "tenth_of_the_air")),
+    Guard("G11", "airtime is booked by our own clock", "gateway/downlinks.py", "int((self._clock.now() + RX_DELAY_S) * 1e6)", "int((rx.received + RX_DELAY_S) * 1e6)", (*STRANGERS, "-k", "empty_the_ledger")),
+    Guard("G5", "a large node id makes a longer downlink", "gateway/core/downlink.py", "    return (9 if node.id > 0xFFFF else 7) + frame.TAG\n", "    return 7 + frame.TAG\n", (*STRANGERS, "-k", "large_node_ids")),
+    Guard("G11", "the strongest copy gives frequency and time", "gateway/core/dedupe.py", "        if strength(rx) > strength(self.best):\n", "        if rx.receiver != self.best.receiver and strength(rx) > strength(self.best):\n", ("tests/gateway/test_forwarder_link.py", "tests/gateway/test_dedupe.py")),
+    Guard("G1", "a second transmission through the same receiver is no copy", "gateway/core/dedupe.py", "        if known is not None and apart_us(rx.radio.tmst, known[0]) > COPY_US:\n            return None\n", "", ("tests/gateway/test_dedupe.py", "tests/gateway/test_forwarder_link.py")),
+    Guard("G11", "a strength that no receiver measures wins nothing", "gateway/core/dedupe.py", "    believed = (rssi is None or RSSI_DBM[0] <= rssi <= RSSI_DBM[1]) and (snr is None or SNR_DB[0] <= snr <= SNR_DB[1])\n", "    believed = True\n", ("tests/gateway/test_dedupe.py",)),
+    Guard("G11", "a receiver is pinned to its address", "gateway/links/udp_forwarder.py", "        if not self._config.may_come_from(eui.hex(), addr[0]):\n", "        if False:\n", ("tests/gateway/test_forwarder_link.py",)),
+    Guard("G11", "what may be a repeat spends nothing of the node's", "gateway/intake.py", "        if decision.event is None or decision.state.replay.too_old(decision.counter):\n            return \"repeat\"\n", "        if decision.event is None:\n            return \"repeat\"\n", (*STRANGERS, "-k", "spend_nothing")),
+    Guard("G10", "a frame is charged what it causes", "gateway/intake.py", "self.rates.take(node.id, kind, rx.received, cost(event), node.interval_s)", "self.rates.take(node.id, kind, rx.received, 1, node.interval_s)", (*STRANGERS, "-k", "ten_times")),
+    Guard("G10", "a node in debt is not decoded", "gateway/intake.py", "        if not self.rates.may(node.id, \"alarm\" if alarm else \"\", rx.received, node.interval_s):\n            return Refusal(\"rate_limited\", node.id)\n", "", (*STRANGERS, "-k", "in_debt")),
+    Guard("G10", "a report holds at most 240 events", "gateway/core/report.py", "        raise Malformed(f\"more than {MAX_EVENTS} events\")\n", "        pass\n", (*STRANGERS, "-k", "240_events_is_kept")),
+    Guard("G1", "what was refused by the moment is judged again", "gateway/intake.py", "AGAIN = frozenset((\"overload\", \"disk_full\", \"rate_limited\", \"link_flooded\", \"replayed\"))\n", "AGAIN = frozenset((\"overload\",))\n", (*STRANGERS, "-k", "judged_again")),
+    Guard("G11", "alarms have a reserve of a link's tag checks", "gateway/core/rate.py", " or alarm and self._tokens(link, True, now) >= 1.0\n", "\n", (*STRANGERS, "-k", "bound_of_its_link")),
+    Guard("G10", "of a frame that is committed nothing stays in memory", "gateway/intake.py", "        work.heard = self._recent.enter(rx, work.done)\n", "        work.heard = self._recent.enter(rx, work)  # type: ignore\n", (*STRANGERS, "-k", "memory")),
+    Guard("G11", "a frame from below the floor says nothing of signal strength", "gateway/core/decide.py", "rssi=None, snr=None)", "snr=None)", (*STRANGERS, "-k", "signal_strength")),
 )  # fmt: skip
