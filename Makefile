@@ -10,13 +10,15 @@ export npm_config_cache := $(CURDIR)/$(VENV)/npm-cache
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/cache
 
-.PHONY: help setup system demo test test-fast lint bench soak guards clean
+.PHONY: help setup system demo test test-fast lint bench soak guards wheel requirements clean
 help:
 	@echo "make demo       a simulated district for 24 virtual hours, readings arriving on MQTT (ARGS=--stay keeps it up)"
 	@echo "make test       all tests        make test-fast  those under a minute in all"
 	@echo "make lint       ruff, pyright on host and firmware, mpy-cross on every firmware file"
 	@echo "make bench      measurements     make soak       long runs        make clean  remove $(VENV)"
 	@echo "make guards     remove one guard at a time and see that a test notices"
+	@echo "make wheel      dist/: what a gateway box is installed from (gateway/deploy/README.md)"
+	@echo "make requirements  renew requirements-gateway.txt: versions and hashes of what a gateway box installs"
 
 $(VENV)/.run: pyproject.toml requirements-vm.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is older than 3.11"; echo "next: make PYTHON=python3.11 ..."; exit 2; }
@@ -46,12 +48,27 @@ $(VENV)/sdists: | $(VENV)/.dev
 
 setup: $(VENV)/.run
 
-# mosquitto is the tests' real broker.
+# mosquitto is the tests' real broker, systemd-nspawn the machine that the gateway's unit is tried on.
 system:
+	@command -v systemd-nspawn >/dev/null || \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "setup: systemd-container (apt)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends systemd systemd-container >/dev/null || \
+	  echo "setup: no systemd-container: tests under a real systemd will be skipped by name"; \
+	else echo "setup: no systemd-nspawn or not root: tests under a real systemd will be skipped by name (next: sudo apt-get install systemd-container)"; fi
 	@command -v mosquitto >/dev/null || test -x /usr/sbin/mosquitto || \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "setup: mosquitto (apt)"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq mosquitto mosquitto-clients >/dev/null; \
 	else echo "setup: no mosquitto: tests that need it will be skipped by name (next: sudo apt-get install mosquitto mosquitto-clients)"; fi
+
+wheel:
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@mkdir -p dist && rm -f dist/citymote-*.whl
+	@$(BIN)/python -m pip wheel -q --no-deps -w dist .
+	@cp requirements-gateway.txt dist/
+	@ls dist/*
+
+requirements: $(VENV)/.run
+	@$(BIN)/python -m tools.requirements
 
 demo: setup
 	@$(BIN)/citymote demo $(ARGS)
@@ -88,4 +105,4 @@ soak: $(VENV)/.dev $(WASM)/package.json system
 	@$(BIN)/python -m pytest -q -m soak --timeout 3600 $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis

@@ -1,24 +1,35 @@
-"""`python -m gateway VERB`, without the rest of the command line tool."""
+"""`python -m gateway VERB`, without the rest of the command line tool. Messages call it what the operator typed: `citymote gateway VERB`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from pathlib import Path
 
+UMASK = (
+    0o077  # store, copies, exports and daily files hold households' readings: they are their owner's, whoever starts us
+)
 LOOKING_BACK = {"replay": "send a time range to an output again", "export": "write open data of a time range"}
 
 
 def main() -> int:
     """Parse arguments and run the verb; argparse itself ends with code 2 on bad usage."""
-    parser = argparse.ArgumentParser(prog="python -m gateway", description="citymote gateway")
+    os.umask(UMASK)
+    parser = argparse.ArgumentParser(prog="citymote gateway", description="citymote gateway")
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="run until SIGTERM; SIGHUP reads the configuration again")
     run.add_argument("--config", type=Path, required=True, metavar="FILE")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="instead of log.level")
     check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")
+    check.add_argument("--strict", action="store_true", help="refuse warnings, too")
+    again = verbs.add_parser(
+        "reload", help="have a running gateway read its configuration again, and say how that ended"
+    )
+    again.add_argument("--config", type=Path, required=True, metavar="FILE")
+    again.add_argument("--pid", type=int, required=True, help="of the running gateway")
     init = verbs.add_parser("init", help="write a commented configuration")
     init.add_argument("--dir", type=Path, default=Path(), metavar="DIR")
     put = verbs.add_parser("install", help="write unit, user, folders and a first configuration")
@@ -43,11 +54,15 @@ def main() -> int:
         from gateway import service
 
         return service.run(args.config, args.log_level)
+    if args.verb == "reload":
+        from gateway import reloading
+
+        return reloading.reload(args.config, args.pid)
     from gateway import verbs as operator
 
     match args.verb:
         case "check":
-            return operator.check(args.config, args.json)
+            return operator.check(args.config, args.json, args.strict)
         case "init":
             return operator.init(args.dir, args.json)
         case "install":

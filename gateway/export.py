@@ -1,4 +1,5 @@
-"""`export`: open data from the store, as JSON, CSV or GeoJSON. Only quantities whose visibility is open, of nodes that are open now.
+"""`export`: open data from the store, as JSON, CSV or GeoJSON. Only quantities whose visibility is open, of nodes that are open now, unless
+--visibility says more; what was left out for it is counted on stderr.
 
 JSON and CSV hold every reading of the time range; GeoJSON is a map: each node with its newest value of each quantity in the range.
 """
@@ -9,6 +10,8 @@ import argparse
 import csv
 import json
 import os
+import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,8 +23,8 @@ from rich.progress import Progress
 
 from gateway import __version__
 from gateway.config import Config, ConfigError, Filter, load
-from gateway.core.model import OPEN, Node
-from gateway.core.registry import LANGUAGES, label
+from gateway.core.model import OPEN, Event, Node
+from gateway.core.registry import LANGUAGES, VISIBILITIES, label, strictest
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import iso
 from gateway.outputs.records import COLUMNS, Record, records
@@ -43,6 +46,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             f"--{name}", action="append", default=[], metavar="NAME", help=f"only these {what}; may be repeated"
         )
+    parser.add_argument(
+        "--visibility",
+        action="append",
+        choices=VISIBILITIES,
+        default=None,
+        help="what may be written; only open by default; may be repeated",
+    )
     parser.add_argument("--licence", metavar="TEXT", help="said in the head of JSON and GeoJSON, for example CC-BY-4.0")
     parser.add_argument(
         "--json", action="store_true", help="with --file: print one JSON document about what was written"
@@ -66,12 +76,18 @@ def run(args: argparse.Namespace) -> int:
             written = _write(config, history, f, args)
     except StoreError as e:
         return _fail("store", e, e.hint, args, 1)
+    except BrokenPipeError:  # `| head` has read what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 0
     except OSError as e:
         return _fail(
             "file", f"{e.filename or args.file or 'stdout'}: {e.strerror}", "name another place with --file", args, 1
         )
     except KeyboardInterrupt:
         return _fail("interrupted", "interrupted", "nothing was written to the file's name", args, 130)
+    if written["hidden_nodes"] or written["hidden_readings"]:
+        print(f"left out, since they are not {' or '.join(args.visibility or (OPEN,))}: {written['hidden_nodes']} nodes, and "
+              f"{written['hidden_readings']} readings of other nodes (--visibility writes them)", file=sys.stderr)  # fmt: skip
     if args.json:
         print(json.dumps({"ok": True, "file": str(args.file), "format": args.format, **written}, indent=2))
     elif args.file is not None:
@@ -83,16 +99,26 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _sink(file: Path | None) -> Iterator[TextIO]:
-    """Give stdout, or a file that appears under its name when it is whole."""
+    """Give stdout, or a file that appears under its name when it is whole.
+
+    It is its owner's alone (0600), unless it takes the place of a file that is more open. The name beside it is random and must be new: the
+    folder may be one that others write to, who could have put a link there.
+    """
     if file is None:
         yield sys.stdout
+        sys.stdout.flush()
         return
-    beside = file.with_name(f".{file.name}.new")
+    beside = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with beside.open("w", encoding="utf-8", newline="") as f:
+        with open(fd, "w", encoding="utf-8", newline="") as f:
             yield f
             f.flush()
-            os.fsync(f.fileno())
+            with suppress(FileNotFoundError):
+                before = os.lstat(file)
+                if stat.S_ISREG(before.st_mode):
+                    os.fchmod(fd, stat.S_IMODE(before.st_mode) & 0o666)
+            os.fsync(fd)
         os.replace(beside, file)
     finally:
         with suppress(FileNotFoundError):
@@ -100,8 +126,12 @@ def _sink(file: Path | None) -> Iterator[TextIO]:
 
 
 def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace) -> dict[str, int]:
-    sieve = Sieve(Filter(frozenset((OPEN,)), frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
-    counts = {"nodes": 0, "readings": 0}
+    circles = frozenset(args.visibility or (OPEN,))
+    sieve = Sieve(Filter(circles, frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
+    everything = Sieve(
+        Filter(frozenset(VISIBILITIES), frozenset(args.profile), frozenset(args.quantity), frozenset(args.area))
+    )
+    counts = {"nodes": 0, "readings": 0, "hidden_nodes": 0, "hidden_readings": 0}
     head = {
         "generated_by": f"citymote {__version__}",
         "gateway": config.id,
@@ -113,7 +143,8 @@ def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace
 
     def readings(node: Node) -> Iterator[Record]:
         for event in history.reports_of(node.id, int(args.since), int(args.until)):
-            seen = sieve.narrow(event, config.nodes)
+            seen, all_ = sieve.narrow(event, config.nodes), everything.narrow(event, config.nodes)
+            counts["hidden_readings"] += _values(all_) - _values(seen)
             if seen is None:
                 continue
             for t, record in ((r["t"], r) for r in records(seen, config.nodes)):
@@ -124,11 +155,17 @@ def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as bar:
             for node in bar.track(list(config.nodes.values()), description="nodes"):
-                if node.visibility == OPEN:
+                if any(strictest(node.visibility, circle) == circle for circle in circles):
                     yield node, readings(node)
+                elif not args.area or not set(args.area).isdisjoint(node.area):
+                    counts["hidden_nodes"] += not args.profile or node.profile in args.profile
 
     _FORMATS[args.format](f, head, each(), counts)
     return counts
+
+
+def _values(event: Event | None) -> int:
+    return 0 if event is None else sum(v is not None for c in event.columns for v in c.values)
 
 
 Nodes = Iterator[tuple[Node, Iterator[Record]]]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway import __version__
+from gateway.config.identity import host_id
 from gateway.config.template import config_text, registry_text
 
 HERE = Path(__file__).parent / "deploy"
@@ -26,7 +27,7 @@ UNIT = f"{LIB}/systemd/system/citymote-gateway.service"
 SYSUSERS, TMPFILES = f"{LIB}/sysusers.d/citymote.conf", f"{LIB}/tmpfiles.d/citymote.conf"
 MANIFEST = f"{LIB}/citymote/installed.json"
 CONFIG, REGISTRY = "etc/citymote/gateway.toml", "etc/citymote/nodes.toml"
-STORE = "/var/lib/citymote/gateway.db"
+STORE, ARCHIVE = "/var/lib/citymote/gateway.db", "/var/lib/citymote/archive"
 HIDDEN = (
     "/home",
     "/root",
@@ -81,7 +82,10 @@ def install(root: Path, python: str | None = None, dry_run: bool = False) -> Don
         if at.is_symlink() or at.exists() and name not in ours:
             raise InstallError(f"{at} is there and not of citymote's making", "move it away, then install again")
     done = Done()
-    first = {CONFIG: (config_text({"gateway.store": STORE}), 0o640), REGISTRY: (registry_text(), 0o600)}
+    values = {"gateway.store": STORE, "output.files.folder": ARCHIVE} | (
+        {"gateway.id": host_id()} if root == Path("/") else {}
+    )
+    first = {CONFIG: (config_text(values), 0o640), REGISTRY: (registry_text(), 0o600)}
     try:
         for name, text in files.items():
             _write(root, name, text, 0o644, done, dry_run)
@@ -100,6 +104,10 @@ def install(root: Path, python: str | None = None, dry_run: bool = False) -> Don
         ) from e
     if not dry_run:
         _settle(root, done)
+    if root != Path("/") and f"/{CONFIG}" in done.wrote:
+        done.next.append(
+            "give each box of this image a gateway.id of its own in /etc/citymote/gateway.toml: all are gw-1 until then"
+        )
     done.next += ["enter nodes in /etc/citymote/nodes.toml and outputs in /etc/citymote/gateway.toml",
                   "citymote gateway check --config /etc/citymote/gateway.toml", "systemctl enable --now citymote-gateway"]  # fmt: skip
     return done
@@ -204,7 +212,9 @@ def _live(root: Path) -> bool:
 
 
 def _run(command: list[str], done: Done) -> None:
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, umask=0o022
+    )  # system files are for all
     if ended.returncode:
         raise InstallError(f"{' '.join(command)} ended with {ended.returncode}: {ended.stderr.strip()}",
                            "the files are written; mend that and install again")  # fmt: skip

@@ -18,10 +18,11 @@ from typing import Any
 
 import structlog
 
-from gateway import __version__, followers, logs
+from gateway import __version__, followers, logs, reloading
 from gateway.caretaker import Caretaker
 from gateway.clock import Clock, clock_of
 from gateway.config import Config, ConfigError, load
+from gateway.config.advice import findings, key_findings
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
 from gateway.health import Health, Problem
@@ -39,6 +40,7 @@ from gateway.verbs import complain
 TICK_S = 0.5
 STUCK_S = 20.0
 OUTPUT_READY_S = 2.0
+GOODBYE_S = 60  # for what is not the outputs' drain: commits that wait, farewells, closing the store
 GC_THRESHOLDS = (10_000, 20, 20)
 TELL_S = 60.0
 STEP_TOLD_S = 3600.0
@@ -66,6 +68,7 @@ class Service:
         self._progress = (0, time.monotonic())
         self._ready = False
         self._reload_refused: ConfigError | LinkError | None = None
+        self._bad_keys = key_findings(config)
         self._stepped_at = float("-inf")
         self._flood = _Flood()
         self._commits_failed = _Rising()
@@ -75,7 +78,8 @@ class Service:
         """Ask for the end; a second call changes nothing."""
         if not self._stopping.is_set():
             log.info("stopping", why=why)
-            notify("STOPPING=1")
+            # drain_s may be longer than the unit's TimeoutStopSec=, which would end the drain with SIGKILL
+            notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(self.config.gateway.drain_s + GOODBYE_S) * 1_000_000}")
             self._stopping.set()
 
     def reload(self) -> None:
@@ -228,7 +232,9 @@ class Service:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            began = time.monotonic()
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            mistakes: list[tuple[str, str]] = []
             try:
                 await self._reload()
                 self._reload_refused = None
@@ -236,13 +242,16 @@ class Service:
                 self._reload_refused = e
                 self.metrics.totals["reloads_refused"] += 1
                 for mistake in (e, *(e.more if isinstance(e, ConfigError) else ())):
-                    log.error("reload_refused", error=str(mistake), next=mistake.hint or "correct it and reload again")
+                    mistakes.append((str(mistake), mistake.hint or "correct it and reload again"))
+                    log.error("reload_refused", error=mistakes[-1][0], next=mistakes[-1][1])
+            reloading.report(began, mistakes)
             notify("READY=1\nSTATUS=" + self.health.line(self.health.problems(), self._sound()))
 
     async def _reload(self) -> None:
         """Read the files again and put in force what has changed. Raises ConfigError or LinkError, and then nothing has."""
         before, began = self.config, time.monotonic()
         c = await asyncio.to_thread(load, before.file)  # 25,000 nodes take seconds, and frames come in meanwhile
+        bad_keys = await asyncio.to_thread(key_findings, c)
         for key in ("id", "store", "clock"):
             if getattr(c.gateway, key) != getattr(before.gateway, key):
                 raise ConfigError(
@@ -280,6 +289,7 @@ class Service:
         await self._outputs.apply(c.outputs, c.nodes)
         changed = await self._pipeline.use(c.nodes)
         self.config = c
+        self._bad_keys = bad_keys
         for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
             await part.apply(c)
         self.metrics.totals["reloads"] += 1
@@ -305,6 +315,10 @@ class Service:
                           self._reload_refused.hint or "correct it and reload again")  # fmt: skip
         yield from self._clock.problems()
         yield from self._pipeline.clock_problems()
+        if self._bad_keys:
+            more = f" (and {len(self._bad_keys) - 1} more)" if self._bad_keys[1:] else ""
+            yield Problem(self._bad_keys[0].code, self._bad_keys[0].text + more,
+                          "citymote gateway check names all of them; " + self._bad_keys[0].hint)  # fmt: skip
         if now - self._stepped_at < STEP_TOLD_S:
             yield Problem("clock_stepped", "the clock was set while the gateway ran",
                           "look at the host's time service (timedatectl), with clock = \"forwarder\" at the receivers'")  # fmt: skip
@@ -421,15 +435,23 @@ async def _main(config: Config, level: str | None) -> None:
     await service.run()
 
 
+def _may_pass(e: ConfigError) -> bool:
+    """True when a file could not be read for a reason that is not in the configuration: a disk that fails, too many open files, a mount that is late."""
+    return isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, (FileNotFoundError, IsADirectoryError))
+
+
 def run(file: Path, level: str | None = None) -> int:
-    """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work, 2 bad configuration."""
+    """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work (again later), 2 bad
+    configuration (again only when it has been corrected)."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes before we listen must not kill us
     try:
         config = load(file)
     except ConfigError as e:
         complain(e)
-        return 2
+        return 1 if all(map(_may_pass, (e, *e.more))) else 2
     logs.setup(replace(config.log, level=level or config.log.level))
+    for f in findings(config):
+        log.warning("configuration_doubtful", code=f.code, text=f.text, next=f.hint)
     try:
         asyncio.run(_main(config, level))
     except (StoreError, LinkError) as e:

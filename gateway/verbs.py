@@ -11,6 +11,8 @@ from typing import Any
 
 from gateway import install as system
 from gateway.config import Config, ConfigError, load
+from gateway.config.advice import Finding, findings
+from gateway.config.identity import host_id
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
 from gateway.store.engine import StoreError
@@ -29,8 +31,11 @@ def complain(error: ConfigError | StoreError | LinkError) -> None:
         print(f"{1 + len(more)} mistakes", file=sys.stderr)
 
 
-def check(file: Path, as_json: bool = False) -> int:
-    """Read the configuration and the registry; print what a run would do. Exit code 0, or 2 with all complaints."""
+def check(file: Path, as_json: bool = False, strict: bool = False) -> int:
+    """Read the configuration and the registry; print what a run would do. Exit code 0, or 2 with all complaints.
+
+    Dangerous findings (advice.py) are refused, others are warnings on stderr; strict: those are refused too.
+    """
     try:
         c = load(file)
     except ConfigError as e:
@@ -39,16 +44,41 @@ def check(file: Path, as_json: bool = False) -> int:
             _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
         return USAGE
-    if as_json:
-        _document({"ok": True, **_told(c)})
-        return DONE
+    found = findings(c)
+    refused = [f for f in found if f.refuses or strict]
+    _mention(found, strict)
+    if refused:
+        if as_json:
+            first, mistakes = refused[0], [f.document() for f in refused]
+            _document({"ok": False, "error": first.code, "text": first.text, "hint": first.hint, "mistakes": mistakes})
+        return USAGE
     told = _told(c)
+    if as_json:
+        _document({"ok": True, **told, "warnings": [f.document() for f in found]})
+        return DONE
     outputs = ", ".join(f"{name} ({what})" for name, what in told["outputs"].items())
     print(
         f"{c.file}: gateway {c.id}, {len(c.nodes)} nodes, links {', '.join(told['links'])}, outputs {outputs}, "
         f"store {c.store}, http {told['http'] or 'off'}"
     )
     return DONE
+
+
+def dangerous(file: Path) -> int | None:
+    """For a reload: complain of what `check` refuses without --strict. How many findings that were; None when the file cannot be used."""
+    try:
+        c = load(file)
+    except ConfigError as e:
+        complain(e)
+        return None
+    refused = [f for f in findings(c) if f.refuses]
+    _mention(refused, False)
+    return len(refused)
+
+
+def _mention(found: list[Finding], strict: bool) -> None:
+    for f in found:
+        print(f"{'error' if f.refuses or strict else 'warning'}: {f.text}\nnext: {f.hint}", file=sys.stderr)
 
 
 def _told(c: Config) -> dict[str, Any]:
@@ -65,7 +95,10 @@ def _told(c: Config) -> dict[str, Any]:
 
 def init(folder: Path, as_json: bool = False) -> int:
     """Write gateway.toml and an empty nodes.toml (mode 0600) into a folder. Refuses, exit code 1, when one of them is there."""
-    files = {folder / "gateway.toml": (config_text(), 0o644), folder / "nodes.toml": (registry_text(), 0o600)}
+    files = {
+        folder / "gateway.toml": (config_text({"gateway.id": host_id()}), 0o644),
+        folder / "nodes.toml": (registry_text(), 0o600),
+    }
     there = [f for f in files if f.exists() or f.is_symlink()]
     if there:
         return _refuse("exists", f"{', '.join(map(str, there))} is there already",

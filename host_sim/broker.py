@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import signal
 import socket
@@ -38,6 +39,10 @@ class Broker:
         if port and reachable("127.0.0.1", port, 0.3):
             raise BrokerError(
                 f"port {port} of 127.0.0.1 is in use; next: name another, or use --broker 127.0.0.1:{port}"
+            )
+        if importlib.util.find_spec("amqtt") is None:
+            raise BrokerError(
+                "the embedded broker (amqtt) is not installed; next: make setup, install the extra `sim`, or use --broker HOST:PORT"
             )
         self.host, self.port = "127.0.0.1", port or free_port()
         self._process = subprocess.Popen(

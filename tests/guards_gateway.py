@@ -2,14 +2,17 @@
 
 from tests.guard import Guard
 
+ACL = ("tests/gateway/test_acl.py",)
 AREAS = ('tests/gateway/test_areas.py',)
 BOUNDS = ('tests/gateway/test_hours_bounds.py',)
+CHECK = ("tests/gateway/test_check.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
 HOMEASSISTANT = ('tests/gateway/test_homeassistant.py', '-k', 'doubtful or rhythm or totals')
 RAISED = ('tests/gateway/test_raised.py', '-k', 'not after_any_reloads')
 RULES = ("tests/gateway/test_rules.py",)
 STRANGERS = ("tests/gateway/test_strangers.py",)
 SUMS = ("tests/gateway/test_aggregates.py",)
+SYSTEMD = ("tests/gateway/test_systemd.py",)
 WIRE = ("tests/gateway/test_mqtt_wire.py",)
 
 GATEWAY = (
@@ -39,6 +42,23 @@ GATEWAY = (
     Guard("G7", "a wrong host clock mutes nothing", "gateway/intake.py", "            rx = replace(rx, shift_s=shift_s)\n", "            pass\n", ("tests/gateway/test_clock.py", "-k", "is_behind")),
     Guard("G7", "a set clock is believed against nodes", "gateway/pipeline.py", "        return 0.0 if shift_s and self._clock.is_set else shift_s\n", "        return shift_s\n", ("tests/gateway/test_clock.py", "-k", "service_keeps")),
     Guard("G7", "two nodes among others say nothing of the clock", "gateway/core/witness.py", "        return n >= several and 2 * n > len(self._offsets)\n", "        return n >= several\n", ("tests/gateway/test_clock.py", "-k", "two_nodes_with")),
+    Guard("G7", "restarts are not limited", "gateway/deploy/citymote-gateway.service", "StartLimitIntervalSec=0\n", "StartLimitIntervalSec=10min\nStartLimitBurst=3\n", (*SYSTEMD, "-k", "however_often")),
+    Guard("G7", "a bad configuration is not tried again", "gateway/deploy/citymote-gateway.service", "RestartPreventExitStatus=2\n", "", (*SYSTEMD, "-k", "only_a_bad")),
+    Guard("G7", "a long drain extends the unit's time", "gateway/service.py", "\\nEXTEND_TIMEOUT_USEC={(self.config.gateway.drain_s + GOODBYE_S) * 1_000_000}", "", (*SYSTEMD, "-k", "drain")),
+    Guard("G7", "a start goes on with keys that check refuses, and its health says so", "gateway/service.py", "        self._bad_keys = key_findings(config)\n", "        self._bad_keys = []\n", (*CHECK, "-k", "yesterday")),
+    Guard("G7", "a files output that may not write is told where the unit may", "gateway/outputs/files.py", "in (errno.EROFS, errno.EACCES, errno.EPERM)", "in ()", (*SYSTEMD, "-k", "may_not_write_to_is_named")),
+    Guard("G11", "two nodes do not share a key", "gateway/config/keys.py", "            if owner is not node:\n", "            if False:\n", (*CHECK, "-k", "one_key")),
+    Guard("G11", "a key that is no secret is refused", "gateway/config/keys.py", "    if key[:8] == key[8:]:\n", "    if False:\n", (*CHECK, "-k", "pattern")),
+    Guard("G11", "a key in a wrong place is not quoted", "gateway/config/table.py", "masked(part) for part in text.split(", "part for part in text.split(", (*CHECK, "-k", "never_quoted")),
+    Guard("G11", "a value is masked before it is cut", "gateway/config/table.py", "text = masked(repr(value))", "text = repr(value)", (*CHECK, "-k", "never_quoted")),
+    Guard("G11", "a backend reads no requests' answers", "gateway/deploy/mosquitto/citymote.acl", "user portal\ntopic deny city/v1/node/+/cmd\ntopic deny city/v1/node/+/ack\n", "user portal\n", (*ACL, "-k", "each_role")),
+    Guard("G11", "a WiFi node publishes under its own id only", "gateway/deploy/mosquitto/citymote-nodes.acl", "pattern write citymote/v1/up/%u", "pattern write citymote/v1/up/+", (*ACL, "-k", "each_role")),
+    Guard("G11", "each listener has passwords of its own", "gateway/deploy/mosquitto/citymote.conf", "password_file /etc/mosquitto/citymote-nodes.passwd\n", "password_file /etc/mosquitto/citymote.passwd\n", (*ACL, "-k", "one_listener")),
+    Guard("G11", "the process writes for its owner only", "gateway/__main__.py", "    os.umask(UMASK)\n", "", (*CHECK, "-k", "owners_alone")),
+    Guard("G11", "an export makes a new file beside its target", "gateway/export.py", "    beside = file.with_name(f\".{file.name}.{secrets.token_hex(8)}\")\n    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)\n", "    beside = file.with_name(f\".{file.name}.new\")\n    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)\n", ("tests/gateway/test_replay_export.py", "-k", "counts_what_it_left_out")),
+    Guard("G11", "no page advises to install a name that is not ours", "gateway/deploy/README.md", "pip install --no-deps ./citymote-*.whl", "pip install citymote", ("tests/test_install_docs.py", "-k", "bare")),
+    Guard("G7", "two hosts have two gateway ids", "gateway/config/identity.py", "{name} {machine} {uuid.getnode():012x}", "{name}", (*CHECK, "-k", "two_hosts")),
+    Guard("G11", "a backup of all is its owner's and has the keys", "gateway/store/archive.py", "c.gateway.registry, c.gateway.rules, *secret_files(c)]", "c.gateway.rules, *secret_files(c)]", (*CHECK, "-k", "another_box")),
     Guard('G7', 'a clear passes where its raise passed', 'gateway/outputs/filter.py', 'return self._narrow(e, nodes) or self._clear(e, e.alarm, e.alarm.circle)', 'return self._narrow(e, nodes)', RAISED),
     Guard('G7', 'a clear that only its raise lets through has no value', 'gateway/outputs/filter.py', '        return replace(e, alarm=replace(a, value=None, limit=None, text=None))', '        return e', RAISED),
     Guard('G7', 'a clear speaks of what was raised', 'gateway/core/city.py', 'self.tell("alarm", rule, raised.visibility, raised.name, alarm=clearing(raised, alarm))', 'self.tell("alarm", rule, visibility, alarm=alarm)', RAISED),

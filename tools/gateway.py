@@ -12,8 +12,13 @@ from tools.gateway_store import backup, check_store
 
 
 @click.group("gateway")
-def command() -> None:
+@click.pass_context
+def command(context: click.Context) -> None:
     """The gateway service: authenticates frames, keeps them safe, forwards MQTT."""
+    before = os.umask(
+        0o077
+    )  # copies and exports hold households' readings, whoever makes them (as gateway/__main__.py)
+    context.call_on_close(lambda: os.umask(before))
 
 
 def _become(*arguments: str) -> None:
@@ -36,13 +41,22 @@ def run(config: Path, log_level: str | None) -> None:
 @command.command("check")
 @_config
 @click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
+@click.option("--strict", is_flag=True, help="Refuse warnings, too.")
 @_json
-def check(config: Path, store: bool, as_json: bool) -> None:
+def check(config: Path, store: bool, strict: bool, as_json: bool) -> None:
     """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
     if store:
         check_store(config, as_json)
         return
-    _become("check", "--config", str(config), *(["--json"] if as_json else []))
+    _become("check", "--config", str(config), *(["--strict"] if strict else []), *(["--json"] if as_json else []))
+
+
+@command.command("reload")
+@_config
+@click.option("--pid", type=int, required=True, help="Process id of the running gateway.")
+def reload(config: Path, pid: int) -> None:
+    """Have a running gateway read its configuration again, and say how that ended (systemctl reload does it)."""
+    _become("reload", "--config", str(config), "--pid", str(pid))
 
 
 @command.command("init")

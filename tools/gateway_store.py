@@ -11,17 +11,18 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from gateway.config import ConfigError, load
+from gateway.config import Config, ConfigError, load
+from gateway.store.archive import archive
 from gateway.store.backup import backup as copy_store
 from gateway.store.backup import examine
 from gateway.store.engine import StoreError
 from tools.report import FAILED, USAGE, document, fail
 
 
-def store_of(config: Path, as_json: bool) -> Path:
-    """Return where the store of a configuration is; leaves with the complaint when it cannot be read."""
+def config_of(config: Path, as_json: bool) -> Config:
+    """Return a configuration; leaves with the complaint when it cannot be read."""
     try:
-        return load(config).store
+        return load(config)
     except ConfigError as e:
         fail("bad_config", str(e), hint=e.hint, as_json=as_json, code=USAGE)
 
@@ -29,31 +30,50 @@ def store_of(config: Path, as_json: bool) -> Path:
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="A tar file with configuration, registry, rules and secrets too: a box made anew needs no more.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def backup(file: Path, config: Path, as_json: bool) -> None:
+def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
     """Copy the store to FILE (a new one), as of one moment, while the gateway works.
 
-    To restore: stop the gateway, move gateway.db, gateway.db-wal and gateway.db-shm away, copy FILE to gateway.db, start.
+    To restore: stop the gateway, move gateway.db, gateway.db-wal and gateway.db-shm away, copy FILE to gateway.db, start. With --all:
+    `tar -xpf FILE -C /` in the place of the copy. FILE holds all keys then: keep it as you keep them.
     """
-    store = store_of(config, as_json)
+    c = config_of(config, as_json)
+    store = c.store
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         task = bar.add_task(f"backup of {store.name}", total=None)
         try:
-            made = copy_store(store, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_))
+            made = (
+                archive(c, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_))
+                if everything
+                else copy_store(
+                    store, file, time.time(), lambda done, all_: bar.update(task, completed=done, total=all_)
+                )
+            )
         except StoreError as e:
             bar.stop()
             fail("backup", str(e), hint=e.hint, as_json=as_json, code=FAILED)
     if as_json:
         document({"ok": True, **made})
     else:
-        click.echo(f"{made['file']}: {made['bytes']} bytes, {made['events']} events, {made['frames']} frames, checked")
+        files = f", {len(made['files'])} files" if everything else ""
+        click.echo(
+            f"{made['file']}: {made['bytes']} bytes{files}, {made['events']} events, {made['frames']} frames, checked"
+        )
+        if everything:
+            print("next: keep it where the keys are kept, encrypted: it holds all of them", file=sys.stderr)
 
 
 def check_store(config: Path, as_json: bool) -> None:
     """Check a whole store and print what is in it. Exit code 1 when it is damaged."""
-    store = store_of(config, as_json)
+    store = config_of(config, as_json).store
     console = Console(stderr=True)
     try:
         with console.status(f"checking {store}"):
@@ -61,11 +81,15 @@ def check_store(config: Path, as_json: bool) -> None:
     except StoreError as e:
         fail("store", str(e), hint=e.hint, as_json=as_json, code=FAILED)
     if as_json:
-        document({"ok": not found["problems"], **found})
+        newer = found["version"] > found["known_version"]
+        document({"ok": not found["problems"] and not newer, **found} | ({"error": "newer_store"} if newer else {}))
     else:
         click.echo(_short(found))
     for problem in found["problems"]:
         print(f"error: {store}: {problem}", file=sys.stderr)
+    if found["version"] > found["known_version"]:
+        fail("newer_store", f"{store} has version {found['version']}, this citymote knows {found['known_version']}",
+             hint="run the newer gateway; nothing was changed", code=FAILED)  # fmt: skip
     if found["problems"]:
         print("next: restart the gateway: it moves the file aside and takes over what can be read", file=sys.stderr)
         sys.exit(FAILED)

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 
 class Help(NamedTuple):
-    """What a key is for, with its unit; and a TOML value for it, where the default cannot serve as an example."""
+    """What a key is for, with its unit; a TOML value for it, where the default cannot serve as an example; its range and default, where
+    they depend on another key."""
 
     text: str
     example: str = ""
+    facts: str = ""
 
 
 _SHARED: Mapping[str, Help] = {
@@ -86,7 +88,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "discovery": Help("Topic prefix of Home Assistant's discovery."),
     },
     "output.files": {
-        "folder": Help("Where the files go; made when it is not there.", '"data"'),
+        "folder": Help("Where the files go; made when it is not there. Relative paths count from this file; the installed unit may write below /var/lib/citymote only.", '"archive"'),
         "formats": Help("What is written; parquet needs pyarrow."),
     },
     "output.ngsi-ld-http": {
@@ -116,7 +118,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
         "lon": Help("Degrees east, -180 to 180.", "13.7"),
         "visibility": Help("open, restricted or personal: the most that anybody may see of it."),
         "next_key": Help("The key it is to change to.", '"101112131415161718191a1b1c1d1e1f"'),
-        "next_epoch": Help("Its epoch under next_key.", "1"),
+        "next_epoch": Help("Its epoch under next_key.", "1", "epoch + 1 to epoch + 3; default epoch + 1"),
         "area": Help("Where it is, for filters and sums.", '["centre"]'),
     },
 }  # fmt: skip

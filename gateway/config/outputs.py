@@ -123,7 +123,7 @@ def _files(name: str, t: Table, sieve: Filter) -> FilesOutputConfig:
         raise t.error("folder", f"names {folder}, which is a file", "name a folder; it is made when it does not exist")
     formats = t.choices("formats", FILE_FORMATS, ("jsonl",))
     if "parquet" in formats and importlib.util.find_spec("pyarrow") is None:
-        raise t.error("formats", "has parquet, but pyarrow is not installed", "pip install 'citymote[parquet]'")
+        raise t.error("formats", "has parquet, but pyarrow is not installed", "pip install 'pyarrow>=18,<27'")
     return FilesOutputConfig(name, folder, formats, sieve)
 
 

@@ -43,7 +43,7 @@ class Spec:
             "names": "names of a-z 0-9 _ -",
             "address": "host:port",
             "bool": "true or false",
-            "tables": "or tables of their own: [commands.role.NAME]",
+            "tables": f"or tables of their own: [commands.{self.key}.NAME]",
             "path": "a path",
         }.get(self.kind, "")
 

@@ -13,6 +13,22 @@ SECRETS = frozenset(("key", "next_key", "password", "token"))  # keys whose valu
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
+_MASK = "[32 hex digits]"
+_WORD = re.compile(r"[0-9A-Za-z]{24,}")
+_SPACED = re.compile(r"(?:[0-9A-Fa-f]{2}[ :._-]){11,}[0-9A-Fa-f]{2}")
+_HEX = frozenset("0123456789abcdefABCDEF")
+
+
+def masked(text: str) -> str:
+    """Return a message without anything that looks like a key: it may have been written into a name, an id or another table by mistake.
+
+    24 letters and digits in a row, four fifths of them hex digits (so also with a slip in it, or as a decimal number), or 12 pairs with
+    separators. An EUI (16 digits) stays readable.
+    """
+    text = _WORD.sub(lambda m: _MASK if sum(c in _HEX for c in m[0]) * 5 >= len(m[0]) * 4 else m[0], text)
+    return _SPACED.sub(_MASK, text)
+
+
 class ConfigError(Exception):
     """A file that cannot be used; `hint` says what to do next. where, key: the table and the key in it that is wrong; missing: the
     key that is not there. more: further mistakes of the same configuration."""
@@ -27,8 +43,12 @@ class ConfigError(Exception):
         key: str | None = None,
         missing: str | None = None,
     ) -> None:
-        super().__init__(text)
-        self.hint, self.file, self.line, self.where, self.key, self.missing = hint, file, line, where, key, missing
+        # the file's own path stays readable, whatever its folders are called
+        super().__init__(
+            (str(file) if file else "\0").join(masked(part) for part in text.split(str(file) if file else "\0"))
+        )
+        self.hint, self.file, self.line = masked(hint), file, line
+        self.where, self.key, self.missing = where, key, missing
         self.more: tuple[ConfigError, ...] = ()
 
     def document(self) -> dict[str, Any]:
@@ -164,7 +184,7 @@ class Table:
 
 def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")  # editors of other systems write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"{what} {file} does not exist", "check the path", file) from None
     except (OSError, UnicodeDecodeError) as e:
@@ -195,5 +215,5 @@ def level(t: Table, name: str) -> str:
 
 def shown(value: Any) -> str:
     """Return a value for a message, short: what stands in a file may be a slip of any length."""
-    text = repr(value)
+    text = masked(repr(value))  # before it is cut, or half a key would stay
     return text if len(text) <= 60 else f"{text[:57]}..."

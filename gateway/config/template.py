@@ -32,7 +32,8 @@ NAMES = {"link.mqtt": "wifi", "output.files": "archive", "output.ngsi-ld-http": 
 
 
 def config_text(values: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """Return gateway.toml. It is valid as it stands, beside any nodes.toml. values: {"gateway.store": "/a/file"} are put in force."""
+    """Return gateway.toml. It is valid as it stands, beside any nodes.toml. values: {"gateway.store": "/a/file"} take the
+    place of defaults and examples, in force where their section is."""
     parts = [HEAD]
     for section, specs in sections().items():
         if section == "node":
@@ -45,7 +46,7 @@ def config_text(values: Mapping[str, Any] = MappingProxyType({})) -> str:
         for spec in specs:
             *said, line = _key(section, spec, kind, off)
             name_of = f"{section}.{spec.key}"
-            lines += [*said, f"{spec.key} = {toml(values[name_of])}" if name_of in values else line]
+            lines += [*said, f"{off}{spec.key} = {toml(values[name_of])}" if name_of in values else line]
         parts.append("\n".join(lines) + "\n")
     return "\n".join(parts)
 
@@ -70,13 +71,14 @@ def _key(section: str, spec: Spec, kind: str, off: str) -> list[str]:
         value = '"32 hex digits"'  # no key that somebody could leave as it is
     facts = [spec.range(), "must be there" if must else "none by default" if not spec.default and spec.default is not False
              and spec.default != 0 else f"default {toml(spec.default)}"]  # fmt: skip
-    text = f"{known.text} ({'; '.join(f for f in facts if f)})"
+    text = f"{known.text} ({known.facts or '; '.join(f for f in facts if f)})"
     return [*_wrapped(text), f"{off}{spec.key} = {value}" if must else f"# {spec.key} = {value}"]
 
 
 def _wrapped(text: str) -> list[str]:
     lines, line = [], "#"
-    for word in text.split():
+    for word in text.replace(" [", "\0[").split():  # no line may begin with what looks like a table
+        word = word.replace("\0", " ")
         if len(line) + len(word) >= WIDTH:
             lines.append(line)
             line = "#"

@@ -8,6 +8,7 @@ event of another day (UTC, by time of receipt) arrives, the day's files are made
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 import sys
@@ -65,6 +66,11 @@ class FilesOutput(Destination):
     def advice(self, error: Exception) -> str:
         """What the operator is to do next."""
         hint = f"make room and check the permissions of {self._folder}; data are kept in the store"
+        if getattr(error, "errno", None) in (errno.EROFS, errno.EACCES, errno.EPERM):
+            hint = (
+                f"write below /var/lib/citymote (StateDirectory of the unit), or let the unit write to {self._folder}: systemctl edit "
+                "citymote-gateway, [Service], ReadWritePaths=FOLDER, and give it to the gateway's user; data are kept in the store"
+            )
         return getattr(error, "hint", "") or hint
 
     async def open(self) -> None:

@@ -27,6 +27,8 @@ def backup(store: Path, target: Path, now: float, progress: Callable[[int, int],
     part = target.with_name(target.name + ".part")
     try:
         part.unlink(missing_ok=True)
+        # households' readings: the owner's alone, whatever the umask is
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         with closing(_reader(store)) as source, closing(sqlite3.connect(part, isolation_level=None)) as copy:
             source.execute("BEGIN")
             source.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on the snapshot stands still

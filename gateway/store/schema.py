@@ -5,8 +5,12 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
+import structlog
+
 from gateway.store.audit import AUDIT
 from gateway.store.engine import StoreError
+
+log = structlog.get_logger(__name__)
 
 MIGRATIONS = (
     """
@@ -76,3 +80,5 @@ def migrate(db: sqlite3.Connection, path: Path, now: float) -> None:
     for done in range(version, SCHEMA_VERSION):
         born = f"INSERT INTO notes VALUES ('{DOWN_FLOOR}', '{down_floor(now)}');" if not version and done == 1 else ""
         db.executescript(f"BEGIN; {MIGRATIONS[done]} {born} PRAGMA user_version={done + 1}; COMMIT;")
+    if 0 < version < SCHEMA_VERSION:
+        log.info("store_migrated", store=str(path), version=SCHEMA_VERSION, before=version)

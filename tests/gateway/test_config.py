@@ -43,11 +43,11 @@ NODES = """\
 [[node]]
 id = 263
 name = "aq-01"
-key = "000102030405060708090a0b0c0d0e0f"
+key = "5c1f9e07ab3d42688e90d1f4c7b2a653"
 [[node]]
 id = 70000
 name = "wm-01"
-key = "000102030405060708090a0b0c0d0e0f"
+key = "e84b06d35f7a1c29903be6d8124fa7c5"
 epoch = 2
 profile = "water_meter"
 interval_s = 3600
@@ -91,7 +91,7 @@ WRONG = [
     (GOOD.split("[output")[0], NODES, "no output", "[output.city]"),
     (GOOD, NODES.replace("id = 70000", "id = 263"), "nodes.toml:6: node.id 263 is taken by 'aq-01'", "own id"),
     (GOOD, NODES.replace("wm-01", "aq-01"), "nodes.toml:7", "own name"),
-    (GOOD, NODES.replace("0f\"\nepoch", "0g\"\nepoch"), "nodes.toml:8: node.key is not 32 hex digits", "16 bytes"),
+    (GOOD, NODES.replace("c5\"\nepoch", "cg\"\nepoch"), "nodes.toml:8: node.key is not 32 hex digits", "16 bytes"),
     (GOOD, NODES.replace("profile", "profil"), "nodes.toml:10", "did you mean `profile`?"),
     (GOOD, NODES.replace("lon = 13.7\n", ""), "nodes.toml:12", "lat and lon"),
     (GOOD, NODES.replace("id = 263", "id = 65535"), "nodes.toml:2", "reserved"),
@@ -107,7 +107,7 @@ def test_what_is_wrong_is_named_with_its_line_and_the_fix(
         load(write(tmp_path, config, nodes))
     assert says in str(e.value)
     assert hint in e.value.hint
-    assert "0001020304" not in str(e.value) + e.value.hint
+    assert not any(digits in str(e.value) + e.value.hint for digits in ("5c1f9e07", "e84b06d3", "0001020304"))
 
 
 ALLOW = 'allow = ["aa555a0000000001"]'
@@ -212,7 +212,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "pyarrow" else find(name, *a))
     with pytest.raises(ConfigError, match="gateway.toml:16: output.days.formats has parquet") as e:
         load(write(tmp_path, FILES.replace('"csv"', '"parquet"')))
-    assert "citymote[parquet]" in e.value.hint
+    assert "pip install 'pyarrow" in e.value.hint and "citymote" not in e.value.hint
 
 
 def gateway(*args: str) -> subprocess.CompletedProcess[str]:

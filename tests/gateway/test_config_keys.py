@@ -249,6 +249,10 @@ def test_every_key_stands_in_the_file_with_its_default_and_range(tmp_path: Path)
         line = re.search(rf"^(?:# )*{spec.key} = .+$", table, re.M)
         assert line, f"{section}.{spec.key}"
         before = " ".join(w.lstrip("# ") for w in table[: line.start()].splitlines()[-3:])
+        known = help_of(section, spec.key)
+        if known is not None and known.facts:  # its range depends on another key
+            assert known.facts in before, f"{section}.{spec.key}"
+            continue
         if spec.default not in (..., None, [], ()) and spec.key not in SECRETS:
             assert f"default {toml(spec.default)}" in before, f"{section}.{spec.key}"
         if spec.low is not None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -191,6 +193,8 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
         "format": "geojson",
         "nodes": 2,
         "readings": 7,
+        "hidden_nodes": 1,
+        "hidden_readings": 6,
     }
     collection = json.loads(target.read_text())
     assert collection["type"] == "FeatureCollection" and [f["id"] for f in collection["features"]] == ["n-263", "n-265"]
@@ -215,3 +219,39 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
     done = gateway(tmp_path, "export", *times, "--file", str(tmp_path / "no" / "x.json"))
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
     p.stop()
+
+
+def test_an_export_counts_what_it_left_out_and_the_operator_may_have_it(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Callable[[BrokerAddress], Process], motes: dict[int, Mote]
+) -> None:
+    p = start(mosquitto)
+    feed(p, motes)
+    times = ("--from", str(NOW - 3 * 3600), "--to", str(NOW))
+    done = gateway(tmp_path, "export", *times)
+    assert "left out, since they are not open: 1 nodes, and 6 readings of other nodes" in done.stderr
+    assert gateway(tmp_path, "export", *times, "--profile", "parking").stderr == "", (
+        "nothing was left out of what was asked for"
+    )
+    every = [w for v in ("open", "restricted", "personal") for w in ("--visibility", v)]
+    done = gateway(tmp_path, "export", *times, *every)
+    assert {r["node"] for r in json.loads(done.stdout)["readings"]} == {"n-263", "n-264", "n-265", "n-266"}
+    assert done.stderr == ""
+    # households' readings are their owner's, and a link that somebody planted is not followed
+    target, victim = tmp_path / "out.json", tmp_path / "victim"
+    victim.write_text("mine")
+    target.symlink_to(victim)
+    (tmp_path / ".out.json.new").symlink_to(victim)
+    assert gateway(tmp_path, "export", *times, *every, "--file", str(target)).returncode == 0
+    assert victim.read_text() == "mine" and not target.is_symlink() and stat.S_IMODE(target.stat().st_mode) == 0o600
+    target.chmod(0o644)  # whoever publishes them makes the file readable once
+    assert gateway(tmp_path, "export", *times, "--file", str(target)).returncode == 0
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    # `| head` ends it without a complaint
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "gateway", "export", "--config", str(tmp_path / "gateway.toml"), *times]
+    ended = subprocess.run(command, cwd=REPO, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writer)
+    assert ended.returncode == 0 and "error" not in ended.stderr and "Exception" not in ended.stderr, ended.stderr
+    usage = subprocess.run(command[:4] + ["--nothing"], cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert "citymote gateway export: error:" in usage.stderr and "python" not in usage.stderr

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import structlog.testing
 
 from gateway.core.model import Alarm, Column, Event, NodeState
 from gateway.core.replay import Replay
 from gateway.store.engine import RawFrame, StoreError, Write
 from gateway.store.memory import MemoryEngine
-from gateway.store.schema import MIGRATIONS
+from gateway.store.schema import MIGRATIONS, SCHEMA_VERSION
 from gateway.store.sqlite import QUARANTINE_MAX, SqliteEngine
 from tests.gateway.world import T0
 
@@ -140,7 +141,11 @@ async def test_a_store_of_an_older_version_is_brought_up_to_date(tmp_path: Path)
     db.execute("INSERT INTO cursors VALUES ('city', 1)")
     db.commit()
     db.close()
-    engine = SqliteEngine(tmp_path / "g.db")
+    with structlog.testing.capture_logs() as lines:
+        engine = SqliteEngine(tmp_path / "g.db")
+    assert [(line["before"], line["version"]) for line in lines if line["event"] == "store_migrated"] == [
+        (1, SCHEMA_VERSION)
+    ]
     await engine.commit([replace(write(2), notes={"rules:a": b"1"})])
     assert engine.note("rules:a") == b"1" and [e.event.counter for e in engine.fetch(0, 9)] == [1, 2]
     assert engine.cursor("city") == engine.express_cursor("city") == 1

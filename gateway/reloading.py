@@ -1,0 +1,102 @@
+"""A reload that whoever asks for it learns the end of: check the files, SIGHUP, wait for the running gateway's answer.
+
+A signal carries no answer, so the gateway writes how each reload ended into RUNTIME_DIRECTORY (which systemd gives the unit and its
+ExecReload=); `citymote gateway reload` waits for it there. Without that folder it can only check and signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+OUTCOME = "reload.json"
+WAIT_S = 120.0  # 25,000 nodes are read in seconds; the unit's TimeoutStartSec= ends ExecReload= after 5 min
+POLL_S = 0.05
+
+log = structlog.get_logger(__name__)
+
+
+def runtime_folder() -> Path | None:
+    """Return the folder in RUNTIME_DIRECTORY (the first of a list), None when there is none."""
+    first = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(first) if first else None
+
+
+def report(began: float, mistakes: Sequence[tuple[str, str]]) -> None:
+    """Write how a reload ended. began: time.monotonic() before its files were read; mistakes: (text, hint) of each, empty when it is in force.
+
+    A folder that cannot be written is logged: the reload itself has ended already.
+    """
+    folder = runtime_folder()
+    if folder is None:
+        return
+    new = folder / f"{OUTCOME}.new"
+    body = {"began": began, "mistakes": [{"text": text, "next": hint} for text, hint in mistakes]}
+    try:
+        new.write_text(json.dumps(body), encoding="utf-8")
+        new.replace(folder / OUTCOME)
+    except OSError as e:
+        log.warning(
+            "reload_outcome_not_written", error=str(e), next=f"look at {folder}; systemctl reload will time out"
+        )
+
+
+def ask(pid: int, wait_s: float = WAIT_S) -> list[dict[str, Any]] | None:
+    """Send SIGHUP to a gateway and return the mistakes for which it refused; [] when the files are in force, None when it cannot be known.
+
+    Raises ProcessLookupError when it has ended, PermissionError when it is another user's, TimeoutError when it does not answer in wait_s.
+    """
+    folder = runtime_folder()
+    asked = time.monotonic()  # the same clock for all processes of a host
+    os.kill(pid, signal.SIGHUP)
+    if folder is None:
+        return None
+    while time.monotonic() - asked < wait_s:
+        outcome = _read(folder / OUTCOME)
+        if (
+            outcome is not None and outcome["began"] >= asked
+        ):  # an earlier one may have read the files before they were written
+            return outcome["mistakes"]
+        os.kill(pid, 0)
+        time.sleep(POLL_S)
+    raise TimeoutError(f"gateway {pid} has not ended its reload in {wait_s:.0f} s")
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def reload(file: Path, pid: int) -> int:
+    """Have a running gateway read its files again. Exit code 0 in force, 1 refused by it or no answer, 2 the files are wrong.
+
+    Files that cannot be used are offered to it all the same: its health then says that what is on the disk is not in force, and that it
+    could not start with it. Files that it would take and `check` refuses (two nodes with one key) are not.
+    """
+    from gateway import verbs  # which imports the installer: the running gateway needs neither
+
+    dangers = verbs.dangerous(file)
+    if dangers:
+        return verbs.USAGE
+    try:
+        mistakes = ask(pid)
+    except OSError as e:  # TimeoutError is one
+        print(f"error: gateway {pid}: {e.strerror or e}\nnext: systemctl status citymote-gateway", file=sys.stderr)
+        return verbs.FAILED
+    if dangers is None:
+        return verbs.USAGE  # said already
+    for m in mistakes or ():
+        print(f"error: {m['text']}\nnext: {m['next']}", file=sys.stderr)
+    if mistakes is None:
+        print("asked; how it ended is in its log (RUNTIME_DIRECTORY is not set)", file=sys.stderr)
+    return verbs.FAILED if mistakes else verbs.DONE

@@ -1,0 +1,386 @@
+# ruff: noqa: ASYNC221, ASYNC240 - small files, and no one else in the loop
+"""`check`: what can be read but ought not to be used, who may read what, and that no key is ever quoted."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway import service
+from gateway.config import ConfigError, load
+from gateway.config.advice import findings
+from gateway.config.identity import host_id
+from gateway.config.keys import weak
+from gateway.config.manual import KEYS
+from gateway.config.table import masked
+from gateway.config.template import config_text
+from gateway.store.backup import backup
+from gateway.store.sqlite import SqliteEngine
+from gateway.verbs import check, init
+from tests.gateway.world import REPO, Mote, Process
+from tools.cli import cli
+
+KEY = "9f8b3a51c07d2e64f1a9035be7c8d216"
+BASE = '[gateway]\nid = "gw-7"\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
+OUTPUT = '[output.city]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\n'
+
+
+def node(number: int, key: str, *lines: str) -> str:
+    return "\n".join(["[[node]]", f"id = {number}", f'key = "{key}"', *lines, ""])
+
+
+def write(folder: Path, nodes: str, config: str = BASE + OUTPUT) -> Path:
+    (folder / "nodes.toml").write_text(nodes)
+    (folder / "nodes.toml").chmod(0o600)
+    (folder / "gateway.toml").write_text(config)
+    (folder / "gateway.toml").chmod(0o644)
+    return folder / "gateway.toml"
+
+
+def codes(file: Path) -> list[tuple[str, bool]]:
+    return [(f.code, f.refuses) for f in findings(load(file))]
+
+
+def fresh() -> str:
+    return secrets.token_hex(16)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "0" * 32, "f" * 32, "ab" * 16, "0123456789abcdef" * 2, "deadbeef" * 4, "000102030405060708090a0b0c0d0e0f", "101112131415161718191a1b1c1d1e1f",
+        "00112233445566778899aabbccddeeff", "ffeeddccbbaa99887766554433221100", "12345678901234567890123456789012", "0f0e0d0c0b0a09080706050403020100",
+        "2b7e151628aed2a6abf7158809cf4f3c", "2B7E151628AED2A6ABF7158809CF4F3C", "fedcba9876543210fedcba9876543210",
+        *(h.example.strip('"') for section in KEYS.values() for key, h in section.items() if key in ("key", "next_key")),
+    ],
+)  # fmt: skip
+def test_a_key_that_stands_in_a_document_or_follows_a_pattern_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str
+) -> None:
+    file = write(tmp_path, node(1, KEY) + node(2, key))
+    assert codes(file) == [("weak_key", True)]
+    assert check(file, as_json=True) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == "weak_key" and f"{tmp_path}/nodes.toml:5: key of 'node-2'" in err
+    assert key.lower() not in (out + err).lower()
+    file = write(tmp_path, node(1, KEY, f'next_key = "{key}"'))
+    assert codes(file) == [("weak_next_key", True)]
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_every_key_is_judged_and_a_random_one_passes(key: bytes) -> None:
+    why = weak(key)
+    assert why is None or key.hex() not in why
+    assert weak(secrets.token_bytes(16)) is None
+
+
+def test_every_key_that_a_document_of_ours_shows_is_refused() -> None:
+    """Whoever copies an example into nodes.toml must not get away with it."""
+    import re
+
+    shown = set()
+    for page in (
+        *REPO.glob("*.md"),
+        *(REPO / "gateway").rglob("*.md"),
+        *(REPO / "docs").rglob("*.md"),
+        *(REPO / "firmware").rglob("*.md"),
+    ):
+        shown |= set(re.findall(r'key = "([0-9a-fA-F]{32})"', page.read_text()))
+    assert shown and {key for key in shown if weak(bytes.fromhex(key)) is None} == set()
+
+
+def test_two_nodes_of_one_key_are_refused_whichever_of_their_keys_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert codes(write(tmp_path, node(1, KEY) + node(2, KEY.upper()))) == [("duplicate_key", True)]
+    assert codes(write(tmp_path, node(1, KEY) + node(2, fresh(), f'next_key = "{KEY}"'))) == [("duplicate_key", True)]
+    file = write(tmp_path, node(1, fresh(), f'next_key = "{KEY}"') + node(2, KEY) + node(3, KEY))
+    assert check(file) == 2
+    err = capsys.readouterr().err
+    assert err.count("is a key of 'node-1' too") == 2 and KEY not in err and "nodes.toml:6: " in err
+    assert codes(write(tmp_path, node(1, KEY, f'next_key = "{fresh()}"') + node(2, fresh()))) == []
+
+
+def test_what_ran_yesterday_starts_today_and_its_health_reports_it(tmp_path: Path) -> None:
+    m = Mote(263)
+    file = write(tmp_path, node(263, m.key.hex()) + node(264, m.key.hex(), 'name = "-1-1"') + node(265, "0" * 32))
+    p = Process(file)
+    try:
+        told = [line for line in p.lines() if line["event"] == "configuration_doubtful"]
+        assert {line["code"] for line in told} == {"duplicate_key", "weak_key", "bad_name"}
+        health = p._await_ready(20)
+        assert b"is all zeros" in health or b"is a key of" in health, health
+        assert p.stop() == 0 and m.key.hex() not in p.log.read_text()
+    finally:
+        p.kill()
+
+
+def test_a_key_written_into_any_other_place_is_never_quoted(tmp_path: Path) -> None:
+    number = int(KEY, 16)
+    spaced = " ".join(KEY[i : i + 2] for i in range(0, 32, 2))
+    trials = [
+        f'[[node]]\nid = 1\nname = "{KEY}-x"\nkey = "{KEY}"\n', f'[[node]]\nid = 1\nname = "{KEY.upper()}"\nkey = "{KEY}"\n',
+        f'[[node]]\nid = "{KEY}"\nkey = "{KEY}"\n', f'[[node]]\nid = 0x{KEY}\nkey = "{KEY}"\n', f'[[node]]\nid = {number}\nkey = "{KEY}"\n',
+        f'[[node]]\nid = 1\nkey = 0x{KEY}\n', f'[[node]]\nid = 1\n{KEY} = "key"\nkey = "{KEY}"\n', f'[[nodes]]\nid = 1\nkey = "{KEY}"\n',
+        f'[[node]]\nid = 1\nkey = "{KEY}"\narea = "{KEY.upper()}"\n', f'[[node]]\nid = 1\nkey = "{KEY}"\nlat = "{KEY}"\nlon = 1\n',
+        f'[[node]]\nid = 1\nkey = "{KEY}"\nvisibility = "{KEY}"\n', f'[[node]]\nid = 1\nkey = "{KEY}"\ninterval_s = {number}\n',
+        f'[[node]]\nid = 1\nkey = "{KEY}"\nname = "{spaced}"\n', f'[[node]]\nid = 1\nname = "{KEY[:15]}G{KEY[16:]}"\nkey = "{KEY}"\n',
+        f'[[node]]\nid = 1\nname = ["{KEY}", "{"x" * 30}"]\nkey = "{KEY}"\n', f'[[node]]\nid = 1\nkey = {KEY}\n', f'key = "{KEY}"\n',
+        f'[[node]]\nid = 1\nkey = "{KEY}"\n[[node]]\nid = 1\nkey = "{KEY}"\n', f'node = "{KEY}"\n', f'{KEY}\n', f'[[node]]\n["{KEY}"]\nx = 1\n',
+        f'[[node]]\nid = 1\nkey = "{KEY}\n',
+    ]  # fmt: skip
+    for nodes in trials:
+        with pytest.raises(ConfigError) as e:
+            load(write(tmp_path, nodes))
+        for mistake in (e.value, *e.value.more):
+            said = json.dumps(mistake.document()).lower()
+            for secret in (KEY, KEY[:12], KEY[18:30], str(number)[:20], spaced[:20]):
+                assert secret not in said, (nodes, said)
+
+
+def test_what_is_no_key_stays_readable() -> None:
+    for text in ("link.lora.allow holds 'aa555a000000000'", "holds 'aa555a0000000001'", "name is 'water-meter-koper-old-town-12'",
+                 "environmentalmonitoringstation", "2026-03-01T00:00:00Z", "/var/lib/citymote/gateway.db"):  # fmt: skip
+        assert masked(text) == text
+    file = Path("/srv/0123456789abcdef0123456789abcdef/gateway.toml")
+    assert str(ConfigError(f"{file}:3: node.name is {KEY!r}", "", file)) == f"{file}:3: node.name is '[32 hex digits]'"
+
+
+def test_names_that_a_spreadsheet_or_a_shell_reads_otherwise_are_refused(tmp_path: Path) -> None:
+    assert codes(write(tmp_path, node(1, KEY, 'name = "-1-1"'))) == [("bad_name", True)]
+    assert codes(write(tmp_path, node(1, KEY, 'name = "_"'))) == [("bad_name", True)]
+    assert codes(write(tmp_path, node(1, KEY, 'area = ["a", "-x"]'))) == [("bad_name", True)]
+    assert codes(write(tmp_path, node(1, KEY), BASE + OUTPUT.replace("city]", "-city]"))) == [("bad_name", True)]
+    assert codes(write(tmp_path, node(1, KEY), BASE.replace("gw-7", "-gw") + OUTPUT)) == [("bad_name", True)]
+    assert codes(write(tmp_path, node(1, KEY, 'name = "1-1_a"'))) == []
+
+
+def test_warnings_pass_and_strict_refuses_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path, node(1, KEY, 'profile = "air_qualty"'))
+    assert check(file, as_json=True) == 0
+    out, err = capsys.readouterr()
+    (warning,) = json.loads(out)["warnings"]
+    assert (
+        warning["code"] == "unknown_profile"
+        and warning["hint"] == "did you mean `air_quality`?"
+        and err.startswith("warning: ")
+    )
+    assert check(file, as_json=True, strict=True) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"] == "unknown_profile" and err.startswith("error: ")
+    for arguments, code in ((), 0), (("--strict",), 2):
+        command = [sys.executable, "-m", "tools.cli", "gateway", "check", "--config", str(file), *arguments]
+        assert subprocess.run(command, cwd=REPO, capture_output=True, timeout=60).returncode == code
+    # one that something goes by is the operator's own
+    (tmp_path / "rules.toml").write_text(
+        '[rule.dry]\nquantity = "distance"\nbelow = 5\nseverity = "warning"\nprofile = "air_qualty"\n'
+    )
+    file.write_text(BASE.replace('"gw-7"', '"gw-7"\nrules = "rules.toml"') + OUTPUT)
+    assert codes(file) == []
+    assert codes(write(tmp_path, node(1, KEY) + node(2, fresh(), 'profile = "noise"'))) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [
+        ('kind = "mqtt"\nbroker = "127.0.0.1:1"\n', [("published_twice", False)]),
+        ('kind = "mqtt"\nbroker = "localhost:1"\nformats = ["native"]\n', [("published_twice", False)]),
+        ('kind = "mqtt"\nbroker = "127.0.0.1:1"\nformats = ["senml-cbor"]\n', []),
+        ('kind = "mqtt"\nbroker = "127.0.0.1:1"\nroot = "town"\n', []),
+        ('kind = "mqtt"\nbroker = "127.0.0.1:2"\n', []),
+        ('kind = "mqtt"\nbroker = "127.0.0.1:1"\nvisibility = ["personal"]\n', []),
+        ('kind = "mqtt"\nbroker = "127.0.0.1:1"\nprofiles = "noise"\n', [("published_twice", False)]),
+    ],
+)
+def test_two_outputs_that_publish_the_same_are_reported(
+    tmp_path: Path, second: str, found: list[tuple[str, bool]]
+) -> None:
+    assert codes(write(tmp_path, node(1, KEY), f"{BASE}{OUTPUT}[output.two]\n{second}")) == found
+
+
+def test_outputs_that_differ_in_who_they_are_for_are_right_and_one_folder_for_two_is_not(tmp_path: Path) -> None:
+    by = [f'[output.{p}]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\nprofiles = "{p}"\n' for p in ("noise", "parking")]
+    assert codes(write(tmp_path, node(1, KEY), BASE + "".join(by))) == []
+    files = '[output.{}]\nkind = "files"\nfolder = "{}"\nformats = ["{}"]\n'
+    config = BASE + files.format("a", "data", "jsonl") + files.format("b", "./data", "csv")
+    assert codes(write(tmp_path, node(1, KEY), config)) == [("same_folder", True)]
+    http = '[output.{}]\nkind = "ngsi-ld-http"\nurl = "http://127.0.0.1:1/"\n{}\n'
+    assert codes(write(tmp_path, node(1, KEY), BASE + http.format("a", "") + http.format("b", ""))) == [
+        ("published_twice", False)
+    ]
+    assert codes(write(tmp_path, node(1, KEY), BASE + http.format("a", "") + http.format("b", 'tenant = "t"'))) == []
+
+
+def test_files_with_secrets_that_others_may_read_are_reported(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("x")
+    (tmp_path / "password").chmod(0o600)
+    file = write(tmp_path, node(1, KEY), BASE + OUTPUT + 'username = "gw-7"\npassword_file = "password"\n')
+    assert codes(file) == []
+    for name, mode, found in (("nodes.toml", 0o644, "readable"), ("nodes.toml", 0o640, ""), ("password", 0o604, "readable"),
+                              ("gateway.toml", 0o666, "writable"), ("gateway.toml", 0o640, "")):  # fmt: skip
+        before = (tmp_path / name).stat().st_mode
+        (tmp_path / name).chmod(mode)
+        assert codes(file) == ([(found, False)] if found else []), (name, oct(mode))
+        (tmp_path / name).chmod(before)
+
+
+def test_a_folder_that_is_not_there_or_that_the_unit_may_not_write_to_is_reported(tmp_path: Path) -> None:
+    file = write(tmp_path, node(1, KEY), BASE.replace('"gw-7"', '"gw-7"\nstore = "/nowhere/gateway.db"') + OUTPUT)
+    assert codes(file) == [("no_store_folder", False)]
+    etc = tmp_path / "etc/citymote"
+    etc.mkdir(parents=True)
+    files = '[output.a]\nkind = "files"\nfolder = "{}"\n'
+    store = BASE.replace('"gw-7"', '"gw-7"\nstore = "/var/lib/citymote/gateway.db"')
+    assert codes(write(etc, node(1, KEY), store + files.format("/var/lib/citymote/archive"))) == []
+    file = write(etc, node(1, KEY), store + files.format("archive"))
+    assert codes(file) == [("read_only", False)]
+    drop_in = tmp_path / "etc/systemd/system/citymote-gateway.service.d/folder.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(f"[Service]\nReadWritePaths=/srv/a {etc}\n")
+    assert codes(file) == []
+    assert codes(write(etc, node(1, KEY), BASE + files.format("/var/lib/citymote/archive"))) == [], (
+        "the store is below the drop-in's folder"
+    )
+
+
+def test_a_byte_order_mark_is_taken_and_lines_still_fit(tmp_path: Path) -> None:
+    file = write(tmp_path, node(1, KEY))
+    for f in (file, tmp_path / "nodes.toml"):
+        f.write_bytes(b"\xef\xbb\xbf" + f.read_bytes())
+    assert check(file) == 0
+    file.write_bytes(file.read_bytes().replace(b"bind", b"bnd"))
+    with pytest.raises(ConfigError, match=r"gateway.toml:5: .*is not a known key"):
+        load(file)
+
+
+def test_two_hosts_get_two_ids_and_one_host_the_same_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = tmp_path / "machine-id"
+    monkeypatch.setattr("gateway.config.identity.MACHINE_ID", machine)
+    told = set()
+    for name, content, mac in (("Roof.koper.example", "a", 1), ("Roof.koper.example", "b", 1), ("roof", "a", 1), ("Roof.koper.example", "a", 2),
+                               ("localhost", "a", 1), ("Škocjan_box!", "a", 1), ("x" * 80, "a", 1), ("-", "", 1)):  # fmt: skip
+        monkeypatch.setattr("socket.gethostname", lambda name=name: name)
+        monkeypatch.setattr("uuid.getnode", lambda mac=mac: mac)
+        machine.write_text(content)
+        one = host_id()
+        assert one == host_id() and one not in told
+        told.add(one)
+        file = write(tmp_path, node(1, KEY), config_text({"gateway.id": one}))
+        assert load(file).id == one and one[0].isalnum()
+    machine.unlink()
+    assert host_id().startswith("gw-")
+    init(tmp_path / "new")
+    assert load(tmp_path / "new/gateway.toml").id == host_id()
+
+
+def test_what_the_process_and_its_verbs_write_is_their_owners_alone(tmp_path: Path) -> None:
+    file = write(tmp_path, node(1, KEY), BASE + OUTPUT + '[output.days]\nkind = "files"\nfolder = "days"\n')
+    command = [sys.executable, "-m", "gateway", "run", "--config", str(file)]
+    before = os.umask(0o022)
+    try:
+        p = Process(file)
+        try:
+            assert p.stop() == 0
+        finally:
+            p.kill()
+        cited = [
+            sys.executable,
+            "-m",
+            "tools.cli",
+            "gateway",
+            "backup",
+            str(tmp_path / "copy.db"),
+            "--config",
+            str(file),
+        ]
+        assert subprocess.run(cited, cwd=REPO, capture_output=True, timeout=60).returncode == 0
+        assert command[-1] == str(file)
+    finally:
+        os.umask(before)
+    made = [
+        p
+        for p in tmp_path.rglob("*")
+        if p.name not in ("nodes.toml", "gateway.toml") and p.suffix not in (".log", ".sock")
+    ]
+    assert {p.name for p in made} >= {"gateway.db", "copy.db", "days"}
+    assert {p.name: oct(p.stat().st_mode & 0o077) for p in made if p.stat().st_mode & 0o077} == {}
+
+
+async def test_a_backup_of_all_makes_the_same_gateway_on_another_box(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "rules.toml").write_text("")
+    (here / "password").write_text("secret")
+    login = 'username = "gw-7"\npassword_file = "password"\n'
+    file = write(here, node(1, KEY), BASE.replace('"gw-7"', '"gw-7"\nrules = "rules.toml"') + OUTPUT + login)
+    SqliteEngine(here / "gateway.db").close()
+    target = tmp_path / "all.tar"
+    (tmp_path / "victim").write_text("mine")
+    done = CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all", "--json"])
+    assert done.exit_code == 0, done.output
+    assert target.stat().st_mode & 0o777 == 0o600
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["all.tar", "here", "victim"]
+    there = tmp_path / "there"
+    there.mkdir()
+    subprocess.run(["tar", "-xpf", str(target), "-C", str(there)], check=True, timeout=60)
+    moved = there / str(here)[1:]
+    assert {p.name for p in moved.iterdir()} == {"gateway.toml", "nodes.toml", "rules.toml", "password", "gateway.db"}
+    assert {p.name: p.stat().st_mode & 0o777 for p in moved.iterdir() if p.name in ("nodes.toml", "gateway.db")} == {
+        "nodes.toml": 0o600, "gateway.db": 0o600}  # fmt: skip
+    c = load(moved / "gateway.toml")
+    assert (c.id, list(c.nodes), c.nodes[1].key.hex()) == ("gw-7", [1], KEY)
+    done = CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all", "--json"])
+    assert done.exit_code == 1 and "exists" in done.output
+    with tarfile.open(target) as tar:
+        assert json.loads(tar.extractfile("citymote-backup.json").read())["gateway"] == "gw-7"  # type: ignore[union-attr]
+
+
+async def test_a_copy_is_its_owners_whatever_the_umask_of_who_makes_it(tmp_path: Path) -> None:
+    SqliteEngine(tmp_path / "g.db").close()
+    before = os.umask(0)
+    try:
+        backup(tmp_path / "g.db", tmp_path / "copy.db", 0.0, lambda _done, _all: None)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2 keeps the unit down, so it is for what only an operator can mend; 1 is tried again."""
+    file = write(tmp_path, node(1, KEY))
+    read = Path.read_text
+    failing: dict[str, OSError] = {}
+
+    def read_text(self: Path, *args: str, **more: str) -> str:
+        if self.name in failing:
+            raise failing[self.name]
+        return read(self, *args, **more)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    for name in ("gateway.toml", "nodes.toml"):
+        for number, code in (
+            (errno.EIO, 1),
+            (errno.EMFILE, 1),
+            (errno.ESTALE, 1),
+            (errno.EACCES, 1),
+            (errno.ENOENT, 2),
+            (errno.EISDIR, 2),
+        ):
+            failing = {name: OSError(number, os.strerror(number))}
+            assert service.run(file) == code, (name, number)
+    failing = {"nodes.toml": OSError(errno.EIO, "I/O")}
+    file.write_text(BASE.replace("bind", "bnd") + OUTPUT)
+    assert service.run(file) == 2, "it would not start with a sound disk either"
