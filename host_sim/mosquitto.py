@@ -29,6 +29,7 @@ class Mosquitto:
         if program is None:
             raise MosquittoError(f"mosquitto is not installed; next: {HINT}")
         self.host, self.port = "127.0.0.1", port or _free_port()
+        self.folder = folder
         self.memory = folder / "mosquitto.db"
         config = folder / "mosquitto.conf"
         config.write_text(
