@@ -89,7 +89,7 @@ SEEDS: dict[str, list[bytes]] = {
     ],
     "configuration": [
         b"\x00" + GATEWAY.encode(), b"\x01" + NODES.encode(), b"\x02" + RULES.encode(), b"\x01", b"\x02a=" + b"[" * 3000,
-        b"\x01" + b"\xef\xbb\xbf" + NODES.encode(), b"\x00" + GATEWAY.encode().replace(b"gw-1", b"\xff"), b"\x02a=" + b"{b=" * 900,
+        b"\x01" + b"\xef\xbb\xbf" + NODES.encode(), b"\x00" + GATEWAY.encode().replace(b"gw-1", b"\xff"), b"\x02a=" + b"{b=" * 900, b"\x00a=" + b"9" * 5000,
         b"\x01" + NODES.replace("45.5", "nan").encode(), b"\x02" + RULES.replace("30", str(10**400)).encode(),
         b"\x02" + RULES.replace("30", "1979-05-27T07:32:00Z").encode(),
     ],
