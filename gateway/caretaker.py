@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.message import iso
+from gateway.store.retention import MB
 from gateway.store.sqlite import SqliteEngine
 
 PURGE_S = 300.0
+SHARE = 0.2  # of the writer's time that retention may take while a pass lasts
+SIZE_S = 5.0  # how often it is looked whether the size limit is passed
 ROOM_S = (1.0, 60.0)  # how often a full disk is looked at again: the rarer the oftener it was full
-REMEMBER_S = 7 * 86_400.0  # how long a recovery is a problem that somebody should look at
+REMEMBER_S = 7 * 86_400.0  # how long a recovery is a problem that someone should look at
+LOG_BYTES = 64 * MB  # of the store's log file: more means that something beside the gateway keeps reading
 
 
 class Caretaker:
@@ -23,8 +28,8 @@ class Caretaker:
         self, engine: SqliteEngine, metrics: Metrics, wake: Callable[[], None], unix: Callable[[], float]
     ) -> None:
         self._engine, self._metrics, self._wake, self._unix = engine, metrics, wake, unix
-        self._purging: asyncio.Future[int] | None = None
-        self._purge_due = 0.0
+        self._purging = False
+        self._purge_due = self._size_due = 0.0
         self._full = False
         self._wait, self._due = ROOM_S[0], 0.0
         self._newest = engine.newest()
@@ -32,14 +37,18 @@ class Caretaker:
     def tick(self, now: float, may_purge: bool) -> None:
         """Do what is due; may_purge False: the clock is in doubt, nothing counts as old."""
         engine = self._engine
-        self._metrics.gauges.update(store_full=engine.full, store_dropped=engine.dropped)
-        if may_purge and (self._purging is None or self._purging.done()):
-            p = self._purging
-            more = p is not None and not p.cancelled() and p.exception() is None and p.result()
-            if more or now >= self._purge_due:
-                if not more:
-                    self._purge_due = now + PURGE_S
-                self._purging = engine.purge(self._unix())
+        self._metrics.gauges.update(
+            store_full=engine.full, store_dropped=engine.dropped, store_log_bytes=engine.log_bytes(),
+            store_downlinks_above=engine.floor, quarantine_skipped=engine.quarantine_skipped,
+        )  # fmt: skip
+        if now >= self._size_due:
+            self._size_due = now + SIZE_S
+            if engine.too_big():
+                self._purge_due = now
+        if may_purge and not self._purging and now >= self._purge_due:
+            self._purge_due = now + PURGE_S
+            self._purging = True
+            self._purge()
         if engine.full != self._full:
             self._full = engine.full
             if engine.full:
@@ -53,6 +62,17 @@ class Caretaker:
             self._newest = newest
             self._wake()
 
+    def _purge(self) -> None:
+        """Do one step of retention; the next follows when the writer has had its time for everything else."""
+        began = time.monotonic()
+
+        def done(step: asyncio.Future[int]) -> None:
+            self._purging = not step.cancelled() and step.exception() is None and bool(step.result())
+            if self._purging:
+                asyncio.get_running_loop().call_later((time.monotonic() - began) * (1 / SHARE - 1), self._purge)
+
+        self._engine.purge(self._engine.time.believed()).add_done_callback(done)
+
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the store now."""
         if self._engine.full:
@@ -61,6 +81,15 @@ class Caretaker:
         if self._engine.dropped:
             yield Problem("store_dropped", f"{self._engine.dropped} events were given up at store.size_mb before every output had them",
                           "look at outputs that are away; raise store.size_mb")  # fmt: skip
+        if self._engine.floor_trouble:
+            yield Problem("floor_unwritten", f"the second copy of the downlink counters cannot be written: {self._engine.floor_trouble}",
+                          "make the store's folder writable and look at the disk (dmesg)")  # fmt: skip
+        if (size := self._engine.log_bytes()) > LOG_BYTES:
+            yield Problem("store_log", f"the store's log file has grown to {size // MB} MB",
+                          "end the program that keeps reading the store beside the gateway")  # fmt: skip
+        if ahead := self._engine.time.doubted():
+            yield Problem("clock_doubted", f"the host's clock is {ahead / 86_400:.0f} days ahead of what the store has come to",
+                          "if it is right, wait: history is dropped by age again as time is caught up with; else set it (timedatectl)")  # fmt: skip
         r = self._engine.recovered
         if r is not None and self._unix() - r["at"] < REMEMBER_S:
             yield Problem("store_recovered", f"the store was damaged on {iso(r['at'])}; tables that lost something: {', '.join(r['damaged']) or 'none'}",

@@ -8,20 +8,21 @@ node's ack topic, durably and to whom their filters let see the node.)
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
+from gateway.backoff import Backoff
 from gateway.config import Broker
 from gateway.config.table import NAME
 from gateway.core.authorise import GATEWAY
 from gateway.core.model import Event
+from gateway.logs import Seldom
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession
 from gateway.outputs.native import ack_body
-
-BACKOFF_S = (0.5, 30.0)
+from gateway.supervise import caught
 
 Ask = Callable[[str, str, bytes], object]
 """(requester, node, body): hands a request to the service."""
@@ -42,7 +43,14 @@ class CommandRim:
         self._broker, self._root, self._gateway, self._console = broker, root, gateway, console
         self._ask, self._metrics = ask, metrics
         self.connected = asyncio.Event()
+        self.backoff = Backoff()
+        self._lines = Seldom()
         self._session: MqttSession | None = None
+
+    @property
+    def client_id(self) -> str:
+        """What the broker knows us by."""
+        return f"citymote-{self._gateway}-commands"
 
     async def up(self, seconds: float) -> None:
         """Wait until requests can come in, at most so long."""
@@ -61,30 +69,36 @@ class CommandRim:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        wait = BACKOFF_S[0]
+        caught_here = partial(caught, self._metrics, "commands")
         while True:
-            session = MqttSession(self._broker, f"citymote-{self._gateway}-commands")
+            wait = 0.0
+            session = MqttSession(self._broker, self.client_id, caught=caught_here)
             session.on_message = self._arrived
+            session.on_too_long = lambda: self._metrics.refused.update(("command_malformed",))
             session.on_retained = self._retained
             try:
                 await session.connect()
                 await session.subscribe(f"{self._root}/v1/cmd/+/+", 1)
                 await session.subscribe(f"{self._root}/v1/node/+/cmd", 1)
-                wait = BACKOFF_S[0]
                 self._session = session
                 self.connected.set()
+                self.backoff.connected()
                 log.info("commands_connected")
-                log.warning("commands_lost", error=await asyncio.shield(session.closed))
+                reason = await asyncio.shield(session.closed)
+                self.backoff.lost()
+                wait = self.backoff.pause()
+                log.warning("commands_lost", error=reason)
             except MqttError as e:
+                self.backoff.failed()
+                wait = self.backoff.pause()
                 self._metrics.totals["command_connects_failed"] += 1
                 log.warning("commands_unreachable", error=str(e), retry_s=round(wait, 1),
-                            next="nothing can be ordered until the broker answers; start it or correct the output's broker")  # fmt: skip
+                            next=e.hint or "nothing can be ordered until the broker answers; start it or correct the output's broker")  # fmt: skip
             finally:
                 self._session = None
                 self.connected.clear()
                 await session.disconnect()
-            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
-            wait = min(wait * 2, BACKOFF_S[1])
+            await asyncio.sleep(wait)
 
     def _retained(self, topic: str, payload: bytes) -> None:
         self._metrics.refused["command_retained"] += 1
@@ -94,6 +108,9 @@ class CommandRim:
 
     def _arrived(self, topic: str, payload: bytes) -> None:
         levels = topic.removeprefix(f"{self._root}/v1/").split("/")
+        if len(levels) != 3:
+            self._bad_topic(topic)
+            return
         if levels[0] == "cmd":
             requester, node = levels[1], levels[2]
         elif self._console is not None:
@@ -103,6 +120,12 @@ class CommandRim:
             log.warning("command_unauthenticated", topic=topic, next=f"publish on {self._root}/v1/cmd/<user>/{levels[1]}, or set commands.console")  # fmt: skip
             return
         if not NAME.fullmatch(requester) or not NAME.fullmatch(node):
-            self._metrics.refused["command_bad_topic"] += 1
+            self._bad_topic(topic)
             return
         self._ask(requester, node, payload)
+
+    def _bad_topic(self, topic: str) -> None:
+        self._metrics.refused["command_bad_topic"] += 1
+        left = self._lines.due("command_bad_topic", topic[:100])
+        if left is not None:
+            log.warning("command_bad_topic", topic=topic[:100], left_out=left, next=f"publish on {self._root}/v1/cmd/<user>/<node>, names of a-z 0-9 _ -")  # fmt: skip

@@ -12,7 +12,9 @@ import structlog
 
 from gateway.metrics import Metrics
 from gateway.states import States
-from gateway.store.engine import Engine, Write
+from gateway.store.engine import Engine, Unstorable, Write
+from gateway.supervise import caught
+from gateway.unstorable import storable
 from gateway.work import Work
 
 RESUME_S = 1.0
@@ -65,7 +67,11 @@ class Commits:
         if not works:  # decisions without a frame: their states must stay in memory until they are on disk all the same
             for w in writes:
                 self._states.hold(w.node)
-        future = self._engine.commit(writes)
+        try:
+            future = self._engine.commit(writes)
+        except Unstorable:
+            writes = storable(writes, self._engine, self._metrics)
+            future = self._engine.commit(writes)
         self.in_flight.add(future)
         future.add_done_callback(lambda f: self._after(f, generation, writes, works, then))
         return future
@@ -86,13 +92,20 @@ class Commits:
         if error is not None:
             self._failed(error, generation, len(works))
         else:
-            self.committed(writes)
+            self._guarded(self.committed, writes)
         for w in works:
             if error is None:
-                self.answer(w)
-            self._done(w)
+                self._guarded(self.answer, w)
+            self._guarded(self._done, w)
         if error is None and then is not None:
-            then()
+            self._guarded(then)
+
+    def _guarded(self, call: Callable[..., None], *args: object) -> None:
+        """An exception of ours behind a commit is one frame's: what was committed beside it is answered and released all the same."""
+        try:
+            call(*args)
+        except Exception as e:
+            caught(self._metrics, "answer", e)
 
     def _done(self, w: Work) -> None:
         self.finished(w)

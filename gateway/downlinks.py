@@ -1,4 +1,5 @@
-"""What goes down to nodes: acks, time, keys and orders, sealed and sent within the gateway's own duty cycle. After the commit, never before."""
+"""What goes down to nodes: acks, time, keys and orders, sealed and sent within the gateway's own duty cycle. After the
+commit, never before."""
 
 from __future__ import annotations
 
@@ -31,9 +32,11 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """An answer that may leave now: to a node under the key of its committed epoch, through the best receiver of uplink `counter`.
+    """An answer that may leave now: to a node under the key of its committed epoch, through the best receiver of uplink
+    `counter`.
 
-    kind: of the uplink, as gateway.core.rate has it ("alarm", "repeat", "" for other news): how much of the duty cycle it may use.
+    kind: of the uplink, as gateway.core.rate has it ("alarm", "repeat", "" for other news): how much of the duty cycle
+    it may use.
     """
 
     node: Node
@@ -47,7 +50,8 @@ class Due:
 class Downlinks:
     """links: by name, filled by the owner. unsent(offer, why): an order stayed here after all.
 
-    ledgers: what each transmitter has sent. repeats: what of that answered repeats; it begins empty at a start, and stays within the whole.
+    ledgers: what each transmitter has sent. repeats: what of that answered repeats; it begins empty at a start, and
+    stays within the whole.
     """
 
     def __init__(self, engine: Engine, clock: Clock, metrics: Metrics, unsent: Callable[[Offer, str], None]) -> None:
@@ -93,8 +97,8 @@ class Downlinks:
             self._metrics.totals["downlinks"] += 1
 
     def _with_order(self, due: Due, offer: Offer, link: Link) -> bool:
-        """Answer with a command in the frame; False when the duty cycle has no room for it: the shorter answer may have. Sealed
-        only when it is sure to leave: a counter seals one plaintext."""
+        """Answer with a command in the frame; False when the duty cycle has no room for it: the shorter answer may
+        have. Sealed only when it is sure to leave: a counter seals one plaintext."""
         node, answer, rx = due.node, due.answer, due.rx
         room = _room(node, rx)
         time = self._time_at_node(node, answer, rx, room) if self.knows_time() else None
@@ -130,19 +134,21 @@ class Downlinks:
         self._metrics.totals["commands_sent"] += 1
 
     def _time_at_node(self, node: Node, answer: Answer, rx: Reception, size: int = 0) -> int:
-        """Return what time it will be when the node has received the answer (of `size` bytes, if known); on air it takes up to 2.5 s."""
+        """Return what time it will be when the node has received the answer (of `size` bytes, if known); on air it
+        takes up to 2.5 s."""
         if rx.radio is None:
             return round(self._clock.now())
         size = (size or len(downlink.payload(answer.ack, 1 << 31))) + downlink.overhead(node)
         return round(rx.received + RX_DELAY_S + _airtime_us(rx.radio, size) / 1e6)
 
     def may_send(self, rx: Reception, radio: Radio, size: int, share: float = 1.0, repeat: bool = False) -> bool:
-        """Book the airtime of a downlink of `size` bytes with its transmitter, or say no. share: of the duty cycle that may be used up;
-        repeat: it answers a repeat, so it must fit into the share of those too."""
+        """Book the airtime of a downlink of `size` bytes with its transmitter, or say no. share: of the duty cycle that
+        may be used up; repeat: it answers a repeat, so it must fit into the share of those too."""
         ledger = self.ledgers.setdefault(rx.receiver, DutyLedger())
         repeats = self.repeats.setdefault(rx.receiver, DutyLedger())
         airtime = _airtime_us(radio, size)
-        # by our own clock: the time of reception may be a receiver's word, and one from the future would empty the ledger
+        # by our own clock: the time of reception may be a receiver's claim, and one from the future would empty the
+        # ledger
         start = int((self._clock.now() + RX_DELAY_S) * 1e6)
         if repeat and repeats.room(radio.freq_hz, start, airtime, REPEAT_SHARE) is None:
             return False

@@ -50,6 +50,16 @@ class Health:
         return f"{self.status(problems)}: {problems[0].text}{more}"
 
 
+def twin(part: str, client_id: str, more: str = "") -> Problem:
+    """Return the problem of two clients of one name at a broker. more: what is known of the other."""
+    return Problem(
+        "twin",
+        f"{part}: another client called {client_id} takes our connection again and again{more and ' (' + more + ')'}",
+        "two gateways of one id: give one of them another gateway.id and restart it; if there is only one, its broker closes our "
+        "connection for another reason, which the broker's log says",
+    )
+
+
 class Since:
     """For how long a condition has held, in seconds of the monotonic clock."""
 

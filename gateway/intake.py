@@ -1,4 +1,5 @@
-"""From a reception to a decision: the steps of a frame in order, in `Intake.decide`; nothing is stored or answered here."""
+"""From a reception to a decision: the steps of a frame in order, in `Intake.decide`; nothing is stored or answered
+here."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from motewire.frame import ALARM
 
 from gateway import crypto
 from gateway.clock import Clock
-from gateway.core.decide import decide
+from gateway.core.decide import decide, unstorable
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
 from gateway.core.forgery import WINDOW_S, Forgeries
-from gateway.core.model import Decision, Node, Reception, Refusal
+from gateway.core.model import Decision, Node, NodeState, Reception, Refusal
 from gateway.core.rate import DERIVED, Rates, TagBudget, cost
 from gateway.core.receive import Header, parse
 from gateway.core.repeats import Repeats
@@ -26,21 +27,22 @@ from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.order_desk import OrderDesk
 from gateway.states import States
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, Unstorable
 from gateway.work import Work
 
 MAX_PENDING = 20_000
 ALARM_RESERVE = 1_000  # places beyond MAX_PENDING that only alarms may take
 PROBLEMS = 3  # forged nodes that health names
 
-# Refused by what else was going on, not by what it is: it is judged again when it comes again, also through another receiver.
+# Refused for what else was going on, not for what it is: judged again when it comes again, also through another receiver.
 AGAIN = frozenset(("overload", "disk_full", "rate_limited", "link_flooded", "replayed"))
 
 log = structlog.get_logger(__name__)
 
 
 class Intake:
-    """deliver() takes what links bring and hands decided frames to `put`; refusals are counted and described to `rejected`."""
+    """deliver() takes what links bring and hands decided frames to `put`; refusals are counted and described to
+    `rejected`."""
 
     def __init__(
         self,
@@ -89,7 +91,8 @@ class Intake:
         return work.done
 
     def decide(self, rx: Reception) -> Work | Refusal:
-        """Parse, find, admit, (authenticate, replay, decode, normalise: core/decide.py), charge, derive: one frame, one decision."""
+        """Parse, find, admit, (authenticate, replay, decode, normalise: core/decide.py), charge, derive: one frame, one
+        decision."""
         header = parse(rx.data)
         if isinstance(header, Refusal):
             return header
@@ -102,7 +105,8 @@ class Intake:
         shift_s = self.shift_s(rx.received)
         if shift_s:  # the gateway's own clock is wrong: judge by what most nodes say
             rx = replace(rx, shift_s=shift_s)
-        decision = decide(node, self._states.state(node.id), header, rx, crypto.opener)
+        before = self._states.state(node.id)
+        decision = self._storable(before, decide(node, before, header, rx, crypto.opener))
         if decision.offset_s is not None:
             self.witnesses.hear(node.id, decision.offset_s)
         kind = self._kind(header, decision)
@@ -133,27 +137,42 @@ class Intake:
         return None
 
     def _kind(self, header: Header, decision: Decision) -> str:
-        """Return what a frame counts as: repeats, and what may be one (older than the replay state), can be sent by anyone."""
+        """Return what a frame counts as: repeats, and what may be one (older than the replay state), can be sent by
+        anyone."""
         if decision.event is None or decision.state.replay.too_old(decision.counter):
             return "repeat"
         return "alarm" if header.kind == ALARM else ""
 
+    def _storable(self, before: NodeState, decision: Decision) -> Decision:
+        """Look before anything is built on it whether the decided state can be stored: what cannot is one frame's fault."""
+        if decision.event is None:
+            return decision
+        try:
+            self._engine.check(decision.state)
+        except Unstorable as e:
+            return unstorable(before, decision, str(e))
+        return decision
+
     def _charge(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Refusal | None:
         """Charge the node for a frame that proved to be its own; the reason why it is refused, if it is.
 
-        Charged once it is authentic, so that a forged frame spends nothing; repeats, which anyone can record and send, apart.
+        Charged once it is authentic, so that a forged frame spends nothing; repeats, which anyone can record and send,
+        apart.
         """
         event, now = decision.event, self._clock.now()
         if event is None and decision.answer is None:
             assert decision.refusal is not None
             if decision.refusal.reason == "bad_tag":
-                self._tags.failed(rx.link, header.kind == ALARM, now)
+                self._tags.in_vain(rx.link, header.kind == ALARM, now)
                 self._forgeries.failed(node.id, rx.link, rx.receiver, now)
                 self._metrics.forged(node.name)
             return decision.refusal
         if event is None or kind == "repeat" and self._repeats.old(node.id, event.epoch, event.counter):
             # without an answer there is nothing to store: its downlink counter is not used up
-            return None if self._repeats.may_answer(node.id, rx, now) else Refusal("replayed", node.id)
+            if self._repeats.may_answer(node.id, rx, now):
+                return None
+            self._tags.in_vain(rx.link, header.kind == ALARM, now)
+            return Refusal("replayed", node.id)
         took = self.rates.take(node.id, kind, rx.received, cost(event), node.interval_s)
         return None if took else Refusal("rate_limited", node.id)
 
@@ -190,14 +209,14 @@ class Intake:
             self._repeats.kept_old(work.node.id, event.epoch, event.counter)
 
     def problems(self) -> Iterator[Problem]:
-        """Say under whose names frames are forged, most first."""
+        """Return under whose names frames are forged, most first."""
         for f in self._forgeries.up(self._clock.now())[:PROBLEMS]:
             node = self._states.nodes.get(f.node)
             yield Problem(
                 "forgery",
                 f"{max(f.count, f.before)} frames within {WINDOW_S:.0f} s under the name of {node.name if node else f.node} "
                 f"did not fit its key: link {f.link}, receiver {f.receiver}",
-                "compare its key in nodes.toml with the node's; if it is right someone forges frames, which changes nothing",
+                "compare its key in nodes.toml with the node's; if it is right someone forges frames, and none was taken",
             )
 
     def _refuse(self, rx: Reception, refusal: Refusal, kept: bool = False) -> None:

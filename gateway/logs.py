@@ -1,7 +1,7 @@
 """structlog set-up: JSON when stderr is no terminal. Keys and payloads are never logged, and repeats are bounded.
 
 A flood of refused frames must not become a flood of the disk: of lines that say the same thing (event, reason, link, output) only so many are
-told within WINDOW_S; the next one told says how many were left out. Errors and what was committed are always told.
+told within WINDOW_S; the next one told says how many were left out. Errors are always told, and so is what was committed, at level debug.
 """
 
 from __future__ import annotations
@@ -54,6 +54,33 @@ class Repeats:
             raise structlog.DropEvent
         seen[1] += 1
         return event
+
+
+class Seldom:
+    """Lines that strangers can cause: one for each (kind, sender) in `every_s`, and no more than `most` in that time for all senders.
+
+    The state is bounded whatever senders there are.
+    """
+
+    def __init__(self, every_s: float = 600.0, most: int = 64, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every_s, self._most, self._clock = every_s, most, clock
+        self._seen: dict[tuple[str, str], int] = {}  # told since `_since`, and how many were left out
+        self._since = clock()
+        self._before: dict[tuple[str, str], int] = {}
+
+    def due(self, kind: str, sender: str) -> int | None:
+        """Return None when no line is due, else how many of this kind and sender were left out since the last one."""
+        now = self._clock()
+        if now - self._since >= self._every_s:
+            self._before, self._seen, self._since = self._seen, {}, now
+        key = (kind, sender)
+        if key in self._seen:
+            self._seen[key] += 1
+            return None
+        if len(self._seen) >= self._most:
+            return None
+        self._seen[key] = 0
+        return self._before.get(key, 0)
 
 
 def no_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,13 +13,28 @@ from prometheus_client.registry import Collector
 FORGED_NODES = 64
 
 
+@dataclass(slots=True)
+class Fault:
+    """An exception of ours, by place (supervise.caught). seen, told: monotonic seconds, told None before it was logged."""
+
+    where: str
+    error: str
+    at: str
+    count: int = 0
+    seen: float = 0.0
+    told: float | None = None
+
+
 class Metrics(Collector):
-    """frames by link, refused by reason, and further totals by name; `gauges` hold current values."""
+    """frames by link, refused by reason, restarts by part, and further totals by name; `gauges` hold current values."""
 
     def __init__(self) -> None:
         self.frames: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
+        self.restarts: Counter[str] = Counter()
         self.totals: Counter[str] = Counter()
+        self.faults: dict[tuple[str, str, str], Fault] = {}
+        self.heard: set[int] = set()  # nodes with a committed frame since the log's last line `taken`
         self.bad_tags: Counter[str] = Counter()  # by node; bounded by forged()
         self.gauges: dict[str, float] = {}
         self.outputs: dict[str, tuple[bool, int]] = {}  # connected, events behind
@@ -41,6 +57,12 @@ class Metrics(Collector):
         for reason, n in self.refused.items():
             refused.add_metric([reason], n)
         yield refused
+        restarts = CounterMetricFamily(
+            "citymote_restarts", "Tasks that ended unexpectedly and were made anew, by part", labels=["part"]
+        )
+        for part, n in self.restarts.items():
+            restarts.add_metric([part], n)
+        yield restarts
         bad_tags = CounterMetricFamily("citymote_bad_tag", "Frames that did not fit the node's key", labels=["node"])
         for node, n in self.bad_tags.items():
             bad_tags.add_metric([node], n)

@@ -3,6 +3,10 @@
 
 A session lives as long as its TCP connection. Reconnecting means a new session, so that what must be sent again is decided
 by the cursor of an output and not by a library.
+
+What the callbacks of an owner raise never reaches paho, which would keep the half-handled packet and handle it again: a message that
+cannot be handled is that message's fault (`caught`), and the session goes on. Where books of ours may be wrong behind an exception (a PUBACK, a packet that
+paho could not read), the session ends, and its owner makes a new one.
 """
 
 from __future__ import annotations
@@ -13,15 +17,19 @@ from collections.abc import Callable
 from typing import Any
 
 import paho.mqtt.client as paho
+import structlog
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway import tls
 from gateway.config import Broker
+from gateway.credentials import read_secret
 from gateway.mqtt_wire import Client, Wire
 
 CONNECT_S = 10.0
 KEEPALIVE_S = 30
 FIRST_MID, LAST_MID = 1024, 65535  # message ids of publications; paho's own (subscriptions) count from 1
+
+log = structlog.get_logger(__name__)
 
 
 class MqttError(Exception):
@@ -32,12 +40,27 @@ class MqttError(Exception):
         self.hint = hint
 
 
+class NotSubscribed(MqttError):
+    """The broker lets us connect, but not read this topic."""
+
+
+def _told(error: BaseException) -> None:
+    log.error("mqtt_callback_failed", error=type(error).__name__)
+
+
 class MqttSession:
     """Use: await connect(); publish(); `closed` resolves when the connection ends. Callbacks run in the loop."""
 
-    def __init__(self, broker: Broker, client_id: str, will: tuple[str, bytes] | None = None) -> None:
-        """will: (topic, payload) published by the broker, retained with QoS 1, when we vanish."""
+    def __init__(
+        self,
+        broker: Broker,
+        client_id: str,
+        will: tuple[str, bytes] | None = None,
+        caught: Callable[[BaseException], None] = _told,
+    ) -> None:
+        """will: (topic, payload) published by the broker, retained with QoS 1, when we vanish. caught: gets what our own code raised."""
         self._broker = broker
+        self._caught = caught
         self._loop = asyncio.get_running_loop()
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._connected: asyncio.Future[None] = self._loop.create_future()
@@ -51,13 +74,16 @@ class MqttSession:
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_too_long: Callable[[], None] = lambda: (
+            None
+        )  # a message of more than mqtt_wire.LONGEST bytes was dropped
         c = Client(CallbackAPIVersion.VERSION2, client_id, clean_session=True, protocol=paho.MQTTv311)
         if will is not None:
             c.will_set(will[0], will[1], qos=1, retain=True)
         c.on_connect = self._on_connect
         c.on_disconnect = self._on_disconnect
-        c.on_message = lambda _c, _d, m: (self.on_retained if m.retain else self.on_message)(m.topic, bytes(m.payload))
-        c.on_subscribe = lambda _c, _d, mid, _r, _p: self._on_subscribe(mid)
+        c.on_message = lambda _c, _d, m: self._on_message(m)
+        c.on_subscribe = lambda _c, _d, mid, codes, _p: self._on_subscribe(mid, codes)
         c.on_socket_close = lambda _c, _d, sock: self._forget(sock)
         c.on_socket_register_write = lambda *_: self._want_write()
         self._client = c
@@ -67,7 +93,7 @@ class MqttSession:
         b = self._broker
         try:
             if b.username is not None:
-                password = b.password_file.read_text().strip() if b.password_file else None
+                password = read_secret(b.password_file) if b.password_file else None
                 self._client.username_pw_set(b.username, password)
             if b.ca_file is not None:
                 self._client.tls_set_context(tls.context(b.ca_file, b.cert_file, b.key_file))
@@ -82,7 +108,8 @@ class MqttSession:
             self._want_write()
             self._misc = asyncio.create_task(self._keep_alive(), name="mqtt-keepalive")
             async with asyncio.timeout(CONNECT_S):
-                await self._connected
+                # shielded: the time-out must not cancel what _drop() and others look at
+                await asyncio.shield(self._connected)
         except (OSError, ValueError, TimeoutError) as e:
             self._drop("connect failed")
             reason, hint = tls.explain(e)
@@ -93,7 +120,7 @@ class MqttSession:
             raise
 
     async def subscribe(self, topic: str, qos: int = 0) -> None:
-        """Subscribe and wait for SUBACK. Raises MqttError."""
+        """Subscribe and wait for SUBACK. Raises NotSubscribed (refused), MqttError."""
         result, mid = self._client.subscribe(topic, qos)
         if result != paho.MQTT_ERR_SUCCESS or mid is None:
             raise MqttError(f"subscribe: {paho.error_string(result)}")
@@ -101,9 +128,13 @@ class MqttSession:
         self._subscribed[mid] = future
         try:
             async with asyncio.timeout(CONNECT_S):
-                await future
+                await asyncio.shield(future)
         except TimeoutError as e:
-            raise MqttError("no SUBACK") from e
+            raise MqttError(f"{self._where}: no SUBACK within {CONNECT_S:.0f} s") from e
+        finally:
+            self._subscribed.pop(mid, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # seen, also when our own task was cancelled
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
         """Send a message of QoS 0 or 1; return its id for on_puback (0 for QoS 0), or None when the connection is gone.
@@ -140,20 +171,36 @@ class MqttSession:
                 await asyncio.sleep(0.01)
         self._drop("disconnected")
 
+    @property
+    def _where(self) -> str:
+        return f"{self._broker.host}:{self._broker.port}"
+
+    def _on_message(self, m: paho.MQTTMessage) -> None:
+        try:
+            (self.on_retained if m.retain else self.on_message)(m.topic, bytes(m.payload))
+        except Exception as e:  # this message's fault alone; m.topic itself raises for what is no UTF-8
+            self._caught(e)
+
     def _on_connect(self, _c: Any, _d: Any, _flags: Any, code: Any, _props: Any) -> None:
         if self._connected.done():
             return
         if code.is_failure:
-            self._connected.set_exception(MqttError(f"{self._broker.host}:{self._broker.port}: broker says {code}"))
+            self._connected.set_exception(MqttError(f"{self._where}: broker says {code}"))
         else:
             self._connected.set_result(None)
 
     def _on_disconnect(self, _c: Any, _d: Any, _flags: Any, code: Any, _props: Any) -> None:
         self._loop.call_soon_threadsafe(self._drop, str(code))
 
-    def _on_subscribe(self, mid: int) -> None:
-        future = self._subscribed.pop(mid, None)
-        if future is not None and not future.done():
+    def _on_subscribe(self, mid: int, codes: Any) -> None:
+        future = self._subscribed.get(mid)
+        if future is None or future.done():
+            return
+        if any(code.is_failure for code in codes):  # 0x80, MQTT 3.1.1 section 3.9.3
+            future.set_exception(
+                NotSubscribed(f"{self._where}: the broker refuses the subscription", "let our user read the topic (the broker's acl_file)")
+            )  # fmt: skip
+        else:
             future.set_result(None)
 
     def _want_write(self) -> None:
@@ -164,6 +211,13 @@ class MqttSession:
             self._loop.call_soon(self._write)
 
     def _readable(self) -> None:
+        try:
+            self._take_in()
+        except Exception as e:  # nobody knows what is left of the packet: the connection has to be made anew
+            self._caught(e)
+            self._drop(f"{type(e).__name__} while reading")
+
+    def _take_in(self) -> None:
         while (wire := self._wire) is not None:
             try:
                 alive = wire.fill()
@@ -184,14 +238,28 @@ class MqttSession:
                 if mid in self._flying:
                     self._flying.remove(mid)
                     self.on_puback(mid)
-            if not wire.for_paho():
+            dropped = wire.dropped
+            more = wire.for_paho()
+            for _ in range(wire.dropped - dropped):
+                self.on_too_long()
+                self._want_write()  # its PUBACK
+            if not more and wire.dropped == dropped:
                 return True
+            if not more:
+                continue  # what stands behind it may be an ack
             if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
                 self._drop("connection lost")
         return False
 
     def _write(self) -> None:
         self._writing = False
+        try:
+            self._send_out()
+        except Exception as e:
+            self._caught(e)
+            self._drop(f"{type(e).__name__} while writing")
+
+    def _send_out(self) -> None:
         if self._wire is None:
             return
         if self._client.want_write() and self._client.loop_write() != paho.MQTT_ERR_SUCCESS:
@@ -213,9 +281,17 @@ class MqttSession:
         self._waiting = not done
 
     async def _keep_alive(self) -> None:
-        while self._client.loop_misc() == paho.MQTT_ERR_SUCCESS:
-            await asyncio.sleep(1.0)
-        self._drop("no answer to ping")
+        why = "the keep-alive was cancelled"
+        try:
+            while self._client.loop_misc() == paho.MQTT_ERR_SUCCESS:
+                await asyncio.sleep(1.0)
+            why = "no answer to ping"
+        except Exception as e:
+            self._caught(e)
+            why = f"{type(e).__name__} in the keep-alive"
+        finally:
+            self._misc = None
+            self._drop(why)  # without it no one would notice a broker that has gone silent
 
     def _forget(self, wire: Any) -> None:
         # paho closes its socket at a protocol error; the loop must let go of the descriptor before that
@@ -229,9 +305,9 @@ class MqttSession:
         if wire is not None:
             self._forget(wire)
             wire.close()
-        if self._misc is not None:
-            self._misc.cancel()
-            self._misc = None
+        misc, self._misc = self._misc, None
+        if misc is not None:
+            misc.cancel()
         if not self._connected.done():
             b = self._broker
             hint = (
@@ -239,7 +315,7 @@ class MqttSession:
                 if b.ca_file is None or b.cert_file is not None
                 else "the broker may want a certificate of ours: set cert_file and key_file"
             )
-            self._connected.set_exception(MqttError(f"{b.host}:{b.port}: {reason}", hint))
+            self._connected.set_exception(MqttError(f"{self._where}: {reason}", hint))
         if self._connected.exception() is None and not self.closed.done():
             self.closed.set_result(reason)
         elif not self.closed.done():

@@ -14,6 +14,7 @@ from typing import Any
 import paho.mqtt.client as paho
 
 READ = 1 << 16
+LONGEST = 1 << 17  # bytes of a message to us: frames have 1 kB, requests 4, what we published ourselves a little more
 FULL = 1 << 18  # bytes waiting to be sent, beyond which nobody should add any
 _PUBLISH, _PUBACK, _PUBACK_LENGTH = 0x30, 0x40, 4
 _NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -30,6 +31,8 @@ class Wire:
         self._in, self._at = b"", 0
         self._left = 0  # bytes that paho may read: the rest of one packet
         self._out = bytearray()
+        self._skip = 0  # bytes to be dropped: the rest of a message that is too long
+        self.dropped = 0  # messages beyond LONGEST: acknowledged, and not kept in memory first
 
     # ours
 
@@ -73,12 +76,18 @@ class Wire:
         except _NOTHING_YET:
             return True
         self._in, self._at = self._in[self._at :] + data, 0
+        self._drop()
         return bool(data)
+
+    def _drop(self) -> None:
+        gone = min(self._skip, len(self._in) - self._at)
+        self._at += gone
+        self._skip -= gone
 
     def acks(self) -> list[int]:
         """Take the PUBACKs that come next; return their message ids."""
         data, at, found = self._in, self._at, []
-        if not self._left:
+        if not self._left and not self._skip:
             end = len(data) - _PUBACK_LENGTH
             while at <= end and data[at] == _PUBACK and data[at + 1] == 2:
                 found.append(data[at + 2] << 8 | data[at + 3])
@@ -88,9 +97,31 @@ class Wire:
 
     def for_paho(self) -> bool:
         """True when there is (more of) a packet that is paho's to read."""
+        if self._skip:
+            return False
         if not self._left:
-            self._left = self._next_length()
+            length = self._next_length()
+            if length > LONGEST and self._in[self._at] & 0xF0 == _PUBLISH:
+                return self._is_too_long(length) and self.for_paho()
+            self._left = length
         return self._left > 0 and self._at < len(self._in)
+
+    def _is_too_long(self, length: int) -> bool:
+        """Begin to drop a PUBLISH; False while its message id has not come."""
+        data, at = self._in, self._at
+        head = 2 + next(n for n, byte in enumerate(data[at + 1 : at + 5]) if byte < 128)
+        if len(data) < at + head + 2:
+            return False
+        topic = int.from_bytes(data[at + head : at + head + 2], "big")
+        if data[at] & 0x06:
+            mid = at + head + 2 + topic
+            if len(data) < mid + 2:
+                return False
+            self._out += bytes((_PUBACK, 2, *data[mid : mid + 2]))
+        self.dropped += 1
+        self._skip = length
+        self._drop()
+        return True
 
     def _next_length(self) -> int:
         """Return the length of the packet that comes next, its head included; 0 while its head is not complete."""

@@ -1,4 +1,5 @@
-"""Commands at the rim: requests in, orders into answers and to nodes that listen all the time, steps out once they are committed."""
+"""Commands at the rim: requests in, orders into answers and to nodes that listen all the time, steps out once they are
+committed."""
 
 from __future__ import annotations
 
@@ -34,14 +35,16 @@ class OrderDesk:
         self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
 
     def heard(self, number: int, rx: Reception) -> None:
-        """Learn how a node listens from how its news was heard, and from nothing else: over WiFi always, over LoRa after an uplink."""
+        """Learn how a node listens from how its news was heard, and from nothing else (a repeat proves a recording):
+        over WiFi always, over LoRa after an uplink."""
         if rx.radio is None:
             self._listening[number] = rx
         else:
             self._listening.pop(number, None)
 
     def for_answer(self, node: Node, state: NodeState, rx: Reception, repeat: bool) -> Offer | None:
-        """Return the order that may leave with the answer to an uplink, if one is due. repeat: of an uplink that is no news."""
+        """Return the order that may leave with the answer to an uplink, if one is due. repeat: of an uplink that is no
+        news."""
         if self._desk is None:
             return None
         limit = MAX_FRAME if rx.radio is None else max_frame(rx.radio.sf)
@@ -54,7 +57,8 @@ class OrderDesk:
         return desk.offer(node, limit - downlink.overhead(node), now, (state.epoch, state.replay.next - 1), repeat)
 
     def ask(self, requester: str, node: str, body: bytes) -> str:
-        """Take a request of someone the broker vouches for; it is answered on the node's ack topic once it is committed.
+        """Take a request of someone the broker vouches for; it is answered on the node's ack topic once it is
+        committed.
 
         Returns how it was judged (gateway.core.commands.Desk.request), which is counted.
         """

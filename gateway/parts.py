@@ -13,12 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 import structlog
 
 from gateway import followers
+from gateway.backoff import Backoff
 from gateway.clock import Clock
 from gateway.commands import CommandRim
 from gateway.config import Config, MqttLinkConfig, OutputConfig, UdpForwarderConfig
 from gateway.core.model import Node
-from gateway.health import Problem, Since
-from gateway.links.link import Link, LinkError
+from gateway.health import Problem, Since, twin
+from gateway.links.link import Link, LinkError, Reject, unheard
 from gateway.links.mqtt_link import MqttLink
 from gateway.links.udp_forwarder import UdpForwarderLink
 from gateway.metrics import Metrics
@@ -26,6 +27,7 @@ from gateway.outputs.build import build
 from gateway.outputs.destination import Destination
 from gateway.pipeline import Pipeline
 from gateway.store.engine import Engine
+from gateway.supervise import Kept, Watch
 
 AWAY_S = 30.0
 STALLED_S = 60.0
@@ -48,8 +50,17 @@ class Part(Protocol):
 class Links:
     """All links by name. places: where each listens."""
 
-    def __init__(self, gateway: str, pipeline: Pipeline, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        pipeline: Pipeline,
+        clock: Clock,
+        metrics: Metrics,
+        watch: Watch,
+        rejected: Reject = unheard,
+    ) -> None:
         self._gateway, self._pipeline, self._clock, self._metrics = gateway, pipeline, clock, metrics
+        self._watch, self._rejected = watch, rejected
         self._links: dict[str, tuple[LinkConfig, Link]] = {}
         self._since = Since()
         self.places: dict[str, str] = {}
@@ -97,8 +108,8 @@ class Links:
     def _make(self, config: LinkConfig) -> Link:
         p = self._pipeline
         if isinstance(config, MqttLinkConfig):
-            return MqttLink(config, self._gateway, p.deliver, self._clock, self._metrics)
-        return UdpForwarderLink(config, p.deliver, p.flush, self._clock, self._metrics)
+            return MqttLink(config, self._gateway, p.deliver, self._clock, self._metrics, self._watch, self._rejected)
+        return UdpForwarderLink(config, p.deliver, p.flush, self._clock, self._metrics, self._watch)
 
     def _enter(self, config: LinkConfig, link: Link, place: str) -> None:
         self._links[config.name] = config, link
@@ -113,8 +124,14 @@ class Links:
                 yield Problem(
                     "link_away",
                     f"link {name} ({self.places[name]}) has been away for {away:.0f} s",
-                    "nodes keep their frames; start the broker or correct the link's broker",
+                    "nodes keep their frames; look at the log's lines link_unreachable; start the broker or correct the link's broker"
+                    if isinstance(link, MqttLink)
+                    else "nodes keep their frames; free the port, or change the link's bind",
                 )
+            if isinstance(link, MqttLink):
+                yield from _twin(f"link {name}", link.client_id, link.backoff)
+            else:
+                yield from link.problems() if isinstance(link, UdpForwarderLink) else ()
 
     async def stop(self) -> None:
         """Take no more frames."""
@@ -136,11 +153,11 @@ def _same_socket(a: LinkConfig, b: LinkConfig) -> bool:
 class Commands:
     """The way in for commands, over the broker of one output; nothing without [commands]."""
 
-    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
-        self._pipeline, self._metrics = pipeline, metrics
+    def __init__(self, pipeline: Pipeline, metrics: Metrics, watch: Watch) -> None:
+        self._pipeline, self._metrics, self._watch = pipeline, metrics, watch
         self._wired: tuple[Any, ...] | None = None
         self._rim: CommandRim | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._kept: Kept | None = None
         self._since = Since()
 
     async def apply(self, config: Config) -> None:
@@ -154,17 +171,12 @@ class Commands:
             await self.cancel()
             self._wired, self._rim = wired, CommandRim(*wired, self._pipeline.ask, self._metrics)
             self._pipeline.answered = self._rim.answer
-            self._task = asyncio.create_task(self._rim.run(), name="commands")
+            self._kept = self._watch.keep("commands", self._rim.run)
 
     async def up(self, seconds: float) -> None:
         """Wait until requests can come in, at most so long."""
         if self._rim is not None:
             await self._rim.up(seconds)
-
-    def failed(self) -> BaseException | None:
-        """Return the error with which the task ended: a bug."""
-        task = self._task
-        return task.exception() if task is not None and task.done() and not task.cancelled() else None
 
     def problems(self) -> Iterator[Problem]:
         """Say that nothing can be ordered."""
@@ -173,12 +185,13 @@ class Commands:
             yield Problem(
                 "commands_away", f"nothing can be ordered for {away:.0f} s", "start the broker or correct the output"
             )
+        if self._rim is not None:
+            yield from _twin("the way in for commands", self._rim.client_id, self._rim.backoff)
 
     async def cancel(self) -> None:
         """Take no more requests."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if self._kept is not None:
+            await self._kept.stop()
 
 
 class Rules:
@@ -198,11 +211,19 @@ class Rules:
 class Outputs:
     """All destinations by name, each with its task."""
 
-    def __init__(self, gateway: str, engine: Engine, metrics: Metrics, info: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        gateway: str,
+        engine: Engine,
+        metrics: Metrics,
+        info: Callable[[], dict[str, Any]],
+        watch: Watch | None = None,
+    ) -> None:
         self._gateway, self._engine, self._metrics, self._info = gateway, engine, metrics, info
+        self._watch = Watch(metrics) if watch is None else watch
         self._configs: dict[str, OutputConfig] = {}
         self._all: dict[str, Destination] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, Kept] = {}
         self._since = Since()
         self._cursors: dict[str, int] = {}
         self._told: dict[str, float] = {}
@@ -221,28 +242,26 @@ class Outputs:
             if name not in self._all:
                 destination = build(config, self._gateway, self._engine, self._metrics, self._info, nodes)
                 self._configs[name], self._all[name] = config, destination
-                self._tasks[name] = asyncio.create_task(destination.run(), name=f"output-{name}")
+                self._tasks[name] = self._watch.keep(f"output {name}", destination.run)
 
     async def _retire(self, name: str, successor: OutputConfig | None) -> None:
         """End one. It says good-bye only where nobody takes its place: state must not flap to offline for another filter."""
         old, task, config = self._all.pop(name), self._tasks.pop(name), self._configs.pop(name)
         self._metrics.outputs.pop(name, None)
+        task.may_end()
         if successor is None or _place(successor) != _place(config):
             try:
                 async with asyncio.timeout(RETIRE_S):
                     await old.farewell()
             except TimeoutError:
                 log.warning("output_left", output=name, next="its broker did not answer; it will tell `offline` itself")
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await task.stop()
         await old.retire()
 
-    def failed(self) -> BaseException | None:
-        """Return the error of a destination's task that ended with one: a bug."""
+    def may_end(self) -> None:
+        """From now on the end of a destination's task is in order."""
         for task in self._tasks.values():
-            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-                return error
-        return None
+            task.may_end()
 
     def wake(self) -> None:
         """Tell all that the spool has grown."""
@@ -263,7 +282,7 @@ class Outputs:
         """Say which destinations are away, and which take nothing though they are there."""
         for name, o in self._all.items():
             behind = self._engine.newest() - o.cursor
-            away = self._since.held(name, not o.connected)
+            away = self._since.held(name, not o.connected and not o.untried)
             if self._cursors.get(name) != o.cursor:
                 self._cursors[name] = o.cursor
                 self._since.forget((name, "stalled"))
@@ -280,6 +299,7 @@ class Outputs:
                     f"output {name} is connected but has taken nothing for {stalled:.0f} s, {behind} events wait",
                     "look at the broker's log and disk; restart it",
                 )
+            yield from o.problems()
 
     def tell(self, leaf: str, body: dict[str, Any], every_s: float, changed: bool) -> None:
         """Publish gw/<gw>/<leaf> where a destination has a place for it: when it has changed, every so often, and to who is back."""
@@ -293,9 +313,12 @@ class Outputs:
 
     async def cancel(self) -> None:
         """End all tasks."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*(task.stop() for task in self._tasks.values()))
+
+
+def _twin(part: str, client_id: str, backoff: Backoff) -> Iterator[Problem]:
+    if backoff.taken_over:
+        yield twin(part, client_id)
 
 
 def _place(config: OutputConfig) -> tuple[Any, ...]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import secrets
 import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,16 @@ from gateway.health import Health, Problem
 from gateway.http import HttpServer
 from gateway.links.link import LinkError
 from gateway.metrics import Metrics
-from gateway.notify import notify, watchdog_s
+from gateway.notify import Notifier, watchdog_s
 from gateway.outputs.message import iso
 from gateway.parts import Commands, Links, Outputs, Part, Rules
 from gateway.pipeline import Pipeline
+from gateway.reload import Reloads
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
+from gateway.supervise import Kept, Watch, caught
+from gateway.taken import Taken
+from gateway.trouble import Flood, Rising
 from gateway.verbs import complain
 
 TICK_S = 0.5
@@ -43,9 +49,9 @@ OUTPUT_READY_S = 2.0
 GOODBYE_S = 60  # for what is not the outputs' drain: commits that wait, farewells, closing the store
 GC_THRESHOLDS = (10_000, 20, 20)
 TELL_S = 60.0
+DRAIN_STEP_S = 0.5
+DRAIN_AWAY_S = 2.0  # an output that is away for so long at the end is not waited for
 STEP_TOLD_S = 3600.0
-REFUSED_PER_S = 100  # more than so many refused frames each second for FLOOD_S is a flood
-FLOOD_S = 10.0
 THREADS = 64  # name look-ups and connects of dead brokers wait in threads, and must not keep a live one waiting
 
 log = structlog.get_logger(__name__)
@@ -59,19 +65,24 @@ class Service:
         self.config = config
         self._level = level
         self.metrics = Metrics()
+        self.watch = Watch(self.metrics)
         self.health = Health()
+        self._notifier = Notifier()
+        self._instance = secrets.token_hex(8)  # of this process: another one under our id is another gateway
         self.parts: list[Part] = []
         self._stopping = asyncio.Event()
-        self._reload_wanted = asyncio.Event()
+        self._reloads = Reloads(
+            self.metrics, lambda: self.config, self._apply, self._notifier.say, self._line, reloading.report
+        )
         self._started = datetime.now(UTC).timestamp()
         self._began = time.monotonic()
         self._progress = (0, time.monotonic())
         self._ready = False
-        self._reload_refused: ConfigError | LinkError | None = None
         self._bad_keys = key_findings(config)
-        self._stepped_at = float("-inf")
-        self._flood = _Flood()
-        self._commits_failed = _Rising()
+        self._steps, self._stepped_at = 0, float("-inf")
+        self._flood = Flood()
+        self._commits_failed = Rising()
+        self._taken = Taken(self.metrics)
         self._http: HttpServer | None = None
 
     def stop(self, why: str) -> None:
@@ -79,12 +90,14 @@ class Service:
         if not self._stopping.is_set():
             log.info("stopping", why=why)
             # drain_s may be longer than the unit's TimeoutStopSec=, which would end the drain with SIGKILL
-            notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(self.config.gateway.drain_s + GOODBYE_S) * 1_000_000}")
+            self._notifier.say(
+                f"STOPPING=1\nEXTEND_TIMEOUT_USEC={(self.config.gateway.drain_s + GOODBYE_S) * 1_000_000}"
+            )
             self._stopping.set()
 
     def reload(self) -> None:
         """Ask for the configuration to be read again; asked twice while it is being read, it is read twice."""
-        self._reload_wanted.set()
+        self._reloads.want()
 
     async def run(self) -> None:
         """Work until stop(). Raises StoreError or LinkError when it cannot start."""
@@ -93,9 +106,9 @@ class Service:
         self._engine = engine = SqliteEngine(
             c.store, [o.name for o in c.outputs], c.keep, lambda: self._clock.now(), c.id
         )
-        self._outputs = outputs = Outputs(c.id, engine, self.metrics, self._info)
+        self._outputs = outputs = Outputs(c.id, engine, self.metrics, self._info, self.watch)
         self._caretaker = Caretaker(engine, self.metrics, outputs.wake, self._clock.now)
-        reloads: asyncio.Task[None] | None = None
+        reloads: Kept | None = None
         links: Links | None = None
         commands: Commands | None = None
 
@@ -104,7 +117,7 @@ class Service:
 
         try:
             rates = Rates(c.gateway.node_burst, c.gateway.node_rate)
-            desk = Desk(c.nodes, c.commands.policy) if c.commands else None
+            desk = Desk(c.nodes, c.commands.policy, partial(caught, self.metrics, "commands")) if c.commands else None
             self._pipeline = pipeline = Pipeline(
                 c.nodes,
                 engine,
@@ -116,9 +129,9 @@ class Service:
                 desk,
                 rates,
             )
-            self._commands = commands = Commands(pipeline, self.metrics)
+            self._commands = commands = Commands(pipeline, self.metrics, self.watch)
             self.parts += [commands, Rules(pipeline, c)]
-            self._links = links = Links(c.id, pipeline, self._clock, self.metrics)
+            self._links = links = Links(c.id, pipeline, self._clock, self.metrics, self.watch, rejected)
             self.health.sources += [
                 self._own_problems,
                 pipeline.problems,
@@ -126,6 +139,8 @@ class Service:
                 outputs.problems,
                 links.problems,
                 commands.problems,
+                self._reloads.problems,
+                self.watch.problems,
             ]
             pipeline.introduce()
             await pipeline.settle()
@@ -146,17 +161,16 @@ class Service:
             gc.freeze()
             gc.set_threshold(*GC_THRESHOLDS)
             log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=links.places,
-                     outputs={o.name: "connected" if o.connected else "waiting" for o in outputs})  # fmt: skip
-            notify("READY=1\nSTATUS=" + self._sound())
-            reloads = asyncio.create_task(self._reloads(), name="reloads")
+                     outputs={o.name: "connected" if o.connected else "untried" if o.untried else "waiting" for o in outputs})  # fmt: skip
+            self._notifier.say("READY=1\nSTATUS=" + self._sound())
+            reloads = self.watch.keep("reload", self._reloads.run)
             await self._work()
-            reloads.cancel()
-            await asyncio.gather(reloads, return_exceptions=True)
+            await reloads.stop()
             await self._end()
         finally:
             self._ready = False
             if reloads is not None:
-                reloads.cancel()
+                await reloads.stop()
             if self._http is not None:
                 await self._http.close()
             await outputs.cancel()
@@ -171,16 +185,16 @@ class Service:
         """Give the brokers a moment, so that READY usually means published too."""
         deadline = time.monotonic() + OUTPUT_READY_S
         while (
-            not all(o.connected for o in self._outputs) and time.monotonic() < deadline and not self._stopping.is_set()
+            not all(o.connected or o.untried for o in self._outputs)
+            and time.monotonic() < deadline
+            and not self._stopping.is_set()
         ):
             await asyncio.sleep(0.02)
 
     async def _work(self) -> None:
         """The loop that proves that we work: presence, watchdog, housekeeping, and what is told of it."""
-        pipeline, engine = self._pipeline, self._engine
         every = watchdog_s()
         fed = time.monotonic()
-        told = self._sound()
         codes: list[str] = []
         while not self._stopping.is_set():
             try:
@@ -188,37 +202,44 @@ class Service:
                     await self._stopping.wait()
             except TimeoutError:
                 pass
-            error = self._outputs.failed() or self._commands.failed()
-            if error is not None:
-                raise error
-            steps = self.metrics.totals["clock_steps"]
-            pipeline.check_presence()
-            pipeline.tick()
+            self.watch.step("presence", self._pipeline.check_presence)
+            self.watch.step("what is due", self._pipeline.tick)
             now = time.monotonic()
-            if self.metrics.totals["clock_steps"] != steps:
-                self._stepped_at = now
-            self._flood.tick(sum(self.metrics.refused.values()), now)
-            self._commits_failed.tick(self.metrics.refused["store_failed"], now)
-            self.metrics.outputs = self._outputs.states()
-            self.metrics.gauges.update(
-                pending=pipeline.pending, spool_newest=engine.newest(), store_waiting=engine.waiting
-            )
-            moves = self._moves(now)
-            if every is not None and now - fed >= min(every, TICK_S * 2) and moves:
-                notify("WATCHDOG=1")
+            self.watch.step("counters", partial(self._count, now))
+            if every is not None and now - fed >= min(every, TICK_S * 2) and self._moves(now) and self.watch.alive:
+                self._notifier.say("WATCHDOG=1")
                 fed = now
-            problems = self.health.problems()
-            line = self.health.line(problems, self._sound())
-            if line != told:
-                notify(f"STATUS={line}")
-                told = line
-            changed = codes != (codes := [p.code for p in problems])
-            if changed:
-                log.log(30 if problems else 20, "health", status=self.health.status(problems),
-                        problems=[p.text for p in problems])  # fmt: skip
-            self._outputs.tell("health", self._health_document(), TELL_S, changed)
+            self.watch.step("health", lambda now=now: self._tell(codes))
             # a clock that was set ahead must not make history old: whoever set it gets an hour to notice
-            self._caretaker.tick(now, now - self._stepped_at > STEP_TOLD_S)
+            self.watch.step(
+                "housekeeping", lambda now=now: self._caretaker.tick(now, now - self._stepped_at > STEP_TOLD_S)
+            )
+
+    def _count(self, now: float) -> None:
+        """Bring what is derived from counters up to date."""
+        if self.metrics.totals["clock_steps"] != self._steps:
+            self._steps, self._stepped_at = self.metrics.totals["clock_steps"], now
+        self._flood.tick(sum(self.metrics.refused.values()), now)
+        self._commits_failed.tick(self.metrics.refused["store_failed"], now)
+        self._taken.tick(now)
+        self.metrics.outputs = self._outputs.states()
+        self.metrics.gauges.update(
+            pending=self._pipeline.pending, spool_newest=self._engine.newest(), store_waiting=self._engine.waiting,
+            notify_dropped=self._notifier.dropped,
+        )  # fmt: skip
+
+    def _tell(self, codes: list[str]) -> None:
+        """Say what is wrong to who started us, the log and the outputs. codes: what was wrong the last time; brought up to date."""
+        problems = self.health.problems()
+        now_wrong = [p.code for p in problems]
+        self._notifier.again()
+        self._notifier.status(self.health.line(problems, self._sound()), ",".join(now_wrong))
+        changed = codes != now_wrong
+        codes[:] = now_wrong
+        if changed:
+            log.log(30 if problems else 20, "health", status=self.health.status(problems),
+                    problems=[p.text for p in problems])  # fmt: skip
+        self._outputs.tell("health", self._health_document(), TELL_S, changed)
 
     def _moves(self, now: float) -> bool:
         """True while the writer either has nothing to do or gets on with it."""
@@ -228,29 +249,9 @@ class Service:
 
     # reload
 
-    async def _reloads(self) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            began = time.monotonic()
-            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            mistakes: list[tuple[str, str]] = []
-            try:
-                await self._reload()
-                self._reload_refused = None
-            except (ConfigError, LinkError) as e:
-                self._reload_refused = e
-                self.metrics.totals["reloads_refused"] += 1
-                for mistake in (e, *(e.more if isinstance(e, ConfigError) else ())):
-                    mistakes.append((str(mistake), mistake.hint or "correct it and reload again"))
-                    log.error("reload_refused", error=mistakes[-1][0], next=mistakes[-1][1])
-            reloading.report(began, mistakes)
-            notify("READY=1\nSTATUS=" + self.health.line(self.health.problems(), self._sound()))
-
-    async def _reload(self) -> None:
-        """Read the files again and put in force what has changed. Raises ConfigError or LinkError, and then nothing has."""
+    async def _apply(self, c: Config) -> None:
+        """Put in force what has changed. Raises ConfigError or LinkError, and then nothing has."""
         before, began = self.config, time.monotonic()
-        c = await asyncio.to_thread(load, before.file)  # 25,000 nodes take seconds, and frames come in meanwhile
         bad_keys = await asyncio.to_thread(key_findings, c)
         for key in ("id", "store", "clock"):
             if getattr(c.gateway, key) != getattr(before.gateway, key):
@@ -298,6 +299,9 @@ class Service:
 
     # what is told
 
+    def _line(self) -> str:
+        return self.health.line(self.health.problems(), self._sound())
+
     def _sound(self) -> str:
         where = ", ".join(f"{k} on {v}" for k, v in self._links.places.items())
         return f"{len(self.config.nodes)} nodes; {where}"
@@ -310,9 +314,6 @@ class Service:
         if self._commits_failed.recent(now) and not self._engine.full:  # which is told by its name
             yield Problem("store_failed", "the store refuses commits, so no frame is acknowledged",
                           "look at free disk space (df) and the log above; nodes keep their frames", "failing")  # fmt: skip
-        if self._reload_refused is not None:
-            yield Problem("reload_refused", f"the configuration on disk is not in force: {self._reload_refused}",
-                          self._reload_refused.hint or "correct it and reload again")  # fmt: skip
         yield from self._clock.problems()
         yield from self._pipeline.clock_problems()
         if self._bad_keys:
@@ -357,72 +358,51 @@ class Service:
     async def _end(self) -> None:
         await self._links.stop()
         await self._pipeline.settle()
-        outputs = list(self._outputs)
-        drains = [asyncio.create_task(o.drain(), name=f"drain-{o.name}") for o in outputs]
-        if drains:
-            _, late = await asyncio.wait(drains, timeout=self.config.gateway.drain_s)
-            for task in late:
-                task.cancel()
-                name = task.get_name().removeprefix("drain-")
-                behind = self._engine.newest() - next(o.cursor for o in outputs if o.name == name)
-                if not behind:
-                    continue  # only its cursor was not written down yet: at most SPAN events come twice
-                log.warning(
-                    "not_drained",
-                    output=name,
-                    events=behind,
-                    next="they are kept and will be sent after the next start",
-                )
-            await asyncio.gather(*late, return_exceptions=True)
-        await asyncio.gather(*(o.farewell() for o in outputs))
+        self._taken.tell(time.monotonic())
+        self._outputs.may_end()
+        outputs = {o.name: o for o in self._outputs}
+        drains = {asyncio.create_task(o.drain(), name=f"drain-{name}"): name for name, o in outputs.items()}
+        waiting, began = set(drains), time.monotonic()
+        gone: dict[str, float] = {}
+        while waiting and time.monotonic() - began < self.config.gateway.drain_s:
+            _, waiting = await asyncio.wait(waiting, timeout=DRAIN_STEP_S)
+            self._notifier.say("WATCHDOG=1")  # a drain may last longer than the watchdog waits
+            now = time.monotonic()
+            for task in list(waiting):  # who is away takes nothing, however long it is waited for
+                name = drains[task]
+                if outputs[name].connected or outputs[name].untried:
+                    gone.pop(name, None)
+                elif now - gone.setdefault(name, now) >= DRAIN_AWAY_S:
+                    waiting.discard(task)
+        late = [task for task in drains if not task.done()]
+        for task in late:
+            task.cancel()
+            name = drains[task]
+            behind = self._engine.newest() - outputs[name].cursor
+            if not behind:
+                continue  # only its cursor was not written down yet: at most SPAN events come twice
+            log.warning(
+                "not_drained",
+                output=name,
+                events=behind,
+                away=not outputs[name].connected,
+                next="they are kept and will be sent after the next start",
+            )
+        ended = [*await asyncio.gather(*drains, return_exceptions=True)]
+        ended += await asyncio.gather(*(o.farewell() for o in outputs.values()), return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):  # cancelled ones were said above
+                caught(self.metrics, "the end", error)
 
     def _info(self) -> dict[str, Any]:
         return {
             "version": __version__,
+            "instance": self._instance,
             "started": iso(self._started),
             "nodes": len(self.config.nodes),
             "counters": self.metrics.snapshot(),
             "store": self._caretaker.info(),
         }
-
-
-class _Rising:
-    """A counter that has risen lately."""
-
-    def __init__(self, lately_s: float = 60.0) -> None:
-        self._lately_s, self._count, self._rose = lately_s, 0, float("-inf")
-
-    def tick(self, count: int, now: float) -> None:
-        """Take the count of now."""
-        if count > self._count:
-            self._rose = now
-        self._count = count
-
-    def recent(self, now: float) -> bool:
-        """True when it has risen within lately_s."""
-        return now - self._rose < self._lately_s
-
-
-class _Flood:
-    """Refused frames per second, over FLOOD_S."""
-
-    def __init__(self) -> None:
-        self.per_s = 0.0
-        self._mark = (0, time.monotonic())
-        self._seen = float("-inf")
-
-    def tick(self, refused: int, now: float) -> None:
-        """Take the total of now."""
-        count, since = self._mark
-        if now - since >= FLOOD_S:
-            per_s = (refused - count) / (now - since)
-            self._mark = refused, now
-            if per_s > REFUSED_PER_S:
-                self.per_s, self._seen = per_s, now
-
-    def up(self, now: float) -> bool:
-        """True while it lasts, and a minute after."""
-        return now - self._seen < 60.0
 
 
 async def _main(config: Config, level: str | None) -> None:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import islice
 
 from gateway.core.model import Node, NodeState
 from gateway.store.engine import Engine
 
 MAX_STATES = 4096
+LOOKS = 8
 
 
 class States:
@@ -36,21 +39,22 @@ class States:
         return self._configured(self.nodes[number])
 
     def state(self, number: int) -> NodeState:
-        """Return the newest decided state of a node."""
+        """Return the newest decided state of a node; no downlink counter of it is below the store's floor."""
         state = self._states.get(number)
         if state is None:
-            state = self._engine.load(number) or self._engine.fresh()
-        return state
+            return self._engine.load(number) or self._engine.fresh()
+        floor = self._engine.floor
+        return state if state.down >= floor else replace(state, down=floor)
 
     def keep(self, number: int, state: NodeState) -> None:
-        """Remember a decided state; beyond MAX_STATES one whose newest state is on disk is dropped."""
+        """Remember a decided state; beyond MAX_STATES those whose newest state is on disk are dropped."""
         self._states[number] = state
         self._states.move_to_end(number)
+        # those that are held were decided last and stand at the end: a few looks find one that is not, or there is none to be had
         if len(self._states) > MAX_STATES:
-            for old in self._states:
-                if old not in self._held:
+            for old in list(islice(self._states, LOOKS)):
+                if old not in self._held and len(self._states) > MAX_STATES:
                     del self._states[old]
-                    break
 
     def hold(self, number: int) -> None:
         """A decision of this node is on its way to the disk."""

@@ -15,10 +15,11 @@ from gateway.store.engine import RawFrame, Write
 
 @dataclass(slots=True)
 class Work:
-    """done resolves when the frame is committed and answered, or its commit has failed. more, notes: what was derived from it.
+    """done resolves when the frame is committed and answered, or its commit has failed. more, notes: what was derived
+    from it.
 
-    kind: what it was charged as (gateway.core.rate): "alarm", "repeat" for what anyone may have recorded, "" for other news.
-    newest: it is newer than everything the node sent before, so it shows how the node listens.
+    kind: what it was charged as (gateway.core.rate): "alarm", "repeat" for what anyone may have recorded, "" for other
+    news. newest: it is newer than everything the node sent before, so it shows how the node listens.
     """
 
     node: Node
@@ -39,7 +40,7 @@ class Work:
             return Write(self.node.id, self.decision.state, None, None, self.more, self.notes)
         if self.heard.copies > 1:
             event = replace(event, receiver=rx.receiver, copies=self.heard.copies)
-            if self.kind != "repeat":  # of what may be one, not even the node's strength is known
+            if self.kind != "repeat":  # what may be one does not show how strongly the node is heard
                 event = replace(event, rssi=rx.rssi, snr=rx.snr)
         reason = self.decision.refusal.reason if self.decision.refusal else ""
         raw = RawFrame(

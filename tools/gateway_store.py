@@ -81,15 +81,15 @@ def check_store(config: Path, as_json: bool) -> None:
     except StoreError as e:
         fail("store", str(e), hint=e.hint, as_json=as_json, code=FAILED)
     if as_json:
-        newer = found["version"] > found["known_version"]
-        document({"ok": not found["problems"] and not newer, **found} | ({"error": "newer_store"} if newer else {}))
+        document({"ok": not found["problems"] and not found["newer"], **found})
     else:
         click.echo(_short(found))
     for problem in found["problems"]:
         print(f"error: {store}: {problem}", file=sys.stderr)
-    if found["version"] > found["known_version"]:
-        fail("newer_store", f"{store} has version {found['version']}, this citymote knows {found['known_version']}",
-             hint="run the newer gateway; nothing was changed", code=FAILED)  # fmt: skip
+    if found["newer"]:
+        print(f"error: {store} has version {found['version']}, this program knows {found['known_version']}\n"
+              "next: run the newer gateway; this one refuses the store and changes nothing in it", file=sys.stderr)  # fmt: skip
+        sys.exit(FAILED)
     if found["problems"]:
         print("next: restart the gateway: it moves the file aside and takes over what can be read", file=sys.stderr)
         sys.exit(FAILED)

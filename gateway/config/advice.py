@@ -61,11 +61,13 @@ def _keys(c: Config) -> Iterator[Finding]:
         yield Finding(
             f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: others may know it", NEW_KEY, True
         )
-    for node, name, owner in shared_keys(c.nodes):
-        text = (
-            f"{at(node.id)}: {name} of {node.name!r} is a key of {owner.name!r} too: who has one node's speaks for both"
-        )
-        yield Finding("duplicate_key", text, f"{NEW_KEY}, under a higher epoch", True)
+    for node, name, owner, whole in shared_keys(c.nodes):
+        place = f"{at(node.id)}: {name} of {node.name!r}"
+        if whole:
+            text = f"{place} is a key of {owner.name!r} too: who has one node's speaks for both"
+        else:
+            text = f"{place} is but for a few bytes a key of {owner.name!r}: who has one node's finds the other"
+        yield Finding("duplicate_key" if whole else "related_key", text, f"{NEW_KEY}, under a higher epoch", True)
 
 
 def _names(c: Config) -> Iterator[Finding]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.config.table import Table
+from gateway.config.table import Table, shown
 
 CLOCKS = ("host", "forwarder", "lockstep")
 LEVELS = ("debug", "info", "warning", "error")
 STYLES = ("auto", "console", "json")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +41,11 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class HttpConfig:
-    """Where metrics and health are served, read-only; None: nowhere."""
+    """Where metrics and health are served, read-only; None: nowhere. hosts: names beside addresses and localhost under which it is asked."""
 
     host: str
     port: int
+    hosts: tuple[str, ...] = ()
 
 
 def gateway(_name: str, t: Table) -> GatewayConfig:
@@ -72,7 +75,7 @@ def log(_name: str, t: Table) -> LogConfig:
 
 def http(_name: str, t: Table) -> HttpConfig | None:
     """Read [http]: without `bind` nothing is served, and beyond this machine only when it is said twice. Raises ConfigError."""
-    t.only(("bind", "allow_non_loopback"))
+    t.only(("bind", "allow_non_loopback", "hosts"))
     beyond = t.get("allow_non_loopback", bool, False, "true or false")
     if "bind" not in t.data:
         if beyond:
@@ -91,4 +94,8 @@ def http(_name: str, t: Table) -> HttpConfig | None:
             f"is {host}, which others can reach: metrics tell names of nodes and links to whoever asks",
             'write "127.0.0.1:9464"; to serve a closed network all the same add allow_non_loopback = true',
         )
-    return HttpConfig(host, port)
+    hosts = t.get("hosts", list, [], 'a list of names like ["gateway.lan"]')
+    for name in hosts:
+        if not isinstance(name, str) or not _HOST.fullmatch(name):
+            raise t.error("hosts", f"holds {shown(name)}", 'write names without port, for example ["gateway.lan"]')
+    return HttpConfig(host, port, tuple(name.lower() for name in hosts))

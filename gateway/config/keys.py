@@ -15,6 +15,11 @@ PUBLISHED = {
     bytes.fromhex("c0c1c2c3c4c5c6c7c8c9cacbcccdcecf"): "the example of RFC 3610",
 }
 PERIODS = (1, 2, 4, 8)  # a random key repeats after eight bytes once in 2**64
+FEW = 6  # different bytes: a random key has so few once in 3e14
+_TYPED = frozenset(
+    b"0123456789 -_ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)  # a random key is such text once in 3e9
+ALIKE = 12  # bytes in a row that two random keys share once in 2**96
 
 
 def weak(key: bytes) -> str | None:
@@ -26,6 +31,10 @@ def weak(key: bytes) -> str | None:
             return "is all zeros"
         period = next(p for p in PERIODS if key == key[:p] * (len(key) // p))
         return f"repeats after {period} byte{'s' * (period > 1)}"
+    if len(set(key)) <= FEW:
+        return "has hardly any different bytes"
+    if _TYPED.issuperset(key):
+        return "is text in hex"
     if (key[0] + key[2] - 2 * key[1]) % 256 == 0 and _counts(key, 256):
         return "counts in equal steps"
     first, second, third = (
@@ -52,14 +61,22 @@ def weak_keys(nodes: Iterable[Node]) -> Iterator[tuple[Node, str, str]]:
                 yield node, name, why
 
 
-def shared_keys(nodes: Mapping[int, Node]) -> Iterator[tuple[Node, str, Node]]:
-    """Yield (node, "key" or "next_key", the node that has it already), in the order of the registry."""
+def shared_keys(nodes: Mapping[int, Node]) -> Iterator[tuple[Node, str, Node, bool]]:
+    """Yield (node, "key" or "next_key", the node that has it already, whether all of it), in the order of the registry.
+
+    Keys that share ALIKE bytes at their beginning or end were counted up: who has one of them finds the others.
+    """
     first: dict[bytes, Node] = {}
+    parts: dict[tuple[bool, bytes], Node] = {}
     for node in nodes.values():
         for name, key in _keys(node):
             owner = first.setdefault(key, node)
+            likes = [parts.setdefault(part, node) for part in ((False, key[:ALIKE]), (True, key[-ALIKE:]))]
+            other = next((n for n in likes if n is not node), None)
             if owner is not node:
-                yield node, name, owner
+                yield node, name, owner, True
+            elif other is not None:
+                yield node, name, other, False
 
 
 def _keys(node: Node) -> Iterator[tuple[str, bytes]]:

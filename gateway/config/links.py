@@ -16,9 +16,10 @@ ANYWHERE = "*"
 
 @dataclass(frozen=True, slots=True)
 class UdpForwarderConfig:
-    """Semtech UDP packet forwarders. allow: their EUIs (16 hex); empty refuses all but loopback. pins: the addresses or networks that a
-    forwarder's datagrams must come from; one without an entry may come from anywhere. collect_ms: how long to
-    wait for copies through other receivers; a PULL_DATA ends it at once. power_dbm: of downlinks (ERP limit 14 dBm below 869.4 MHz)."""
+    """Semtech UDP packet forwarders. allow: their EUIs (16 hex); empty refuses all but loopback. pins: the addresses or
+    networks that a forwarder's datagrams must come from; one without an entry may come from anywhere. collect_ms: how
+    long to wait for copies through other receivers; a PULL_DATA ends it at once. power_dbm: of downlinks (ERP limit 14
+    dBm below 869.4 MHz)."""
 
     name: str
     host: str
@@ -29,7 +30,8 @@ class UdpForwarderConfig:
     pins: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
 
     def may_come_from(self, eui: str, host: str) -> bool:
-        """True when a datagram of this EUI may have this source address (as the socket tells it; IPv4 also mapped into IPv6)."""
+        """True when a datagram of this EUI may have this source address (as the socket reports it; IPv4 also mapped
+        into IPv6)."""
         pins = self.pins.get(eui)
         if pins is None:
             return True

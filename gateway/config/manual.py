@@ -65,6 +65,7 @@ KEYS: Mapping[str, Mapping[str, Help]] = {
     "http": {
         "bind": Help("Address and port to listen on.", '"127.0.0.1:9464"'),
         "allow_non_loopback": Help("Say true to let other machines ask, too; then guard the port with a firewall."),
+        "hosts": Help("Names under which it is asked, beside addresses and localhost; others are refused.", '["gateway.lan"]'),
     },
     "store": {
         "frames_days": Help("Days that raw frames are kept."),

@@ -1,7 +1,7 @@
 """LoRa time on air and the EU868 duty-cycle ledger of the gateway's own transmissions.
 
-Sources: Semtech AN1200.13 for the formula; CEPT ERC/REC 70-03 annex 1 for the sub-bands. The limit holds for any sliding
-hour, per sub-band and per transmitter.
+Sources: Semtech AN1200.13 for the formula; CEPT ERC/REC 70-03 annex 1 for the sub-bands. The limit holds for any
+sliding hour, per sub-band and per transmitter.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ def time_on_air_us(size: int, sf: int, bw_hz: int = 125_000, cr: int = 1, preamb
 
 
 def sub_band_of(freq_hz: int) -> int | None:
-    """Return the index of the sub-band that holds a centre frequency with 62.5 kHz to each side, or None if none may be used."""
+    """Return the index of the sub-band that holds a centre frequency with 62.5 kHz to each side, or None if none may be
+    used."""
     for i, (low, high, _) in enumerate(SUB_BANDS):
         if low <= freq_hz - 62_500 and freq_hz + 62_500 <= high:
             return i

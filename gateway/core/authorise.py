@@ -6,6 +6,7 @@ the requester; the request must name the same one, and what that requester may d
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ DAY_S = 86_400
 LONGEST_S = 7 * DAY_S
 MAX_BODY = 4096
 MAX_REASON = 120
+MAX_DEPTH, MAX_ITEMS = 8, 64  # of arguments: levels, and values in all
+INT64 = 1 << 63  # what notes, events and every backend can hold
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -106,9 +109,31 @@ def parse(body: bytes) -> Request:
         raise Refused("malformed", str(e)[:120]) from e
     if not _ID.fullmatch(request.id):
         raise Refused("malformed", "id: 1 to 64 of A-Z a-z 0-9 _ . : -")
+    try:
+        _bounded(request.args, 1)
+    except RecursionError:  # the parser's own bound is another
+        raise Refused("malformed", f"args: more than {MAX_DEPTH} levels") from None
     if len(request.reason) > MAX_REASON or not request.reason.isprintable():
         raise Refused("malformed", f"reason: at most {MAX_REASON} characters of text")
     return request
+
+
+def _bounded(value: Any, level: int) -> int:
+    """Return how many values there are. Raises Refused (malformed) for what no note, event or backend could hold."""
+    if level > MAX_DEPTH:
+        raise Refused("malformed", f"args: more than {MAX_DEPTH} levels")
+    if isinstance(value, (list, dict)):
+        found = 0
+        for item in value.values() if isinstance(value, dict) else value:
+            found += _bounded(item, level + 1)
+            if found > MAX_ITEMS:
+                raise Refused("malformed", f"args: more than {MAX_ITEMS} values")
+        return max(found, 1)
+    if isinstance(value, int) and not -INT64 <= value < INT64:
+        raise Refused("malformed", "args: a whole number of more than 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Refused("malformed", "args: a number that is none")
+    return 1
 
 
 def expiry(request: Request, node: Node, now: float) -> float:
@@ -126,7 +151,10 @@ def expiry(request: Request, node: Node, now: float) -> float:
         raise Refused("malformed", 'expires: write RFC 3339, for example "2026-01-01T12:00:00Z"') from None
     if t.tzinfo is None:
         raise Refused("malformed", "expires needs a time zone (write ...Z)")
-    at = t.astimezone(UTC).timestamp()
+    try:
+        at = t.astimezone(UTC).timestamp()
+    except OverflowError:  # the year 1 east of Greenwich, 9999 west of it
+        raise Refused("malformed", "expires: a time that no calendar has") from None
     if at <= now:
         raise Refused("expired", f"expired at {request.expires}")
     return at

@@ -6,13 +6,16 @@ Every step is an event (published on the ack topic and entered in the audit log 
 is sent. A node executes a number once and remembers the last 8 (mote.commands), so a number is sent again only while fewer others followed
 it. Numbers grow with Unix time, so that a gateway that lost its store never uses one again. Not to be sent twice: what a node has
 taken, refused or finished. The node's word is the last: a result that comes after the expiry still counts.
+
+Arguments may hold secrets (a WiFi password). They are told and kept redacted (core/redact.py); what is sent stays in the command's note, and nowhere
+else, until the command has ended.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Any
@@ -24,6 +27,7 @@ from gateway.core import orders
 from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Refused, Request, authorise, parse
 from gateway.core.follow import Follow
 from gateway.core.model import RESTRICTED, Event, Node
+from gateway.core.redact import redact, scrub, secrets
 
 REMEMBERED = 8  # commands whose ids a node remembers
 RESETS = 2  # resets of a node behind sends of the same command, after which it is not sent again: it may be the cause
@@ -156,6 +160,7 @@ class Offer:
 class _Draft:
     events: list[Event] = field(default_factory=list)
     notes: dict[str, bytes | None] = field(default_factory=dict)
+    made: list[Key] = field(default_factory=list)
 
     def follow(self) -> Follow:
         return Follow(tuple(self.events), self.notes)
@@ -168,12 +173,15 @@ _book_of = msgspec.msgpack.Decoder(Book).decode
 
 
 class Desk:
-    """All commands of one gateway. nodes and policy may be replaced while it works."""
+    """All commands of one gateway. nodes and policy may be replaced while it works. caught: gets exceptions of ours, which a request met."""
 
     name = "commands"
 
-    def __init__(self, nodes: Mapping[int, Node], policy: Policy) -> None:
-        self.nodes, self.policy = nodes, policy
+    def __init__(
+        self, nodes: Mapping[int, Node], policy: Policy, caught: Callable[[BaseException], None] = lambda _error: None
+    ) -> None:
+        self.nodes, self.policy, self._caught = nodes, policy, caught
+        self._refusals = 0
         self._buckets: dict[str, tuple[float, float]] = {}
         self.load({})
 
@@ -229,22 +237,38 @@ class Desk:
         draft.notes[f"{self.name}:{c.node}:{c.number}"] = None
 
     def _note(self, draft: _Draft, c: Command) -> None:
+        body = _encode(c)  # first: what cannot be encoded must not be kept either
+        if (c.node, c.number) not in self._commands:
+            draft.made.append((c.node, c.number))
         self._keep(c)
-        draft.notes[f"{self.name}:{c.node}:{c.number}"] = _encode(c)
+        draft.notes[f"{self.name}:{c.node}:{c.number}"] = body
 
     def _enter(self, draft: _Draft, node: int, book: Book) -> None:
         if self._books.get(node) != book:
+            body = _encode(book)
             self._books[node] = book
-            draft.notes[f"{self.name}:{node}:book"] = _encode(book)
+            draft.notes[f"{self.name}:{node}:book"] = body
+
+    def _undo(self, draft: _Draft) -> None:
+        """Take back the commands that a request made before it failed: what is in no note must not be sent."""
+        for key in draft.made:
+            c = self._commands[key]
+            if c.open:
+                self._keep(replace(c, state="refused"))
+            self._drop(key, _Draft())
 
     def _step(self, draft: _Draft, c: Command, now: float, **changes: Any) -> Command:
         """Change a command, tell it and note it."""
+        if changes.get("detail"):
+            changes["detail"] = scrub(changes["detail"], secrets(c.args, c.name))
         c = replace(c, step=c.step + 1, **changes)
         if not c.open and not c.ended:
             c = replace(c, ended=now)
+        told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": redact(c.args, c.name), "reason": c.reason,
+                "state": c.state, "detail": c.detail, "sends": c.sends, "expires": c.expires}  # fmt: skip
+        if not c.open:
+            c = replace(c, args=told["args"])  # it is not sent again
         self._note(draft, c)
-        told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": c.args, "reason": c.reason, "state": c.state,
-                "detail": c.detail, "sends": c.sends, "expires": c.expires}  # fmt: skip
         draft.events.append(self._event(c.node, "", now, f"{c.number}:{c.step}", told))
         return c
 
@@ -300,20 +324,34 @@ class Desk:
             expires = authorise(self.policy, request, requester, self.nodes[number], now)
             self._accept(draft, number, request, requester, expires, now)
         except Refused as e:
-            told: dict[str, Any] = {"state": "refused", "error": e.reason, "detail": str(e), "requester": requester}
-            if request is not None:
-                told |= {"id": request.id, "name": request.name[:64], "reason": request.reason}
-                if len(body) <= MAX_TOLD:
-                    told["args"] = request.args
-            draft.events.append(self._event(number, name, now, f"{requester}:{int(now * 1000)}", told))
-            return draft.follow(), e.reason
+            return self._refused(e, request, requester, number, name, now, len(body) <= MAX_TOLD), e.reason
+        except Exception as e:  # of ours: this request's fault alone
+            self._undo(draft)
+            self._caught(e)
+            unforeseen = Refused("malformed", f"this gateway cannot handle it ({type(e).__name__})")
+            return self._refused(unforeseen, None, requester, number, name, now, False), unforeseen.reason
         return draft.follow(), "accepted"
 
+    def _refused(
+        self, e: Refused, request: Request | None, requester: str, number: int, name: str, now: float, whole: bool
+    ) -> Follow:
+        """Tell a refusal; the arguments only when they are short (`whole`), and never their secrets."""
+        told: dict[str, Any] = {"state": "refused", "error": e.reason, "detail": str(e), "requester": requester}
+        if request is not None:
+            told |= {"id": request.id, "name": request.name[:64], "reason": request.reason}
+            told["detail"] = scrub(str(e), secrets(request.args, request.name))
+            if whole:
+                told["args"] = redact(request.args, request.name)
+        self._refusals += 1
+        ident = f"{requester}:{int(now * 1000)}:{self._refusals}"
+        return Follow((self._event(number, name, now, ident, told),))
+
     def _again(self, draft: _Draft, c: Command, request: Request, number: int, now: float) -> tuple[Follow, str]:
-        if (c.node, c.name, c.args) != (number, request.name, request.args):
+        asked = request.args if c.open else redact(request.args, request.name)  # of what has ended no secret is kept
+        if (c.node, c.name, c.args) != (number, request.name, asked):
             raise Refused("id_conflict", f"{request.id} is the id of another command")
-        told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": c.args, "reason": c.reason, "state": c.state,
-                "detail": c.detail, "sends": c.sends, "expires": c.expires, "again": True}  # fmt: skip
+        told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": redact(c.args, c.name), "reason": c.reason,
+                "state": c.state, "detail": c.detail, "sends": c.sends, "expires": c.expires, "again": True}  # fmt: skip
         draft.events.append(self._event(c.node, "", now, f"{c.number}:again:{int(now * 1000)}", told))
         return draft.follow(), "again"
 
@@ -347,7 +385,7 @@ class Desk:
         try:
             self._accept(draft, node.id, request, GATEWAY, now + longest, now)
         except Refused as e:
-            told = {"state": "refused", "error": e.reason, "detail": str(e), "requester": GATEWAY, "id": ident, "name": name, "args": args, "reason": reason}  # fmt: skip
+            told = {"state": "refused", "error": e.reason, "detail": str(e), "requester": GATEWAY, "id": ident, "name": name, "args": redact(args, name), "reason": reason}  # fmt: skip
             draft.events.append(self._event(node.id, node.name, now, f"{GATEWAY}:{ident}", told))
 
     # sending

@@ -36,12 +36,12 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
     """
     before, node = state, node.under(state.epoch)
     if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
-        state = _fresh(node, state)
+        state = _fresh(node.epoch, state)
     after = node.next()
     if (
         after is not None and header.slot == after.epoch & 3
     ):  # until such a frame proves itself, both keys are the node's
-        node, state = after, _fresh(after, state)
+        node, state = after, _fresh(after.epoch, state)
     opened = authenticate(node, state, header, rx.data, opener)
     if isinstance(opened, Refusal):
         return Decision(before, refusal=opened)
@@ -103,10 +103,31 @@ def reread(
     return Decision(kept, counter, replace(found.event, online=None))
 
 
-def _fresh(node: Node, state: NodeState) -> NodeState:
-    """Return the state under a new key: counters of both directions start again, what was measured stays known."""
+def opaque(event: Event) -> Event:
+    """Return an event that says only that an authentic frame came: nothing of what was read of it."""
+    return replace(event, kind="opaque", times=(), columns=(), latest=(), occurrences=False, alarm=None, status=None, rebooted=False,
+                   meta=None, aggregates=(), area=None, command=None)  # fmt: skip
+
+
+def unstorable(before: NodeState, decision: Decision, why: str) -> Decision:
+    """Decide once more on an authentic frame whose state cannot be stored: it takes its counter and changes nothing else."""
+    after, base = (
+        decision.state,
+        before if decision.state.epoch == before.epoch else _fresh(decision.state.epoch, before),
+    )
+    state = replace(base, replay=after.replay, down=after.down, heard=after.heard, online=after.online)
+    event = None if decision.event is None else opaque(decision.event)
+    refusal = Refusal("unstorable", None if event is None else event.node, why, keep=True)
+    return replace(decision, state=state, event=event, refusal=refusal)
+
+
+def _fresh(epoch: int, state: NodeState) -> NodeState:
+    """Return the state under a new key: uplink counters start again, what was measured stays known.
+
+    Downlink counters continue: a former key that is given out again has been used up to here, and 32 bits have room.
+    """
     alarms = {rule: replace(alarm, counter=0) for rule, alarm in state.alarms.items()}  # older than whatever comes
-    return replace(state, epoch=node.epoch, replay=Replay(), down=0, marks={}, alarms=alarms, said={}, announced={})
+    return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={})
 
 
 def _read(
@@ -152,7 +173,7 @@ def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, co
         told["alarm"] = replace(told["alarm"], state="late", rules=())
     down = state.down + 1
     ack = {DOWN_NEXT: counter + 1, DOWN_SINCE: counter}
-    # who plays it back is heard, not the node: how strongly says nothing of it
+    # what was heard may be a recording, so its strength is not the node's
     event = replace(_event(node, rx, counter, told), rssi=None, snr=None)
     return Decision(replace(state, down=down), counter, event, refusal, Answer(down, ack, False))
 

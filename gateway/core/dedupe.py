@@ -1,8 +1,8 @@
 """Copies of one transmission heard by several receivers, or on several channels of one, and what is a repeat instead.
 
-A copy is the same bytes through another receiver within COPY_S, or from the same receiver within COPY_US of its concentrator's
-counter: a strong frame is heard on neighbouring channels and spreading factors too, and a datagram may come twice. The same
-bytes later are a transmission of their own: a resend of the node, or a recording.
+A copy is the same bytes through another receiver within COPY_S, or from the same receiver within COPY_US of its
+concentrator's counter: a strong frame is heard on neighbouring channels and spreading factors too, and a datagram may
+come twice. The same bytes later are a transmission of their own: a resend of the node, or a recording.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Heard(Generic[T]):
-    """A transmission and its copies. `work` is whatever the caller needs of the first one: keep it small, it stays for MAX_RECENT
-    transmissions. receivers: how the first copy of each was heard, concentrator us and dBm."""
+    """A transmission and its copies. `work` is whatever the caller needs of the first one: keep it small, it stays for
+    MAX_RECENT transmissions. receivers: how the first copy of each was heard, concentrator us and dBm."""
 
     first: Reception
     best: Reception
@@ -36,7 +36,8 @@ class Heard(Generic[T]):
     receivers: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def add(self, rx: Reception) -> None:
-        """Enter a copy; the strongest stays the best and gives frequency and time of the answer, whatever came first."""
+        """Enter a copy; the strongest stays the best and gives frequency and time of the answer, whatever came
+        first."""
         self.copies += 1
         if strength(rx) > strength(self.best):
             self.best = rx
@@ -45,7 +46,8 @@ class Heard(Generic[T]):
 
 
 def strength(rx: Reception) -> tuple[bool, float, float, str]:
-    """Return the sort key of receptions: RSSI, then SNR, then the receiver's name; a value no receiver can measure loses to all others."""
+    """Return the sort key of receptions: RSSI, then SNR, then the receiver's name; a value no receiver can measure
+    loses to all others."""
     rssi, snr = rx.rssi, rx.snr
     believed = (rssi is None or RSSI_DBM[0] <= rssi <= RSSI_DBM[1]) and (snr is None or SNR_DB[0] <= snr <= SNR_DB[1])
     return (

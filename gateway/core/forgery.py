@@ -1,4 +1,5 @@
-"""Which nodes are being forged: failed tags counted per (node, link), bounded, for people to look at. Nothing is refused because of it."""
+"""Which nodes are being forged: failed tags counted per (node, link), bounded, for people to look at. Nothing is
+refused because of it."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ MAX_NODES = 256
 
 @dataclass(slots=True)
 class Forged:
-    """Failed tags under a node's name on one link, through `receiver` last; count: in this window, before: in the one before."""
+    """Failed tags under a node's name on one link, through `receiver` last; count: in this window, before: in the one
+    before."""
 
     node: int
     link: str
@@ -24,7 +26,8 @@ class Forged:
 
 
 class Forgeries:
-    """At most MAX_NODES (node, link) pairs; beyond, the one that failed longest ago is forgotten. Times: seconds of any clock."""
+    """At most MAX_NODES (node, link) pairs; beyond, the one that failed longest ago is forgotten. Times: seconds of any
+    clock."""
 
     def __init__(self) -> None:
         self._all: OrderedDict[tuple[int, str], Forged] = OrderedDict()

@@ -124,7 +124,7 @@ def _limit(args: Mapping[str, Any]) -> list[Any]:
             raise BadArguments(f"{key} is none of q, above, below, clear, hold, step, update_s, boost")
     key, dash, nth = str(args.get("q")).partition("-")
     if key not in _QUANTITIES or dash and not (nth.isdigit() and 0 < int(nth) < 256):
-        raise BadArguments(f"q: {args.get('q')!r} is no quantity")
+        raise BadArguments(f"q: {str(args.get('q'))[:40]!r} is no quantity")
     if ("above" in args) == ("below" in args):
         raise BadArguments("give above or below, one of them")
     number = _QUANTITIES[key] + INSTANCE * (int(nth) if dash else 0)

@@ -1,8 +1,9 @@
 """How much one node, and one link, may cost: token buckets per node by what a frame causes, and failed tags per link.
 
-A token is what an honest report makes: up to CELLS cells and up to VALUES values published. A frame is taken while its node has a
-token, and charged what it really caused, which may leave the node in debt: so every lawful frame gets in, and none is free.
-What is refused is not acked, so the node keeps it and sends it again: a long backlog drains at the steady rate.
+A token is what an honest report makes: up to CELLS cells and up to VALUES values published. A frame is taken while its
+node has a token, and charged what it really caused, which may leave the node in debt: so every lawful frame gets in,
+and none is free. What is refused is not acked, so the node keeps it and sends it again: a long backlog drains at the
+steady rate.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ CELLS, VALUES, DERIVED = (
     3,
 )  # of a frame, of its values that become messages, of events derived from it: what a token pays for
 ALARM_SHARE = 0.25  # of the rate; alarms have a bucket of their own, and are charged to the node's other frames too
+OPAQUE = 10  # what cannot be read is kept and perhaps read later, and then it causes what it would have now
 DEBT = 128  # a node's debt is never deeper than a burst or this, which is twice what the most expensive frame costs
 SHORT_S = 4.0  # a node whose entry says a short interval gets SHORT_S / interval_s tokens a second at least
 TAGS_PER_S, ALARM_TAGS_PER_S = 15_000, 5_000  # failed tags of a link; the second ones are for alarms alone
 
 
 def cost(event: Event) -> int:
-    """Return how many tokens an event is charged: what it takes to decode and store, or what it makes outputs publish."""
+    """Return how many tokens an event is charged: what it takes to decode and store, or what it makes outputs
+    publish."""
+    if event.kind == "opaque":
+        return OPAQUE
     values = len(event.latest)
     if event.occurrences:
         values += sum(v is not None for c in event.columns if c.key != "confidence" for v in c.values)
@@ -41,9 +46,9 @@ class _Bucket:
 
 
 class Rates:
-    """burst tokens at once and per_s after that, for each (node, kind of frame): "" for news, "alarm", "repeat" for what anyone may have
-    recorded. Times are seconds of any clock; one that is set back stops no refill. Beyond MAX_NODES the bucket untouched for longest
-    is forgotten, which is in the node's favour."""
+    """burst tokens at once and per_s after that, for each (node, kind of frame): "" for news, "alarm", "repeat" for
+    what anyone may have recorded. Times are seconds of any clock; one that is set back stops no refill. Beyond
+    MAX_NODES the bucket untouched for longest is forgotten, which is in the node's favour."""
 
     def __init__(self, burst: int, per_s: float) -> None:
         self.burst, self.per_s = burst, per_s
@@ -86,9 +91,11 @@ class Rates:
 
 
 class TagBudget:
-    """How many failed tags a second each link may cost: bounds the work of a flood and is nothing that a node has.
+    """How many tags a second may be checked in vain on each link: bounds the work of a flood and is nothing that a node
+    has.
 
-    Only failures are charged. Alarms draw on tokens of their own first, so that a flood of other frames never keeps one out.
+    Charged are those that do not fit and those of repeats that are not answered. Alarms draw on tokens of their own
+    first, so that a flood of other frames never keeps one out.
     """
 
     def __init__(self, per_s: float = TAGS_PER_S, alarms_per_s: float = ALARM_TAGS_PER_S) -> None:
@@ -99,8 +106,8 @@ class TagBudget:
         """True when the tag of one more frame of this link may be checked."""
         return self._tokens(link, False, now) >= 1.0 or alarm and self._tokens(link, True, now) >= 1.0
 
-    def failed(self, link: str, alarm: bool, now: float) -> None:
-        """A tag that was checked did not fit."""
+    def in_vain(self, link: str, alarm: bool, now: float) -> None:
+        """A tag was checked for nothing."""
         own = alarm and self._tokens(link, True, now) >= 1.0
         self._tokens(link, own, now)
         self._buckets[link, own].tokens -= 1.0

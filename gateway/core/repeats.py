@@ -1,15 +1,16 @@
 """How a node was heard when it last sent something new, and how often its repeats are answered.
 
-A repeat is authentic, and anyone who recorded it can send it: on any bearer, at any rate, for years. So it says nothing of how
-the node listens, and it is answered at pauses that double, as those of a node without its ack do, until there is news. Repeats
-that are heard as the news was have pauses of their own: who floods from elsewhere does not use up those of the node.
+A repeat is authentic, and anyone who recorded it can send it: on any bearer, at any rate, for years. So it does not
+show how the node listens, and it is answered at pauses that double, as those of a node without its ack do, until there
+is news. Repeats that are heard as the news was have pauses of their own: who floods from elsewhere does not use up
+those of the node.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gateway.core.model import Reception
 
@@ -24,30 +25,33 @@ MAX_OLD = 4096
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """rx: the reception without its bytes. receivers: dBm by receiver, of all copies; empty where there is no radio."""
+    """How the newest frame of a node came. sf: 0 where there is no radio. receivers: (name, dBm) of all copies, ()
+    without a radio."""
 
-    rx: Reception
-    receivers: Mapping[str, int | None]
+    link: str
+    sf: int
+    receivers: tuple[tuple[str, int | None], ...]
 
     def carries(self, rx: Reception) -> bool:
         """True when an answer to rx goes the way that the node was heard by last."""
-        if rx.link != self.rx.link or (rx.radio is None) != (self.rx.radio is None):
+        if rx.link != self.link or (rx.radio is None) != (not self.sf):
             return False
-        return rx.radio is None or rx.receiver in self.receivers
+        return rx.radio is None or any(name == rx.receiver for name, _ in self.receivers)
 
     def resembles(self, rx: Reception) -> bool:
         """True when rx was heard as the node was: there, at its spreading factor, about as strongly."""
         if not self.carries(rx):
             return False
-        if rx.radio is None or self.rx.radio is None:
+        if rx.radio is None:
             return True
-        before = self.receivers[rx.receiver]
+        before = dict(self.receivers)[rx.receiver]
         near = before is None or rx.rssi is None or abs(rx.rssi - before) <= NEAR_DB
-        return near and rx.radio.sf == self.rx.radio.sf
+        return near and rx.radio.sf == self.sf
 
 
 class Repeats:
-    """Bearers by node, pauses by (node, heard as its news was or not), and the newest counters from below the replay floor.
+    """Bearers by node, pauses by (node, heard as its news was or not), and the newest counters from below the replay
+    floor.
 
     Bounded: beyond MAX_NODES what is oldest is forgotten, which lets one more repeat be answered.
     """
@@ -60,8 +64,10 @@ class Repeats:
         self._old: OrderedDict[tuple[int, int, int], None] = OrderedDict()
 
     def news(self, node: int, rx: Reception, receivers: Mapping[str, int | None]) -> None:
-        """A node sent what is newer than all before, heard best as rx: this is how it listens, and its pauses begin anew."""
-        self._bearers[node] = Bearer(replace(rx, data=b""), dict(receivers) if rx.radio is not None else {})
+        """A node sent what is newer than all before, heard best as rx: this is how it listens, and its pauses begin
+        anew."""
+        radio = rx.radio
+        self._bearers[node] = Bearer(rx.link, radio.sf, tuple(receivers.items())) if radio else Bearer(rx.link, 0, ())
         self._bearers.move_to_end(node)
         if len(self._bearers) > MAX_NODES:
             self._bearers.popitem(last=False)
@@ -73,7 +79,8 @@ class Repeats:
         return self._bearers.get(node)
 
     def may_answer(self, node: int, rx: Reception, now: float) -> bool:
-        """True when a repeat is to be answered now; the next pause begins then. A clock that was set back ends a pause."""
+        """True when a repeat is to be answered now; the next pause begins then. A clock that was set back ends a
+        pause."""
         bearer = self._bearers.get(node)
         key = node, bearer is not None and bearer.resembles(rx)
         at, pause = self._answered.get(key, (0.0, 0.0))

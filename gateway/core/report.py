@@ -124,10 +124,8 @@ def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int,
                 raise Malformed("value out of range")
     # interval 0 in plain form also means irregular samples, so there the quantity decides
     events = item[2] == 0 and (packed or ids[0] in OCCURRENCES)
-    if (
-        events
-        and sum(len(c) - c.count(None) for q, c in zip(ids, columns, strict=True) if q != CONFIDENCE) > MAX_EVENTS
-    ):
+    counted = [c for q, c in zip(ids, columns, strict=True) if q != CONFIDENCE] if events else []
+    if sum(len(c) - c.count(None) for c in counted) > MAX_EVENTS:
         raise Malformed(f"more than {MAX_EVENTS} events")
     first = item[1][0] if isinstance(item[1], list) else item[1]
     return Report(ids, times, columns, events, ext, first >= ABSOLUTE)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.core.model import Reception
 
 Deliver = Callable[[Reception], "asyncio.Future[None] | None"]
 """Hands a frame to the service. The future resolves once the frame is decided, committed and answered; None: nothing to wait for."""
+
+Reject = Callable[[dict[str, Any]], None]
+"""Gets the public description of something refused (schemas/reject.json), for gw/<gw>/reject."""
+
+
+def unheard(_body: dict[str, Any]) -> None:
+    """Where no output tells of what is refused: it is counted and logged all the same."""
 
 
 class LinkError(Exception):

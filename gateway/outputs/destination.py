@@ -6,16 +6,17 @@ A new kind of sink is one file: a class with open(), take() and shut(). Destinat
 from __future__ import annotations
 
 import asyncio
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
+from gateway.backoff import Backoff
 from gateway.config import OutputConfig
 from gateway.core.decide import metadata
 from gateway.core.model import Event, Node, NodeState
+from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known
@@ -23,7 +24,6 @@ from gateway.outputs.track import Track
 from gateway.store.engine import Engine, Entry
 
 BATCH = 64
-BACKOFF_S = (0.5, 30.0)
 INTRODUCED_AT_ONCE = 100  # nodes, between breaths of the event loop
 
 log = structlog.get_logger(__name__)
@@ -32,10 +32,12 @@ log = structlog.get_logger(__name__)
 class Destination(ABC):
     """Runs until cancelled. `info` gives the payload of gw info. wake() after every commit; drain() before the end.
 
-    FAULTS: what open() and take() raise when the other side is away; anything else is a bug and ends the gateway.
+    FAULTS: what open() and take() raise when the other side is away; anything else is a bug, ends run(), and is supervised.
+    OPEN_IS_ENOUGH: False where only an answer to what was handed over shows that the other side is there; take() then calls answered().
     """
 
     FAULTS: tuple[type[Exception], ...] = (OSError,)
+    OPEN_IS_ENOUGH = True
     EXPRESS = False
     """True for a kind of sink that tells alarms before any backlog: take_express() gets them, and take() leaves them alone."""
 
@@ -54,6 +56,9 @@ class Destination(ABC):
         self._sieve = Sieve(config.filter)
         self._track = Track(config.name, engine, self.EXPRESS)
         self._ending = False
+        self.untried = not self.OPEN_IS_ENOUGH
+        """True while nothing is known of the other side, since nothing was handed over to it yet."""
+        self.backoff = Backoff()
 
     # what a kind of sink is made of
 
@@ -72,6 +77,16 @@ class Destination(ABC):
     async def shut(self) -> None:
         """Let go of what open() took; called whatever happened."""
         return None
+
+    def answered(self) -> None:
+        """The other side has answered: it is there."""
+        if not self.connected:
+            log.info("output_connected", output=self.name, behind=self._engine.newest() - self._track.cursor)
+        self.connected, self.untried = True, False
+
+    def problems(self) -> Iterable[Problem]:
+        """Say what is wrong beside being away or stalled."""
+        return ()
 
     async def serve(self) -> None:
         """Deliver until the destination fails, which raises one of FAULTS."""
@@ -118,23 +133,28 @@ class Destination(ABC):
 
     async def run(self) -> None:
         """Connect, deliver, reconnect with back-off and jitter. Never raises for a destination's sake."""
-        wait, clock = BACKOFF_S[0], asyncio.get_running_loop().time
         while True:
+            opened, wait = False, 0.0
             try:
                 await self.open()
-                log.info("output_connected", output=self.name, behind=self._engine.newest() - self._track.cursor)
+                opened = True
                 self._track.restart()
-                self.connected = True
-                before, since = self._track.cursor, clock()
+                if self.OPEN_IS_ENOUGH:
+                    self.answered()
+                self.backoff.connected()
+                before = self._track.cursor
                 try:
                     await self.serve()
                 finally:  # a destination that took something, or stood for a while, is not the one we were backing off from
-                    if self._track.cursor > before or clock() - since > BACKOFF_S[1]:
-                        wait = BACKOFF_S[0]
+                    self.backoff.lost(worked=self._track.cursor > before)
             except self.FAULTS as e:
                 if self._ending:
                     return
+                if not opened:
+                    self.backoff.failed()
+                self.untried = False
                 self._metrics.totals["output_connects_failed"] += 1
+                wait = self.backoff.pause()
                 log.warning(
                     "output_unreachable", output=self.name, error=str(e) or type(e).__name__, retry_s=round(wait, 1),
                     next=self.advice(e),
@@ -142,8 +162,7 @@ class Destination(ABC):
             finally:
                 self.connected = False
                 await self.shut()
-            await asyncio.sleep(wait * random.uniform(0.75, 1.25))
-            wait = min(wait * 2, BACKOFF_S[1])
+            await asyncio.sleep(wait)
 
     async def deliver(self) -> None:
         """Hand the spool over from the cursor on, as fast as it is taken, for ever."""

@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
+
+import structlog
 
 from gateway.config import MqttOutputConfig
 from gateway.core.model import Event, Node
+from gateway.health import Problem, twin
 from gateway.metrics import Metrics
-from gateway.mqtt_session import MqttError, MqttSession
+from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs import FORMATS
 from gateway.outputs.destination import Destination
 from gateway.outputs.message import Message, json
 from gateway.outputs.track import SPAN, Order
+from gateway.outputs.twin import Twin
 from gateway.store.engine import Engine, Entry
+from gateway.supervise import caught
 
 INFO_S = 60.0
 CLOSE_S = 5.0
@@ -30,6 +36,8 @@ PUBACK_S = 30.0
 REJECTS_PER_S = 20
 RESEND_S = (0.5, 5.0)  # random delay before Home Assistant is told again: it is busy, and we are not the only device
 DISCOVERY = "homeassistant"
+
+log = structlog.get_logger(__name__)
 
 
 class MqttOutput(Destination):
@@ -62,6 +70,7 @@ class MqttOutput(Destination):
         self._told_all = bool(self._track.cursor)
         self._started = asyncio.Event()  # Home Assistant has
         self._taken = 0  # PUBACKs
+        self._twin = Twin()
         self._rejects = 0
         self._rejects_since = 0.0
 
@@ -85,16 +94,40 @@ class MqttOutput(Destination):
     async def open(self) -> None:
         """Connect, and say that this gateway is there."""
         will = (self._gw("state"), b"offline")
-        session = MqttSession(self._config.broker, f"citymote-{self._gateway}-out-{self.name}", will)
+        session = MqttSession(
+            self._config.broker, self.client_id, will, partial(caught, self._metrics, f"output {self.name}")
+        )
         session.on_puback = self._acked
         session.on_message = self._heard
         await session.connect()
         self._session = session
         self._flight.clear()
+        # before our own is published: what stands there says whether someone else has published since we did
+        await self._listen(session, self._gw("info"))
         session.publish(self._gw("state"), b"online", 1, True)
         self._publish_info()
         if DISCOVERY in self._formats:
-            await session.subscribe(f"{self._config.discovery}/status", 1)
+            await self._listen(session, f"{self._config.discovery}/status")
+
+    @property
+    def client_id(self) -> str:
+        """What the broker knows us by."""
+        return f"citymote-{self._gateway}-out-{self.name}"
+
+    async def _listen(self, session: MqttSession, topic: str) -> None:
+        """Subscribe where we may: an output that may only write is one, too."""
+        try:
+            await session.subscribe(topic, 1)
+        except NotSubscribed as e:
+            log.warning("output_deaf", output=self.name, topic=topic, error=str(e), next=e.hint)
+
+    def problems(self) -> Iterator[Problem]:
+        """Say that another gateway has our id."""
+        other = self._twin.other()
+        if other:
+            yield twin(f"output {self.name}", self.client_id, other)
+        elif self.backoff.taken_over:
+            yield twin(f"output {self.name}", self.client_id)
 
     async def shut(self) -> None:
         """Disconnect."""
@@ -244,6 +277,15 @@ class MqttOutput(Destination):
                 await self._publish(m)
 
     def _heard(self, topic: str, payload: bytes) -> None:
+        if topic == self._gw("info"):
+            if self._twin.heard(payload):
+                log.warning(
+                    "twin",
+                    output=self.name,
+                    other=self._twin.other(),
+                    next="give one of the gateways another gateway.id and restart it",
+                )
+            return
         if topic == f"{self._config.discovery}/status" and payload == b"online":
             self._started.set()
 
@@ -278,6 +320,7 @@ class MqttOutput(Destination):
         if self._session is not None:
             body = {**self._info(), "formats": list(self._config.formats)}
             self._session.publish(self._gw("info"), json(body), 1, True)
+            self._twin.published(str(body.get("instance", "")))
 
     def _gw(self, leaf: str) -> str:
         return f"{self._config.root}/v1/gw/{self._gateway}/{leaf}"

@@ -19,6 +19,7 @@ import structlog
 from gateway import __version__, tls
 from gateway.config import NgsiHttpOutputConfig
 from gateway.core.model import Node
+from gateway.credentials import read_secret
 from gateway.metrics import Metrics
 from gateway.outputs.destination import Destination
 from gateway.outputs.message import json
@@ -57,6 +58,7 @@ class NgsiHttpOutput(Destination):
     """One broker."""
 
     FAULTS = (HttpError, httpx.HTTPError, OSError, ssl.SSLError)
+    OPEN_IS_ENOUGH = False
 
     def __init__(
         self,
@@ -87,7 +89,7 @@ class NgsiHttpOutput(Destination):
         if c.tenant is not None:
             headers["NGSILD-Tenant"] = c.tenant
         if c.token_file is not None:
-            headers["Authorization"] = f"Bearer {c.token_file.read_text().strip()}"
+            headers["Authorization"] = f"Bearer {read_secret(c.token_file)}"
         verify: ssl.SSLContext | bool = True
         if c.ca_file is not None:
             verify = tls.context(c.ca_file, c.cert_file, c.key_file)
@@ -147,6 +149,8 @@ class NgsiHttpOutput(Destination):
                             f"{url}: an answer of more than {ANSWER_MAX} bytes", "is this an NGSI-LD broker?"
                         )
         status = answer.status_code
+        if status in (200, 201, 204, 207) or status in _REFUSED_FOR_GOOD:
+            self.answered()
         if status in (200, 201, 204):
             self._metrics.totals["entities"] += len(batch)
             return []

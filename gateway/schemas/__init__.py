@@ -20,6 +20,7 @@ from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES
 from gateway.outputs.ngsi_models import TYPES
 from gateway.outputs.senml import primary
 from gateway.schemas import formats
+from gateway.store.engine import REASONS
 
 FOLDER = Path(__file__).parent
 VERSION = 1
@@ -308,6 +309,11 @@ def gateway_info() -> dict[str, Any]:
         "What a gateway is and has done (retained): <root>/v1/gw/<gw>/info",
         {
             "version": {"type": "string"},
+            "instance": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{16}$",
+                "description": "random, of this process: two of them in turns are two gateways under one id",
+            },
             "started": TIME,
             "nodes": {"type": "integer", "minimum": 0},
             "counters": {"type": "object"},
@@ -341,7 +347,7 @@ def gateway_event() -> dict[str, Any]:
         "What happened to a gateway's store, before any backlog: <root>/v1/gw/<gw>/event",
         {
             "id": {"type": "string", "pattern": "^store:"},
-            "event": {"enum": ["size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room"]},
+            "event": {"enum": list(REASONS)},
             "t": TIME,
             "events": {"type": "integer", "minimum": 1, "description": "events that were given up"},
             "alarms": {"type": "integer", "minimum": 0, "description": "alarms among them"},
@@ -399,6 +405,10 @@ def reject() -> dict[str, Any]:
             "link": {"type": "string"},
             "node": NODE_NAME,
             "node_id": {"type": "integer", "description": "of a node that is not in the registry"},
+            "detail": {
+                "type": "string",
+                "description": "what was sent where, and what is right, where no frame is known",
+            },
             "t": TIME,
         },
         ("reason", "link", "t"),

@@ -1,4 +1,4 @@
-"""The seam between the service and whatever keeps its data: five methods round the pure core."""
+"""The seam between the service and whatever keeps its data."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from gateway.core.model import Event, NodeState
 
 STORE = "store"
-"""The kind of events that tell what happened to the store itself: `status` holds the reason (size_limit, store_damaged, unreadable,
-disk_full, disk_has_room) and what was lost; `name` is the gateway's."""
+"""The kind of events that tell what happened to the store itself: `status` holds the reason (one of REASONS) and what was lost; `name` is
+the gateway's."""
+REASONS = (
+    "size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room", "store_gone", "wal_missing", "wal_damaged", "floor_missing",
+)  # fmt: skip
 
 
 class StoreError(Exception):
@@ -20,6 +23,14 @@ class StoreError(Exception):
     def __init__(self, text: str, hint: str = "") -> None:
         super().__init__(text)
         self.hint = hint
+
+
+class Unstorable(Exception):
+    """A write that no store takes: what of it (state, event, row, frame, note, audit) and why. at: its index in what was to be committed."""
+
+    def __init__(self, what: str, why: str, at: int = 0) -> None:
+        super().__init__(f"{what}: {why}")
+        self.what, self.at = what, at
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +121,10 @@ class Engine(Protocol):
         """Return the committed state of a node, None when it was never heard."""
         ...
 
+    def check(self, state: NodeState) -> None:
+        """Raise Unstorable for a state that could not be stored, or not be read again."""
+        ...
+
     def note(self, key: str) -> bytes | None:
         """Return a committed note, None when there is none."""
         ...
@@ -121,12 +136,18 @@ class Engine(Protocol):
     def commit(self, writes: Sequence[Write]) -> asyncio.Future[int]:
         """Make decisions durable in one transaction; the result is the newest sequence number.
 
-        A raw frame whose (node, epoch, counter) is known already adds no event and no rows: exactly once.
+        A raw frame whose (node, epoch, counter) is known already adds no event and no rows: exactly once. Raises Unstorable for the first
+        write that cannot be stored; nothing of any of them is queued then. Only the database itself can fail the future.
         """
         ...
 
+    @property
+    def floor(self) -> int:
+        """Return what the downlink counters of every node begin above; it may rise while the gateway works."""
+        ...
+
     def quarantine(self, data: bytes, reason: str, received: float) -> asyncio.Future[int]:
-        """Keep a frame that cannot be attributed, for later; the oldest make room."""
+        """Keep a frame that cannot be attributed, for later; the oldest of the same reason make room."""
         ...
 
     def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:

@@ -1,4 +1,4 @@
-"""What the store holds, by time: for replay, export and whoever looks back. Read only, and safe beside a running gateway (WAL).
+"""What the store holds, by time: for replay, export and whoever looks back. Read only, and safe beside a running gateway (WAL): in short transactions.
 
 Spooled events come back as they were. What the spool has let go of comes back from the frames and rows: reports with the same id and
 the same values; alarms from a table of their own; single occurrences are in the spool alone.
@@ -19,6 +19,9 @@ from motewire.quantities import ID, KEY, QUANTITIES
 from gateway.core.model import Column, Event, Node, frame_id
 from gateway.core.normalise import quantity_of
 from gateway.store.engine import StoreError
+
+AT_ONCE = 200
+"""Events of one read transaction: the store's log cannot be used again from its beginning while one lasts, and would grow."""
 
 _UNITS = {str(q[KEY]): quantity_of(int(q[ID])).unit for q in QUANTITIES}
 
@@ -50,13 +53,15 @@ class History:
 
     def spooled(self, since: float, until: float) -> Iterator[Event]:
         """Yield the spooled events that were received in since <= t < until, in order of their commits."""
-        found = self._db.execute(
-            "SELECT body FROM (SELECT seq, received, body FROM spool UNION ALL SELECT seq, received, body FROM alarms)"
-            " WHERE received >= ? AND received < ? ORDER BY seq",
-            (since, until),
-        )
-        for (body,) in found:
-            yield self._decode(body)
+        after = 0
+        while found := self._db.execute(
+            "SELECT seq, body FROM (SELECT seq, received, body FROM spool WHERE seq > ? UNION ALL SELECT seq, received, body FROM alarms WHERE seq > ?)"
+            " WHERE received >= ? AND received < ? ORDER BY seq LIMIT ?",
+            (after, after, since, until, AT_ONCE),
+        ).fetchall():
+            after = found[-1][0]
+            for _, body in found:
+                yield self._decode(body)
 
     def spool_begins(self) -> float:
         """Return when the oldest spooled event was received, infinity when there is none."""
@@ -65,21 +70,30 @@ class History:
 
     def reports(self, since: float, until: float) -> Iterator[Event]:
         """Yield the reports received in since <= t < until of nodes that are in the registry, in order of receipt."""
-        found = self._db.execute(
-            "SELECT node, epoch, counter FROM frames WHERE received >= ? AND received < ? AND kind = ? AND reason = '' ORDER BY received",
+        # what was found is put aside, out of the store, so that no read transaction lasts as long as whoever reads
+        self._db.execute("DROP TABLE IF EXISTS temp.found")
+        self._db.execute(
+            "CREATE TEMP TABLE found AS SELECT node, epoch, counter FROM frames"
+            " WHERE received >= ? AND received < ? AND kind = ? AND reason = '' ORDER BY received",
             (since, until, REPORT),
         )
-        for node, epoch, counter in found:
-            event = self.report(node, epoch, counter)
-            if event is not None:
-                yield event
+        after = 0
+        while keys := self._db.execute(
+            "SELECT rowid, node, epoch, counter FROM temp.found WHERE rowid > ? ORDER BY rowid LIMIT ?",
+            (after, AT_ONCE),
+        ).fetchall():
+            after = keys[-1][0]
+            for _, node, epoch, counter in keys:
+                event = self.report(node, epoch, counter)
+                if event is not None:
+                    yield event
 
     def reports_of(self, node: int, since: int, until: int) -> Iterator[Event]:
         """Yield a node's reports that have a row with since <= t < until, by their first such row; whole, with all their rows."""
         found = self._db.execute(
             "SELECT epoch, counter, min(t) AS first FROM rows WHERE node = ? AND t >= ? AND t < ? GROUP BY epoch, counter ORDER BY first",
             (node, since, until),
-        )
+        ).fetchall()
         for epoch, counter, _ in found:
             event = self.report(node, epoch, counter)
             if event is not None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Event, NodeState
-from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Write, is_express
+from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
+from gateway.store.prepare import encode_state, prepare
 from gateway.store.sqlite import QUARANTINE_MAX, UNREAD
 
 
@@ -64,7 +65,18 @@ class MemoryEngine:
     def notes(self, prefix: str) -> dict[str, bytes]:
         return {key: body for key, body in self._notes.items() if key.startswith(prefix)}
 
+    floor = 0
+
+    def check(self, state: NodeState) -> None:
+        encode_state(state)
+
     def commit(self, writes: Sequence[Write]) -> asyncio.Future[int]:
+        for at, w in enumerate(writes):
+            try:
+                prepare(w)
+            except Unstorable as e:
+                e.at = at
+                raise
         if self.failing or self._poisoned:
             self._poisoned = True
             return _future(StoreError("commit failed: told to fail"))

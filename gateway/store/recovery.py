@@ -15,25 +15,36 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import structlog
 
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.core.replay import Replay
+from gateway.store import front, states
 from gateway.store.engine import STORE, StoreError
-from gateway.store.schema import BACKUP, DOWN_FLOOR, RECOVERED, connect, down_floor, migrate
+from gateway.store.schema import (
+    BACKUP,
+    CLOSED,
+    DOWN_FLOOR,
+    JUMP,
+    LAST,
+    RECOVERED,
+    RESTORED,
+    connect,
+    down_floor,
+    migrate,
+)
 
 # what the promises hang on comes first; what is only history may be left behind when the disk has no room for a copy
 FIRST = ("nodes", "cursors", "notes", "forgotten", "airtime", "spool")
 HISTORY = ("alarms", "quarantine", "frames", "rows")
-JUMP = 1 << 16  # downlinks that a salvaged counter may be behind the truth, besides the floor by time
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 log = structlog.get_logger(__name__)
-_state = msgspec.msgpack.Decoder(NodeState).decode
 _event = msgspec.msgpack.Decoder(Event).decode
-_encode = msgspec.msgpack.Encoder().encode
+_encode = states.encode
 
 
 class Damaged(Exception):
@@ -107,19 +118,27 @@ def _restored(db: sqlite3.Connection, now: float) -> None:
     db.execute("BEGIN IMMEDIATE")
     n = _jump(db, now)
     db.execute("DELETE FROM notes WHERE key = ?", (BACKUP,))
+    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (RESTORED, str(now).encode()))
     db.execute("COMMIT")
     log.warning("store_restored", nodes=n, next="nothing: downlink counters were moved ahead of all that were used")
 
 
 def _jump(db: sqlite3.Connection, now: float) -> int:
-    floor = down_floor(now)
-    states = [(node, _state(body)) for node, body in db.execute("SELECT node, state FROM nodes").fetchall()]
-    db.executemany(
-        "UPDATE nodes SET state = ? WHERE node = ?",
-        [(_encode(replace(s, down=max(s.down + JUMP, floor))), node) for node, s in states],
-    )
+    """Let all downlink counters begin above what any node of this copy can have had since, and above those of `now`."""
+    nodes = db.execute("SELECT state FROM nodes").fetchall()
+    downs = [down for (body,) in nodes if (down := _read(body).down) < LAST - JUMP]
+    (known,) = db.execute("SELECT max(CAST(body AS INTEGER)) FROM notes WHERE key = ?", (DOWN_FLOOR,)).fetchone()
+    floor = max(down_floor(now), max(downs, default=-JUMP) + JUMP, known or 0)
     db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (DOWN_FLOOR, str(floor)))
-    return len(states)
+    db.execute("DELETE FROM notes WHERE key = ?", (CLOSED,))
+    return len(nodes)
+
+
+def _read(body: bytes) -> NodeState:
+    try:
+        return states.decode(body)
+    except msgspec.MsgspecError:
+        return states.salvage(body)[0]
 
 
 # files: the salvage is complete when it is called .new; then the damaged one moves away and the new one takes its place
@@ -129,6 +148,7 @@ def _finish(path: Path, now: float) -> Path | None:
     """Do what is left of a recovery, also of one that was cut; return where the damaged file went."""
     for end in ("", "-journal", "-wal", "-shm"):
         Path(f"{path}.salvage{end}").unlink(missing_ok=True)
+        Path(f"{path}.mended{end}").unlink(missing_ok=True)
     new = Path(f"{path}.new")
     if not new.exists():
         return None
@@ -159,7 +179,11 @@ def _sync(folder: Path) -> None:
 def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
     part = Path(f"{path}.salvage")
     new = connect(part)
-    old = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
+    mended = Path(f"{path}.mended")
+    if not front.mend(path, mended):
+        old = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    else:
+        old = sqlite3.connect(mended, isolation_level=None)
     old.text_factory = lambda b: b.decode("utf-8", "replace")
     try:
         new.execute("PRAGMA journal_mode=DELETE")
@@ -217,7 +241,9 @@ def _take(old: sqlite3.Connection, new: sqlite3.Connection, table: str) -> tuple
     new.execute("BEGIN")
     try:
         for row in _rows(old, table, key, columns, trouble):
-            if _is_sane(table, dict(zip(columns, row, strict=True))):
+            named = dict(zip(columns, row, strict=True))
+            if _is_sane(table, named) or _mended(table, named):
+                row = tuple(named.values())
                 n += new.execute(f"INSERT OR IGNORE INTO {table} ({','.join(columns)}) VALUES ({marks})", row).rowcount
             else:
                 trouble.append("unreadable")
@@ -276,7 +302,7 @@ def _is_sane(table: str, row: dict[str, Any]) -> bool:
     """True unless a body that must be understood cannot be: a page can be whole and its content rotten."""
     try:
         if table == "nodes":
-            _state(row["state"])
+            states.decode(row["state"])
         elif table in ("spool", "alarms"):
             _event(row["body"])
     except (msgspec.MsgspecError, TypeError, ValueError):
@@ -284,25 +310,39 @@ def _is_sane(table: str, row: dict[str, Any]) -> bool:
     return True
 
 
+def _mended(table: str, row: dict[str, Any]) -> bool:
+    """Put what can be read of a node's rotten state in its place; False when that is not even where it was in the counters."""
+    if table != "nodes" or not isinstance(row["state"], bytes):
+        return False
+    state, lost = states.salvage(row["state"])
+    row["state"] = _encode(state)
+    return "replay" not in lost and "epoch" not in lost
+
+
 def _replays(db: sqlite3.Connection) -> int:
     """Frames say once more which counters were accepted: put right states that are gone or behind. Return how many were."""
     changed = 0
-    states = {node: _state(body) for node, body in db.execute("SELECT node, state FROM nodes").fetchall()}
+    known = {node: _read(body) for node, body in db.execute("SELECT node, state FROM nodes").fetchall()}
     of_node: dict[int, list[tuple[int, int, float]]] = {}
     for node, epoch, counter, received in db.execute("SELECT node, epoch, counter, received FROM frames"):
         of_node.setdefault(node, []).append((epoch, counter, received))
+    below = {(n, e): b for n, e, b in db.execute("SELECT node, epoch, below FROM forgotten")}
+    for node, epoch in below:
+        of_node.setdefault(node, []).append((epoch, 0, 0.0))
     for node, frames in of_node.items():
-        state = states.get(node)
+        state = known.get(node)
         epoch = max(e for e, _, _ in frames)
+        heard = sorted((e, c) for e, c, _ in frames if c)
         if state is None or state.epoch < epoch:
-            state = replace(state or NodeState(), epoch=epoch, replay=Replay(), marks={})
+            # what came before the oldest frame may have been dropped by retention: it is too old, and never news
+            first = max(below.get((node, epoch), 1), next((c for e, c in heard if e == epoch), 1))
+            state = replace(state or NodeState(), epoch=epoch, replay=Replay(first, first), marks={})
         replay = state.replay
-        for e, counter, _ in sorted(frames):
+        for e, counter in heard:
             if e == state.epoch:
                 replay = replay.accept(counter) or replay
-        if node not in states or replay != states[node].replay or state.epoch != states[node].epoch:
-            heard = max(state.heard, max(r for _, _, r in frames))
-            state = replace(state, replay=replay, heard=heard)
+        if node not in known or replay != known[node].replay or state.epoch != known[node].epoch:
+            state = replace(state, replay=replay, heard=max(state.heard, max(r for _, _, r in frames)))
             db.execute("INSERT OR REPLACE INTO nodes VALUES (?, ?, ?)", (node, state.online, _encode(state)))
             changed += 1
     return changed

@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from gateway.store import private
+
 MARGIN = 1 << 20  # bytes that must be free besides the reserve, or the next bulk commit would fill the disk again
 
 
@@ -35,9 +37,13 @@ class Reserve:
         if self.free() < self._size + MARGIN:
             return False
         try:
-            with self._path.open("wb") as f:
-                os.posix_fallocate(f.fileno(), 0, self._size)
-        except OSError:  # a quota, or somebody was faster
+            self._path.unlink(missing_ok=True)
+            fd = private.create_new(self._path)
+            try:
+                os.posix_fallocate(fd, 0, self._size)
+            finally:
+                os.close(fd)
+        except OSError:  # a quota, or something else was faster
             self.give_up()
             return False
         return True

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import structlog
 
+from gateway.store import private
 from gateway.store.audit import AUDIT
 from gateway.store.engine import StoreError
-
-log = structlog.get_logger(__name__)
 
 MIGRATIONS = (
     """
@@ -42,28 +41,54 @@ CREATE TABLE forgotten (node INTEGER, epoch INTEGER, below INTEGER NOT NULL, PRI
 )  # one per version of the schema, never changed once released; a store of version n has had the first n
 SCHEMA_VERSION = len(MIGRATIONS)
 
+BUSY_MS = 10_000
+WAL_BYTES = 8 << 20
+"""What stays of the log file once a slow reader beside the gateway has gone."""
+
+log = structlog.get_logger(__name__)
+
 DOWN_FLOOR = "store:down_floor"
+CEILING = "store:ceiling"
+CLOSED = "store:closed"
+TIME = "store:time"
+RESTORED = "store:restored"
 BACKUP = "store:backup"
 RECOVERED = "store:recovered"
 GAP = "store:gap"
 
 BORN = 1_767_225_600
-"""2026-01-01: no gateway is older. Nobody gives a node more than one downlink a second for years on end, so the seconds since then are
-above any downlink counter that was ever used with its key."""
+"""2026-01-01: no gateway is older. Nodes get no more than one downlink a second for years on end, so the seconds since then are above
+any downlink counter that was ever used with their key."""
+BUILT = 1_793_491_200
+"""2026-11-01, when this version was made (moved on with every release): a clock that says less is wrong. tests/gateway/test_store_floor.py"""
+DOWN_CAP = 1 << 31
+"""A clock that is decades ahead uses up no more than half of the counters."""
+LAST = (1 << 32) - 1
+"""The last downlink counter there is."""
+JUMP = 1 << 16
+"""Downlinks that a copy of the store may be behind the truth, where nothing else says how far."""
 
 
 def down_floor(unix: float) -> int:
-    """Return a downlink counter that was never used before Unix time `unix`."""
-    return max(int(unix) - BORN, 0)
+    """Return a downlink counter that was never used before Unix time `unix`; never lower than that of the build, or above DOWN_CAP."""
+    return min(max(int(unix), BUILT) - BORN, DOWN_CAP)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open a store for one thread at a time. Raises sqlite3.Error."""
+    """Open a store for one thread at a time; a new file is its user's alone. Raises sqlite3.Error."""
+    try:
+        private.create(path)
+    except OSError as e:
+        raise sqlite3.OperationalError(f"unable to open database file: {e.strerror}") from e
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
-        db.execute("PRAGMA busy_timeout=10000")
+        db.execute(f"PRAGMA busy_timeout={BUSY_MS}")
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        db.execute(f"PRAGMA journal_size_limit={WAL_BYTES}")
+        db.execute(
+            "PRAGMA secure_delete=ON"
+        )  # what a command's note held until it ended (a WiFi password) must not stay in free pages
     except BaseException:
         db.close()
         raise
@@ -81,4 +106,5 @@ def migrate(db: sqlite3.Connection, path: Path, now: float) -> None:
         born = f"INSERT INTO notes VALUES ('{DOWN_FLOOR}', '{down_floor(now)}');" if not version and done == 1 else ""
         db.executescript(f"BEGIN; {MIGRATIONS[done]} {born} PRAGMA user_version={done + 1}; COMMIT;")
     if 0 < version < SCHEMA_VERSION:
-        log.info("store_migrated", store=str(path), version=SCHEMA_VERSION, before=version)
+        log.info("store_migrated", store=str(path), version=version, to=SCHEMA_VERSION,
+                 next="nothing; an older gateway does not open it any more")  # fmt: skip

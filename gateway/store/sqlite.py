@@ -1,4 +1,4 @@
-"""SQLite engine: WAL, synchronous=FULL, one writer thread that groups what is waiting into one transaction.
+"""SQLite engine: WAL, synchronous=FULL, one writer thread (writer.py) that groups what is waiting into one transaction.
 
 A future resolves only after COMMIT has returned, so whoever waits for it may tell the node "committed". Readers use their own
 connection in the event loop's thread: WAL readers never wait for the writer.
@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,28 @@ import structlog
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Event, NodeState
-from gateway.store import audit, recovery
-from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Write, is_express
+from gateway.store import audit, private, recovery, states, wal
+from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
+from gateway.store.floor import Floor
+from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepare
+from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
-from gateway.store.retention import MB, Retention
-from gateway.store.schema import DOWN_FLOOR, connect, down_floor
+from gateway.store.retention import MB, Retention, newest_reception
+from gateway.store.schema import RESTORED, TIME
+from gateway.store.trust import Time
+from gateway.store.writer import Writer, advice, no_room
 
-GROUP = 256
-QUARANTINE_MAX = 1000
+QUARANTINE_MAX = PLACES
 UNREAD = "unknown_schema"
 CHECK_S = 5.0
-NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
 
 log = structlog.get_logger(__name__)
-
-Job = Callable[[sqlite3.Connection], int]
 
 
 class SqliteEngine:
     """Opens (or makes) the store at `path` and owns it: a second process is refused. outputs: names whose cursors count.
 
-    A damaged file is moved aside and what can be read of it is taken over; `recovered` says what was lost then, for ever after.
+    A damaged file is moved aside and what can be read of it is taken over; `recovered` says what was lost then, at every later start too.
     Must be made and used in one thread with a running event loop. Raises StoreError.
     """
 
@@ -53,48 +53,83 @@ class SqliteEngine:
         keep: StoreConfig | None = None,
         clock: Callable[[], float] = time.time,
         gateway: str = "gw-1",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._outputs = tuple(outputs)
         self._keep, self._clock, self._gateway = keep or StoreConfig(), clock, gateway
-        self._loop = asyncio.get_running_loop()
         self._lock = _lock(path)
-        self._reserve = Reserve(path, self._keep.reserve_mb * MB)
         try:
-            self._reader = self._open(clock())
+            self._reserve = Reserve(path, self._keep.reserve_mb * MB)
+            private.close_to_others(path, wal.path_of(path), Path(f"{path}-shm"), Path(f"{path}.reserve"))
+            self._floor = Floor(path)
+            empty, log_found = not path.exists() or not path.stat().st_size, wal.look(path)
+            now = clock()
+            self._reader = self._open(now)
             self.full = not self._reserve.hold()
-            self._floor = int(self.note(DOWN_FLOOR) or 0)
             self.newest_express: int = (
                 self._reader.execute("SELECT max(seq) FROM spool WHERE express").fetchone()[0] or 0
             )
             self.recovered = recovery.last(self._reader)
+            since = self.note(TIME)
+            self.time = Time(newest_reception(self._reader) if since is None else float(since), clock, monotonic)
         except BaseException:
             os.close(self._lock)
             raise
-        self._queue: queue.SimpleQueue[tuple[Job, asyncio.Future[int], bool] | None] = queue.SimpleQueue()
-        self._poisoned = False
-        self._encode = msgspec.msgpack.Encoder().encode
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
-        self._decode_state = msgspec.msgpack.Decoder(NodeState).decode
-        self._retention = Retention(self._keep, self._outputs, self._tell)
-        self.waiting = 0
-        self.transactions = 0
+        self._quarantine, self._audit = Quarantine(), audit.Log()
+        self._retention = Retention(self._keep, self._outputs, self._tell, path)
+        self._salvaged: dict[int, NodeState] = {}
+        self._wall = now
         if self.full:
             log.error("disk_full", store=str(path), next="make room; until then only alarms are taken")
-        self._thread = threading.Thread(target=self._write, name="store-writer", daemon=True)
-        self._thread.start()
+        self._writer = Writer(path, self._not_taken, self._quarantine.forget, self._floor.end)
+        self._thread = self._writer.thread
+        told = (self.recovered or {}).get("at") == now or self.note(RESTORED) == str(now).encode()
+        self._say_how_it_was(empty, "whole" if told else log_found)
 
     def _open(self, now: float) -> sqlite3.Connection:
-        try:
-            return recovery.open_sound(self._path, self._gateway, now, CHECK_S)
-        except sqlite3.Error as e:
-            if not _no_room(e) or not self._reserve.held:
-                raise _unusable(self._path, e) from e
-        self._reserve.give_up()  # not even room to open it: the alarms' room must do
-        try:
-            return recovery.open_sound(self._path, self._gateway, now, CHECK_S)
-        except sqlite3.Error as e:
-            raise _unusable(self._path, e) from e
+        for last_try in (False, True):
+            try:
+                db = recovery.open_sound(self._path, self._gateway, now, CHECK_S)
+                self._floor.begin(db, now)
+                return db
+            except sqlite3.Error as e:
+                if last_try or not no_room(e) or not self._reserve.held:
+                    raise StoreError(f"store {self._path}: {e}", advice(e, self._path)) from e
+            self._reserve.give_up()  # not even room to open it: the alarms' room must do
+        raise AssertionError("the second try returns or raises")
+
+    def _say_how_it_was(self, empty: bool, log_found: wal.Found) -> None:
+        """Log and tell what is missing of an earlier life: only who looks now can still find it."""
+        mark, where = self._floor.before, {"store": str(self._path), "downlinks_above": self._floor.at}
+        if empty and mark is not None:
+            log.error(
+                "store_gone",
+                **where,
+                next="a store that was here is gone or empty: look for it, and for what removed it; this is a new one",
+            )
+            self.tell("store_gone")
+        elif self._floor.lost:
+            log.warning(
+                "floor_missing", **where, next="its file beside the store was lost or damaged; it is written anew"
+            )
+            self.tell("floor_missing")
+        elif mark is not None and not empty and not self._floor.orderly:
+            if log_found in ("none", "damaged"):
+                reason = "wal_missing" if log_found == "none" else "wal_damaged"
+                log.error(
+                    reason,
+                    **where,
+                    next="frames that were acknowledged may be lost: look at the disk and at what removes files here",
+                )
+                self.tell(reason)
+            else:
+                log.info(
+                    "store_not_closed",
+                    **where,
+                    next="nothing; downlink counters begin above all that may have been used",
+                )
 
     @property
     def dropped(self) -> int:
@@ -118,19 +153,25 @@ class SqliteEngine:
     def _event(self, seq: int, body: bytes) -> Event:
         try:
             return self._decode_event(body)
-        except msgspec.MsgspecError as e:  # a page can be whole and its content rotten: say so, and go on with the next
+        except msgspec.MsgspecError as e:  # a page can be whole and its content rotten: say so, and take the next
             log.error("event_unreadable", seq=seq, error=str(e), next="citymote gateway check --store")
-            return self._own("unreadable", {"events": 1, "seq": seq}, seq)
+            return self._own("unreadable", {"events": 1, "seq": seq}, self._clock(), seq)
 
-    def _own(self, reason: str, told: Mapping[str, Any], unique: int) -> Event:
-        return Event(STORE, f"store:{reason}:{unique}", 0, self._gateway, OPEN, self._clock(), 0,
+    def _own(self, reason: str, told: Mapping[str, Any], now: float, unique: int) -> Event:
+        return Event(STORE, f"store:{reason}:{unique}", 0, self._gateway, OPEN, now, 0,
                      status={"reason": reason, **told})  # fmt: skip
 
     def _tell(self, db: sqlite3.Connection, reason: str, told: Mapping[str, Any]) -> int:
-        return self._spool(db, self._own(reason, told, int(self._clock())))
+        """Spool what the store says of itself, in the writer's thread, where no clock may be asked: it calls back into the loop's."""
+        return self._spool(db, enter(self._own(reason, told, self._wall, int(self._wall))))
+
+    @property
+    def floor(self) -> int:
+        """What the downlink counters of every node begin above."""
+        return self._floor.at
 
     def fresh(self) -> NodeState:
-        return NodeState(down=self._floor)
+        return NodeState(down=self._floor.at)
 
     def unread(
         self, after: tuple[int, int, int] = (0, 0, 0), limit: int = 64, node: int | None = None
@@ -148,10 +189,28 @@ class SqliteEngine:
         if row is None:
             return None
         try:
-            return self._decode_state(row[0])
+            state = states.decode(row[0])
         except msgspec.MsgspecError as e:
-            log.error("state_unreadable", node=node, error=str(e), next="citymote gateway check --store")
-            return NodeState(down=down_floor(self._clock()))
+            state = self._salvage(node, row[0], str(e))
+        return state if state.down >= self._floor.at else replace(state, down=self._floor.at)
+
+    def _salvage(self, node: int, body: bytes, why: str) -> NodeState:
+        """What can be read of a rotten state; where it was in the counters is known by the frames and by the floor."""
+        state, lost = states.salvage(body)
+        if "replay" in lost or "epoch" in lost:
+            proven = states.replay_of(self._reader, node, None if "epoch" in lost else state.epoch)
+            if proven is not None:
+                state = replace(state, epoch=proven[0], replay=proven[1])
+        if "down" in lost:
+            state = replace(state, down=self._floor.ceiling)
+        if self._salvaged.get(node) != state:
+            self._salvaged[node] = state
+            log.error("state_unreadable", node=node, error=why, lost=lost, counters_from=state.replay.next,
+                      next="nothing; the node's next frame writes it anew. If it comes back: citymote gateway check --store")  # fmt: skip
+        return state
+
+    def check(self, state: NodeState) -> None:
+        encode_state(state)
 
     def note(self, key: str) -> bytes | None:
         row = self._reader.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
@@ -183,13 +242,60 @@ class SqliteEngine:
             "SELECT * FROM airtime WHERE start_us > ? ORDER BY start_us", (since_us,)
         ).fetchall()
 
+    @property
+    def waiting(self) -> int:
+        """Jobs that are queued and not done."""
+        return self._writer.waiting
+
+    @property
+    def transactions(self) -> int:
+        """Transactions committed since the start."""
+        return self._writer.transactions
+
+    @property
+    def floor_trouble(self) -> str:
+        """Why the second copy of the downlink counters cannot be written, "" while it can."""
+        return self._floor.trouble
+
+    @property
+    def quarantine_skipped(self) -> int:
+        """Frames that were not kept because their reason had its share of the minute."""
+        return self._quarantine.skipped
+
+    def log_bytes(self) -> int:
+        """Return the size of the write-ahead log; above some MB someone beside the gateway keeps reading."""
+        return wal.size(self._path)
+
     # writing, through the writer thread
 
     def commit(self, writes: Sequence[Write]) -> asyncio.Future[int]:
-        return self._put(lambda db: self._store(db, writes), decided=True)
+        prepared: list[Prepared] = []
+        for at, w in enumerate(writes):
+            try:
+                prepared.append(prepare(w))
+            except Unstorable as e:
+                e.at = at
+                raise
+        for w in writes:
+            if w.raw is not None and w.event is not None and w.event.times and not w.again:
+                self.time.heard(w.node, w.event.times[-1], w.event.received)
+        ahead = self.time.at_least()
+        if ahead is not None and self._floor.lift(ahead):
+            log.warning("downlinks_moved", downlinks_above=self._floor.at,
+                        next="nodes say that the host's clock is behind: look at its time service (timedatectl)")  # fmt: skip
+        return self._writer.put(lambda db: self._store(db, prepared), decided=True)
 
     def quarantine(self, data: bytes, reason: str, received: float) -> asyncio.Future[int]:
-        return self._put(lambda db: _quarantine(db, data, reason, received))
+        if not self._quarantine.may(reason, self._clock()):
+            done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            done.set_result(0)
+            return done
+
+        def job(db: sqlite3.Connection) -> int:
+            self._quarantine.keep(db, data, reason, received)
+            return 0
+
+        return self._writer.put(job)
 
     def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
         def job(db: sqlite3.Connection) -> int:
@@ -208,20 +314,34 @@ class SqliteEngine:
                 )
             return seq
 
-        return self._put(job)
+        return self._writer.put(job)
 
     def book(self, transmitter: str, band: int, start_us: int, airtime_us: int) -> asyncio.Future[int]:
         def job(db: sqlite3.Connection) -> int:
             db.execute("INSERT INTO airtime VALUES (?, ?, ?, ?)", (transmitter, band, start_us, airtime_us))
             return 0
 
-        return self._put(job)
+        return self._writer.put(job)
 
     def purge(self, now: float) -> asyncio.Future[int]:
-        return self._put(lambda db: int(self._retention.step(db, now)))
+        self._wall = self._clock()
+
+        def job(db: sqlite3.Connection) -> int:
+            if self._retention.idle:
+                self._audit.flush(db, self._wall)
+                db.execute("INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body"
+                           " WHERE CAST(notes.body AS REAL) < CAST(excluded.body AS REAL)", (TIME, str(now).encode()))  # fmt: skip
+            return int(self._retention.step(db, now))
+
+        return self._writer.put(job)
+
+    def too_big(self) -> bool:
+        """True when the store has passed its size limit: a pass of retention is due now."""
+        return self._retention.too_big(self._reader)
 
     def tell(self, reason: str, told: Mapping[str, Any] | None = None) -> asyncio.Future[int]:
-        return self._put(lambda db: self._tell(db, reason, told or {}))
+        self._wall = self._clock()
+        return self._writer.put(lambda db: self._tell(db, reason, told or {}))
 
     def make_room(self) -> asyncio.Future[int]:
         def job(db: sqlite3.Connection) -> int:
@@ -230,52 +350,42 @@ class SqliteEngine:
                 log.warning("disk_has_room", store=str(self._path), free_mb=self._reserve.free() // MB)
             return int(not self.full)
 
-        return self._put(job)
+        return self._writer.put(job)
 
     def use_outputs(self, outputs: Iterable[str]) -> None:
         """Other outputs count from now on."""
         self._outputs = self._retention.outputs = tuple(outputs)
 
     def resume(self) -> asyncio.Future[int]:
-        def job(_db: sqlite3.Connection) -> int:
-            self._poisoned = False
-            return 0
-
-        return self._put(job)
+        return self._writer.resume()
 
     def close(self) -> None:
-        if self._thread.is_alive():
-            self._queue.put(None)
-            self._thread.join()
+        self._writer.close()
         self._reader.close()
         os.close(self._lock)
 
-    def _put(self, job: Job, decided: bool = False) -> asyncio.Future[int]:
-        future: asyncio.Future[int] = self._loop.create_future()
-        self.waiting += 1
-        future.add_done_callback(self._settled)
-        self._queue.put((job, future, decided))
-        return future
+    def _not_taken(self, e: sqlite3.Error) -> None:
+        if no_room(e) and not self.full:
+            self._reserve.give_up()
+            self.full = True
+            log.error("disk_full", store=str(self._path), error=str(e),
+                      next="make room; until then only alarms are taken, and nodes keep the rest")  # fmt: skip
 
-    def _settled(self, future: asyncio.Future[int]) -> None:
-        self.waiting -= 1
-        if not future.cancelled():
-            future.exception()  # mark as seen: who cares has awaited it, cursors and books are written again later
-
-    def _store(self, db: sqlite3.Connection, writes: Sequence[Write]) -> int:
+    def _store(self, db: sqlite3.Connection, writes: Sequence[Prepared]) -> int:
         seq = 0
+        self._floor.raise_to(db, max((w.down for w in writes), default=0))
         for w in writes:
             if w.state is not None:
                 db.execute(
                     "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
-                    (w.node, w.state.online, self._encode(w.state)),
+                    (w.node, w.online, w.state),
                 )
             if w.raw is not None and not self._keep_frame(db, w, w.raw):
                 continue
             if w.event is not None:
                 seq = self._spool(db, w.event)
-                if w.event.times:
-                    db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", _rows(w.event))
+                if w.rows:
+                    db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", w.rows)
             for event in w.more:
                 seq = self._spool(db, event)
             for key, note in w.notes.items():
@@ -287,109 +397,33 @@ class SqliteEngine:
                     )
         return seq
 
-    def _keep_frame(self, db: sqlite3.Connection, w: Write, r: RawFrame) -> bool:
+    def _keep_frame(self, db: sqlite3.Connection, w: Prepared, r: RawFrame) -> bool:
         """Keep a raw frame; False when it is known already, and so is all that follows from it."""
         if w.again:
             return db.execute(
                 "UPDATE frames SET reason = '' WHERE node = ? AND epoch = ? AND counter = ? AND reason <> ''",
                 (r.node, r.epoch, r.counter),
             ).rowcount > 0  # fmt: skip
-        if w.state is not None and w.state.replay.too_old(r.counter):
+        if w.too_old:
             row = db.execute("SELECT below FROM forgotten WHERE node = ? AND epoch = ?", (r.node, r.epoch)).fetchone()
-            if row is not None and r.counter < row[0]:  # known once, perhaps: nobody can tell any more
-                _quarantine(db, r.data, "forgotten", r.received)
+            if row is not None and r.counter < row[0]:  # known once, perhaps: no one can tell any more
+                self._quarantine.keep(db, r.data, "forgotten", r.received)
                 return False
         return db.execute(
             "INSERT OR IGNORE INTO frames VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (r.node, r.epoch, r.counter, r.kind, r.received, r.link, r.receiver, r.rssi, r.snr, r.reason, r.data),
         ).rowcount > 0  # fmt: skip
 
-    def _spool(self, db: sqlite3.Connection, event: Event) -> int:
+    def _spool(self, db: sqlite3.Connection, event: Entered) -> int:
         at = db.execute(
-            "INSERT INTO spool (received, body, express) VALUES (?, ?, ?)",
-            (event.received, self._encode(event), express := is_express(event)),
+            "INSERT INTO spool (received, body, express) VALUES (?, ?, ?)", (event.received, event.body, event.express)
         )
         seq = at.lastrowid or 0
-        if express:
+        if event.express:
             self.newest_express = seq
-        if event.command is not None:
-            audit.enter(db, event)
+        if event.step is not None:
+            self._audit.enter(db, event.step)
         return seq
-
-    def _write(self) -> None:
-        try:
-            db = connect(self._path)
-        except sqlite3.Error:
-            db = None
-        while (first := self._queue.get()) is not None:
-            group = [first]
-            stop = False
-            while len(group) < GROUP:
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-                if item is None:
-                    stop = True
-                    break
-                group.append(item)
-            self._group(db, group)
-            if stop:
-                break
-        if db is not None:
-            db.close()
-
-    def _group(self, db: sqlite3.Connection | None, group: list[tuple[Job, asyncio.Future[int], bool]]) -> None:
-        done: list[tuple[asyncio.Future[int], int | StoreError]] = []
-        try:
-            if db is None:
-                raise sqlite3.OperationalError("the store could not be opened for writing")
-            db.execute("BEGIN IMMEDIATE")
-            for job, future, decided in group:
-                if decided and self._poisoned:
-                    done.append((future, StoreError("an earlier commit failed")))
-                else:
-                    done.append((future, job(db)))
-            db.execute("COMMIT")
-            self.transactions += 1
-        except (sqlite3.Error, OverflowError, TypeError, ValueError) as e:
-            self._poisoned = True
-            if db is not None and db.in_transaction:
-                db.execute("ROLLBACK")
-            if isinstance(e, sqlite3.Error) and _no_room(e) and not self.full:
-                self._reserve.give_up()
-                self.full = True
-                log.error("disk_full", store=str(self._path), error=str(e),
-                          next="make room; until then only alarms are taken, and nodes keep the rest")  # fmt: skip
-            error = StoreError(f"commit failed: {e}", "look at free disk space and the health of the disk")
-            done = [(future, error) for _, future, _ in group]
-            time.sleep(0.05)  # a full disk stays full for a while: do not spin
-        try:
-            self._loop.call_soon_threadsafe(_resolve, done)
-        except RuntimeError:  # the loop is closed: nobody is waiting any more
-            return
-
-
-def _resolve(done: list[tuple[asyncio.Future[int], int | StoreError]]) -> None:
-    for future, result in done:
-        if future.done():
-            continue
-        if isinstance(result, StoreError):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
-
-
-def _rows(event: Event) -> list[tuple[Any, ...]]:
-    columns = event.columns
-    out = []
-    for i, t in enumerate(event.times):
-        values = {c.key: c.values[i] for c in columns if c.values[i] is not None}
-        suspect = ",".join(c.key for c in columns if i in c.suspect)
-        out.append(
-            (event.node, event.epoch, event.counter, i, t, msgspec.json.encode(values).decode(), suspect or None)
-        )
-    return out
 
 
 def _lock(path: Path) -> int:
@@ -410,19 +444,4 @@ def _lock(path: Path) -> int:
     return fd
 
 
-def _quarantine(db: sqlite3.Connection, data: bytes, reason: str, received: float) -> int:
-    at = db.execute("INSERT INTO quarantine (received, reason, data) VALUES (?, ?, ?)", (received, reason, data))
-    db.execute("DELETE FROM quarantine WHERE id <= ?", ((at.lastrowid or 0) - QUARANTINE_MAX,))
-    return 0
-
-
-def _no_room(e: sqlite3.Error) -> bool:
-    """True when the disk did not take it: full, over a quota or a file size limit, or broken."""
-    return getattr(e, "sqlite_errorcode", 0) & 0xFF in NO_ROOM
-
-
-def _unusable(path: Path, e: sqlite3.Error) -> StoreError:
-    return StoreError(f"store {path}: {e}", "look at free disk space, permissions and the health of the disk")
-
-
-__all__ = ["Entry", "RawFrame", "SqliteEngine", "StoreError", "Write"]
+__all__ = ["Entry", "RawFrame", "SqliteEngine", "StoreError", "Unstorable", "Write"]

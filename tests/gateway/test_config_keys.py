@@ -110,6 +110,7 @@ def test_a_value_of_the_wrong_type_is_named(tmp_path: Path, section: str, spec: 
 def together(section: str, spec: Spec) -> dict[str, str]:
     """Keys that go in pairs, so that the complaint is about the value and not about the missing half."""
     pairs = {"next_epoch": {"next_key": '"101112131415161718191a1b1c1d1e1f"'}, "allow_non_loopback": {"bind": '"127.0.0.1:0"'},
+             "hosts": {"bind": '"127.0.0.1:0"'},
              "discovery": {}}  # fmt: skip
     return pairs.get(spec.key, {})
 
@@ -127,6 +128,7 @@ def beyond(spec: Spec) -> list[str]:
     return wrong or {
         "id": ["0", "65535", "4294967295"], "key": ['"0g"', '""'], "next_key": ['"0g"'], "lat": ["91"], "url": ['"ftp://x"', '"x"'],
         "tenant": ['"a b"'], "console": ['"nobody"'], "allow": ['["aa"]', "[7]"],
+        "hosts": ['["a b"]', '["gateway.lan:9464"]', "[7]"],
     }.get(spec.key, [])  # fmt: skip
 
 

@@ -352,6 +352,8 @@ def test_a_clear_by_a_clock_that_was_set_back_meanwhile_ends_the_alarm() -> None
     state, found = told(NodeState(), m.alarm(ABOVE, T0 + 3600, 6, 181, 150), received=T0 + 7200)
     state, more = told(state, m.alarm(CLEARED, T0 + 60, 6, 100, 150), received=T0 + 7200)
     assert found + more == ["raised", "cleared"] and state.alarms == {}
+    state, found = told(state, m.alarm(ABOVE, T0 + 30, 6, 181, 150), received=T0 + 7200)
+    assert found == ["raised"], "set back once more"
 
 
 def test_a_mark_in_the_future_of_an_older_store_holds_nothing_back() -> None:
@@ -408,11 +410,12 @@ def test_the_backlog_of_a_slow_node_is_older_and_believed() -> None:
     assert d.event and all(c.suspect == () for c in d.event.columns) and len(d.event.latest) == 6
 
 
-def test_a_row_a_little_ahead_of_receipt_does_not_hold_back_those_behind_it() -> None:
+@pytest.mark.parametrize(("row", "received"), [(160, 160), (380, 386)])
+def test_a_row_a_little_ahead_of_receipt_does_not_hold_back_those_behind_it(row: int, received: int) -> None:
     m = mote()
     ahead = take(NodeState(), m.report(T0 + 390, ROWS[:1]), T0 + 100)
     assert ahead.event and len(ahead.event.latest) == 6, "within FUTURE_S it is believed"
-    after = take(ahead.state, m.report(T0 + 160, ROWS[:1]), T0 + 160)
+    after = take(ahead.state, m.report(T0 + row, ROWS[:1]), T0 + received)
     assert after.event and len(after.event.latest) == 6
 
 

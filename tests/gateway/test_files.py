@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
+from gateway import backoff
 from gateway.config import FilesOutputConfig, Filter
 from gateway.core.model import Aggregate, AggregateValue, Alarm, Area, Column, Event
 from gateway.metrics import Metrics
-from gateway.outputs import destination
 from gateway.outputs.build import build
 from gateway.outputs.files import FilesOutput
 from gateway.outputs.records import records
@@ -36,7 +36,8 @@ DAY = 86400
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destination, "BACKOFF_S", (0.01, 0.05))
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(backoff, "LAST_S", 0.05)
 
 
 def report(n: int, received: float, node: int = 300) -> Event:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway import parts, service
+from gateway import parts, trouble
 from gateway.config import MqttOutputConfig, UdpForwarderConfig
 from gateway.config.broker import Broker
 from gateway.config.outputs import FilesOutputConfig
@@ -15,13 +15,17 @@ from gateway.health import Health, Problem, Since
 from gateway.metrics import Metrics
 from gateway.parts import Outputs
 from gateway.store.memory import MemoryEngine
+from gateway.trouble import Flood
 
 
 class Fake:
     """A destination as Outputs sees it."""
 
     def __init__(self) -> None:
-        self.connected, self.cursor, self.told = True, 0, []  # type: ignore[var-annotated]
+        self.connected, self.cursor, self.told, self.untried = True, 0, [], False  # type: ignore[var-annotated]
+
+    def problems(self) -> tuple[Problem, ...]:
+        return ()
 
     def tell(self, leaf: str, body: dict[str, Any]) -> None:
         self.told.append((leaf, body))
@@ -104,8 +108,8 @@ def test_the_worst_is_told_first_and_the_line_says_what_is_wrong() -> None:
 
 
 def test_a_flood_is_what_lasts_and_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service.time, "monotonic", lambda: 0.0)
-    f = service._Flood()
+    monkeypatch.setattr(trouble.time, "monotonic", lambda: 0.0)
+    f = Flood()
     f.tick(900, 5.0)
     f.tick(900, 10.0)
     assert not f.up(10.0), "a burst"

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
+from gateway import backoff
 from gateway.config import Filter, NgsiHttpOutputConfig
 from gateway.core.model import Alarm, Column, Event
 from gateway.metrics import Metrics
-from gateway.outputs import destination, ngsi_http
+from gateway.outputs import ngsi_http
 from gateway.outputs.build import build
 from gateway.store.engine import Write
 from gateway.store.memory import MemoryEngine
@@ -109,7 +110,8 @@ async def broker() -> AsyncIterator[HttpBroker]:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(destination, "BACKOFF_S", (0.01, 0.05))
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(backoff, "LAST_S", 0.05)
     monkeypatch.setattr(ngsi_http, "TRY_S", 0.01)
 
 
@@ -297,3 +299,20 @@ async def test_a_wrong_certificate_is_named_with_advice(
     await asyncio.gather(task, return_exceptions=True)
     server.close()
     assert (set(broker.entities) == {AIR}) == trusted and engine.cursor("hub") == (1 if trusted else 0)
+
+
+async def test_a_destination_is_connected_once_it_has_answered_and_not_before(broker: HttpBroker) -> None:
+    engine, metrics = MemoryEngine(["hub"]), Metrics()
+    async with output(engine, broker, metrics) as made:
+        await asyncio.sleep(0.05)
+        assert not made.connected and made.untried, "nothing was handed over: nothing is known, and nothing is wrong"
+        await commit(engine, report(1))
+        await drained(made)
+        assert made.connected and not made.untried
+        broker.script = [(503, {"title": "busy"})] * 40
+        await commit(engine, report(2))
+        made.wake()
+        async with asyncio.timeout(10):
+            while made.connected:
+                await asyncio.sleep(0.005)
+        assert not made.untried, "that is known to be away"

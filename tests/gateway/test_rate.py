@@ -92,12 +92,12 @@ def test_a_link_checks_a_bounded_number_of_tags_and_alarms_have_a_reserve(steps:
         now += step
         forward += max(step, 0.0)
         if budget.may("lora", alarm, now):
-            budget.failed("lora", alarm, now)
+            budget.in_vain("lora", alarm, now)
             tried += 1
     assert tried <= 25 * (1 + forward) + 1e-6
     fresh = TagBudget(20.0, 5.0)
     while fresh.may("lora", False, 0.0):
-        fresh.failed("lora", False, 0.0)
+        fresh.in_vain("lora", False, 0.0)
     assert fresh.may("lora", True, 0.0) and fresh.may("wifi", False, 0.0)
 
 

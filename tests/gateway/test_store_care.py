@@ -24,8 +24,7 @@ from gateway.schemas import schema
 from gateway.store import recovery, sqlite
 from gateway.store.backup import backup, examine
 from gateway.store.engine import STORE, Entry, StoreError, Write
-from gateway.store.recovery import JUMP
-from gateway.store.schema import BORN, down_floor
+from gateway.store.schema import BORN, BUILT, DOWN_CAP, JUMP, down_floor
 from gateway.store.sqlite import SqliteEngine
 from tests.gateway.test_store import STATE, purged, write
 from tests.gateway.world import T0
@@ -174,7 +173,7 @@ def noise(page: bytearray) -> None:
 async def filled(make: Callable[..., SqliteEngine]) -> SqliteEngine:
     engine = make(StoreConfig(reserve_mb=0))
     for node in range(1, 41):
-        states = [replace(STATE, replay=Replay(c + 1), down=c * 7) for c in range(1, 26)]
+        states = [replace(STATE, replay=Replay(c + 1), down=DOWN_CAP + c * 7) for c in range(1, 26)]
         await engine.commit([replace(aged(c, NOW, node, state=states[c - 1]), notes={f"rules:{node}": b"x"}) for c in range(1, 26)])  # fmt: skip
     await engine.ack("city", 700)
     engine.close()
@@ -202,7 +201,7 @@ async def test_a_store_with_a_damaged_page_is_recovered_and_says_what_it_lost(
         assert state is not None and not any(state.replay.lacks(c) for c in range(1, 26)), (
             "no counter is accepted twice"
         )
-        assert state.down >= max(25 * 7 + 1, down_floor(NOW)), "no downlink counter comes back"
+        assert state.down > DOWN_CAP + 25 * 7, "no downlink counter comes back"
     assert engine.cursor("city") == 700
     seq = await engine.commit([aged(99, NOW)])
     assert seq > 1000, "numbers go on above everything that was given out"
@@ -306,11 +305,12 @@ async def test_the_check_at_the_start_has_its_time(make: Callable[..., SqliteEng
 async def test_a_new_store_begins_above_every_downlink_counter_of_a_former_one(
     make: Callable[..., SqliteEngine], tmp_path: Path
 ) -> None:
-    engine = make(clock=BORN + 5000.0)
-    assert engine.fresh().down == 5000
+    engine = make(clock=BUILT + 5000.0)
+    assert engine.fresh().down == BUILT + 5000 - BORN
     engine.close()
-    (tmp_path / "g.db").unlink()
-    assert make(clock=BORN + 9000.0).fresh().down == 9000
+    for file in ("g.db", "g.db.floor"):
+        (tmp_path / file).unlink()
+    assert make(clock=BUILT + 9000.0).fresh().down == BUILT + 9000 - BORN
 
 
 async def test_a_backup_is_whole_while_the_store_is_written_and_a_restored_one_repeats_no_counter(
@@ -343,9 +343,7 @@ async def test_a_backup_is_whole_while_the_store_is_written_and_a_restored_one_r
     target.rename(tmp_path / "g.db")
     engine = make(StoreConfig(reserve_mb=0), clock=NOW)
     state = engine.load(7)
-    assert (
-        state is not None and state.down == max(25 + JUMP, down_floor(NOW)) and engine.fresh().down == down_floor(NOW)
-    )
+    assert state is not None and engine.fresh().down == state.down >= STATE.down + JUMP
     engine.close()
     again = make(StoreConfig(reserve_mb=0), clock=NOW + 1000)
     assert again.load(7) == state, "once"

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
 from gateway.core.model import OPEN, Alarm, Column, Event
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
-from gateway.outputs import destination, track
+from gateway.outputs import track
 from gateway.outputs.mqtt import MqttOutput
 from gateway.store.engine import Engine, Write
 from gateway.store.memory import MemoryEngine
@@ -88,7 +89,8 @@ class Broker_(asyncio.Event):
 def broker(monkeypatch: pytest.MonkeyPatch) -> type[Broker_]:
     Broker_.sent, Broker_.acks, Broker_.die_after, Broker_.up = [], True, None, True
     monkeypatch.setattr("gateway.outputs.mqtt.MqttSession", Broker_)
-    monkeypatch.setattr(destination, "BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr(backoff, "FIRST_S", 0.01)
+    monkeypatch.setattr(backoff, "LAST_S", 0.02)
     monkeypatch.setattr(track, "PERSIST_S", 0.01)
     return Broker_
 

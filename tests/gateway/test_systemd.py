@@ -192,15 +192,24 @@ def test_only_a_bad_configuration_stays_down(unit: Machine) -> None:
 
 
 def test_a_drain_that_is_longer_than_the_units_time_is_not_cut_off(unit: Machine) -> None:
-    unit.configure(ARCHIVE, CITY, mote=unit.mote, gateway="drain_s = 6")  # type: ignore[attr-defined]
+    """A broker that accepts and never acknowledges makes the drain last as long as it may."""
+    unit.configure(ARCHIVE, CITY, mote=unit.mote, gateway="drain_s = 8")  # type: ignore[attr-defined]
     unit.drop_in("test", "TimeoutStopSec=2")
     unit.run("systemctl", "daemon-reload")
-    unit.ctl("start")
-    assert report(unit) == "1"
-    began = time.monotonic()
-    unit.ctl("stop")
-    assert time.monotonic() - began >= 5, "the broker is away, so there is something to wait for"
-    assert unit.show("Result") == "success" and '"not_drained"' in unit.journal()
+    silent = "import time; from tests.gateway.world import ScriptedBroker; ScriptedBroker(1883, acknowledges=False).start(); time.sleep(600)"
+    environment = [f"--setenv={k}={v}" for k, v in unit.environment.items()]
+    unit.run("systemd-run", "--unit=silent", *environment, "/opt/citymote/bin/python", "-c", silent)
+    try:
+        unit.until(lambda: ":075B " in unit.run("cat", "/proc/net/tcp").stdout, "it listens")
+        unit.ctl("start")
+        unit.until(lambda: "output_connected" in unit.journal(), "connected")
+        assert report(unit) == "1"
+        began = time.monotonic()
+        unit.ctl("stop")
+        assert time.monotonic() - began >= 6
+        assert unit.show("Result") == "success" and '"not_drained"' in unit.journal()
+    finally:
+        unit.run("systemctl", "stop", "silent.service", check=False)
 
 
 def test_a_folder_the_unit_may_not_write_to_is_named_with_what_to_do(unit: Machine) -> None:
@@ -209,7 +218,7 @@ def test_a_folder_the_unit_may_not_write_to_is_named_with_what_to_do(unit: Machi
     assert [w["code"] for w in json.loads(told.stdout)["warnings"]] == ["read_only"]
     unit.ctl("start")
     assert report(unit) == "1"
-    unit.until(lambda: "ReadWritePaths" in unit.journal(), "the advice")
+    unit.until(lambda: "StateDirectory of the unit" in unit.journal(), "the advice of the output itself")
     unit.drop_in("folder", "ReadWritePaths=/etc/citymote/archive")
     (unit.root / "etc/citymote/archive").mkdir()
     shutil.chown(unit.root / "etc/citymote/archive", *[(unit.root / "var/lib/citymote").stat().st_uid] * 2)

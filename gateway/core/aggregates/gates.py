@@ -52,7 +52,9 @@ class Counters:
             return
         name = turn.subject.name
         for spec in self._of.get(name, ()):
-            state = turn.look(key_of(spec, "count")) or {"n": spec.reset_to, "t": 0, "z": 0, "drift": 0}
+            state: dict[str, Any] = turn.look(key_of(spec, "count")) or {}
+            if not state:
+                state = {"n": spec.reset_to, "t": 0, "z": 0, "drift": 0}
             if (
                 state["t"] > event.received + AHEAD_S
             ):  # the host's clock was ahead then: what it marked would last until that time

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -72,28 +73,34 @@ def test_a_reload_ends_as_the_running_gateway_ended_it(running: tuple[Process, P
     assert done.returncode == 1 and "No such process" in done.stderr
 
 
+@contextmanager
+def deaf() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that takes SIGHUP and never answers."""
+    code = "import signal, time; signal.signal(1, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+    p = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert p.stdout is not None and p.stdout.readline()
+        yield p
+    finally:
+        p.kill()
+        p.communicate()
+
+
 def test_an_older_reloads_answer_is_not_taken_for_this_ones(runtime: Path) -> None:
     """The answer of a reload that had read the files before they were written, or of the gateway's former life."""
     reloading.report(time.monotonic(), [])
-    with subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(1, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"],
-                          stdout=subprocess.PIPE) as p:  # fmt: skip
-        assert p.stdout is not None and p.stdout.readline()
+    with deaf() as p:
         with pytest.raises(TimeoutError, match="has not ended its reload"):
             reloading.ask(p.pid, wait_s=0.3)
         reloading.report(time.monotonic() + 3600, [("x", "y")])
         assert reloading.ask(p.pid, wait_s=5) == [{"text": "x", "next": "y"}]
-        (runtime / "reload.json").unlink()
-        p.terminate()
 
 
 def test_without_a_runtime_folder_it_can_only_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
     reloading.report(0.0, [])
-    with subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(1, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"],
-                          stdout=subprocess.PIPE) as p:  # fmt: skip
-        assert p.stdout is not None and p.stdout.readline()
+    with deaf() as p:
         assert reloading.ask(p.pid) is None
-        p.terminate()
     assert list(tmp_path.iterdir()) == []
 
 

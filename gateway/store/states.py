@@ -1,0 +1,54 @@
+"""A node's state as it is stored; and what to make of one that cannot be read: all of it that can, and replay protection in any case."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import msgspec
+
+from gateway.core.model import NodeState
+from gateway.core.replay import Replay
+
+_hints = get_type_hints(NodeState)
+_names = tuple(f.name for f in fields(NodeState))
+
+decode = msgspec.msgpack.Decoder(NodeState).decode
+encode = msgspec.msgpack.Encoder().encode
+
+
+def salvage(body: bytes) -> tuple[NodeState, tuple[str, ...]]:
+    """Return what can be read of a stored state, and the names of the members that are lost and have their first value again."""
+    try:
+        found: Any = msgspec.msgpack.decode(body)
+    except msgspec.MsgspecError:
+        found = None
+    if not isinstance(found, dict):
+        return NodeState(), _names
+    kept: dict[str, Any] = {}
+    lost: list[str] = []
+    for name in _names:
+        if name not in found:
+            continue
+        try:
+            kept[name] = msgspec.convert(found[name], _hints[name], strict=True, str_keys=False)
+        except msgspec.MsgspecError:
+            lost.append(name)
+    return NodeState(**kept), tuple(lost)
+
+
+def replay_of(db: sqlite3.Connection, node: int, epoch: int | None) -> tuple[int, Replay] | None:
+    """Return (epoch, replay state) as the stored frames prove it, of the newest epoch unless one is named; None when there are none.
+
+    Nothing below the newest counter counts as news of its own then: what is older is looked up among the frames, one by one.
+    """
+    which, key = ("", (node,)) if epoch is None else (" AND epoch = ?", (node, epoch))
+    found = [
+        *db.execute(f"SELECT epoch, max(counter) + 1 FROM frames WHERE node = ?{which} GROUP BY epoch", key),
+        *db.execute(f"SELECT epoch, below FROM forgotten WHERE node = ?{which}", key),
+    ]
+    if not found:
+        return None
+    newest, next_ = max(found)
+    return newest, Replay(next_, next_)

@@ -1,0 +1,278 @@
+"""Any request is judged and answered, whatever is in it; and no secret of its arguments is kept or told longer than the node needs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.core import commands, orders
+from gateway.core.authorise import MAX_DEPTH, MAX_ITEMS, Policy, Role
+from gateway.core.commands import Desk
+from gateway.core.model import Node
+from gateway.core.redact import HIDDEN, is_secret, redact, scrub, secrets
+from gateway.store.backup import backup
+from gateway.store.sqlite import SqliteEngine
+from tests.gateway.test_commands import NODES, Bench, iso
+from tests.gateway.test_commands_pipeline import Orders
+from tests.gateway.world import T0
+
+SECRET = "hunter22"
+POLICY = Policy({"ana": (Role("all", ("*", "valve", "factory_reset")),), "reader": (Role("narrow", ("read_now",)),)})
+CONFIG = {"wifi": {"ssid": "city", "password": SECRET}, "log": 3}
+
+
+def bench() -> Bench:
+    return Bench(POLICY)
+
+
+def nested(depth: int, value: Any = 1) -> Any:
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("who", ["ana", "reader"])
+@pytest.mark.parametrize(
+    "args",
+    [
+        [2**63], [-(2**63) - 1], [2**70], {"x": 2**70}, {"wifi": {"deep": [2**64]}}, [-(2**64)], nested(MAX_DEPTH), nested(100), nested(600),
+        {"a": nested(50)}, list(range(MAX_ITEMS + 1)), {str(n): n for n in range(MAX_ITEMS + 1)}, [[0] * 40, [0] * 40],
+    ],
+    ids=range(13),
+)  # fmt: skip
+def test_arguments_beyond_what_can_be_kept_are_malformed(who: str, args: Any) -> None:
+    b = bench()
+    body = {"id": "a", "name": "config" if isinstance(args, dict) else "read_now", "requester": who, "args": args}
+    assert b.raw(who, "aq-01", json.dumps(body).encode()) == "malformed"
+    assert b.states() == ["refused"] and b.notes == {}
+    assert msgspec.msgpack.encode(b.events)
+
+
+@pytest.mark.parametrize(
+    "expires", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z", "", "\0", "-1"]
+)  # fmt: skip
+def test_any_expiry_is_judged(expires: str) -> None:
+    unforeseen: list[BaseException] = []
+    b = bench()
+    b.desk = Desk(NODES, POLICY, unforeseen.append)
+    judged = b.ask("ana", "aq-01", "read_now", expires=expires)
+    assert judged in ("malformed", "expired", "expires_too_far") and unforeseen == []
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(1 << 70), 1 << 70) | st.floats(allow_nan=False) | st.text(max_size=12)
+    | st.sampled_from(["close", "pm10", SECRET]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["q", "above", "below", "report_s", "wifi", "valve", "password", "x"]), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+times = st.datetimes().map(lambda d: d.isoformat()) | st.sampled_from(["Z", "+23:59", "-23:59"]).flatmap(
+    lambda zone: st.datetimes().map(lambda d: d.isoformat() + zone)
+)
+requests = st.fixed_dictionaries(
+    {"id": st.text("ab-.", min_size=1, max_size=3), "name": st.sampled_from(["read_now", "config", "limit", "interval", "valve", "reboot", "own"]),
+     "requester": st.sampled_from(["ana", "reader"]), "args": values},
+    optional={"expires": times | values, "reason": st.sampled_from(["leak", ""]) | st.text(max_size=8)},
+)  # fmt: skip
+bodies = (
+    requests.map(lambda r: json.dumps(r).encode())
+    | st.binary(max_size=60)
+    | requests.map(lambda r: json.dumps(r)[:-3].encode())
+)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["ana", "reader", "thief"]), st.sampled_from(["aq-01", "water-01", "none"]), bodies),
+        max_size=4,
+    )
+)
+@example([("ana", "aq-01", b'{"id":"a","name":"own","requester":"ana","args":[1e308]}')])
+def test_any_request_is_judged_and_what_follows_can_be_kept_and_sent(asked: list[tuple[str, str, bytes]]) -> None:
+    unforeseen: list[BaseException] = []
+    desk = Desk(NODES, POLICY, unforeseen.append)
+    for n, (who, node, body) in enumerate(asked):
+        follow, judged = desk.request(who, node, body, T0 + n)
+        assert judged and (judged == "flood" or follow.events)
+        assert msgspec.msgpack.encode(follow.events) and msgspec.json.encode(follow.events)
+        again = Desk(NODES, POLICY)
+        again.load({k: v for k, v in follow.notes.items() if v is not None})
+    for node in NODES.values():
+        for room in (14, 60, 200, 900):
+            desk.offer(node, room, T0 + 10, (0, 10))
+    desk.tick(T0 + 90_000_000)
+    assert not unforeseen
+
+
+def test_what_is_unforeseen_is_one_requests_fault_and_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    caught: list[BaseException] = []
+    b = bench()
+    b.desk = Desk(NODES, POLICY, caught.append)
+    real = commands._encode
+
+    def fails_late(value: Any) -> bytes:
+        if isinstance(value, commands.Command) and value.state == "queued":
+            raise OverflowError("can't serialize")
+        return real(value)
+
+    monkeypatch.setattr(commands, "_encode", fails_late)
+    assert b.ask("ana", "aq-01", "read_now", id="a") == "malformed"
+    assert [type(e) for e in caught] == [OverflowError] and b.states() == ["refused"] and b.notes == {}
+    assert b.desk.open == 0 and b.desk.get("ana", "a") is None
+    monkeypatch.setattr(commands, "_encode", real)
+    assert b.offer() is None, "nothing of it is sent"
+    assert b.ask("ana", "aq-01", "read_now", id="a") == "accepted", "and the id is free"
+    assert b.offer() is not None
+
+
+# secrets
+
+
+@pytest.mark.parametrize(
+    ("args", "shown"),
+    [
+        ({"wifi": {"ssid": "a", "password": SECRET}}, {"wifi": {"ssid": "a", "password": HIDDEN}}),
+        ({"mqtt_password": SECRET, "Key": 7, "api-token": [SECRET], "report_s": 60}, {"mqtt_password": HIDDEN, "Key": HIDDEN, "api-token": HIDDEN, "report_s": 60}),
+        ({"a": [{"b": [{"wifiPassword": SECRET}]}]}, {"a": [{"b": [{"wifiPassword": HIDDEN}]}]}),
+        (["set", "psk", SECRET, "ssid", "a"], ["set", "psk", HIDDEN, "ssid", "a"]),
+        ([f'{{"wifi":{{"password":"{SECRET}","ssid":"a"}}}}'], [f'{{"wifi":{{"password":"{HIDDEN}","ssid":"a"}}}}']),
+        ([f'rd":"x","password":"{SECRET}"', 1], [f'rd":"x","password":{HIDDEN}', 1]),
+        ([f"ssid=a password={SECRET} x=1"], [f"ssid=a password={HIDDEN} x=1"]),
+        ([f"mqtts://node:{SECRET}@broker:8883/x"], [f"mqtts://node:{HIDDEN}@broker:8883/x"]),
+        (["000102030405060708090a0b0c0d0e0f"], [HIDDEN]),
+        ({"password": None, "token": "", "secret": True}, {"password": None, "token": "", "secret": True}),
+        ({"q": "pm10", "above": 50, "pin": 4, "keep": 1}, {"q": "pm10", "above": 50, "pin": 4, "keep": 1}),
+    ],
+    ids=range(11),
+)  # fmt: skip
+def test_secrets_are_hidden_wherever_they_stand_and_nothing_else_is(args: Any, shown: Any) -> None:
+    assert redact(args) == shown
+
+
+trees = st.recursive(
+    st.integers() | st.text("xyz", max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "ssid", "wifi", "n"]), inner, max_size=3)
+    ),
+)
+names = st.sampled_from(
+    [
+        "password",
+        "PASSWORD",
+        "wifi_password",
+        "apiKey",
+        "key",
+        "next_key",
+        "psk",
+        "token",
+        "client-secret",
+        "pw",
+        "passphrase",
+    ]
+)
+
+
+@given(names, trees, st.lists(st.sampled_from(["dict", "list", "text", "beside"]), max_size=5), trees)
+def test_at_any_depth_in_any_wrapping(name: str, beside: Any, wraps: list[str], under: Any) -> None:
+    value: Any = {name: [SECRET, under], "b": beside}
+    for wrap in wraps:
+        value = {
+            "dict": lambda v: {"a": v},
+            "list": lambda v: [1, v],
+            "text": json.dumps,
+            "beside": lambda v: {"c": beside, "a": v},
+        }[wrap](value)
+    hidden = redact(value)
+    assert SECRET not in json.dumps(hidden) and is_secret(name)
+    assert SECRET not in json.dumps(redact(hidden))
+    assert SECRET not in scrub(f"bad {SECRET}!", secrets(value))
+
+
+def test_a_secret_is_sent_and_neither_told_nor_kept_once_it_has_ended() -> None:
+    b = bench()
+    body = {"id": "a", "name": "config", "requester": "ana", "args": CONFIG, "expires": iso(b.now + 600)}
+    assert b.raw("ana", "aq-01", json.dumps(body).encode()) == "accepted"
+    assert SECRET.encode() in b"".join(b.notes.values()), "it waits in the note to be sent"
+    b.restart()
+    pieces = []
+    while (offer := b.offer(room=200)) is not None:
+        pieces.append(str(offer))
+        b.now += 30
+        if len(pieces) > 3:
+            break
+    assert any(SECRET in p for p in pieces), "what is sent is whole"
+    assert b.raw("ana", "aq-01", json.dumps(body).encode()) == "again"
+    other = {**body, "args": {**CONFIG, "log": 4}}
+    assert b.raw("ana", "aq-01", json.dumps(other).encode()) == "id_conflict"
+    b.hear(config_problem=f"password {SECRET} is too short")
+    assert b.told()[-1] == ("failed", f"password {HIDDEN} is too short")
+    assert SECRET.encode() not in b"".join(b.notes.values())
+    assert b.raw("ana", "aq-01", json.dumps(body).encode()) == "again", "its id is known all the same"
+    assert SECRET not in str(b.events)
+
+
+@pytest.mark.parametrize("end", ["expired", "done", "refused at once", "bad arguments", "lost"])
+def test_however_it_ends(end: str) -> None:
+    b = bench()
+    args = (
+        {**CONFIG, "node": SECRET}
+        if end == "bad arguments"
+        else {"q": SECRET, "password": SECRET}
+        if end == "lost"
+        else CONFIG
+    )
+    name = "limit" if end == "lost" else "config"
+    who = "reader" if end == "refused at once" else "ana"
+    body = {"id": "a", "name": name, "requester": who, "args": args, "expires": iso(b.now + 600)}
+    b.raw(who, "aq-01", json.dumps(body).encode())
+    if end == "done":
+        b.offer(room=900)
+        b.hear(config_version=7)
+        assert b.states()[-1] == "done"
+    b.tick(700)
+    assert SECRET.encode() not in b"".join(b.notes.values())
+    told = str(
+        [{k: v for k, v in (e.command or {}).items() if k != "args" or end != "bad arguments"} for e in b.events]
+    )
+    assert SECRET not in told
+
+
+def holders(folder: Path) -> list[str]:
+    return [f.name for f in folder.iterdir() if SECRET.encode() in f.read_bytes()]
+
+
+async def test_the_files_of_the_store_hold_no_secret_of_what_has_ended(tmp_path: Path) -> None:
+    """Also where the note was long enough for pages of its own."""
+    file = tmp_path / "s.db"
+    engine = SqliteEngine(file, ["city"])
+    world = Orders(engine=engine)  # type: ignore[arg-type]
+    long = {f"k{n}": "x" * 100 for n in range(12)}
+    body = {
+        "id": "a",
+        "name": "config",
+        "requester": "ana",
+        "args": {**long, "wifi": {"password": SECRET}},
+        "expires": iso(world.clock.time + 600),
+    }
+    assert world.pipeline.ask("ana", "n-263", json.dumps(body).encode()) == "accepted"
+    await world.pipeline.settle()
+    assert holders(tmp_path), "or this test looks for nothing"
+    world.clock.time += 700
+    world.pipeline.tick()
+    await world.pipeline.settle()
+    assert world.states()[-1] == "expired"
+    backup(file, tmp_path / "copy.db", T0, lambda _done, _all: None)
+    engine.close()
+    assert holders(tmp_path) == []
+
+
+def test_names_of_orders_and_of_the_configuration_are_no_secrets() -> None:
+    assert not any(is_secret(n) for n in (*orders.CONFIG, *orders._CHECKS, *orders._NUMBERS))
+    node: Node = replace(NODES[263])
+    assert redact([node.name]) == [node.name]

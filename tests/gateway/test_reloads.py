@@ -1,0 +1,198 @@
+"""A reload is put in force whole, or refused and visible; no file ends the gateway's ability to reload."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from gateway import reload
+from gateway.config import Config, ConfigError, load
+from gateway.links.link import LinkError
+from gateway.metrics import Metrics
+from gateway.reload import SURE_S, Reloads
+from tests.gateway.world import Mote, registry, toml_of
+
+MOTES = [Mote(300 + n) for n in range(10)]
+
+
+class Lab:
+    """Reloads with a configuration on disk. applied: what was put in force. now: seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = toml_of(folder, ("127.0.0.1", 1), MOTES)
+        self.config = load(self.file)
+        self.metrics, self.said, self.applied = Metrics(), [], []  # type: ignore[var-annotated]
+        self.reports: list[list[tuple[str, str]]] = []
+        self.now, self.fails = 0.0, None  # type: ignore[var-annotated]
+        self.reloads = Reloads(
+            self.metrics, lambda: self.config, self._apply, self.said.append, lambda: "3 nodes",
+            lambda _began, mistakes: self.reports.append(mistakes), lambda: self.now,
+        )  # fmt: skip
+
+    async def _apply(self, c: Config) -> None:
+        if self.fails is not None:
+            raise self.fails
+        self.config = c
+        self.applied.append(c)
+
+    async def ask(self) -> list[str]:
+        """Ask for a reload and return the problems after it."""
+        before = len(self.reports)
+        self.reloads.want()
+        async with asyncio.timeout(20):
+            while len(self.reports) == before:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)
+        return [p.text for p in self.reloads.problems()]
+
+    def nodes(self, motes: list[Mote]) -> None:
+        (self.folder / "nodes.toml").write_text(registry(motes))
+
+
+@pytest.fixture
+async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
+    made = Lab(tmp_path)
+    task = asyncio.create_task(made.reloads.run())
+    yield made
+    assert not task.done(), "it still serves"
+    task.cancel()
+
+
+def deep(folder: Path) -> None:
+    (folder / "nodes.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+
+
+def binary(folder: Path) -> None:
+    (folder / "nodes.toml").write_bytes(os.urandom(1000))
+
+
+def half(folder: Path) -> None:
+    file = folder / "nodes.toml"
+    file.write_text(file.read_text()[:-30])
+
+
+def folder_instead(folder: Path) -> None:
+    (folder / "nodes.toml").unlink()
+    (folder / "nodes.toml").mkdir()
+
+
+def nothing(folder: Path) -> None:
+    (folder / "nodes.toml").unlink()
+
+
+def deep_rules(folder: Path) -> None:
+    (folder / "rules.toml").write_text("a = " + "[" * 5000 + "]" * 5000)
+    file = folder / "gateway.toml"
+    file.write_text(file.read_text().replace('id = "gw-1"', 'id = "gw-1"\nrules = "rules.toml"'))
+
+
+def config_itself(folder: Path) -> None:
+    (folder / "gateway.toml").write_text("[" * 9000)
+
+
+@pytest.mark.parametrize("spoil", [deep, binary, half, folder_instead, nothing, deep_rules, config_itself])
+async def test_whatever_is_in_a_file_the_old_configuration_stays_and_the_next_reload_works(
+    lab: Lab, spoil: Callable[[Path], None]
+) -> None:
+    kept = {f: f.read_text() for f in lab.folder.iterdir() if f.suffix == ".toml"}
+    spoil(lab.folder)
+    (problem,) = await lab.ask()
+    assert "not in force" in problem and lab.applied == [] and lab.reports[-1]
+    assert [s.split("=")[0] for s in lab.said] == ["RELOADING", "READY"]
+    assert lab.metrics.totals["reloads_refused"] == 1
+    for f, text in kept.items():
+        if f.is_dir():
+            f.rmdir()
+        f.write_text(text)
+    assert await lab.ask() == [] and len(lab.applied) == 1 and lab.reports[-1] == []
+
+
+@pytest.mark.parametrize(
+    "error", [LinkError("port taken"), ConfigError("no", "do"), ValueError("of ours 'hunter22'"), RecursionError()]
+)
+async def test_an_error_while_it_is_put_in_force_is_told_and_the_next_reload_works(lab: Lab, error: Exception) -> None:
+    lab.fails = error
+    (problem,) = await lab.ask()
+    ours = not isinstance(error, (LinkError, ConfigError))
+    assert ("in force in part only" in problem) == ours and "hunter22" not in problem
+    assert lab.metrics.refused["internal"] == ours and lab.said[-1].startswith("READY=1")
+    lab.fails = None
+    assert await lab.ask() == []
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("quotes 'hunter22'"), MemoryError(), AssertionError(), OSError(5, "I/O error")], ids=repr
+)
+async def test_whatever_a_reader_raises_is_a_refused_reload(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def broken(_file: Path) -> Config:
+        raise error
+
+    monkeypatch.setattr(reload, "load", broken)
+    (problem,) = await lab.ask()
+    assert "not in force" in problem and "hunter22" not in problem and lab.said[-1].startswith("READY=1")
+    assert lab.metrics.refused["internal"] == 1
+    monkeypatch.setattr(reload, "load", load)
+    assert await lab.ask() == []
+
+
+async def test_a_file_that_never_ends_is_left(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stuck(_file: Path) -> Config:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result(30)
+        return lab.config
+
+    monkeypatch.setattr(reload, "READ_S", 0.2)
+    monkeypatch.setattr(reload, "load", stuck)
+    (problem,) = await lab.ask()
+    release.set()
+    assert "not read within" in problem
+    monkeypatch.setattr(reload, "load", load)
+    assert await lab.ask() == []
+
+
+@pytest.mark.parametrize("left", [0, 1, 4])
+async def test_a_reload_that_takes_most_nodes_away_has_to_be_asked_for_twice(lab: Lab, left: int) -> None:
+    lab.nodes(MOTES[:left])
+    (problem,) = await lab.ask()
+    assert f"{10 - left} of 10 nodes are gone" in problem and lab.applied == []
+    lab.now += SURE_S - 1
+    assert await lab.ask() != [], "an editor may still be at it"
+    lab.now += 1
+    assert await lab.ask() == [] and len(lab.config.nodes) == left
+
+
+async def test_the_second_time_counts_only_for_the_same_nodes(lab: Lab) -> None:
+    lab.nodes([])
+    await lab.ask()
+    lab.now += SURE_S
+    lab.nodes(MOTES[:1])
+    assert await lab.ask() != []
+    lab.now += SURE_S
+    lab.nodes(MOTES)
+    assert await lab.ask() == [] and len(lab.config.nodes) == 10
+    lab.nodes([])
+    assert await lab.ask() != [], "what was asked for before a sound reload is forgotten"
+
+
+@pytest.mark.parametrize("left", [5, 8, 10])
+async def test_half_of_the_nodes_may_go_at_once(lab: Lab, left: int) -> None:
+    lab.nodes(MOTES[:left])
+    assert await lab.ask() == [] and len(lab.config.nodes) == left
+
+
+async def test_few_nodes_may_go_at_once(tmp_path: Path, lab: Lab) -> None:
+    lab.nodes(MOTES[:5])
+    await lab.ask()
+    lab.nodes(MOTES[:3])
+    await lab.ask()
+    lab.nodes(MOTES[:1])
+    assert await lab.ask() == [], "two of three"
