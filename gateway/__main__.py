@@ -8,10 +8,14 @@ import os
 import sys
 from pathlib import Path
 
+LOOKING_BACK = {
+    "replay": "send a time range to an output again",
+    "republish": "publish what is current to an output again",
+    "export": "write open data of a time range",
+}
 UMASK = (
     0o077  # store, copies, exports and daily files hold households' readings: they are their owner's, whoever starts us
 )
-LOOKING_BACK = {"replay": "send a time range to an output again", "export": "write open data of a time range"}
 
 
 def main() -> int:

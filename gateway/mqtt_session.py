@@ -119,8 +119,8 @@ class MqttSession:
             self._drop("connect failed")
             raise
 
-    async def subscribe(self, topic: str, qos: int = 0) -> None:
-        """Subscribe and wait for SUBACK. Raises NotSubscribed (refused), MqttError."""
+    async def subscribe(self, topic: str | list[tuple[str, int]], qos: int = 0) -> None:
+        """Subscribe to a topic, or to several with a QoS each, and wait for SUBACK. Raises NotSubscribed (refused), MqttError."""
         result, mid = self._client.subscribe(topic, qos)
         if result != paho.MQTT_ERR_SUCCESS or mid is None:
             raise MqttError(f"subscribe: {paho.error_string(result)}")
@@ -135,6 +135,13 @@ class MqttSession:
             self._subscribed.pop(mid, None)
             if future.done() and not future.cancelled():
                 future.exception()  # seen, also when our own task was cancelled
+
+    async def unsubscribe(self, topics: list[str]) -> None:
+        """Unsubscribe; the broker's word is not waited for. Raises MqttError."""
+        result, _ = self._client.unsubscribe(topics)
+        if result != paho.MQTT_ERR_SUCCESS:
+            raise MqttError(f"unsubscribe: {paho.error_string(result)}")
+        self._want_write()
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
         """Send a message of QoS 0 or 1; return its id for on_puback (0 for QoS 0), or None when the connection is gone.

@@ -16,7 +16,7 @@ from gateway import followers
 from gateway.backoff import Backoff
 from gateway.clock import Clock
 from gateway.commands import CommandRim
-from gateway.config import Config, MqttLinkConfig, OutputConfig, UdpForwarderConfig
+from gateway.config import Config, MqttLinkConfig, MqttOutputConfig, OutputConfig, UdpForwarderConfig
 from gateway.core.model import Node
 from gateway.health import Problem, Since, twin
 from gateway.links.link import Link, LinkError, Reject, unheard
@@ -25,13 +25,16 @@ from gateway.links.udp_forwarder import UdpForwarderLink
 from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.destination import Destination
+from gateway.outputs.mqtt import place_of
+from gateway.outputs.vacate import ADVICE, vacate
 from gateway.pipeline import Pipeline
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, StoreError
 from gateway.supervise import Kept, Watch
 
 AWAY_S = 30.0
 STALLED_S = 60.0
 RETIRE_S = 5.0
+LOOK_S = 5.0  # how often it is looked whether brokers keep what taken-out outputs have published
 
 log = structlog.get_logger(__name__)
 
@@ -227,15 +230,28 @@ class Outputs:
         self._since = Since()
         self._cursors: dict[str, int] = {}
         self._told: dict[str, float] = {}
+        self._left: dict[str, str] = {}
+        self._looked = float("-inf")
+        self._leaving: dict[
+            str, asyncio.Task[bool]
+        ] = {}  # outputs that were taken out, while their topics are being emptied
 
     def __iter__(self) -> Iterator[Destination]:
         return iter(list(self._all.values()))
 
-    async def apply(self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node]) -> None:
-        """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on."""
+    async def apply(
+        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, str], now: float
+    ) -> None:
+        """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on.
+
+        areas: name -> visibility of what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first.
+        """
         configs = {c.name: c for c in wanted}
         gone = [name for name, config in self._configs.items() if configs.get(name) != config]
+        former = {name: self._configs[name] for name in gone}
         await asyncio.gather(*(self._retire(name, configs.get(name)) for name in gone))
+        await self._note(wanted, nodes, areas, now)
+        self._vacate(former, configs, nodes)
         for destination in self:
             destination.reload(nodes)
         for name, config in configs.items():
@@ -243,6 +259,33 @@ class Outputs:
                 destination = build(config, self._gateway, self._engine, self._metrics, self._info, nodes)
                 self._configs[name], self._all[name] = config, destination
                 self._tasks[name] = self._watch.keep(f"output {name}", destination.run)
+
+    async def _note(
+        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, str], now: float
+    ) -> None:
+        ledger = self._engine.ledger
+        places = {place.key: place for c in wanted if isinstance(c, MqttOutputConfig) for place in [place_of(c)]}
+        try:
+            changed = await ledger.keep_registry(nodes, areas, now)
+            await ledger.keep_places(places)
+        except StoreError as e:  # compared again at the next reload or start
+            log.error("ledger_not_kept", error=str(e), next=e.hint or "look at the disk, then reload")
+            return
+        if changed:
+            log.info("registry_changed", subjects=changed)
+            self.wake()
+
+    def _vacate(
+        self, former: Mapping[str, OutputConfig], configs: Mapping[str, OutputConfig], nodes: Mapping[int, Node]
+    ) -> None:
+        """Empty what outputs leave behind; where another output has the same broker, that one does it, since it knows what is its own."""
+        kept = {place_of(c).address for c in configs.values() if isinstance(c, MqttOutputConfig)}
+        for name, c in former.items():
+            if isinstance(c, MqttOutputConfig) and (place := place_of(c)).address not in kept:
+                task = asyncio.create_task(
+                    vacate(c, place.key, self._gateway, self._engine, self._metrics, nodes), name=f"vacate-{name}"
+                )
+                self._leaving[place.key] = task
 
     async def _retire(self, name: str, successor: OutputConfig | None) -> None:
         """End one. It says good-bye only where nobody takes its place: state must not flap to offline for another filter."""
@@ -300,6 +343,26 @@ class Outputs:
                     "look at the broker's log and disk; restart it",
                 )
             yield from o.problems()
+        yield from self._left_behind()
+
+    def _left_behind(self) -> Iterator[Problem]:
+        now = time.monotonic()
+        if now - self._looked >= LOOK_S:
+            self._looked = now
+            addresses = {place_of(c).address for c in self._configs.values() if isinstance(c, MqttOutputConfig)}
+            self._left = {
+                key: place.address
+                for key, (_, place) in self._engine.ledger.places().items()
+                if place.now is None and place.address not in addresses
+            }
+        for key, address in self._left.items():
+            task = self._leaving.get(key)
+            if task is None or task.done():
+                yield Problem(
+                    "output_left",
+                    f"output {key.rpartition('@')[0]} was taken out, but its broker at {address} was away: it keeps what was retained",
+                    ADVICE,
+                )
 
     def tell(self, leaf: str, body: dict[str, Any], every_s: float, changed: bool) -> None:
         """Publish gw/<gw>/<leaf> where a destination has a place for it: when it has changed, every so often, and to who is back."""
@@ -313,7 +376,10 @@ class Outputs:
 
     async def cancel(self) -> None:
         """End all tasks."""
+        for task in self._leaving.values():
+            task.cancel()
         await asyncio.gather(*(task.stop() for task in self._tasks.values()))
+        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
 
 
 def _twin(part: str, client_id: str, backoff: Backoff) -> Iterator[Problem]:

@@ -145,7 +145,7 @@ class Service:
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, c.nodes)
+            await outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()
@@ -287,7 +287,7 @@ class Service:
         logs.apply(replace(c.log, level=self._level or c.log.level))
         self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
         self._engine.use_outputs(o.name for o in c.outputs)
-        await self._outputs.apply(c.outputs, c.nodes)
+        await self._outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
         changed = await self._pipeline.use(c.nodes)
         self.config = c
         self._bad_keys = bad_keys
@@ -403,6 +403,11 @@ class Service:
             "counters": self.metrics.snapshot(),
             "store": self._caretaker.info(),
         }
+
+
+def _areas(c: Config) -> dict[str, str]:
+    """Return the areas about which anything may be published, with their visibility."""
+    return {} if c.rules is None else {a.name: a.visibility for a in c.rules.areas}
 
 
 async def _main(config: Config, level: str | None) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -22,7 +23,10 @@ class GatewayError(Exception):
 
 
 class GatewayProcess:
-    """`python -m gateway run --config FILE`. command: another program with the same contract (tests). Its log grows with every start."""
+    """`python -m gateway run --config FILE`. command: another program with the same contract (tests). Its log grows with every start.
+
+    What it notifies is read for as long as it lives, as a supervisor does.
+    """
 
     def __init__(self, config: Path, *, command: list[str] | None = None, ready_s: float = 30.0) -> None:
         self._log = config.with_suffix(".log")
@@ -41,11 +45,14 @@ class GatewayProcess:
                 cwd=Path(__file__).resolve().parent.parent,
                 env={**os.environ, "NOTIFY_SOCKET": str(path)},
             )
+        self._said: list[str] = []
+        self._news = threading.Condition()
         try:
             self._wait_ready(ready_s)
         except BaseException:
             self.kill()
             raise
+        threading.Thread(target=self._listen, daemon=True, name="notify").start()
 
     def _wait_ready(self, ready_s: float) -> None:
         deadline = time.monotonic() + ready_s
@@ -74,6 +81,32 @@ class GatewayProcess:
     def tail(self) -> str:
         """The end of its log."""
         return self._log.read_text(errors="replace")[-2000:]
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                said = self._notify.recv(4096).decode(errors="replace")
+            except TimeoutError:
+                continue
+            except OSError:
+                return  # closed by kill()
+            with self._news:
+                self._said += said.splitlines()
+                self._news.notify_all()
+
+    def reload(self, wait_s: float = 30.0) -> None:
+        """SIGHUP; returns when it says READY again, whether it took the configuration or refused it. GatewayError when it does not."""
+
+        def done() -> bool:
+            lines = self._said[at:]
+            told = next((i for i, line in enumerate(lines) if line == "RELOADING=1"), None)
+            return told is not None and "READY=1" in lines[told:]
+
+        with self._news:
+            at = len(self._said)
+            self._process.send_signal(signal.SIGHUP)
+            if not self._news.wait_for(done, wait_s):
+                raise GatewayError(f"the gateway did not finish a reload within {wait_s:.0f} s\n{self.tail()}")
 
     def stop(self, wait_s: float = 45.0) -> int:
         """SIGTERM, wait for its drain, return its exit code. GatewayError when it does not end in time."""

@@ -11,24 +11,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
+from tests.guard import Guard
+from tests.guards_gateway import GATEWAY
+
 ROOT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """`before` must stand exactly once in `file`; it is replaced by `after`; `tests` (pytest arguments) must fail then."""
-
-    promise: str
-    what: str
-    file: str
-    before: str
-    after: str
-    tests: tuple[str, ...]
 
 
 CUTS = ("tests/vm/test_engine.py", "-k", "cuts")
@@ -62,6 +52,7 @@ HTTP = ("tests/gateway/test_ngsi_http.py",)
 REPLAY = ("tests/gateway/test_replay_export.py",)
 
 GUARDS = (
+    *GATEWAY,
     Guard("G1", "rows are staged on flash", "firmware/mote/staging.py", "        self._f.write(row)  # pyright", "        # pyright", CUTS),
     Guard("G1", "a staged row is flushed", "firmware/mote/staging.py", "            self._f.flush()\n", "            pass\n", CUTS),
     Guard(
@@ -75,7 +66,7 @@ GUARDS = (
     Guard("G1", "a frame that rots on flash is noticed", "firmware/mote/outbox.py", "        if got != size or len(tail) != 4 or crc32(view, crc32(head)) != unpack_from(\">I\", tail)[0]:\n            raise Corrupt\n", "", PARTS),
     Guard("G1", "an ack drops only what it covers", "firmware/mote/outbox.py", "            if ack.covers(c):", "            if c < ack.next:", PARTS),
     Guard("G1", "alarms are not evicted before bulk", "firmware/mote/outbox.py", "            if self.kinds[i] != ALARM:\n                victim = i\n                break\n", "            break\n", PARTS),
-    Guard("G1", "the gateway answers only what it committed", "gateway/commit.py", "            if error is None:\n                self.answer(w)", "            if True:\n                self.answer(w)", PIPELINE),
+    Guard("G1", "the gateway answers only what it committed", "gateway/commit.py", "            if error is None:\n                self._guarded(self.answer, w)", "            if True:\n                self._guarded(self.answer, w)", PIPELINE),
     Guard("G1", "a failed commit is forgotten", "gateway/pipeline.py", "        self._states.forget()\n        self._intake.forget()\n", "", PIPELINE),
     Guard("G1", "what was in flight is sent again after a reconnect", "gateway/outputs/track.py", "        self.sent = self.cursor\n        self._open.clear()", "        self._open.clear()", PROCESS),
     Guard("G1", "a backlog behind an alarm gets in", "gateway/core/replay.py", "WINDOW = 16384", "WINDOW = 256", DECIDE),
@@ -207,7 +198,7 @@ GUARDS = (
     Guard("G8", "http is read-only", "gateway/http/server.py", '        if method not in ("GET", "HEAD"):\n', "        if False:\n", ("tests/gateway/test_http.py", "-k", "read_only")),
     Guard("G8", "bytes never reach the log", "gateway/logs.py", "        if isinstance(value, (bytes, bytearray, memoryview)):\n", "        if False:\n", ("tests/gateway/test_logs.py",)),
     Guard("G3", "a flood is no flood of the log", "gateway/logs.py", "            raise structlog.DropEvent\n        seen[1] += 1\n", "            pass\n        seen[1] += 1\n", ("tests/gateway/test_logs.py",)),
-    Guard("G3", "only authentic frames spend a node's rate", "gateway/intake.py", "        decision = decide(node, ", '        self.rates.take(node.id, "", rx.received)\n        decision = decide(node, ', ("tests/gateway/test_rate.py",)),
+    Guard("G3", "only authentic frames spend a node's rate", "gateway/intake.py", "        shift_s = self.shift_s(rx.received)\n", '        self.rates.take(node.id, "", rx.received)\n        shift_s = self.shift_s(rx.received)\n', ("tests/gateway/test_rate.py",)),
     Guard("G1", "a full gateway takes alarms", "gateway/intake.py", "        if self.pending >= MAX_PENDING and not alarm:\n", "        if self.pending >= MAX_PENDING:\n", ("tests/gateway/test_rate.py",)),
     Guard("G5", "airtime moves along when the clock is set", "gateway/downlinks.py", "            ledger.shift(int(seconds * 1e6))\n", "            pass\n", ("tests/gateway/test_clock.py",)),
     Guard("G7", "a clock that is set makes nobody silent", "gateway/presence.py", "replace(state, heard=max(heard, self._presumed))", "replace(state, heard=heard)", ("tests/gateway/test_clock.py",)),

@@ -108,6 +108,7 @@ def _looking_back(verb: str, text: str) -> None:
 
 
 _looking_back("replay", "Send what is stored of a time range to an MQTT output again.")
+_looking_back("republish", "Publish what is current to an MQTT output again, all of it or one node's.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
 command.add_command(backup)
 command.add_command(audit)

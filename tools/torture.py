@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from host_sim.runner import CompileError, TortureError, torture
-from tools import torture_gateway
+from tools import torture_broker, torture_gateway
 from tools.report import FAILED, document, fail, split_hint
 
 WORDS = {"life": "playing the life", "cuts": "cutting the power"}
@@ -19,6 +19,7 @@ def command() -> None:
     """Break a part of the system everywhere it can break, and check its promises."""
 
 
+command.add_command(torture_broker.command)
 command.add_command(torture_gateway.command)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 SECRETS = frozenset(("key", "next_key", "password", "token"))  # keys whose values no message may hold
+MAX_FILE = 64 << 20  # bytes; 25,000 nodes are 8 MiB
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
 
 
@@ -183,16 +184,8 @@ class Table:
 
 
 def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # editors of other systems write a byte order mark
-    except FileNotFoundError:
-        raise ConfigError(f"{what} {file} does not exist", "check the path", file) from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(
-            f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}",
-            "check its permissions",
-            file,
-        ) from e
+    """Return a file's text and its TOML. Raises ConfigError for whatever it is: a pipe or a device would never end, depth and digits have ends."""
+    text = _text(file, what)
     try:
         return text, tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
@@ -203,6 +196,29 @@ def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
             "text values need quotes; a table starts with [name]; a key stands once in a table",
             file,
             line,
+        ) from e
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deep", "no value of ours has more than a few levels", file) from None
+    except ValueError as e:  # a number of thousands of digits
+        raise ConfigError(f"{file}: not TOML: {str(e)[:80]}", "look for a number that is too long", file) from e
+
+
+def _text(file: Path, what: str) -> str:
+    try:
+        if file.exists() and not file.is_file():
+            raise ConfigError(f"{what} {file} is no file", "name a file; a pipe or a device cannot be read again", file)
+        if file.exists() and file.stat().st_size > MAX_FILE:
+            raise ConfigError(
+                f"{what} {file} is larger than {MAX_FILE >> 20} MiB", "look whether it is the right file", file
+            )
+        return file.read_text(encoding="utf-8-sig")  # editors of other systems write a byte order mark
+    except FileNotFoundError:
+        raise ConfigError(f"{what} {file} does not exist", "check the path", file) from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(
+            f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}",
+            "check its permissions",
+            file,
         ) from e
 
 

@@ -14,8 +14,7 @@ import structlog
 
 from gateway.backoff import Backoff
 from gateway.config import OutputConfig
-from gateway.core.decide import metadata
-from gateway.core.model import Event, Node, NodeState
+from gateway.core.model import Event, Node
 from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.filter import Sieve
@@ -24,7 +23,6 @@ from gateway.outputs.track import Track
 from gateway.store.engine import Engine, Entry
 
 BATCH = 64
-INTRODUCED_AT_ONCE = 100  # nodes, between breaths of the event loop
 
 log = structlog.get_logger(__name__)
 
@@ -192,24 +190,3 @@ class Destination(ABC):
     def narrow(self, event: Event) -> Event | None:
         """Return what this destination may see of an event."""
         return self._sieve.narrow(event, self.known.nodes)
-
-    async def introductions(self) -> list[Event]:
-        """Return what is known of every node now, as events of kind meta, narrowed like all others."""
-        told = []
-        for n, node in enumerate(list(self.known.nodes.values()), 1):
-            event = self.narrow(introduction(self._engine, node))
-            if event is not None:
-                told.append(event)
-            if n % INTRODUCED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return told
-
-
-def introduction(engine: Engine, node: Node) -> Event:
-    """Return the event that tells what a node is and whether it is there, from its committed state."""
-    state = engine.load(node.id) or NodeState()
-    online = state.online if state.heard else None
-    return Event(
-        "meta", f"{node.id}:{state.epoch}:meta:{int(state.heard)}", node.id, node.name, node.visibility, state.heard, node.interval_s,
-        online=online, meta=metadata(node, state),
-    )  # fmt: skip

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from gateway.config.filter import Filter
+from gateway.core.current import Closed, Current
 from gateway.core.model import Alarm, Circle, Event, Node
-from gateway.core.registry import strictest, visibility_of
+from gateway.core.registry import VISIBILITIES, strictest, visibility_of
 
 
 def may_see(key: str, visibility: str, f: Filter) -> bool:
@@ -56,22 +58,19 @@ class Sieve:
         f, node = self._filter, nodes.get(e.node)
         if e.area is not None:
             return e if self._sees_area(e.area.area, e.visibility, nodes) else None
-        areas = node.area if node is not None else ()
-        if f.profiles and (node is None or node.profile not in f.profiles):
+        profile, areas = (node.profile, node.area) if node is not None else (None, ())
+        visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)
+        if f.profiles and profile not in f.profiles:
             return None
         if f.areas and f.areas.isdisjoint(areas):
             return None
-        visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)
 
         def sees(key: str) -> bool:
-            answer = self._answers.get((key, visibility))
-            if answer is None:
-                answer = self._answers[key, visibility] = may_see(key, visibility, f)
-            return answer
+            return self._sees(key, visibility)
 
         if e.command is not None:
             return e if visibility in f.visibility else None
-        changed: dict[str, object] = {}
+        changed: dict[str, Any] = {}
         if e.columns:
             kept = [i for i, c in enumerate(e.columns) if sees(c.key)]
             if len(kept) < len(e.columns):
@@ -102,6 +101,62 @@ class Sieve:
             return e
         rest = replace(e, **changed)
         return rest if _says_something(rest) else None
+
+    def _sees(self, key: str, visibility: str) -> bool:
+        answer = self._answers.get((key, visibility))
+        if answer is None:
+            answer = self._answers[key, visibility] = may_see(key, visibility, self._filter)
+        return answer
+
+    def facts(self, c: Current, node: Node, lifted: bool = False) -> Current | None:
+        """Return what of a node's facts may be seen under this registry entry.
+
+        lifted: leave out of account how narrow the circle was when each fact was told; for what may have been published before that.
+        """
+        f = self._filter
+        if f.profiles and node.profile not in f.profiles or f.areas and f.areas.isdisjoint(node.area):
+            return None
+
+        def sees(key: str, circle: int) -> bool:
+            return self._sees(key, node.visibility if lifted else strictest(VISIBILITIES[circle], node.visibility))
+
+        changes: dict[str, Any] = {
+            "values": {key: v for key, v in c.values.items() if sees(key, v.circle)},
+            "alerts": {rule: up for rule, up in c.alerts.items() if sees(up.alarm.quantity, up.circle)},
+            "ended": {rule: end for rule, end in c.ended.items() if self._sees(end.quantity, node.visibility)},
+        }
+        if c.aggregates:
+            seen = {}
+            for name, (a, received, circle) in c.aggregates.items():
+                values = tuple(v for v in a.values if sees(v.quantity, circle))
+                if values:
+                    seen[name] = Closed(
+                        a if len(values) == len(a.values) else replace(a, values=values), received, circle
+                    )
+            changes["aggregates"] = seen
+        own = node.visibility if lifted else strictest(c.visibility, node.visibility)
+        if own not in f.visibility:
+            changes |= {"online": None, "meta": None, "device": None}
+        else:
+            if c.meta is not None:
+                quantities = {key: unit for key, unit in c.meta["quantities"].items() if self._sees(key, own)}
+                if len(quantities) < len(c.meta["quantities"]):
+                    changes["meta"] = {**c.meta, "quantities": quantities}
+            if c.device is not None and c.device.rssi is not None and not self._sees("rssi", own):
+                changes["device"] = c.device._replace(rssi=None)
+        return replace(c, **changes)
+
+    def area_facts(self, c: Current, area: str, nodes: Mapping[int, Node]) -> Current:
+        """Return what of an area's facts may be seen."""
+
+        def sees(circle: int) -> bool:
+            return self._sees_area(area, VISIBILITIES[circle], nodes)
+
+        return replace(
+            c,
+            alerts={rule: up for rule, up in c.alerts.items() if sees(up.circle)},
+            areas={name: body for name, body in c.areas.items() if sees(body.circle)},
+        )
 
     def _sees_area(self, area: str, visibility: str, nodes: Mapping[int, Node]) -> bool:
         """What is gathered over many nodes counts by the area's own visibility, and belongs to every profile that is in it."""

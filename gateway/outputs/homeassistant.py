@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from gateway import __version__
-from gateway.core.model import Event
+from gateway.core.current import Current
+from gateway.core.model import Event, Node
 from gateway.core.registry import label, strictest
 from gateway.core.rhythm import DEFAULT_S
 from gateway.outputs.filter import may_see
@@ -132,6 +133,23 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
         "components": components,
     }
     return [Message(f"{known.discovery}/device/{e.name}/config", json(body), retain=True, newest=e.received)]
+
+
+def retained(c: Current, name: str, root: str, node: Node | None, known: Known = NOTHING) -> list[Message]:
+    """Return the discovery message of a node, from its facts; none of an area."""
+    if node is None or c.meta is None:
+        return []
+    told = Event(
+        "meta",
+        "",
+        node.id,
+        name,
+        c.meta["visibility"],
+        c.device.at if c.device else 0.0,
+        c.meta["interval"],
+        meta=c.meta,
+    )
+    return messages(told, root, known)
 
 
 def _component(e: Event, root: str, key: str, s: Sensor, name: str, unit: str | None, expire: int) -> dict[str, Any]:

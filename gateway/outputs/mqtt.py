@@ -1,41 +1,51 @@
 """An MQTT destination: a bounded window in flight, cursor moved by PUBACK.
 
-At least once: what was sent but not acknowledged is sent again after a reconnect or a restart, at most SPAN events. Among those
-only the newest retained payload of each topic is repeated, so that an old value never replaces a newer one, not even briefly.
-Alarms go out before any backlog, in a lane with a cursor of its own; what they say on retained topics is not said again by older events.
-A destination that is new is told of every node first; Home Assistant is told again whenever it says that it has started.
+At least once: what was sent but not acknowledged is sent again after a reconnect or a restart, at most SPAN events. What is retained
+has one rule: an event publishes its retained topics when it is newer than the connection; everything older is said by the pass behind
+the connection (resync.py), from the facts as they are then. So no retained topic ever steps back, whatever the broker remembers.
+Alarms go out before any backlog, in a lane with a cursor of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import structlog
 
+from gateway import __version__
 from gateway.config import MqttOutputConfig
+from gateway.core.current import NOTHING, Current, subject_of
 from gateway.core.model import Event, Node
 from gateway.health import Problem, twin
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
-from gateway.outputs import FORMATS
+from gateway.outputs import FORMATS, RETAINED, WHOLE
 from gateway.outputs.destination import Destination
+from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
-from gateway.outputs.track import SPAN, Order
+from gateway.outputs.resync import DISCOVERY, Resync, problems_of
+from gateway.outputs.retained import Tree, shape_of
+from gateway.outputs.track import Order
 from gateway.outputs.twin import Twin
 from gateway.store.engine import Engine, Entry
+from gateway.store.ledger import Place
 from gateway.supervise import caught
 
 INFO_S = 60.0
 CLOSE_S = 5.0
 PUBACK_S = 30.0
 REJECTS_PER_S = 20
-RESEND_S = (0.5, 5.0)  # random delay before Home Assistant is told again: it is busy, and we are not the only device
-DISCOVERY = "homeassistant"
+
+
+def place_of(config: MqttOutputConfig) -> Place:
+    """Return the row of an output in the ledger."""
+    address = f"{config.broker.host}:{config.broker.port}"
+    return Place(config.name, address, shape_of(config, __version__))
+
 
 log = structlog.get_logger(__name__)
 
@@ -57,22 +67,24 @@ class MqttOutput(Destination):
     ) -> None:
         super().__init__(config, gateway, engine, metrics, info, nodes)
         self._config = config
-        self.known = replace(self.known, discovery=config.discovery)
-        self._formats = {name: FORMATS[name] for name in config.formats}
+        self._formats = config.formats
         self._session: MqttSession | None = None
-        self._room = asyncio.Event()
-        self._flight: dict[int, tuple[Order, int] | None] = {}  # message id -> event and its lane
-        # time of what alarms that overtook the backlog have said on retained topics: older values of it are old news then
-        self._overtaken: dict[str, float] = {}
-        self._introduced = (
-            -1 if self._track.cursor else engine.newest()
-        )  # events up to here say nothing new of what nodes are
-        self._told_all = bool(self._track.cursor)
-        self._started = asyncio.Event()  # Home Assistant has
-        self._taken = 0  # PUBACKs
+        place = place_of(config)
+        self._tree = Tree(shape_of(config, __version__), gateway, nodes)
+        self.known = self._tree.known
+        self._flight = Flight(config.window, metrics)
+        self.resync = Resync(
+            config.name, place.key, place.address, self._tree, engine, self._track, self._flight, metrics
+        )
         self._twin = Twin()
         self._rejects = 0
         self._rejects_since = 0.0
+
+    def reload(self, nodes: Mapping[int, Node]) -> None:
+        """Go on with another registry."""
+        super().reload(nodes)
+        self._tree.use(nodes)
+        self.resync.wake()
 
     def reject(self, body: dict[str, Any]) -> None:
         """Publish why a frame was refused: QoS 0, and at most REJECTS_PER_S, since a flood must not become ours."""
@@ -97,15 +109,17 @@ class MqttOutput(Destination):
         session = MqttSession(
             self._config.broker, self.client_id, will, partial(caught, self._metrics, f"output {self.name}")
         )
-        session.on_puback = self._acked
         session.on_message = self._heard
+        session.on_retained = partial(self._heard, retained=True)
         await session.connect()
         self._session = session
-        self._flight.clear()
+        self._flight.begin(session)
+        self.resync.begin(session)
         # before our own is published: what stands there says whether someone else has published since we did
         await self._listen(session, self._gw("info"))
         session.publish(self._gw("state"), b"online", 1, True)
         self._publish_info()
+        await self._listen(session, self.resync.mark_topic)
         if DISCOVERY in self._formats:
             await self._listen(session, f"{self._config.discovery}/status")
 
@@ -122,7 +136,9 @@ class MqttOutput(Destination):
             log.warning("output_deaf", output=self.name, topic=topic, error=str(e), next=e.hint)
 
     def problems(self) -> Iterator[Problem]:
-        """Say that another gateway has our id."""
+        """Say that another gateway has our id, and what keeps the mark from being read."""
+        for text, what in problems_of(self.resync):
+            yield Problem("mark_unread", text, what)
         other = self._twin.other()
         if other:
             yield twin(f"output {self.name}", self.client_id, other)
@@ -132,8 +148,18 @@ class MqttOutput(Destination):
     async def shut(self) -> None:
         """Disconnect."""
         session, self._session = self._session, None
+        self._flight.end()
         if session is not None:
             await session.disconnect()
+
+    async def drain(self) -> None:
+        """Wait for the events, and for the pass of the resync that may be under way over this connection."""
+        await super().drain()
+        session = self._session
+        if session is not None and not session.closed.done():
+            done = asyncio.ensure_future(self.resync.done.wait())
+            await asyncio.wait((done, session.closed), return_when=asyncio.FIRST_COMPLETED)
+            done.cancel()
 
     async def farewell(self) -> None:
         """Publish the closing counters and `offline`, wait for the broker to have them, and disconnect."""
@@ -141,6 +167,7 @@ class MqttOutput(Destination):
         session = self._session
         if session is None:
             return
+        self.resync.mark()
         self._publish_info()
         last = session.publish(self._gw("state"), b"offline", 1, True)
         if last is not None:
@@ -154,12 +181,11 @@ class MqttOutput(Destination):
         session = self._session
         assert session is not None
         tasks = [
-            asyncio.create_task(self._deliver(), name=f"deliver-{self.name}"),
+            asyncio.create_task(self.deliver(), name=f"deliver-{self.name}"),
+            asyncio.create_task(self.resync.run(), name=f"resync-{self.name}"),
             asyncio.create_task(self._tell_info(), name=f"info-{self.name}"),
             asyncio.create_task(self._expect_pubacks(), name=f"pubacks-{self.name}"),
         ]
-        if DISCOVERY in self._formats:
-            tasks.append(asyncio.create_task(self._tell_home_assistant(), name=f"discovery-{self.name}"))
         try:
             await asyncio.wait((session.closed, *tasks), return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -171,140 +197,106 @@ class MqttOutput(Destination):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _deliver(self) -> None:
-        if not self._told_all:
-            await self._introduce(self._formats)
-            self._told_all = True
-        await self._look_ahead()
-        await self.deliver()
+    def _heard(self, topic: str, payload: bytes, retained: bool = False) -> None:
+        if topic != self._gw("info"):
+            self.resync.heard(topic, payload, retained)
+        elif self._twin.heard(payload):
+            log.warning(
+                "twin", output=self.name, other=self._twin.other(),
+                next="give one of the gateways another gateway.id and restart it",
+            )  # fmt: skip
 
     async def take(self, entries: Sequence[Entry]) -> None:
         """Publish events; their PUBACKs finish them. Those of the express lane go their own way."""
-        track, lane = self._track, self._track.lane
-        assert lane is not None
-        overtaken = self._overtaken
-        if overtaken and track.sent >= lane.sent:
-            overtaken.clear()
-        newest: dict[str, float] = {}
-        if track.sent < track.highest:  # look over all that may have been sent before, not only this batch
-            newest = self._newest_of(e for e in self._engine.fetch(track.sent, SPAN) if not e.express)
         for n, entry in enumerate(entries, 1):
-            messages = [] if entry.express else self._messages(entry)
-            if overtaken or newest:
-                messages = [m for m in messages if _is_news(m, newest) and _is_news(m, overtaken)]
-            await self._hand_over(track, entry.seq, messages)
+            if entry.express:
+                self._track.begin(entry.seq, 1)
+                self._track.finish(entry.seq)
+            else:
+                await self._hand_over(self._track, entry)
             if n % 16 == 0:
                 await asyncio.sleep(0)  # a long backlog must not keep the links waiting
+        self.resync.said.passed(self._track)
 
     async def take_express(self, entries: Sequence[Entry]) -> None:
         """Publish alarms before the backlog they belong to."""
-        track, lane = self._track, self._track.lane
+        lane = self._track.lane
         assert lane is not None
-        newest: dict[str, float] = {}
-        if lane.sent < lane.highest:
-            newest = self._newest_of(self._engine.fetch_express(lane.sent, SPAN))
         for entry in entries:
-            messages = self._messages(entry)
-            if entry.seq > track.sent + 1:
-                self._overtakes(messages)
-            await self._hand_over(lane, entry.seq, [m for m in messages if _is_news(m, newest)])
+            await self._hand_over(lane, entry)
 
-    async def _hand_over(self, lane: Order, seq: int, messages: list[Message]) -> None:
-        lane.begin(seq, len(messages) + 1)  # one more, so that it cannot be finished before all are out
-        for m in messages:
-            await self._publish(m, (lane, seq))
-        lane.finish(seq)
+    async def _hand_over(self, lane: Order, entry: Entry) -> None:
+        """Publish one event: what is retained without a pause, so that a pass of the resync comes before or behind it."""
+        await self._flight.room()
+        retained, passing = self._messages(entry)
+        done = partial(lane.finish, entry.seq)
+        lane.begin(
+            entry.seq, len(retained) + len(passing) + 1
+        )  # one more, so that it cannot be finished before all are out
+        for m in retained:
+            self._flight.send(m, done)
+        for m in passing:
+            await self._flight.room()
+            self._flight.send(m, done)
+        done()
 
-    def _overtakes(self, messages: Iterable[Message]) -> None:
-        for m in messages:
-            if m.newest is not None:
-                self._overtaken[m.topic] = max(m.newest, self._overtaken.get(m.topic, m.newest))
-
-    async def _look_ahead(self) -> None:
-        """Learn what alarms beyond the backlog say, also those that were sent before this process started."""
-        at = self._track.cursor
-        while entries := self._engine.fetch_express(at, 64):
-            for entry in entries:
-                self._overtakes(self._messages(entry))
-            at = entries[-1].seq
-            await asyncio.sleep(0)
-
-    def _newest_of(self, entries: Iterable[Entry]) -> dict[str, float]:
-        newest: dict[str, float] = {}
-        for entry in entries:
-            for m in self._messages(entry):
-                if m.newest is not None and m.newest > newest.get(m.topic, float("-inf")):
-                    newest[m.topic] = m.newest
-        return newest
-
-    def _messages(self, entry: Entry) -> list[Message]:
+    def _messages(self, entry: Entry) -> tuple[list[Message], list[Message]]:
+        """Return what an event publishes: retained, and in passing."""
+        said = self.resync.said
         event = self.narrow(entry.event)
-        if event is None:
-            return []
-        if event.meta is not None and entry.seq <= self._introduced:
-            event = replace(event, meta=None)
-        return self._say(event, self._formats)
+        found = [] if event is None else self._say(event)
+        passing = [m for m in found if not m.retain]
+        if not self._is_news(entry):
+            return [], passing
+        retained = [m for m in found if m.retain]
+        for name in self._formats:
+            if name in WHOLE:
+                retained += self._whole(entry.event, name)
+        retained = [m for m in retained if said.is_news(m.topic, entry.seq)]
+        if entry.express and entry.seq > self._track.sent + 1:
+            for m in retained:
+                said.topic(m.topic, entry.seq)
+        return retained, passing
 
-    def _say(self, event: Event, formats: Iterable[str]) -> list[Message]:
+    def _say(self, event: Event) -> list[Message]:
+        """Return the messages that an event alone determines."""
         root, known = self._config.root, self.known
-        return [m for name in formats for m in FORMATS[name](event, root, known)]
+        found: list[Message] = []
+        for name in self._formats:
+            if name not in WHOLE:
+                found += FORMATS[name](event, root, known)
+            elif event.alarm is not None or event.area is not None:
+                alone = replace(event, columns=(), latest=(), meta=None, online=None, status=None)
+                found += FORMATS[name](alone, root, known)
+        return found
 
-    async def _publish(self, m: Message, of: tuple[Order, int] | None = None) -> None:
-        session = self._session
-        while len(self._flight) >= self._config.window:
-            self._room.clear()
-            await self._room.wait()
-        mid = session.publish(m.topic, m.payload, m.qos, m.retain) if session is not None else None
-        if mid is None:
-            raise MqttError("connection lost")
-        self._metrics.totals["messages"] += 1
-        if m.qos:
-            self._flight[mid] = of
-        elif of is not None:
-            of[0].finish(of[1])
+    def _is_news(self, entry: Entry) -> bool:
+        """True when an event may change what is retained: the facts have not been published since, and the name is still its subject's."""
+        subject = subject_of(entry.event)
+        if subject is None or entry.seq <= self.resync.quiet or self.resync.said.is_old(subject, entry.seq):
+            return False
+        node = self.known.nodes.get(entry.event.node)
+        return subject.startswith("@") or (node is not None and node.name == entry.event.name)
 
-    def _acked(self, mid: int) -> None:
-        self._taken += 1
-        of = self._flight.pop(mid, None)
-        if of is not None:
-            of[0].finish(of[1])
-        self._room.set()
-
-    async def _introduce(self, formats: Iterable[str]) -> None:
-        """Publish what every node is, in some of the formats."""
-        for event in await self.introductions():
-            for m in self._say(event, formats):
-                await self._publish(m)
-
-    def _heard(self, topic: str, payload: bytes) -> None:
-        if topic == self._gw("info"):
-            if self._twin.heard(payload):
-                log.warning(
-                    "twin",
-                    output=self.name,
-                    other=self._twin.other(),
-                    next="give one of the gateways another gateway.id and restart it",
-                )
-            return
-        if topic == f"{self._config.discovery}/status" and payload == b"online":
-            self._started.set()
-
-    async def _tell_home_assistant(self) -> None:
-        while True:
-            await self._started.wait()
-            await asyncio.sleep(random.uniform(*RESEND_S))
-            self._started.clear()
-            await self._introduce((DISCOVERY,))
-            self._metrics.totals["discovery_resent"] += 1
+    def _whole(self, e: Event, name: str) -> list[Message]:
+        """Return what an event changes in a format whose messages gather many facts."""
+        of_device = e.meta is not None or e.online is not None or e.status is not None
+        if e.area is not None or not (e.latest or of_device):
+            return []
+        subject = str(e.node)
+        _, c = self._engine.ledger.current(subject) or (0, NOTHING)
+        seen = self._tree.see(subject, Current(c.visibility, c.online, c.meta, c.device if of_device else None,
+                                               c.values if e.latest else {}))  # fmt: skip
+        return [] if seen is None else RETAINED[name](*seen[:2], self._config.root, seen[2], self.known)
 
     async def _expect_pubacks(self) -> None:
         """A broker that takes messages and acknowledges none for PUBACK_S is half dead: connect anew. Raises MqttError."""
-        before, since = self._taken, asyncio.get_running_loop().time()
+        before, since = self._flight.taken, asyncio.get_running_loop().time()
         while True:
             await asyncio.sleep(PUBACK_S / 10)
             now = asyncio.get_running_loop().time()
-            if self._taken != before or not self._flight:
-                before, since = self._taken, now
+            if self._flight.taken != before or not len(self._flight):
+                before, since = self._flight.taken, now
             elif now - since >= PUBACK_S:
                 self._metrics.totals["output_stalls"] += 1
                 raise MqttError(
@@ -324,7 +316,3 @@ class MqttOutput(Destination):
 
     def _gw(self, leaf: str) -> str:
         return f"{self._config.root}/v1/gw/{self._gateway}/{leaf}"
-
-
-def _is_news(m: Message, newest: Mapping[str, float]) -> bool:
-    return m.newest is None or m.newest >= newest.get(m.topic, m.newest)

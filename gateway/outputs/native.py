@@ -4,35 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from gateway.core.model import Aggregate, Event
+from gateway.core.current import HEALTH, SCALE, VALID_INTERVALS, Current, health_life_s
+from gateway.core.model import Aggregate, Alarm, Area, Event, Node
+from gateway.core.registry import VISIBILITIES
 from gateway.core.report import is_int
-from gateway.core.rhythm import DAY_S
 from gateway.outputs.message import NOTHING, Known, Message, drop_none, iso, json, node_topic
-
-VALID_INTERVALS = 3
-_HEALTH = {
-    "uptime": "s",
-    "boots": "count",
-    "heap_free": "B",
-    "outbox_depth": "count",
-    "rows_lost": "count",
-    "downlink_rssi": "dBm",
-    "battery_voltage": "V",
-    "board_temperature": "Cel",
-    "clock_drift": "ppm",
-    "writes_refused": "count",
-}
-_SCALE = {"battery_voltage": 100}  # 10 mV steps
-_ALWAYS = (
-    "uptime",
-    "outbox_depth",
-    "battery_voltage",
-)  # in every health report; others when they change, and once a day
-
-
-def health_life_s(key: str, health_s: int) -> int:
-    """Return how long a value of a status frame is valid."""
-    return VALID_INTERVALS * (health_s if key in _ALWAYS else max(health_s, DAY_S))
 
 
 def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
@@ -53,20 +29,30 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     if e.kind in ("offline", "meta"):
         return out
     if e.kind == "aggregate":
-        return [_aggregate(e, root, a) for a in e.aggregates]
+        return [_aggregate(e.name, e.received, root, a) for a in e.aggregates]
     if e.area is not None:
-        return _area(e, root)
+        return _alarm(e, root) if e.alarm is not None else [_area(e.area, e.received, root)]
     until = e.received + VALID_INTERVALS * e.interval_s
     for c, row in e.latest:
         column, t = e.columns[c], e.times[row]
         quality = "suspect" if row in column.suspect else "ok"
         out.append(
-            _value(e, root, column.key, column.values[row], column.unit, t, quality, t + VALID_INTERVALS * e.interval_s)
+            _value(
+                e.name,
+                e.received,
+                root,
+                column.key,
+                column.values[row],
+                column.unit,
+                t,
+                quality,
+                t + VALID_INTERVALS * e.interval_s,
+            )
         )
     if e.rssi is not None:
-        out.append(_value(e, root, "rssi", e.rssi, "dBm", e.received, "ok", until))
+        out.append(_value(e.name, e.received, root, "rssi", e.rssi, "dBm", e.received, "ok", until))
     if e.snr is not None:
-        out.append(_value(e, root, "snr", e.snr, "dB", e.received, "ok", until))
+        out.append(_value(e.name, e.received, root, "snr", e.snr, "dB", e.received, "ok", until))
     if e.occurrences:
         out += _occurrences(e, root)
     if e.alarm is not None:
@@ -89,9 +75,32 @@ def ack_body(e: Event) -> bytes:
     return json({"event": e.id, "node": e.name, **body, "t": iso(e.received)})
 
 
-def _value(e: Event, root: str, key: str, value: Any, unit: str, t: float, quality: str, until: float) -> Message:
-    body = {"v": value, "u": unit, "t": iso(t), "q": quality, "until": iso(until), "rx": iso(e.received)}
-    return Message(node_topic(root, e.name, "q", key), json(body), retain=True, newest=t)
+def retained(c: Current, name: str, root: str, node: Node | None, known: Known = NOTHING) -> list[Message]:
+    """Return all retained messages of a subject (node None: an area), byte for byte what the newest events have said."""
+    out: list[Message] = []
+    if node is not None:
+        if c.online is not None:
+            out.append(Message(node_topic(root, name, "state"), b"online" if c.online else b"offline", retain=True))
+        if c.meta is not None:
+            out.append(Message(node_topic(root, name, "meta"), json(c.meta), retain=True))
+        for key, v in c.values.items():
+            until = v.t + v.life_s
+            out.append(
+                _value(name, v.received, root, key, v.value, v.unit, v.t, "suspect" if v.suspect else "ok", until)
+            )
+        out += [_aggregate(name, received, root, a) for a, received, _ in c.aggregates.values()]
+    out += [_area(area, received, root) for area, received, _ in c.areas.values()]
+    topic = node_topic(root, name) if node is not None else area_topic(root, name)
+    for rule, (a, _, circle) in c.alerts.items():
+        out.append(Message(f"{topic}/alert/{rule}", json(_alert(a, VISIBILITIES[circle])), retain=True, newest=a.t))
+    return out
+
+
+def _value(
+    name: str, received: float, root: str, key: str, value: Any, unit: str, t: float, quality: str, until: float
+) -> Message:
+    body = {"v": value, "u": unit, "t": iso(t), "q": quality, "until": iso(until), "rx": iso(received)}
+    return Message(node_topic(root, name, "q", key), json(body), retain=True, newest=t)
 
 
 def _event(e: Event, root: str, nth: int, body: dict[str, Any]) -> Message:
@@ -122,10 +131,8 @@ def _occurrences(e: Event, root: str) -> list[Message]:
     return out
 
 
-def _alarm(e: Event, root: str) -> list[Message]:
-    a = e.alarm
-    assert a is not None
-    body = drop_none(
+def _alert(a: Alarm, visibility: str) -> dict[str, Any]:
+    return drop_none(
         code=a.code,
         severity=a.severity,
         quantity=a.quantity,
@@ -136,9 +143,15 @@ def _alarm(e: Event, root: str) -> list[Message]:
         t=iso(a.t),
         reference=a.reference or None,
         text=a.text,
-        visibility=None if a.text is None else e.visibility,
+        visibility=None if a.text is None else visibility,
         q="suspect" if a.suspect else None,
     )
+
+
+def _alarm(e: Event, root: str) -> list[Message]:
+    a = e.alarm
+    assert a is not None
+    body = _alert(a, e.visibility)
     topic = node_topic(root, e.name) if e.area is None else area_topic(root, e.area.area)
     told = {"id": f"{e.id}:0", "event": f"alarm_{a.state}", "rule": a.rules[0] if len(a.rules) == 1 else None, **body}
     out = [Message(f"{topic}/event", json({**drop_none(**told), "rx": iso(e.received)}))]
@@ -154,7 +167,7 @@ def area_topic(root: str, area: str, *levels: str) -> str:
     return "/".join((root, "v1", "area", area, *levels))
 
 
-def _aggregate(e: Event, root: str, a: Aggregate) -> Message:
+def _aggregate(name: str, received: float, root: str, a: Aggregate) -> Message:
     """The newest closed period is retained; what an older one has come to since is told beside it."""
     values = {v.quantity: drop_none(v=v.value, u=v.unit, capture=v.capture) for v in a.values}
     body = {
@@ -163,39 +176,34 @@ def _aggregate(e: Event, root: str, a: Aggregate) -> Message:
         "revision": a.revision,
         "values": values,
         **a.detail,
-        "rx": iso(e.received),
+        "rx": iso(received),
     }
-    topic = node_topic(root, e.name, "agg", a.name)
+    topic = node_topic(root, name, "agg", a.name)
     return (
         Message(topic, json(body), retain=True, newest=a.end) if a.latest else Message(f"{topic}/revised", json(body))
     )
 
 
-def _area(e: Event, root: str) -> list[Message]:
-    area = e.area
-    assert area is not None
-    if e.alarm is not None:
-        return _alarm(e, root)
-    body = {"t": iso(area.t), **area.body, "rx": iso(e.received)}
+def _area(area: Area, received: float, root: str) -> Message:
+    body = {"t": iso(area.t), **area.body, "rx": iso(received)}
     if "start" in area.body:
         body["start"] = iso(area.body["start"])
     topic = area_topic(root, area.area, area.name)
-    return [
-        Message(topic, json(body), retain=True, newest=area.t)
-        if area.latest
-        else Message(f"{topic}/revised", json(body))
-    ]
+    if area.latest:
+        return Message(topic, json(body), retain=True, newest=area.t)
+    return Message(f"{topic}/revised", json(body))
 
 
 def _status(e: Event, root: str) -> list[Message]:
     status, now = e.status or {}, e.current_status
     out = []
-    for key, unit in _HEALTH.items():
+    for key, unit in HEALTH.items():
         value = now.get(key)
         if is_int(value):
-            scale = _SCALE.get(key)
+            scale = SCALE.get(key)
             until = e.received + health_life_s(key, e.health_s)
-            out.append(_value(e, root, key, value / scale if scale else value, unit, e.received, "ok", until))
+            scaled = value / scale if scale else value
+            out.append(_value(e.name, e.received, root, key, scaled, unit, e.received, "ok", until))
     body = {"event": "reboot" if e.rebooted else "status", "t": iso(e.received)}
     stale = [key for key in e.stale if key in status]
     out.append(_event(e, root, 0, body | ({"stale": stale} if stale else {}) | dict(status)))

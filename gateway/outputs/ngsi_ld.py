@@ -10,9 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gateway.core.model import Event
+from gateway.core.current import Current
+from gateway.core.model import Event, Node
 from gateway.outputs.message import NOTHING, Known, Message, iso, json
-from gateway.outputs.ngsi_models import GEO, PROPERTY, RELATIONSHIP, Attr, Entity, entities
+from gateway.outputs.ngsi_models import GEO, PROPERTY, RELATIONSHIP, Attr, Entity, entities, lots, whole
 
 CORE = "https://uri.etsi.org/ngsi-ld/v1/ngsi-ld-core-context-v1.8.jsonld"
 SUBJECT = "https://raw.githubusercontent.com/smart-data-models/{}/master/context.jsonld"
@@ -69,6 +70,25 @@ def _messages(form: Callable[[Entity], dict[str, Any]], e: Event, root: str, kno
     return out
 
 
+def _retained(
+    form: Callable[[Entity], dict[str, Any]],
+    c: Current,
+    name: str,
+    root: str,
+    node: Node | None,
+    known: Known = NOTHING,
+) -> list[Message]:
+    """Return all entities of a subject whole, from its facts."""
+    found = lots(c, known) if node is None else whole(c, node)
+    return [
+        Message("/".join((root, "v1", "ngsi-ld", e.type, e.local)), json(form(e)), retain=True, newest=e.t)
+        for e in found
+    ]
+
+
 messages = partial(_messages, normalized)
 messages_concise = partial(_messages, concise)
 messages_keyvalues = partial(_messages, keyvalues)
+retained = partial(_retained, normalized)
+retained_concise = partial(_retained, concise)
+retained_keyvalues = partial(_retained, keyvalues)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from gateway.core.model import Event, Node
+from gateway.core.current import Current, Device
+from gateway.core.model import Alarm, Area, Event, Node
 from gateway.outputs.message import Known, iso
 
 TYPES = (
@@ -62,7 +63,7 @@ def urn(kind: str, local: str) -> str:
 def entities(e: Event, known: Known) -> list[Entity]:
     """Return the entities an event changes; of nodes that are not in the registry only the alerts that end."""
     if e.area is not None:
-        return _lot(e, known)
+        return [] if e.alarm is not None else _lot(e.area, known)
     node = known.nodes.get(e.node)
     if e.alarm is not None and e.alarm.state == "cleared":
         # an alarm ends under the name it was raised under, also when the node has another one by now or has left the registry
@@ -79,8 +80,24 @@ def entities(e: Event, known: Known) -> list[Entity]:
     if e.meta is not None or e.online is not None or e.status is not None:
         found += _device(e, node)
     if e.alarm is not None:
-        found += _alerts(e, node)
+        found += _alerts(e.alarm, node)
     return found
+
+
+def whole(c: Current, node: Node) -> list[Entity]:
+    """Return a node's entities from its facts, with every attribute that has ever been measured and was valid."""
+    readings = {key: Reading(v.value, v.t, v.t - v.step) for key, x in c.values.items() if (v := x.valid) is not None}
+    found = [entity for model in _MODELS.get(node.profile, ()) if (entity := model(node, readings)) is not None]
+    if c.device is not None:
+        found += _device_whole(c.device, node)
+    for rule, up in c.alerts.items():
+        found += _alerts(replace(up.alarm, rules=(rule,)), node)
+    return found
+
+
+def lots(c: Current, known: Known) -> list[Entity]:
+    """Return an area's entities from its facts."""
+    return [entity for gathered in c.areas.values() for entity in _lot(gathered.area, known)]
 
 
 def _readings(e: Event, node: Node) -> dict[str, Reading]:
@@ -194,11 +211,9 @@ def _parking(node: Node, readings: Mapping[str, Reading]) -> Entity | None:
     return Entity("ParkingSpot", node.name, "dataModel.Parking", occupied.t, attrs)
 
 
-def _lot(e: Event, known: Known) -> list[Entity]:
+def _lot(area: Area, known: Known) -> list[Entity]:
     """A car park's free places; it stands in the middle of its bays, and without a bay that has a place it is not told."""
-    area = e.area
-    assert area is not None
-    if area.name != "lot" or e.alarm is not None or not area.latest:
+    if area.name != "lot" or not area.latest:
         return []
     places = [
         (n.lon, n.lat) for n in known.nodes.values() if area.area in n.area and n.lat is not None and n.lon is not None
@@ -271,6 +286,19 @@ _CONTROLS: Mapping[str, list[str]] = {
 
 
 def _device(e: Event, node: Node) -> list[Entity]:
+    """What one event says of the device."""
+    heard = e.kind not in ("meta", "offline")
+    firmware = (e.meta or {}).get("firmware") or e.current_status.get("firmware")
+    return _device_whole(
+        Device(
+            e.received, e.online is not False if heard or e.online is not None else None, e.received,
+            e.received if heard else None, e.rssi, firmware if isinstance(firmware, str) else None,
+        ),
+        node,
+    )  # fmt: skip
+
+
+def _device_whole(d: Device, node: Node) -> list[Entity]:
     controls = _CONTROLS.get(node.profile)
     if controls is None:
         return []
@@ -278,28 +306,24 @@ def _device(e: Event, node: Node) -> list[Entity]:
         "controlledProperty": Attr(PROPERTY, controls), "deviceCategory": Attr(PROPERTY, ["meter" if node.profile.endswith("_meter") else "sensor"]),
         "serialNumber": Attr(PROPERTY, str(node.id)), "name": Attr(PROPERTY, node.name), **_place(node),
     }  # fmt: skip
-    heard = e.kind not in ("meta", "offline")
-    if heard or e.online is not None:
-        attrs["deviceState"] = Attr(PROPERTY, "offline" if e.online is False else "online", None, e.received)
-    if heard:
-        attrs["dateLastValueReported"] = Attr(PROPERTY, iso(e.received))
-    if e.rssi is not None:
-        attrs["rssi"] = Attr(PROPERTY, e.rssi, "DBM", e.received)
+    if d.online is not None:
+        attrs["deviceState"] = Attr(PROPERTY, "online" if d.online else "offline", None, d.online_at)
+    if d.heard is not None:
+        attrs["dateLastValueReported"] = Attr(PROPERTY, iso(d.heard))
+    if d.rssi is not None:
+        attrs["rssi"] = Attr(PROPERTY, d.rssi, "DBM", d.heard)
         attrs["supportedProtocol"] = Attr(PROPERTY, ["lora"])
-    firmware = (e.meta or {}).get("firmware") or e.current_status.get("firmware")
-    if isinstance(firmware, str):
-        attrs["firmwareVersion"] = Attr(PROPERTY, firmware)
-    return [Entity("Device", node.name, "dataModel.Device", e.received, attrs)]
+    if d.firmware is not None:
+        attrs["firmwareVersion"] = Attr(PROPERTY, d.firmware)
+    return [Entity("Device", node.name, "dataModel.Device", d.at, attrs)]
 
 
 _SEVERITY = {"fault": "low", "preventive": "medium", "warning": "high", "emergency": "critical"}
 _AIR_POLLUTION = ("pm1", "pm25", "pm10", "no2", "o3")
 
 
-def _alerts(e: Event, node: Node) -> list[Entity]:
+def _alerts(a: Alarm, node: Node) -> list[Entity]:
     """One entity per rule; a cleared one says until when it was true, and is no longer current state."""
-    a = e.alarm
-    assert a is not None
     cleared = a.state == "cleared"
     data = {
         k: v

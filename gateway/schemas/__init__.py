@@ -361,6 +361,24 @@ def gateway_event() -> dict[str, Any]:
     )
 
 
+def mark() -> dict[str, Any]:
+    """What a broker remembers of what an output has published."""
+    return _object(
+        "Everything retained up to here is in this broker's memory (retained): <root>/v1/gw/<gw>/mark/<output>. For the gateway itself.",
+        {
+            "store": {
+                "type": "string",
+                "pattern": "^[0-9a-f]{16}$",
+                "description": "random name of the gateway's store",
+            },
+            "seq": {"type": "integer", "minimum": -1, "description": "number of an event; -1: not yet everything"},
+            "generation": {"type": "integer", "minimum": -1, "description": "of registry and outputs"},
+            "turn": {"type": "integer", "minimum": 1, "description": "connections of this output to this broker"},
+        },
+        ("store", "seq", "generation", "turn"),
+    )
+
+
 def gateway_health() -> dict[str, Any]:
     """What is wrong with a gateway."""
     problem = {
@@ -517,6 +535,7 @@ SCHEMAS = {
     "gateway-info": gateway_info,
     "gateway-event": gateway_event,
     "gateway-health": gateway_health,
+    "mark": mark,
     "reject": reject,
     **formats.SCHEMAS,
 }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.core.model import Event, NodeState
+
+if TYPE_CHECKING:
+    from gateway.store.ledger import Ledger
 
 STORE = "store"
 """The kind of events that tell what happened to the store itself: `status` holds the reason (one of REASONS) and what was lost; `name` is
@@ -92,6 +95,11 @@ class Engine(Protocol):
     @property
     def full(self) -> bool:
         """True while the disk has no room but for alarms: nothing else is to be committed."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return what is current of every subject, kept with the events it follows from."""
         ...
 
     @property

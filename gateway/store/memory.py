@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
+from gateway.store.ledger import Ledger, begin
 from gateway.store.prepare import encode_state, prepare
+from gateway.store.schema import migrate
 from gateway.store.sqlite import QUARANTINE_MAX, UNREAD
 
 
@@ -36,6 +40,21 @@ class MemoryEngine:
         self._notes: dict[str, bytes] = {}
         self._poisoned = False
         self.wiped = 0  # how often it was asked to
+        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        migrate(self._db, Path(":memory:"), 0.0)
+        begin(self._db)
+        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event))
+
+    def _job(self, job: Callable[[sqlite3.Connection], int]) -> asyncio.Future[int]:
+        found = job(self._db)
+        self.ledger.folding.flush(self._db)
+        return _future(found)
+
+    def _spool(self, event: Event) -> int:
+        seq = self.newest() + 1
+        self.spool.append(Entry(seq, event, is_express(event)))
+        self.ledger.folding.add(self._db, seq, event)
+        return seq
 
     @property
     def newest_express(self) -> int:
@@ -91,12 +110,13 @@ class MemoryEngine:
                     continue
                 self.frames[key] = replace(w.raw, reason="") if w.again else w.raw
             for event in (*(() if w.event is None else (w.event,)), *w.more):
-                self.spool.append(Entry(self.newest() + 1, event, is_express(event)))
+                self._spool(event)
             for key, note in w.notes.items():
                 if note is None:
                     self._notes.pop(key, None)
                 else:
                     self._notes[key] = note
+        self.ledger.folding.flush(self._db)
         self.transactions += 1
         return _future(self.newest())
 

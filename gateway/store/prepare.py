@@ -33,6 +33,7 @@ class Entered:
     received: float
     body: bytes
     express: bool
+    event: Event
     step: Step | None = None
 
 
@@ -107,7 +108,7 @@ def enter(event: Event) -> Entered:
             "audit",
             (step.t, step.node, step.requester, step.id, step.number, step.name, step.state, step.detail, step.body),
         )
-    return Entered(event.received, body, is_express(event), step)
+    return Entered(event.received, body, is_express(event), event, step)
 
 
 def bound(what: str, values: Iterable[Any]) -> None:

@@ -22,8 +22,9 @@ import structlog
 
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.core.replay import Replay
-from gateway.store import front, states
+from gateway.store import front, ledger, states
 from gateway.store.engine import STORE, StoreError
+from gateway.store.fill import fill
 from gateway.store.schema import (
     BACKUP,
     CLOSED,
@@ -98,6 +99,8 @@ def _opened(path: Path, now: float, check_s: float) -> sqlite3.Connection:
         if found:
             raise Damaged("; ".join(" ".join(found).split("\n")[:3])[:300])
         migrate(db, path, now)
+        ledger.begin(db)
+        fill(db)
         if db.execute("SELECT 1 FROM notes WHERE key = ?", (BACKUP,)).fetchone():
             _restored(db, now)
         return db
@@ -117,6 +120,7 @@ def _restored(db: sqlite3.Connection, now: float) -> None:
     """A backup is older than what the nodes have heard since: no downlink counter of it may be used again."""
     db.execute("BEGIN IMMEDIATE")
     n = _jump(db, now)
+    ledger.born(db)  # brokers may know what came after the backup
     db.execute("DELETE FROM notes WHERE key = ?", (BACKUP,))
     db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (RESTORED, str(now).encode()))
     db.execute("COMMIT")
@@ -202,6 +206,9 @@ def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
         told["states_rebuilt"] = _replays(new)
         _jump(new, now)
         _number(old, new)
+        ledger.born(new)
+        if "current" in damaged:
+            new.execute("DELETE FROM notes WHERE key = ?", (ledger.FILLED,))
         body = msgspec.json.encode({"at": now, **told})
         new.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (RECOVERED, body))
         event = Event(STORE, f"store:store_damaged:{int(now)}", 0, gateway, OPEN, now, 0,

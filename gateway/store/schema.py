@@ -38,6 +38,13 @@ UPDATE cursors SET express = seq;
 CREATE TABLE alarms (seq INTEGER PRIMARY KEY, received REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE forgotten (node INTEGER, epoch INTEGER, below INTEGER NOT NULL, PRIMARY KEY (node, epoch)) WITHOUT ROWID;
 """,
+    # what is current of every subject, and under which registry entry and for which outputs (ledger.py)
+    """
+CREATE TABLE current (subject TEXT PRIMARY KEY, seq INTEGER NOT NULL, alarmed INTEGER NOT NULL, up INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE entries (subject TEXT PRIMARY KEY, generation INTEGER NOT NULL, gone INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE places (place TEXT PRIMARY KEY, generation INTEGER NOT NULL, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE requests (id INTEGER PRIMARY KEY AUTOINCREMENT, output TEXT NOT NULL, subject TEXT NOT NULL);
+""",
 )  # one per version of the schema, never changed once released; a store of version n has had the first n
 SCHEMA_VERSION = len(MIGRATIONS)
 

@@ -24,6 +24,7 @@ from gateway.core.model import OPEN, Event, NodeState
 from gateway.store import audit, private, recovery, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
+from gateway.store.ledger import Ledger
 from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepare
 from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
@@ -78,6 +79,7 @@ class SqliteEngine:
         except BaseException:
             os.close(self._lock)
             raise
+        self.ledger = Ledger(self._reader, lambda job: self._writer.put(job), lambda db, e: self._spool(db, enter(e)))
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._quarantine, self._audit = Quarantine(), audit.Log()
         self._retention = Retention(self._keep, self._outputs, self._tell, path)
@@ -85,7 +87,7 @@ class SqliteEngine:
         self._wall = now
         if self.full:
             log.error("disk_full", store=str(path), next="make room; until then only alarms are taken")
-        self._writer = Writer(path, self._not_taken, self._quarantine.forget, self._floor.end)
+        self._writer = Writer(path, self._not_taken, self._rolled_back, self._floor.end, self.ledger.folding.flush)
         self._thread = self._writer.thread
         told = (self.recovered or {}).get("at") == now or self.note(RESTORED) == str(now).encode()
         self._say_how_it_was(empty, "whole" if told else log_found)
@@ -439,7 +441,12 @@ class SqliteEngine:
             self.newest_express = seq
         if event.step is not None:
             self._audit.enter(db, event.step)
+        self.ledger.folding.add(db, seq, event.event)
         return seq
+
+    def _rolled_back(self) -> None:
+        self._quarantine.forget()
+        self.ledger.folding.forget()
 
 
 def _lock(path: Path) -> int:

@@ -32,7 +32,8 @@ Item = tuple[Job, asyncio.Future[int], bool | None]  # None: apart
 
 class Writer:
     """put() jobs; their futures resolve after COMMIT. failed(error) is called in the thread for a group that the database did not take,
-    rolled_back() for every transaction or job whose changes are gone, last(db) at an orderly end."""
+    rolled_back() for every transaction or job whose changes are gone, last(db) at an orderly end, each(db)
+    behind every job, as a part of it."""
 
     def __init__(
         self,
@@ -40,8 +41,10 @@ class Writer:
         failed: Callable[[sqlite3.Error], None],
         rolled_back: Callable[[], None],
         last: Callable[[sqlite3.Connection], None],
+        each: Callable[[sqlite3.Connection], None] = lambda _db: None,
     ) -> None:
         self._path, self._failed, self._rolled_back, self._last = path, failed, rolled_back, last
+        self._each = each
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._poisoned = False
@@ -166,6 +169,7 @@ class Writer:
         db.execute("SAVEPOINT job")
         try:
             result = job(db)
+            self._each(db)
         except Exception as e:
             if isinstance(e, sqlite3.Error) and not isinstance(e, GIVEN):
                 raise

@@ -1,0 +1,50 @@
+"""Under what facts are published: a subject's registry entry and an output's shape. Both are kept beside what they were before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.core.model import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What of a node's registry entry its retained topics depend on; of an area its name and visibility alone."""
+
+    name: str
+    profile: str = ""
+    visibility: str = ""
+    areas: tuple[str, ...] = ()
+    lat: float | None = None
+    lon: float | None = None
+    interval_s: int = 0
+
+    @classmethod
+    def of(cls, node: Node) -> Entry:
+        """Return the entry of a node."""
+        return cls(node.name, node.profile, node.visibility, node.area, node.lat, node.lon, node.interval_s)
+
+    def node(self, number: int) -> Node:
+        """Return a node with this entry and no key."""
+        return Node(
+            number, self.name, b"", profile=self.profile, interval_s=self.interval_s, lat=self.lat, lon=self.lon,
+            visibility=self.visibility, area=self.areas,
+        )  # fmt: skip
+
+    def shown_as(self) -> tuple[str, str, str, tuple[str, ...]]:
+        """Return what decides to whom the subject is shown, and under which name."""
+        return self.name, self.profile, self.visibility, self.areas
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All of an output's configuration that its retained tree depends on. version: the gateway's own, which some messages name."""
+
+    root: str
+    formats: tuple[str, ...]
+    discovery: str
+    visibility: tuple[str, ...]
+    profiles: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = ()
+    areas: tuple[str, ...] = ()
+    version: str = ""

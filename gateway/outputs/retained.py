@@ -1,0 +1,116 @@
+"""What a destination's retained tree ought to be, subject by subject: a pure function of facts, registry entry and the output's shape.
+
+Topics that are to be emptied follow from the same function: what the facts give under an entry or a shape that held before, without
+what they give now. So nothing needs to be remembered topic by topic, and only topics that this gateway published are ever emptied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from gateway.config import MqttOutputConfig
+from gateway.config.filter import Filter
+from gateway.core.current import Current, Up
+from gateway.core.model import Alarm, Node
+from gateway.core.shape import Entry, Shape
+from gateway.outputs import RETAINED
+from gateway.outputs.filter import Sieve
+from gateway.outputs.message import Known, Message
+
+GATEWAY_LEAVES = ("state", "info", "health")
+
+
+def shape_of(c: MqttOutputConfig, version: str) -> Shape:
+    """Return the shape of a configured output under a version of the gateway."""
+    f = c.filter
+
+    def names(of: frozenset[str]) -> tuple[str, ...]:
+        return tuple(sorted(of))
+
+    return Shape(
+        c.root,
+        c.formats,
+        c.discovery,
+        names(f.visibility),
+        names(f.profiles),
+        names(f.quantities),
+        names(f.areas),
+        version,
+    )
+
+
+@dataclass
+class Tree:
+    """The retained tree of one output's shape."""
+
+    shape: Shape
+    gateway: str
+    nodes: Mapping[int, Node]
+    known: Known = field(init=False)
+
+    def __post_init__(self) -> None:
+        s = self.shape
+        f = Filter(*(frozenset(x) for x in (s.visibility, s.profiles, s.quantities, s.areas)))
+        self._sieve = Sieve(f)
+        self.known = Known(self.gateway, self.nodes, f, self.shape.discovery)
+
+    def use(self, nodes: Mapping[int, Node]) -> None:
+        """Follow another registry."""
+        self.nodes, self.known = nodes, self.known.with_nodes(nodes)
+
+    def see(self, subject: str, c: Current) -> tuple[Current, str, Node | None] | None:
+        """Return a subject's facts as far as this output may see them, its name, and its node; None when it has left the registry."""
+        if subject.startswith("@"):
+            return self._sieve.area_facts(c, subject[1:], self.nodes), subject[1:], None
+        node = self.nodes.get(int(subject))
+        if node is None:
+            return None
+        seen = self._sieve.facts(c, node)
+        return None if seen is None else (seen, node.name, node)
+
+    def desired(self, subject: str, c: Current, formats: Iterable[str] | None = None) -> dict[str, Message]:
+        """Return the retained messages of a subject by topic, in all formats or some."""
+        seen = self.see(subject, c)
+        if seen is None:
+            return {}
+        return self.render(*seen, self.shape.formats if formats is None else formats)
+
+    def render(self, c: Current, name: str, node: Node | None, formats: Iterable[str]) -> dict[str, Message]:
+        """Return the messages of facts that were seen already."""
+        root, known = self.shape.root, self.known
+        return {m.topic: m for f in formats if f in RETAINED for m in RETAINED[f](c, name, root, node, known)}
+
+    def under(self, subject: str, c: Current, entry: Entry) -> set[str]:
+        """Return the topics that the facts give under another registry entry, however narrow their circle has become since."""
+        if subject.startswith("@"):
+            return set(self.render(c, entry.name, None, self.shape.formats))
+        node = entry.node(int(subject))
+        seen = self._sieve.facts(with_ended(c), node, lifted=True)
+        return set() if seen is None else set(self.render(with_ended(seen), node.name, node, self.shape.formats))
+
+    def over(self, subject: str, c: Current, since: int) -> set[str]:
+        """Return the topics of alarms that have ended with an event behind number `since`."""
+        late = {rule: end for rule, end in c.ended.items() if end.seq > since}
+        if not late:
+            return set()
+        seen = self.see(subject, Current(c.visibility, ended=late))
+        if seen is None:
+            return set()
+        facts, name, node = seen
+        return set(self.render(with_ended(facts), name, node, self.shape.formats))
+
+    def own(self) -> set[str]:
+        """Return the topics on which the gateway speaks of itself."""
+        return {f"{self.shape.root}/v1/gw/{self.gateway}/{leaf}" for leaf in GATEWAY_LEAVES}
+
+
+def with_ended(c: Current) -> Current:
+    """Return facts with the alarms that are over as if they were up: for their topics."""
+    if not c.ended:
+        return c
+    up = {
+        rule: Up(Alarm("cleared", "", "warning", end.quantity, "", None, None, 0, 0), 0.0, 0)
+        for rule, end in c.ended.items()
+    }
+    return Current(c.visibility, c.online, c.meta, c.device, c.values, {**up, **c.alerts}, {}, c.aggregates, c.areas)

@@ -1,0 +1,136 @@
+"""`republish`: have everything that is current published once more to one output, all of it or one node's.
+
+A request is a row in the store, so it needs no socket and no signal, and no other right than to write there: run it as the gateway's own
+user. A running gateway looks for requests every second; one that is stopped does it when it connects. What the output may say no more
+under any former registry entry, format or filter is emptied at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import sqlite3
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+from gateway.config import Config, ConfigError, MqttOutputConfig, load
+from gateway.store import ledger
+from gateway.store.engine import StoreError
+
+WAIT_S = 30.0  # for a running gateway to begin; a whole city takes longer to end
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb's options."""
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--output", required=True, metavar="NAME", help="the [output.NAME] whose broker is to have it")
+    parser.add_argument("--node", metavar="NAME", help="one node, by name or number; all of them by default")
+    parser.add_argument(
+        "--forget", action="store_true", help="an output that was taken out: its broker is gone for good"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask for it; exit code 0 done or noted, 1 the store failed, 2 usage."""
+    try:
+        config = load(args.config)
+        subject = _subject(config, args)
+    except ConfigError as e:
+        return _fail("usage", e, e.hint, args.json, 2)
+    try:
+        told = _forget(config, args.output) if args.forget else _ask(config, args.output, subject)
+    except StoreError as e:
+        return _fail("failed", e, e.hint, args.json, 1)
+    if args.json:
+        print(json.dumps({"ok": True, "output": args.output, "node": args.node, **told}, indent=2))
+    else:
+        print(told["text"])
+    return 0
+
+
+def _subject(config: Config, args: argparse.Namespace) -> str:
+    if args.forget:
+        if any(o.name == args.output for o in config.outputs):
+            raise ConfigError(f"output {args.output} is in the configuration", "--forget is for one that was taken out")
+        return ""
+    output = next((o for o in config.outputs if o.name == args.output), None)
+    if not isinstance(output, MqttOutputConfig):
+        known = ", ".join(o.name for o in config.outputs if isinstance(o, MqttOutputConfig)) or "none"
+        raise ConfigError(f"there is no MQTT output {args.output!r}", f"MQTT outputs of this configuration: {known}")
+    if args.node is None:
+        return ""
+    for number, node in config.nodes.items():
+        if args.node in (node.name, str(number)):
+            return str(number)
+    raise ConfigError(f"there is no node {args.node!r}", "give a name or number of nodes.toml")
+
+
+def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool]:
+    with closing(_open(config.store)) as db, db:
+        request = db.execute("INSERT INTO requests (output, subject) VALUES (?, ?)", (output, subject)).lastrowid
+    if not _is_running(config.store):
+        return {
+            "running": False,
+            "done": False,
+            "text": "noted: the gateway is not running and will do it when it connects",
+        }
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        with closing(_open(config.store)) as db:
+            if db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone() is None:
+                return {"running": True, "done": True, "text": f"published again to {output}, and acknowledged"}
+        time.sleep(0.2)
+    return {"running": True, "done": False,
+            "text": f"noted: under way, or {output} is away; gw/{config.id}/health says so"}  # fmt: skip
+
+
+def _forget(config: Config, output: str) -> dict[str, str | bool]:
+    with closing(_open(config.store)) as db, db:
+        n = 0
+        for key, body in db.execute("SELECT place, body FROM places").fetchall():
+            place = ledger.read_place(body)
+            if place.output == output and place.now is None:
+                n += db.execute("DELETE FROM places WHERE place = ?", (key,)).rowcount
+    if not n:
+        raise StoreError(f"the store knows of no output {output!r} that was taken out", "look at gw/<id>/health")
+    return {"done": True, "text": f"forgotten: what {output} has published"}
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Open an existing store beside a running gateway. Raises StoreError."""
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=10.0)
+        db.execute("SELECT count(*) FROM requests")
+    except sqlite3.Error as e:
+        raise StoreError(
+            f"store {path}: {e}", "run this as the gateway's own user; a gateway that never ran has no store"
+        ) from e
+    return db
+
+
+def _is_running(path: Path) -> bool:
+    """True while a gateway holds the store's lock."""
+    try:
+        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _fail(error: str, text: object, hint: str, as_json: bool, code: int) -> int:
+    if as_json:
+        print(json.dumps({"ok": False, "error": error, "text": str(text), "hint": hint}, indent=2))
+    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+    return code

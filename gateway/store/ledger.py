@@ -1,0 +1,375 @@
+"""The ledger of what is current, in the tables of the store: facts per subject, registry entries and outputs' shapes with what they were.
+
+Facts are folded by the writer in the transaction of the event that changes them. A change of the registry or of an output gets a
+generation; what held before it stays known, so that a broker that remembers an older time can be put right. All reads are by the key.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import structlog
+
+from gateway.core.current import NOTHING, Current, fold, subject_of
+from gateway.core.model import Circle, Event, Node
+from gateway.core.shape import Entry, Shape
+
+CACHE = 2048  # subjects whose facts the writer keeps decoded
+PAST = 16  # former entries of a subject, former shapes of an output
+GONE = 100_000  # subjects that have left the registry and whose topics are still known; the oldest are forgotten first
+LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current:filled", "current:turn:"
+
+log = structlog.get_logger(__name__)
+
+Spool = Callable[[sqlite3.Connection, Event], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A subject in the registry: its entry now (None: it has left) and what it was, each with the generation that ended it."""
+
+    now: Entry | None
+    past: tuple[tuple[int, Entry], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An output at a broker: its shape now (None: taken out, but its topics may still be there) and what it was."""
+
+    output: str
+    address: str
+    now: Shape | None
+    past: tuple[tuple[int, Shape], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The name of the row: another broker under the same output name is another place."""
+        return f"{self.output}@{self.address}"
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_current = msgspec.msgpack.Decoder(Current).decode
+_known = msgspec.msgpack.Decoder(Known).decode
+read_place = msgspec.msgpack.Decoder(Place).decode
+
+
+class Folding:
+    """The writer's side: add() every event in order, flush() before COMMIT, forget() after ROLLBACK."""
+
+    def __init__(self) -> None:
+        self._cache: OrderedDict[str, tuple[int, int, Current]] = OrderedDict()
+        self._dirty: dict[str, None] = {}
+
+    def add(self, db: sqlite3.Connection, seq: int, event: Event) -> None:
+        """Fold one event into the facts of its subject."""
+        subject = subject_of(event)
+        if subject is None:
+            return
+        _, alarmed, before = self.of(db, subject)
+        after = fold(before, event, seq)
+        if after is not before:
+            if after.alerts is not before.alerts:
+                alarmed = seq
+            self._cache[subject] = seq, alarmed, after
+            self._dirty[subject] = None
+
+    def put(self, db: sqlite3.Connection, seq: int, subject: str, after: Current) -> None:
+        """Replace the facts of a subject, as of event `seq`."""
+        _, alarmed, before = self.of(db, subject)
+        self._cache[subject] = seq, seq if after.alerts != before.alerts else alarmed, after
+        self._dirty[subject] = None
+
+    def of(self, db: sqlite3.Connection, subject: str) -> tuple[int, int, Current]:
+        """Return (number of the newest event, of the newest alarm, facts) of a subject."""
+        found = self._cache.get(subject)
+        if found is None:
+            row = db.execute("SELECT seq, alarmed, body FROM current WHERE subject = ?", (subject,)).fetchone()
+            found = (0, 0, NOTHING) if row is None else (row[0], row[1], _read(subject, row[2]))
+            self._cache[subject] = found
+            if len(self._cache) > CACHE and not self._dirty:
+                self._trim()
+        else:
+            self._cache.move_to_end(subject)
+        return found
+
+    def flush(self, db: sqlite3.Connection) -> None:
+        """Write what has changed."""
+        if self._dirty:
+            rows = (
+                (s, seq, alarmed, bool(c.alerts), _encode(c))
+                for s in self._dirty
+                for seq, alarmed, c in [self._cache[s]]
+            )
+            db.executemany(
+                "INSERT INTO current VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " seq = excluded.seq, alarmed = excluded.alarmed, up = excluded.up, body = excluded.body",
+                rows,
+            )
+            self._dirty.clear()
+        self._trim()
+
+    def _trim(self) -> None:
+        while len(self._cache) > CACHE:
+            self._cache.popitem(last=False)
+
+    def forget(self) -> None:
+        """What was folded did not reach the disk."""
+        self._cache.clear()
+        self._dirty.clear()
+
+    def drop(self, subject: str) -> None:
+        """A subject's row was deleted."""
+        self._cache.pop(subject, None)
+        self._dirty.pop(subject, None)
+
+
+def _read(subject: str, body: bytes) -> Current:
+    try:
+        return _current(body)
+    except msgspec.MsgspecError as e:  # it is made anew by the events to come
+        log.error("facts_unreadable", subject=subject, error=str(e), next="citymote gateway check --store")
+        return NOTHING
+
+
+@dataclass
+class Ledger:
+    """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event.
+
+    generation: of the newest change of registry or outputs. life: a random name of this store; a restored or salvaged one has another.
+    """
+
+    reader: sqlite3.Connection
+    put: Callable[[Callable[[sqlite3.Connection], int]], Any]
+    spool: Spool
+    folding: Folding = field(default_factory=Folding)
+
+    def __post_init__(self) -> None:
+        self.generation = int(self._note(GENERATION) or 0)
+        self.life = (self._note(LIFE) or b"").decode()
+
+    def _note(self, key: str) -> bytes | None:
+        row = self.reader.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    # reading
+
+    def current(self, subject: str) -> tuple[int, Current] | None:
+        """Return the number of the event that changed a subject last, and its facts; None when nothing is known."""
+        row = self.reader.execute("SELECT seq, body FROM current WHERE subject = ?", (subject,)).fetchone()
+        return None if row is None else (row[0], _read(subject, row[1]))
+
+    def known(self, subject: str) -> Known | None:
+        """Return what the registry says and said of a subject."""
+        row = self.reader.execute("SELECT body FROM entries WHERE subject = ?", (subject,)).fetchone()
+        return None if row is None else _known(row[0])
+
+    def subjects(self, after: str, limit: int, seq: int, generation: int) -> list[str]:
+        """Return subjects behind `after` whose facts changed behind event `seq`, or whose entry behind `generation`; -1: all."""
+        found = self.reader.execute(
+            "SELECT subject FROM current WHERE subject > ? AND seq > ?"
+            " UNION SELECT subject FROM entries WHERE subject > ? AND generation > ? ORDER BY 1 LIMIT ?",
+            (after, seq, after, generation, limit),
+        )
+        return [s for (s,) in found]
+
+    def alarmed(self, after: str, limit: int, seq: int) -> list[str]:
+        """Return subjects behind `after` whose alarms changed behind event `seq`."""
+        found = self.reader.execute(
+            "SELECT subject FROM current WHERE subject > ? AND alarmed > ? ORDER BY 1 LIMIT ?",
+            (after, max(seq, 0), limit),
+        )
+        return [s for (s,) in found]
+
+    def places(self) -> dict[str, tuple[int, Place]]:
+        """Return every output at every broker that was ever published to and is not known to be empty, with its generation."""
+        found = self.reader.execute("SELECT place, generation, body FROM places").fetchall()
+        return {key: (generation, read_place(body)) for key, generation, body in found}
+
+    def turn(self, place: str) -> int:
+        """Return how often an output has connected."""
+        return int(self._note(f"{TURN}{place}") or 0)
+
+    def requests(self, output: str) -> list[tuple[int, str]]:
+        """Return what was asked for: (id, subject or "" for all) of an output."""
+        return self.reader.execute(
+            "SELECT id, subject FROM requests WHERE output = ? ORDER BY id", (output,)
+        ).fetchall()
+
+    # writing
+
+    def granted(self, request: int) -> Any:
+        """A request was fulfilled."""
+
+        def job(db: sqlite3.Connection) -> int:
+            db.execute(
+                "DELETE FROM requests WHERE id <= ? AND output = (SELECT output FROM requests WHERE id = ?)",
+                (request, request),
+            )
+            return 0
+
+        return self.put(job)
+
+    def keep_registry(self, nodes: Mapping[int, Node], areas: Mapping[str, str], now: float) -> Any:
+        """Compare the registry with the one known so far; the future's result is how many entries changed.
+
+        Alarms of nodes that have gone, or are another name's or circle's business now, are told to be over, as they were raised.
+        """
+        wanted = {str(n): Entry.of(node) for n, node in nodes.items()}
+        wanted |= {f"@{name}": Entry(name, visibility=visibility) for name, visibility in areas.items()}
+
+        def job(db: sqlite3.Connection) -> int:
+            generation = self._next(db)
+            told: dict[str, Known] = {s: _known(body) for s, body in db.execute("SELECT subject, body FROM entries")}
+            changed: dict[str, tuple[int, Known]] = {}
+            for subject, entry in wanted.items():
+                before = told.get(subject)
+                if before is None:
+                    changed[subject] = 0, Known(entry)
+                elif before.now != entry:
+                    past = before.past if before.now is None else (*before.past, (generation, before.now))
+                    changed[subject] = generation, Known(entry, past[-PAST:])
+            for subject, before in told.items():
+                if subject not in wanted and before.now is not None:
+                    changed[subject] = generation, Known(None, (*before.past, (generation, before.now))[-PAST:])
+            for (subject,) in db.execute("SELECT subject FROM current").fetchall():
+                if subject not in wanted and subject not in told:  # of a store from before there was a ledger
+                    entry = _entry_of(subject, self.folding.of(db, subject)[2])
+                    changed[subject] = generation, Known(None, () if entry is None else ((generation, entry),))
+            real = {s: k for s, (g, k) in changed.items() if g}
+            for subject, known in real.items():
+                self._end_alarms(db, subject, known, now, generation)
+            db.executemany(
+                "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
+                " generation = excluded.generation, gone = excluded.gone, body = excluded.body",
+                [(s, g, k.now is None, _encode(k)) for s, (g, k) in changed.items()],
+            )
+            self._bound(db)
+            if real:
+                self._keep_generation(db, generation)
+            self.folding.flush(db)
+            return len(real)
+
+        return self.put(job)
+
+    def keep_places(self, wanted: Mapping[str, Place]) -> Any:
+        """Compare the outputs with those known so far; an output that has gone keeps its place until left() says that it is empty."""
+
+        def job(db: sqlite3.Connection) -> int:
+            generation, n = self._next(db), 0
+            told = {key: read_place(body) for key, body in db.execute("SELECT place, body FROM places")}
+            for key, place in wanted.items():
+                before = told.get(key)
+                if before is None or before.now != place.now:
+                    past = before.past if before is not None else ()
+                    if before is not None and before.now is not None:
+                        past = (*past, (generation, before.now))
+                    _put_place(db, key, generation, replace(place, past=past[-PAST:]))
+                    n += 1
+            for key, before in told.items():
+                if key not in wanted and before.now is not None:
+                    past = (*before.past, (generation, before.now))[-PAST:]
+                    _put_place(db, key, generation, replace(before, now=None, past=past))
+                    n += 1
+            if n:
+                self._keep_generation(db, generation)
+            return n
+
+        return self.put(job)
+
+    def keep_turn(self, place: str, turn: int) -> Any:
+        """An output has connected once more."""
+
+        def job(db: sqlite3.Connection) -> int:
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (f"{TURN}{place}", str(turn).encode()))
+            return 0
+
+        return self.put(job)
+
+    def left(self, key: str) -> Any:
+        """Nothing of an output that was taken out is at its broker any more."""
+
+        def job(db: sqlite3.Connection) -> int:
+            for (body,) in db.execute("SELECT body FROM places WHERE place = ?", (key,)).fetchall():
+                if read_place(body).now is None:
+                    db.execute("DELETE FROM places WHERE place = ?", (key,))
+            return 0
+
+        return self.put(job)
+
+    def _next(self, db: sqlite3.Connection) -> int:
+        row = db.execute("SELECT body FROM notes WHERE key = ?", (GENERATION,)).fetchone()
+        return int(row[0]) + 1 if row is not None else 1
+
+    def _keep_generation(self, db: sqlite3.Connection, generation: int) -> None:
+        db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (GENERATION, str(generation).encode()))
+        self.generation = generation
+
+    def _end_alarms(self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int) -> None:
+        """A node's own alarms end under the entry that they were raised under, and rise under the one that holds now."""
+        if subject.startswith("@") or not known.past:
+            return
+        number, c = int(subject), self.folding.of(db, subject)[2]
+        former = known.past[-1][1]
+        if known.now is not None and known.now.shown_as() == former.shown_as():
+            return
+        for rule, up in c.alerts.items():
+            a = up.alarm
+            if rule != f"{a.quantity}-{a.code}":  # the rule's own business
+                continue
+            ident = f"{number}:entry-{generation}:{rule}"
+            over = replace(
+                a, state="cleared", t=max(a.t, int(now)), rules=(rule,), circle=Circle(former.profile, former.areas)
+            )
+            visibility = former.visibility
+            self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over))  # fmt: skip
+            if known.now is not None:
+                again = replace(a, state="raised", rules=(rule,))
+                self.spool(db, Event("alarm", f"{ident}:again", number, known.now.name, known.now.visibility, now,
+                                     known.now.interval_s, alarm=again))  # fmt: skip
+
+    def _bound(self, db: sqlite3.Connection) -> None:
+        (gone,) = db.execute("SELECT count(*) FROM entries WHERE gone").fetchone()
+        if gone <= GONE:
+            return
+        old = db.execute(
+            "SELECT subject FROM entries WHERE gone ORDER BY generation LIMIT ?", (gone - GONE,)
+        ).fetchall()
+        db.executemany("DELETE FROM entries WHERE subject = ?", old)
+        db.executemany("DELETE FROM current WHERE subject = ?", old)
+        for (subject,) in old:
+            self.folding.drop(subject)
+
+
+def _put_place(db: sqlite3.Connection, key: str, generation: int, place: Place) -> None:
+    db.execute(
+        "INSERT INTO places VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET generation = excluded.generation, body = excluded.body",
+        (key, generation, _encode(place)),
+    )
+
+
+def _entry_of(subject: str, c: Current) -> Entry | None:
+    """Return the entry that facts were published under, as far as the metadata say."""
+    if subject.startswith("@"):
+        return Entry(subject[1:])
+    if c.meta is None:
+        return None
+    m = c.meta
+    lon, lat = m.get("location", {}).get("coordinates", (None, None))
+    return Entry(m["name"], m["profile"], m["visibility"], tuple(m.get("area", ())), lat, lon, m["interval"])
+
+
+def begin(db: sqlite3.Connection) -> None:
+    """Give a store its name if it has none yet."""
+    if db.execute("SELECT 1 FROM notes WHERE key = ?", (LIFE,)).fetchone() is None:
+        born(db)
+
+
+def born(db: sqlite3.Connection) -> None:
+    """Give a store a name of its own: it is new, restored from a backup, or salvaged."""
+    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (LIFE, secrets.token_hex(8).encode()))

@@ -1,0 +1,227 @@
+"""Facts: whatever order events come in, what is rendered from the facts is what the newest events have said, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.config import Broker, MqttOutputConfig
+from gateway.config.filter import Filter
+from gateway.core.current import MAX_ENDED, NOTHING, Current, fold, subject_of
+from gateway.core.model import OPEN, Alarm, Area, Circle, Event, Node, NodeState
+from gateway.core.shape import Entry
+from gateway.outputs import FORMATS, RETAINED, WHOLE
+from gateway.outputs.filter import Sieve
+from gateway.outputs.message import Known
+from gateway.outputs.retained import Tree, shape_of
+from gateway.store.engine import StoreError, Write
+from gateway.store.ledger import FILLED
+from gateway.store.memory import MemoryEngine
+from gateway.store.schema import MIGRATIONS
+from gateway.store.sqlite import SqliteEngine
+from tests.gateway.told import district, events
+from tests.gateway.world import T0
+from tests.wire.test_registry import aggregate, balance, lot
+
+NODES = district()
+TOLD = {n.name: list(events(n)) for n in NODES.values()}
+EVERYTHING = [e for told in TOLD.values() for e in told]
+FILTERS = [
+    Filter(),
+    Filter(frozenset(("open",))),
+    Filter(frozenset(("open", "restricted", "personal"))),
+    Filter(frozenset(("open", "restricted", "personal")), quantities=frozenset(("pm10", "rssi", "uptime"))),
+    Filter(frozenset(("open", "restricted")), profiles=frozenset(("noise", "air_quality"))),
+    Filter(frozenset(("open", "restricted")), areas=frozenset(("centre",))),
+]
+
+
+def config(f: Filter, **more: object) -> MqttOutputConfig:
+    formats = ("native", "senml", "ngsi-ld", "homeassistant")
+    return MqttOutputConfig("city", Broker("b", 1), filter=f, **{"formats": formats, **more})  # type: ignore[arg-type]
+
+
+def shuffled(seed: int) -> list[Event]:
+    """Any order, but for metadata among themselves: what a node has measured only grows."""
+    order = random.Random(seed).sample(range(len(EVERYTHING)), len(EVERYTHING))
+    places = [i for i, n in enumerate(order) if EVERYTHING[n].meta is not None]
+    for i, n in zip(places, sorted(order[i] for i in places), strict=True):
+        order[i] = n
+    return [EVERYTHING[n] for n in order]
+
+
+def facts(told: list[Event]) -> dict[str, Current]:
+    found: dict[str, Current] = {}
+    for seq, e in enumerate(told, 1):
+        subject = subject_of(e)
+        if subject is not None:
+            found[subject] = fold(found.get(subject, NOTHING), e, seq)
+    return found
+
+
+@pytest.mark.parametrize("f", FILTERS)
+@given(seed=st.integers(0, 1 << 32), upto=st.integers(1, len(EVERYTHING)))
+@settings(max_examples=12, deadline=None)
+def test_what_the_facts_say_is_what_the_newest_events_said(f: Filter, seed: int, upto: int) -> None:
+    order = shuffled(seed)[:upto]
+    sieve, known = Sieve(f), Known("gw-1", NODES, f)
+    live: dict[str, bytes] = {}
+    for e in order:
+        seen = sieve.narrow(e, NODES)
+        for form in ("native", "homeassistant") if seen is not None else ():
+            live |= {m.topic: m.payload for m in FORMATS[form](seen, "city", known) if m.retain}
+    tree = Tree(shape_of(config(f), "1"), "gw-1", NODES)
+    rendered: dict[str, bytes] = {}
+    for subject, c in facts(order).items():
+        for m in tree.desired(subject, c, ("native", "homeassistant")).values():
+            assert m.topic not in rendered, "one subject, one topic"
+            rendered[m.topic] = m.payload
+    assert rendered == {t: p for t, p in live.items() if p}
+
+
+def test_areas_and_aggregates_are_rendered_as_they_were_told() -> None:
+    known = Known("gw-1", NODES)
+    first = next(iter(NODES))
+    about = replace(aggregate(True), node=first, name=NODES[first].name)
+    up = Alarm("raised", "above", "warning", "free", "1", 1, 2, T0, T0, ("full",), "law", {"en": "full"})
+    alarm = Event("alarm", "x", 0, "centre", "open", T0 + 2.5, 600, alarm=up, area=Area("centre", "lot", T0, {}))
+    told = [lot(), balance(True), about, alarm, balance(False), replace(about, aggregates=aggregate(False).aggregates)]
+    live = {m.topic: m.payload for e in told for m in FORMATS["native"](e, "city", known) if m.retain}
+    tree = Tree(shape_of(config(FILTERS[2]), "1"), "gw-1", NODES)
+    assert {
+        m.topic: m.payload for s, c in facts(told).items() for m in tree.desired(s, c, ("native",)).values()
+    } == live
+    assert {t.split("/")[-2] for t in live} == {"centre", "zone", "agg", "alert"}
+
+
+@pytest.mark.parametrize("form", sorted(WHOLE))
+def test_an_entity_holds_the_newest_valid_value_of_every_attribute(form: str) -> None:
+    """A report of one quantity must not take the others from the entity, and a suspect one not its own."""
+    node = next(n for n in NODES.values() if n.profile == "air_quality" and n.lat is not None)
+    told = TOLD[node.name]
+    known = Known("gw-1", NODES)
+    before: dict[str, bytes] = {}
+    c = NOTHING
+    for e in told:
+        c = fold(c, e)
+        now = {
+            m.topic: m.payload for m in RETAINED[form](c, node.name, "city", node, known) if "/Alert/" not in m.topic
+        }
+        assert before.keys() <= now.keys()
+        before = now
+    (entity,) = [p for t, p in before.items() if "AirQualityObserved" in t]
+    for e in told:
+        if e.kind == "report" and e.latest:
+            for column, row in e.latest:
+                key = e.columns[column].key
+                assert key not in ("pm10", "no2") or key.encode() in entity or row in e.columns[column].suspect
+
+
+@given(seed=st.integers(0, 1 << 32), upto=st.integers(1, len(EVERYTHING)))
+@settings(max_examples=12, deadline=None)
+def test_what_is_to_be_emptied_covers_all_that_was_published_under_an_entry(seed: int, upto: int) -> None:
+    """Also when the node's circle has become narrower since, which its newest facts then say."""
+    for f in FILTERS:
+        tree = Tree(shape_of(config(f), "1"), "gw-1", NODES)
+        for subject, c in facts(shuffled(seed)[:upto]).items():
+            published = tree.desired(subject, c).keys()
+            now = replace(c, visibility="personal", values={k: v._replace(circle=2) for k, v in c.values.items()})
+            assert published <= tree.under(subject, now, Entry.of(NODES[int(subject)]))
+
+
+def test_ends_are_remembered_and_bounded() -> None:
+    c = NOTHING
+    for n in range(3 * MAX_ENDED):
+        for state in ("raised", "cleared"):
+            a = Alarm(state, "above", "warning", f"q{n}", "1", 1, 1, T0 + n, T0, (f"q{n}-above",))  # type: ignore[arg-type]
+            c = fold(c, Event("alarm", "x", 1, "n", OPEN, T0 + n, 600, alarm=a), n + 1)
+    assert not c.alerts and len(c.ended) == MAX_ENDED and min(e.seq for e in c.ended.values()) == 2 * MAX_ENDED + 1
+
+
+async def test_facts_survive_and_a_rolled_back_event_leaves_none(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db")
+    told = TOLD["air-quality-1"]
+    await engine.commit([Write(e.node, None, e) for e in told])
+    want = facts(told)
+    subject = str(told[0].node)
+    assert engine.ledger.current(subject) == (len(told), want[subject])
+    engine.close()
+    engine = SqliteEngine(tmp_path / "g.db")
+    assert engine.ledger.current(subject) == (len(told), want[subject])
+
+    def job(db: sqlite3.Connection) -> int:
+        engine.ledger.folding.add(db, 99, told[0])
+        raise RuntimeError("behind the fold")
+
+    with pytest.raises(StoreError):
+        await engine.ledger.put(job)
+    assert engine.ledger.current(subject) == (len(told), want[subject])
+    engine.close()
+
+
+async def test_a_store_from_before_the_ledger_is_filled_from_what_it_holds(tmp_path: Path) -> None:
+    """From events while they are there, from rows and node states behind them."""
+    engine = SqliteEngine(tmp_path / "g.db")
+    told = TOLD["air-quality-1"]
+    node, subject = told[0].node, str(told[0].node)
+    meta = next(e.meta for e in reversed(told) if e.meta is not None)
+    t = max(t for e in told for t in e.times if t < T0 + 3600)
+    state = NodeState(
+        heard=T0 + 77.0, online=True, latest={"pm10": t}, meta=repr(sorted(meta.items())), firmware="0.1.0"
+    )
+    await engine.commit([Write(e.node, state, e) for e in told])
+    engine.close()
+    for spool, least in ((True, 10), (False, 1)):
+        db = sqlite3.connect(tmp_path / "g.db")
+        db.executescript(
+            "DELETE FROM current; DELETE FROM entries;" + ("" if spool else "DELETE FROM spool; DELETE FROM alarms;")
+        )
+        db.execute("DELETE FROM notes WHERE key = ?", (FILLED,))
+        db.commit()
+        db.close()
+        engine = SqliteEngine(tmp_path / "g.db")
+        found = engine.ledger.current(subject)
+        assert found is not None
+        _, c = found
+        assert len(c.values) >= least and c.values["pm10"].unit == "ug/m3" and dict(c.meta or {}) == dict(meta)
+        if spool:
+            assert c == replace(facts(told)[subject], ended=c.ended)
+        engine.close()
+    assert node and len(MIGRATIONS) >= 5
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+async def test_who_has_gone_is_known_with_the_name_it_had_and_its_alarms_end(tmp_path: Path, kind: str) -> None:
+    engine = SqliteEngine(tmp_path / "g.db") if kind == "sqlite" else MemoryEngine()
+    node = Node(7, "old", b"", profile="air_quality", interval_s=600, visibility="open", area=("a",))
+    ledger = engine.ledger
+    assert await ledger.keep_registry({7: node}, {"lot": "open"}, T0) == 0, "new, not changed"
+    up = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    await engine.commit([Write(7, None, Event("alarm", "7:1", 7, "old", OPEN, T0 + 1.0, 600, alarm=up))])
+    assert await ledger.keep_registry({7: node}, {"lot": "open"}, T0) == 0 and ledger.generation == 0
+    assert await ledger.keep_registry({7: replace(node, name="new")}, {"lot": "open"}, T0 + 5) == 1
+    over, again = [e.event for e in engine.fetch(1, 9)]
+    assert (over.name, over.alarm.state, over.alarm.quantity, over.alarm.unit) == ("old", "cleared", "pm10", "ug/m3")  # type: ignore[union-attr]
+    assert (again.name, again.alarm.state) == ("new", "raised")  # type: ignore[union-attr]
+    assert all(e.express for e in engine.fetch(1, 9))
+    assert await ledger.keep_registry({7: replace(node, name="new", interval_s=60)}, {}, T0 + 6) == 2
+    assert len(engine.fetch(3, 9)) == 0, "an interval is nobody's alarm"
+    assert await ledger.keep_registry({}, {}, T0 + 7) == 1
+    (last,) = [e.event for e in engine.fetch(3, 9)]
+    assert (
+        last.alarm is not None and last.alarm.state == "cleared" and last.alarm.circle == Circle("air_quality", ("a",))
+    )
+    for f, sees in ((FILTERS[1], True), (FILTERS[4], True), (Filter(areas=frozenset(("b",))), False)):
+        assert (Sieve(f).narrow(last, {}) is not None) == sees
+    known = ledger.known("7")
+    assert known is not None and known.now is None and {e.name for _, e in known.past} == {"old", "new"}
+    assert (
+        ledger.subjects("", 9, 1 << 60, 0) == ["7", "@lot"] and ledger.subjects("", 9, 1 << 60, ledger.generation) == []
+    )
+    engine.close()

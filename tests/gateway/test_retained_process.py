@@ -1,0 +1,408 @@
+"""What a broker retains, by the real gateway and a real mosquitto: after it forgot, remembers an older time or was exchanged, and after
+nodes, areas, formats, filters and outputs have gone or come, its tree equals what a fresh gateway on a copy of the store publishes to
+an empty broker.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.conftest import Mosquitto
+from tests.gateway.test_process_reload import reload
+from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, until
+
+NOW = int(time.time())
+ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
+EVERYTHING = ("native", "senml", "ngsi-ld", "homeassistant")
+ALL = ("open", "restricted", "personal")
+
+
+class Scene:
+    """A gateway with its files, and the nodes around it. write() before start() or reload()."""
+
+    def __init__(self, folder: Path, broker: Mosquitto) -> None:
+        self.folder, self.broker = folder, broker
+        self.motes = {263: Mote(263), 264: Mote(264), 265: Mote(265)}
+        self.names = {263: "air-1", 264: "meter-1", 265: "air-2"}
+        self.profiles = {263: "air_quality", 264: "water_meter", 265: "air_quality"}
+        self.visibility = dict.fromkeys(self.motes, "open")
+        self.areas = dict.fromkeys(self.motes, "centre")
+        self.outputs: dict[str, dict[str, object]] = {"city": {"formats": list(EVERYTHING), "visibility": list(ALL)}}
+        self.process: Process | None = None
+
+    def write(self, folder: Path | None = None, broker: Mosquitto | None = None) -> Path:
+        folder, broker = folder or self.folder, broker or self.broker
+        (folder / "nodes.toml").write_text(
+            "".join(
+                f'[[node]]\nid = {n}\nname = "{name}"\nkey = "{self.motes[n].key.hex()}"\nprofile = "{self.profiles[n]}"\n'
+                f'interval_s = 600\nvisibility = "{self.visibility[n]}"\nlat = 45.54\nlon = 13.73\narea = "{self.areas[n]}"\n'
+                for n, name in self.names.items()
+            )
+        )
+        text = '[gateway]\nid = "gw-1"\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
+        for name, keys in self.outputs.items():
+            told = {"broker": f"{broker.host}:{broker.port}", **keys}
+            text += f'[output.{name}]\nkind = "mqtt"\n' + "".join(f"{k} = {json.dumps(v)}\n" for k, v in told.items())
+        (folder / "gateway.toml").write_text(text)
+        return folder / "gateway.toml"
+
+    def start(self) -> Process:
+        self.process = Process(self.write())
+        return self.process
+
+    def reload(self) -> None:
+        assert self.process is not None
+        self.write()
+        reload(self.process)
+
+    def feed(self, *frames: bytes) -> None:
+        assert self.process is not None
+        c = Concentrator(self.process.port)
+        for f in frames:
+            c.push(f)
+        c.pull()
+        c.close()
+
+    def live(self) -> None:
+        """Every node says something of every kind; the air node's alarm is up."""
+        m = self.motes
+        self.feed(
+            m[263].status({1: 5, 2: 1, 3: 1, 5: "0.1.0", 11: 371}, long=True), m[263].report(NOW - 120, ROWS), m[263].alarm(2, NOW, 6, 181, 150),
+            m[264].status({1: 7, 3: 2}, long=True), m[264].report(NOW - 120, [[1234, 15]], schema=4), m[264].alarm(2, NOW, 14, 50, 10),
+            m[265].report(NOW - 120, ROWS), m[265].alarm(2, NOW, 6, 181, 150), m[265].alarm(1, NOW + 1, 6, 90, 150),
+        )  # fmt: skip
+
+    def fresh(self, folder: Path, broker: Mosquitto) -> dict[str, bytes]:
+        """Return what a gateway on a copy of the store publishes to an empty broker."""
+        folder.mkdir()
+        old = sqlite3.connect(self.folder / "gateway.db")
+        new = sqlite3.connect(folder / "gateway.db")
+        with new:
+            old.backup(new)
+        old.close()
+        new.close()
+        p = Process(self.write(folder, broker))
+        try:
+            return settled(broker)
+        finally:
+            p.stop()
+
+
+def tree(broker: Mosquitto) -> dict[str, bytes]:
+    """Return what is retained now, but for what the gateway says of itself."""
+    b = Backend((broker.host, broker.port), "#")
+    b_count = -1
+    while len(b.messages) != b_count:
+        b_count = len(b.messages)
+        time.sleep(0.15)
+    b.close()
+    return {t: p for t, p, retained in b.messages if retained and "/gw/" not in f"/{t}" and not t.startswith("gw/")}
+
+
+def settled(broker: Mosquitto) -> dict[str, bytes]:
+    """Return the tree once it has stopped changing."""
+    before, now = {}, tree(broker)
+    deadline = time.monotonic() + 20
+    while (before != now or not now) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        before, now = now, tree(broker)
+    return now
+
+
+def difference(got: Mapping[str, bytes], want: Mapping[str, bytes]) -> dict[str, object]:
+    """Return what is missing, wrong and left over."""
+    return {
+        "missing": sorted(want.keys() - got.keys()),
+        "left_over": sorted(got.keys() - want.keys()),
+        "wrong": {t: (got[t], want[t]) for t in sorted(got.keys() & want.keys()) if got[t] != want[t]},
+    }
+
+
+NOTHING = {"missing": [], "left_over": [], "wrong": {}}
+
+
+@pytest.fixture
+def scene(tmp_path: Path, broker: Mosquitto) -> Iterator[Scene]:
+    (tmp_path / "gw").mkdir()
+    found = Scene(tmp_path / "gw", broker)
+    yield found
+    if found.process is not None:
+        found.process.kill()
+
+
+@pytest.fixture
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    """Another mosquitto, with nothing in it."""
+    m = Mosquitto(tmp_path_factory.mktemp("empty"))
+    m.start()
+    yield m
+    m.stop()
+
+
+def same(scene: Scene, tmp_path: Path, empty: Mosquitto, least: int = 20) -> dict[str, bytes]:
+    """The broker's tree is the fresh one's, topic by topic; return it."""
+    want = scene.fresh(tmp_path / "fresh", empty)
+    assert len(want) >= least, sorted(want)
+    until(lambda: difference(tree(scene.broker), want) == NOTHING, 15)
+    assert difference(tree(scene.broker), want) == NOTHING
+    return want
+
+
+def test_a_broker_that_lost_its_memory_is_told_everything_again(scene: Scene, tmp_path: Path, empty: Mosquitto) -> None:
+    scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    scene.broker.stop()
+    forget(scene.broker)
+    scene.broker.start()
+    now = same(scene, tmp_path, empty)
+    assert now == before and "node/air-1/alert/pm10-above" in now and "node/air-2/alert/pm10-above" not in now
+
+
+def test_a_broker_with_an_older_memory_is_put_right_though_an_alarm_rose_and_another_ended_since(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    scene.broker.stop()  # it saves
+    database = tmp_path / "old.db"
+    shutil.copy(scene.broker.folder / "mosquitto.db", database)
+    scene.broker.start()
+    scene.feed(scene.motes[263].alarm(1, NOW + 5, 6, 90, 150), scene.motes[265].alarm(2, NOW + 5, 6, 190, 150),
+               scene.motes[263].report(NOW, [[50, 60, 70, 231, 631, 121]]))  # fmt: skip
+    settled(scene.broker)
+    scene.broker.stop()
+    shutil.copy(database, scene.broker.folder / "mosquitto.db")
+    scene.broker.start()
+    now = same(scene, tmp_path, empty)
+    assert "node/air-1/alert/pm10-above" not in now and "node/air-2/alert/pm10-above" in now
+    assert json.loads(now["node/air-1/q/pm10"])["v"] == 70
+
+
+def test_a_broker_that_was_exchanged_while_the_gateway_was_stopped_is_told_everything(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    assert p.stop() == 0
+    scene.broker.stop()
+    forget(scene.broker)
+    scene.broker.start()
+    scene.start()
+    assert same(scene, tmp_path, empty) == before
+
+
+def test_nothing_is_said_again_to_a_broker_that_remembers_everything(scene: Scene) -> None:
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    assert p.stop() == 0
+    late = Backend((scene.broker.host, scene.broker.port), "city/v1/node/#")
+    p = scene.start()
+    time.sleep(1.5)
+    assert [t for t, _, retained in late.messages if not retained] == []
+    assert not [line for line in p.lines() if line["event"] == "output_resynced"]
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_nodes_that_are_renamed_removed_or_personal_now_leave_nothing_behind(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool
+) -> None:
+    scene.outputs["city"]["visibility"] = ["open", "restricted"]
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/node/+/event")
+    scene.names[263] = "air-one"
+    scene.visibility[264] = "personal"
+    del scene.names[265]
+    scene.feed(scene.motes[265].alarm(2, NOW + 5, 6, 190, 150))
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    now = same(scene, tmp_path, empty, 10)
+    assert {t.split("/")[1] for t in now if t.startswith("node/")} == {"air-one"}
+    assert now["node/air-one/state"] == b"online" and "node/air-one/alert/pm10-above" in now
+    over = [json.loads(p) | {"node": t.split("/")[1]} for t, p, _ in seen.messages if b"alarm_cleared" in p]
+    assert {(e["node"], e["quantity"], e["unit"]) for e in over} == {
+        ("air-1", "pm10", "ug/m3"),
+        ("air-2", "pm10", "ug/m3"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "gone", "come"),
+    [
+        ({"formats": ["native", "senml"]}, ("ngsi-ld/Device/air-1", "homeassistant/device/air-1/config"), ()),
+        ({"quantities": ["pm10"]}, ("node/air-1/q/pm25", "node/meter-1/q/water_volume"), ()),
+        ({"visibility": ["open"]}, ("node/air-1/q/uptime", "node/meter-1/q/water_volume"), ()),
+        ({"profiles": ["water_meter"]}, ("node/air-1/state", "node/air-1/alert/pm10-above"), ()),
+        ({"root": "town"}, ("node/air-1/state",), ("town/v1/node/air-1/state",)),
+        ({"discovery": "ha"}, ("homeassistant/device/air-1/config",), ("ha/device/air-1/config",)),
+    ],
+)
+@pytest.mark.parametrize("running", [True, False])
+def test_what_an_output_may_say_no_more_is_emptied_and_what_it_may_say_now_is_published(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, change: dict[str, object], gone: tuple[str, ...], come: tuple[str, ...], running: bool
+) -> None:  # fmt: skip
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    assert set(gone) <= before.keys()
+    scene.outputs["city"] |= change
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    now = same(scene, tmp_path, empty, 3)
+    assert not set(gone) & now.keys() and set(come) <= now.keys()
+    late = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/#")
+    time.sleep(0.3)
+    assert bool(late.messages) == ("root" not in change)
+
+
+def test_a_format_that_is_added_is_published_at_once(scene: Scene, tmp_path: Path, empty: Mosquitto) -> None:
+    scene.outputs["city"]["formats"] = ["native"]
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    scene.outputs["city"]["formats"] = list(EVERYTHING)
+    scene.reload()
+    now = same(scene, tmp_path, empty)
+    assert {"homeassistant/device/air-1/config", "ngsi-ld/Device/air-1", "ngsi-ld/Alert/air-1-pm10-above"} <= now.keys()
+
+
+def test_an_output_that_is_taken_out_leaves_an_empty_broker_and_returns_whole(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    scene.outputs["other"] = {"broker": f"{empty.host}:{empty.port}", "formats": ["native"]}
+    scene.start()
+    scene.live()
+    assert len(settled(empty)) > 10
+    other = scene.outputs.pop("other")
+    scene.reload()
+    everything = Backend((empty.host, empty.port), "#")
+    assert until(lambda: tree(empty) == {}, 10)
+    everything.close()
+    late = Backend((empty.host, empty.port), "#")
+    time.sleep(0.3)
+    assert late.messages == [], "what the gateway said of itself has gone too"
+    scene.outputs["other"] = other
+    scene.reload()
+    assert until(lambda: "node/air-1/alert/pm10-above" in tree(empty), 10)
+
+
+def test_two_outputs_on_one_broker_do_not_empty_each_others_topics(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    scene.outputs = {
+        "city": {"formats": ["native"]},
+        "open": {"formats": ["native", "homeassistant"], "visibility": ["open"]},
+    }
+    scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    assert "node/air-1/q/uptime" in before and "homeassistant/device/air-1/config" in before
+    del scene.outputs["open"]
+    scene.reload()
+    now = same(scene, tmp_path, empty)
+    assert "node/air-1/q/pm10" in now and "homeassistant/device/air-1/config" not in now
+
+
+def test_an_output_taken_out_while_its_broker_is_away_is_named_in_health(scene: Scene, empty: Mosquitto) -> None:
+    scene.outputs["other"] = {"broker": f"{empty.host}:{empty.port}", "formats": ["native"]}
+    p = scene.start()
+    scene.live()
+    settled(empty)
+    empty.stop()
+    del scene.outputs["other"]
+    assert p.stop() == 0
+    scene.start()
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/gw-1/health")
+    seen.wait(lambda: any(b"output_left" in p for p in seen.on("gw/gw-1/health")), 30)
+    (problem,) = [x for x in json.loads(seen.on("gw/gw-1/health")[-1])["problems"] if x["code"] == "output_left"]
+    assert "other" in problem["text"] and "--forget" in problem["next"]
+
+
+def test_a_restored_backup_does_not_leave_what_came_after_it(scene: Scene, tmp_path: Path, empty: Mosquitto) -> None:
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    assert p.stop() == 0
+    copy = tmp_path / "copy.db"
+    shutil.copy(scene.folder / "gateway.db", copy)
+    scene.start()
+    scene.feed(scene.motes[265].alarm(2, NOW + 5, 4, 190, 150))
+    assert "node/air-2/alert/pm1-above" in settled(scene.broker)
+    scene.process.kill()  # type: ignore[union-attr]
+    for end in ("", "-wal", "-shm"):
+        (scene.folder / f"gateway.db{end}").unlink(missing_ok=True)
+    shutil.copy(copy, scene.folder / "gateway.db")
+    scene.start()
+    same(scene, tmp_path, empty)
+
+
+def forget(broker: Mosquitto) -> None:
+    """Delete what a stopped broker has saved."""
+    (broker.folder / "mosquitto.db").unlink(missing_ok=True)
+
+
+def republish(scene: Scene, *more: str) -> tuple[int, dict[str, object]]:
+    argv = [
+        sys.executable,
+        "-m",
+        "gateway",
+        "republish",
+        "--config",
+        str(scene.folder / "gateway.toml"),
+        "--json",
+        *more,
+    ]
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=60)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_what_somebody_else_took_from_the_broker_comes_back_by_republish(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    wipe(scene.broker, before)
+    assert tree(scene.broker) == {}
+    code, told = republish(scene, "--output", "city", "--node", "air-1")
+    assert code == 0 and told["done"]
+    assert {t.split("/")[1] for t in tree(scene.broker) if t.startswith("node/")} == {"air-1"}
+    assert republish(scene, "--output", "city")[1]["done"] and tree(scene.broker) == before
+    wipe(scene.broker, before)
+    assert p.stop() == 0
+    code, told = republish(scene, "--output", "city")
+    assert code == 0 and not told["running"]
+    scene.start()
+    assert same(scene, tmp_path, empty) == before
+    assert (
+        republish(scene, "--output", "nowhere")[0] == 2 and republish(scene, "--output", "city", "--node", "x")[0] == 2
+    )
+
+
+def wipe(broker: Mosquitto, topics: Mapping[str, bytes]) -> None:
+    """Somebody empties topics behind the gateway's back."""
+    b = Backend((broker.host, broker.port), "nothing")
+    for t in topics:
+        full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
+        b._client.publish(full, b"", 1, True).wait_for_publish(5)
+    b.close()
