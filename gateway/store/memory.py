@@ -43,7 +43,11 @@ class MemoryEngine:
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._db, Path(":memory:"), 0.0)
         begin(self._db)
-        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event))
+        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event), self._calm)
+
+    def _calm(self, _db: sqlite3.Connection, node: int) -> None:
+        if node in self._states:
+            self._states[node] = replace(self._states[node], alarms={})
 
     def _job(self, job: Callable[[sqlite3.Connection], int]) -> asyncio.Future[int]:
         found = job(self._db)
