@@ -225,3 +225,32 @@ async def test_who_has_gone_is_known_with_the_name_it_had_and_its_alarms_end(tmp
         ledger.subjects("", 9, 1 << 60, 0) == ["7", "@lot"] and ledger.subjects("", 9, 1 << 60, ledger.generation) == []
     )
     engine.close()
+
+
+async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrower_only_where_it_may_be() -> None:
+    engine = MemoryEngine()
+    ledger, subject = engine.ledger, "@centre"
+    tree = Tree(shape_of(config(FILTERS[1]), "1"), "gw-1", NODES, ledger.entry)
+    up = Alarm("raised", "above", "warning", "free", "1", 1, 2, T0, T0, ("full",), "law", {"en": "full"})
+    alarm = Event("alarm", "x", 0, "centre", OPEN, T0 + 2.5, 600, alarm=up, area=Area("centre", "lot", T0, {}))
+    told = replace(lot(), visibility=OPEN)
+    c = facts([told, alarm])[subject]
+
+    await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
+    before = tree.desired(subject, c).keys()
+    assert {"city/v1/area/centre/lot", "city/v1/area/centre/alert/full"} <= before and tree.shows_area(subject, OPEN)
+
+    await ledger.keep_registry(NODES, {"centre": "restricted"}, T0)
+    assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
+    await ledger.keep_registry(NODES, {}, T0)
+    assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
+    everyone = Tree(shape_of(config(FILTERS[2]), "1"), "gw-1", NODES, ledger.entry)
+    assert everyone.desired(subject, c) == {} and everyone.desired("@unheard", c) == {}
+
+    over = fold(c, replace(alarm, alarm=replace(up, state="cleared")), 9)
+    known = ledger.known(subject)
+    assert known is not None
+    for now in (c, over):
+        assert set().union(*(tree.under(subject, now, entry) for _, entry in known.past)) == before
+    await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
+    assert tree.desired(subject, c).keys() == before, "it has come back"
