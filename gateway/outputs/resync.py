@@ -326,7 +326,7 @@ class Resync:
         return shapes, others, left
 
     def _as(self, shape: Any) -> Tree:
-        return Tree(shape, self._tree.gateway, self._tree.nodes)
+        return Tree(shape, self._tree.gateway, self._tree.nodes, self._tree.entry)
 
     async def _walk(self, page: Callable[[str], list[str]], turn: _Turn) -> None:
         after = ""
