@@ -30,22 +30,26 @@ class Presence:
         self._watched: set[int] = set()
         self._quiet_until = 0.0  # nobody is declared offline before this
         self.newest = 0.0  # reception that the store knew at the start
-        for number, state in engine.online():
-            self.newest = max(self.newest, state.heard)
-            self.watch(number, state)
+        for number, heard in engine.online():
+            self.newest = max(self.newest, heard)
+            self._expect(number, heard)
 
     def watch(self, number: int, state: NodeState) -> None:
         """Expect more of a node that is online; one that is watched already keeps its place."""
-        if state.online and number not in self._watched and number in self._states.nodes:
-            self._watched.add(number)
-            heapq.heappush(self._deadlines, (self._offline_at(number, state), number))
+        if state.online:
+            self._expect(number, state.heard)
 
-    def _offline_at(self, number: int, state: NodeState) -> float:
+    def _expect(self, number: int, heard: float) -> None:
+        if number not in self._watched and number in self._states.nodes:
+            self._watched.add(number)
+            heapq.heappush(self._deadlines, (self._offline_at(number, heard), number))
+
+    def _offline_at(self, number: int, heard: float) -> float:
         """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
         was before the clock was set, so that says nothing."""
         now = self._clock.now()
-        heard = state.heard if state.heard <= now else min(self._began, now)
-        return offline_at(self._states.known(number), replace(state, heard=max(heard, self._presumed)))
+        heard = heard if heard <= now else min(self._began, now)
+        return offline_at(self._states.known(number), max(heard, self._presumed))
 
     def stepped(self) -> None:
         """The host's clock was set: heard in what is now the future, or long ago by the new clock, both mean just now."""
@@ -54,7 +58,7 @@ class Presence:
         for number in watched:
             if number in self._states.nodes:
                 self._watched.add(number)
-                self._deadlines.append((self._offline_at(number, NodeState()), number))
+                self._deadlines.append((self._offline_at(number, 0.0), number))
         heapq.heapify(self._deadlines)
 
     def check(self, limit: int = 1000) -> None:
@@ -75,7 +79,7 @@ class Presence:
             if not state.online or self._states.busy(number):
                 self.watch(number, replace(state, heard=max(state.heard, now)))
                 continue
-            if self._offline_at(number, state) > now:
+            if self._offline_at(number, state.heard) > now:
                 self.watch(number, state)
                 continue
             decision = goes_offline(self._states.known(number), state, now)
