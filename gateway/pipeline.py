@@ -60,6 +60,7 @@ class Pipeline:
         self._derivation = derivation = Derivation(engine, metrics, followers, desk)
         self._commits = commits = Commits(engine, states, metrics)
         self._orders = orders = OrderDesk(desk, states, commits, clock, metrics)
+        orders.wipe = engine.wipe
         self.downlinks = orders.downlinks = Downlinks(engine, clock, metrics, orders.unsent)
         rates = Rates(1000, 1) if rates is None else rates
         self._intake = Intake(states, engine, clock, metrics, rates, derivation, orders, commits.put, rejected)

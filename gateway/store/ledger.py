@@ -172,6 +172,11 @@ class Ledger:
         row = self.reader.execute("SELECT body FROM entries WHERE subject = ?", (subject,)).fetchone()
         return None if row is None else _known(row[0])
 
+    def entry(self, subject: str) -> Entry | None:
+        """Return what the registry says of a subject now; None once it has left."""
+        known = self.known(subject)
+        return None if known is None else known.now
+
     def subjects(self, after: str, limit: int, seq: int, generation: int) -> list[str]:
         """Return subjects behind `after` whose facts changed behind event `seq`, or whose entry behind `generation`; -1: all."""
         found = self.reader.execute(

@@ -39,6 +39,7 @@ class MemoryEngine:
         self._airtime: list[tuple[str, int, int, int]] = []
         self._notes: dict[str, bytes] = {}
         self._poisoned = False
+        self.wiped = 0  # how often it was asked to
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._db, Path(":memory:"), 0.0)
         begin(self._db)
@@ -176,6 +177,9 @@ class MemoryEngine:
     def make_room(self) -> asyncio.Future[int]:
         self.full = self.failing
         return _future(int(not self.full))
+
+    def wipe(self) -> None:
+        self.wiped += 1
 
     def close(self) -> None:
         return None

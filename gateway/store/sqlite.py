@@ -29,13 +29,14 @@ from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepar
 from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
 from gateway.store.retention import MB, Retention, newest_reception
-from gateway.store.schema import RESTORED, TIME
+from gateway.store.schema import BUSY_MS, RESTORED, TIME
 from gateway.store.trust import Time
 from gateway.store.writer import Writer, advice, no_room
 
 QUARANTINE_MAX = PLACES
 UNREAD = "unknown_schema"
 CHECK_S = 5.0
+WIPE_MS = 100  # that the writer waits for readers when the log is to be emptied
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +66,7 @@ class SqliteEngine:
             private.close_to_others(path, wal.path_of(path), Path(f"{path}-shm"), Path(f"{path}.reserve"))
             self._floor = Floor(path)
             empty, log_found = not path.exists() or not path.stat().st_size, wal.look(path)
+            self.unwiped = wal.size(path) > 0  # whoever wrote it may not have come to it
             now = clock()
             self._reader = self._open(now, log_found)
             self.full = not self._reserve.hold()
@@ -357,6 +359,20 @@ class SqliteEngine:
             return int(not self.full)
 
         return self._writer.put(job)
+
+    def wipe(self) -> None:
+        self.unwiped = True
+
+    def empty_log(self) -> asyncio.Future[int]:
+        """Do what wipe() asked for, behind all that is queued: the result is 1, or 0 while a reader stands in the way."""
+        self.unwiped = False
+
+        def done(f: asyncio.Future[int]) -> None:
+            self.unwiped |= f.cancelled() or f.exception() is not None or not f.result()
+
+        future = self._writer.apart(lambda db: int(wal.empty(db, WIPE_MS, BUSY_MS)))
+        future.add_done_callback(done)
+        return future
 
     def use_outputs(self, outputs: Iterable[str]) -> None:
         """Other outputs count from now on."""

@@ -244,3 +244,30 @@ async def test_a_node_that_has_gone_has_no_alarm_up_in_its_state_and_one_that_is
     assert gone is not None and before is not None and gone == replace(before, alarms={}), "nothing else of it is lost"
     assert renamed is not None and set(renamed.alarms) == {"pm10-above"}, "as raised again under the new name"
     engine.close()
+async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrower_only_where_it_may_be() -> None:
+    engine = MemoryEngine()
+    ledger, subject = engine.ledger, "@centre"
+    tree = Tree(shape_of(config(FILTERS[1]), "1"), "gw-1", NODES, ledger.entry)
+    up = Alarm("raised", "above", "warning", "free", "1", 1, 2, T0, T0, ("full",), "law", {"en": "full"})
+    alarm = Event("alarm", "x", 0, "centre", OPEN, T0 + 2.5, 600, alarm=up, area=Area("centre", "lot", T0, {}))
+    told = replace(lot(), visibility=OPEN)
+    c = facts([told, alarm])[subject]
+
+    await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
+    before = tree.desired(subject, c).keys()
+    assert {"city/v1/area/centre/lot", "city/v1/area/centre/alert/full"} <= before and tree.shows_area(subject, OPEN)
+
+    await ledger.keep_registry(NODES, {"centre": "restricted"}, T0)
+    assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
+    await ledger.keep_registry(NODES, {}, T0)
+    assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
+    everyone = Tree(shape_of(config(FILTERS[2]), "1"), "gw-1", NODES, ledger.entry)
+    assert everyone.desired(subject, c) == {} and everyone.desired("@unheard", c) == {}
+
+    over = fold(c, replace(alarm, alarm=replace(up, state="cleared")), 9)
+    known = ledger.known(subject)
+    assert known is not None
+    for now in (c, over):
+        assert set().union(*(tree.under(subject, now, entry) for _, entry in known.past)) == before
+    await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
+    assert tree.desired(subject, c).keys() == before, "it has come back"
