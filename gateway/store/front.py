@@ -33,8 +33,9 @@ DEEP = 20  # levels of a b-tree: more is a circle
 SHAPES = {
     "nodes": "iib", "frames": "iiiirttnrtb", "rows": "iiiiitn", "spool": "nribi", "cursors": "tii", "quarantine": "nrtb", "airtime": "tiii",
     "notes": "tb", "audit": "nrtttitttt", "alarms": "nrb", "forgotten": "iii",
+    "current": "tiiib", "entries": "tiib", "places": "tib", "requests": "ntt",
 }  # fmt: skip
-ROWIDS = {"spool", "quarantine", "airtime", "audit", "alarms"}
+ROWIDS = {"spool", "quarantine", "airtime", "audit", "alarms", "current", "requests"}
 
 log = structlog.get_logger(__name__)
 

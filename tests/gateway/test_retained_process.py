@@ -244,6 +244,27 @@ def test_nodes_that_are_renamed_removed_or_personal_now_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("running", [True, False])
+def test_a_name_that_another_node_has_now_keeps_what_that_one_says(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool
+) -> None:
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    scene.names[263], scene.names[265] = scene.names[265], scene.names[263]  # two were mounted the wrong way round
+    scene.motes[266], scene.names[266] = Mote(266), scene.names.pop(264)  # and one was replaced
+    scene.profiles[266], scene.visibility[266], scene.areas[266] = "water_meter", "open", "centre"
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    now = same(scene, tmp_path, empty, 15)
+    assert "node/air-2/alert/pm10-above" in now and "node/air-1/alert/pm10-above" not in now
+    assert now.keys() >= {"node/meter-1/meta", "node/air-1/q/pm10", "ngsi-ld/Device/air-1"}
+    assert "node/meter-1/q/water_volume" not in now
+
+
+@pytest.mark.parametrize("running", [True, False])
 def test_a_node_that_returns_raises_its_alarm_anew(
     scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool
 ) -> None:
