@@ -260,7 +260,7 @@ def test_a_name_that_another_node_has_now_keeps_what_that_one_says(
         scene.start()
     now = same(scene, tmp_path, empty, 15)
     assert "node/air-2/alert/pm10-above" in now and "node/air-1/alert/pm10-above" not in now
-    assert now.keys() >= {"node/meter-1/meta", "node/air-1/q/pm10", "ngsi-ld/Device/air-1"}
+    assert now.keys() >= {"node/meter-1/meta", "node/air-1/q/pm10", "node/air-2/q/pm10", "ngsi-ld/Device/air-1"}
     assert "node/meter-1/q/water_volume" not in now
 
 
