@@ -404,6 +404,33 @@ def test_an_output_taken_out_while_its_broker_is_away_is_named_in_health(scene: 
     seen.wait(lambda: any(b"output_left" in p for p in seen.on("gw/gw-1/health")), 30)
     (problem,) = [x for x in json.loads(seen.on("gw/gw-1/health")[-1])["problems"] if x["code"] == "output_left"]
     assert "other" in problem["text"] and "--forget" in problem["next"]
+    assert republish(scene, "--output", "city", "--forget")[0] == 2, "one that is configured is not forgotten"
+    assert republish(scene, "--output", "other", "--forget")[0] == 0
+    n = len(seen.on("gw/gw-1/health"))
+    seen.wait(lambda: any(b"output_left" not in p for p in seen.on("gw/gw-1/health")[n:]), 60)
+
+
+def test_a_user_who_may_not_read_the_mark_publishes_everything_and_health_says_what_to_add(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    assert p.stop() == 0
+    scene.broker.stop()
+    acl = scene.broker.folder / "acl"
+    acl.write_text("topic write city/#\ntopic write homeassistant/#\ntopic read city/v1/node/#\ntopic read city/v1/ngsi-ld/#\n"
+                   "topic read homeassistant/#\ntopic read city/v1/gw/gw-1/health\n")  # fmt: skip
+    config = scene.broker.folder / "mosquitto.conf"
+    config.write_text(config.read_text() + f"acl_file {acl}\n")
+    forget(scene.broker)
+    scene.broker.start()
+    scene.start()
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/gw-1/health")
+    seen.wait(lambda: any(b"mark_unread" in p for p in seen.on("gw/gw-1/health")), 30)
+    (problem,) = [x for x in json.loads(seen.on("gw/gw-1/health")[-1])["problems"] if x["code"] == "mark_unread"]
+    assert "topic readwrite city/v1/gw/gw-1/mark/city" in problem["next"]
+    assert settled(scene.broker) == before
 
 
 def test_a_restored_backup_does_not_leave_what_came_after_it(scene: Scene, tmp_path: Path, empty: Mosquitto) -> None:
