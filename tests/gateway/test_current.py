@@ -244,6 +244,8 @@ async def test_a_node_that_has_gone_has_no_alarm_up_in_its_state_and_one_that_is
     assert gone is not None and before is not None and gone == replace(before, alarms={}), "nothing else of it is lost"
     assert renamed is not None and set(renamed.alarms) == {"pm10-above"}, "as raised again under the new name"
     engine.close()
+
+
 async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrower_only_where_it_may_be() -> None:
     engine = MemoryEngine()
     ledger, subject = engine.ledger, "@centre"
