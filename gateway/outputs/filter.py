@@ -112,6 +112,7 @@ class Sieve:
     def facts(self, c: Current, node: Node, lifted: bool = False) -> Current | None:
         """Return what of a node's facts may be seen under this registry entry.
 
+        Whether it is there now is a fact of now, which the entry alone decides about; no event may come to say it again.
         lifted: leave out of account how narrow the circle was when each fact was told; for what may have been published before that.
         """
         f = self._filter
@@ -136,8 +137,10 @@ class Sieve:
                     )
             changes["aggregates"] = seen
         own = node.visibility if lifted else strictest(c.visibility, node.visibility)
+        if node.visibility not in f.visibility:
+            changes["online"] = None
         if own not in f.visibility:
-            changes |= {"online": None, "meta": None, "device": None}
+            changes |= {"meta": None, "device": None}
         else:
             if c.meta is not None:
                 quantities = {key: unit for key, unit in c.meta["quantities"].items() if self._sees(key, own)}

@@ -254,3 +254,15 @@ async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrowe
         assert set().union(*(tree.under(subject, now, entry) for _, entry in known.past)) == before
     await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
     assert tree.desired(subject, c).keys() == before, "it has come back"
+
+
+def test_a_node_that_is_made_open_is_there_before_it_speaks_and_what_it_said_before_stays_the_households() -> None:
+    f = FILTERS[1]
+    at_home = Node(7, "n-7", b"", profile="air_quality", interval_s=600, visibility="personal")
+    status = Event("status", "7:0:1", 7, "n-7", "personal", T0 + 1.0, 600, 1, online=True, status={"uptime": 5})
+    raised = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    alarm = Event("alarm", "7:0:2", 7, "n-7", "personal", T0 + 2.0, 600, 2, online=True, alarm=raised)
+    c = facts([status, alarm])["7"]
+    assert Tree(shape_of(config(f), "1"), "gw-1", {7: at_home}).desired("7", c) == {}
+    opened = {7: replace(at_home, visibility=OPEN)}
+    assert Tree(shape_of(config(f), "1"), "gw-1", opened).desired("7", c).keys() == {"city/v1/node/n-7/state"}
