@@ -17,6 +17,8 @@ PURGE_S = 300.0
 SHARE = 0.2  # of the writer's time that retention may take while a pass lasts
 SIZE_S = 5.0  # how often it is looked whether the size limit is passed
 ROOM_S = (1.0, 60.0)  # how often a full disk is looked at again: the rarer the oftener it was full
+WIPE_S = (1.0, 60.0)  # between two emptyings of the log: doubled while a reader stands in the way
+WIPE_TOLD_S = 600.0  # so long a reader may stand there before health says so
 REMEMBER_S = 7 * 86_400.0  # how long a recovery is a problem that someone should look at
 LOG_BYTES = 64 * MB  # of the store's log file: more means that something beside the gateway keeps reading
 
@@ -33,6 +35,8 @@ class Caretaker:
         self._full = False
         self._wait, self._due = ROOM_S[0], 0.0
         self._newest = engine.newest()
+        self._wipe_wait, self._wipe_due, self._wiping = WIPE_S[0], 0.0, False
+        self._unwiped_since: float | None = None
 
     def tick(self, now: float, may_purge: bool) -> None:
         """Do what is due; may_purge False: the clock is in doubt, nothing counts as old."""
@@ -58,9 +62,29 @@ class Caretaker:
         if engine.full and now >= self._due:
             self._due = now + self._wait
             engine.make_room()
+        self._wipe(now)
         if (newest := engine.newest()) != self._newest:
             self._newest = newest
             self._wake()
+
+    def _wipe(self, now: float) -> None:
+        """Take what secrets left behind out of the log, often enough and not for every command. A full disk keeps its log: alarms fit in."""
+        engine = self._engine
+        if engine.unwiped and self._unwiped_since is None:
+            self._unwiped_since = now
+        if not engine.unwiped or self._wiping or now < self._wipe_due or engine.full:
+            return
+
+        def done(emptied: asyncio.Future[int]) -> None:
+            self._wiping = False
+            if not emptied.cancelled() and emptied.exception() is None and emptied.result():
+                self._wipe_wait, self._unwiped_since = WIPE_S[0], None
+            else:
+                self._wipe_wait = min(self._wipe_wait * 2, WIPE_S[1])
+            self._wipe_due = now + self._wipe_wait
+
+        self._wiping = True
+        engine.empty_log().add_done_callback(done)
 
     def _purge(self) -> None:
         """Do one step of retention; the next follows when the writer has had its time for everything else."""
@@ -87,6 +111,9 @@ class Caretaker:
         if (size := self._engine.log_bytes()) > LOG_BYTES:
             yield Problem("store_log", f"the store's log file has grown to {size // MB} MB",
                           "end the program that keeps reading the store beside the gateway")  # fmt: skip
+        if self._unwiped_since is not None and time.monotonic() - self._unwiped_since > WIPE_TOLD_S:
+            yield Problem("store_unwiped", "the store's log still holds secrets of commands that have ended: something keeps it from being emptied",
+                          "end the program that keeps reading the store beside the gateway; on a full disk make room")  # fmt: skip
         if ahead := self._engine.time.doubted():
             yield Problem("clock_doubted", f"the host's clock is {ahead / 86_400:.0f} days ahead of what the store has come to",
                           "if it is right, wait: history is dropped by age again as time is caught up with; else set it (timedatectl)")  # fmt: skip

@@ -12,9 +12,9 @@ import structlog
 
 from gateway.metrics import Metrics
 from gateway.states import States
-from gateway.store.engine import Engine, Unstorable, Write
+from gateway.store.engine import Engine, StoreError, Unstorable, Write
 from gateway.supervise import caught
-from gateway.unstorable import storable
+from gateway.unstorable import REASON, storable
 from gateway.work import Work
 
 RESUME_S = 1.0
@@ -57,7 +57,22 @@ class Commits:
             self._timer = None
         works, self._collecting = self._collecting, []
         if works:
-            self.commit([w.write() for w in works], works)
+            self.commit([self._write(w) for w in works], works)
+
+    def _write(self, w: Work) -> Write:
+        """Return what is to be stored of a frame: what cannot be put together for one of them is that one's fault."""
+        try:
+            return w.write()
+        except Exception as e:
+            caught(self._metrics, "write", e)
+            self._metrics.refused[REASON] += 1
+        try:
+            return w.least(REASON)
+        except Exception as e:
+            caught(self._metrics, "write", e)
+        if w.heard is not None:
+            self._engine.quarantine(w.heard.first.data, REASON, w.heard.first.received)
+        return Write(w.node.id, w.decision.state)
 
     def commit(
         self, writes: list[Write], works: list[Work], then: Callable[[], None] | None = None
@@ -69,12 +84,26 @@ class Commits:
                 self._states.hold(w.node)
         try:
             future = self._engine.commit(writes)
-        except Unstorable:
+        except (
+            Exception
+        ) as e:  # Unstorable, or a fault of ours while it was looked at: of one of them, not of the group
+            if not isinstance(e, Unstorable):
+                caught(self._metrics, "commit", e)
             writes = storable(writes, self._engine, self._metrics)
-            future = self._engine.commit(writes)
+            future = self._commit(writes)
         self.in_flight.add(future)
         future.add_done_callback(lambda f: self._after(f, generation, writes, works, then))
         return future
+
+    def _commit(self, writes: list[Write]) -> asyncio.Future[int]:
+        """Hand over what is known to be storable. Whatever is raised all the same is a failed commit: whoever waits for it is released."""
+        try:
+            return self._engine.commit(writes)
+        except Exception as e:
+            caught(self._metrics, "commit", e)
+            failed: asyncio.Future[int] = self._loop.create_future()
+            failed.set_exception(StoreError(f"not stored: {type(e).__name__}", "report the log's line `internal`"))
+            return failed
 
     def _after(
         self,

@@ -31,6 +31,7 @@ class OrderDesk:
     def __init__(self, desk: Desk | None, states: States, commits: Commits, clock: Clock, metrics: Metrics) -> None:
         self._desk, self._states, self._commits, self._clock, self._metrics = desk, states, commits, clock, metrics
         self.downlinks: Downlinks  # set by the pipeline: each needs the other
+        self.wipe: Callable[[], None] = lambda: None  # called when a secret is overwritten on disk
         self.answered: Callable[[Event], None] = lambda _event: None  # gets every committed step of a command
         self._listening: dict[int, Reception] = {}  # nodes that are always there (WiFi), and how they were heard last
 
@@ -111,6 +112,9 @@ class OrderDesk:
     def committed(self, writes: list[Write]) -> None:
         """Publish the steps of commands that are on disk now."""
         if self._desk is not None:
+            if self._desk.redacted and (over := self._desk.redacted.intersection(k for w in writes for k in w.notes)):
+                self._desk.redacted -= over
+                self.wipe()
             for event in (e for w in writes for e in w.more if e.command is not None):
                 self.answered(event)
 

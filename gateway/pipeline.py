@@ -60,6 +60,7 @@ class Pipeline:
         self._derivation = derivation = Derivation(engine, metrics, followers, desk)
         self._commits = commits = Commits(engine, states, metrics)
         self._orders = orders = OrderDesk(desk, states, commits, clock, metrics)
+        orders.wipe = engine.wipe
         self.downlinks = orders.downlinks = Downlinks(engine, clock, metrics, orders.unsent)
         rates = Rates(1000, 1) if rates is None else rates
         self._intake = Intake(states, engine, clock, metrics, rates, derivation, orders, commits.put, rejected)
@@ -221,6 +222,16 @@ class Pipeline:
             self._commits.commit([Write(number, d.state, d.event) for number, d in decided], [])
             for number, d in decided:  # held by now: the newest state stays in memory until it is on disk
                 states.keep(number, d.state)
+
+    def leave(self, nodes: Mapping[int, Node]) -> None:
+        """Know no node any more that another registry lacks: what was decided of it goes to the store, and nothing is decided behind that.
+
+        Its state is read from there when it returns, since its alarms have ended in the store by then.
+        """
+        self.flush()
+        for number in self._states.nodes.keys() - nodes.keys():
+            self._states.drop(number)
+        self._states.nodes = {n: node for n, node in self._states.nodes.items() if n in nodes}
 
     async def use(self, nodes: Mapping[int, Node]) -> int:
         """Use another registry; return how many entries are new or changed. Frames that are decided keep the entry they had."""

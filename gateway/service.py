@@ -287,6 +287,7 @@ class Service:
         logs.apply(replace(c.log, level=self._level or c.log.level))
         self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
         self._engine.use_outputs(o.name for o in c.outputs)
+        self._pipeline.leave(c.nodes)
         await self._outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
         changed = await self._pipeline.use(c.nodes)
         self.config = c

@@ -56,6 +56,10 @@ class States:
                 if old not in self._held and len(self._states) > MAX_STATES:
                     del self._states[old]
 
+    def drop(self, number: int) -> None:
+        """Read a node's state from disk when it is asked for again."""
+        self._states.pop(number, None)
+
     def hold(self, number: int) -> None:
         """A decision of this node is on its way to the disk."""
         self._held[number] = self._held.get(number, 0) + 1

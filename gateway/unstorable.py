@@ -12,7 +12,7 @@ import structlog
 
 from gateway.core.decide import opaque
 from gateway.metrics import Metrics
-from gateway.store.engine import Engine, Unstorable, Write
+from gateway.store.engine import Engine, Write
 from gateway.store.prepare import prepare
 
 REASON = "unstorable"
@@ -29,14 +29,16 @@ def _reduced(w: Write, engine: Engine, metrics: Metrics) -> Write:
     try:
         prepare(w)
         return w
-    except Unstorable as e:
+    except (
+        Exception
+    ) as e:  # Unstorable; anything else is a fault of ours in looking at it, which is this one's all the same
         metrics.refused[REASON] += 1
         log.warning(REASON, node=w.node, counter=w.raw.counter if w.raw else None, what=str(e),
                     next="its bytes are kept (frames or quarantine with this reason); report them, this is a fault of the gateway")  # fmt: skip
     for less in _less(w):
         try:
             prepare(less)
-        except Unstorable:
+        except Exception:  # the next holds less of what it stumbled over; the first was counted and logged
             continue
         if w.raw is not None and less.raw is None:
             engine.quarantine(w.raw.data, REASON, w.raw.received)

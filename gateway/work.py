@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from gateway.core.commands import Offer
+from gateway.core.decide import opaque
 from gateway.core.dedupe import Heard
 from gateway.core.model import Decision, Event, Node
 from gateway.core.receive import Header
@@ -57,3 +58,27 @@ class Work:
             reason=reason,
         )
         return Write(self.node.id, self.decision.state, event, raw, self.more, self.notes)
+
+    def least(self, reason: str) -> Write:
+        """Return what is stored of it instead when write() fails: the state it was decided to, and its bytes, told as `opaque`.
+
+        Nothing of how it was heard is looked at, and nothing that was derived from it is told.
+        """
+        event = self.decision.event
+        if event is None or self.heard is None:
+            return Write(self.node.id, self.decision.state, notes=self.notes)
+        event = replace(opaque(event), link="", receiver="", copies=1, rssi=None, snr=None)
+        raw = RawFrame(
+            node=self.node.id,
+            epoch=event.epoch,
+            counter=event.counter,
+            kind=self.header.kind,
+            data=self.heard.first.data,
+            received=event.received,
+            link="",
+            receiver="",
+            rssi=None,
+            snr=None,
+            reason=reason,
+        )
+        return Write(self.node.id, self.decision.state, event, raw, notes=self.notes)

@@ -202,6 +202,7 @@ class Desk:
         self._ids: dict[tuple[str, str], Key] = {}
         self._due: list[tuple[float, Key]] = []
         self._ended: deque[Key] = deque()
+        self.redacted: set[str] = set()  # keys of notes that held a secret until now; whoever commits one takes it out
         found = []
         for key, body in notes.items():
             _, node, what = key.split(":")
@@ -234,6 +235,7 @@ class Desk:
         c = self._commands.pop(key)
         if self._ids.get((c.requester, c.id)) == key:
             del self._ids[c.requester, c.id]
+        self.redacted.discard(f"{self.name}:{c.node}:{c.number}")
         draft.notes[f"{self.name}:{c.node}:{c.number}"] = None
 
     def _note(self, draft: _Draft, c: Command) -> None:
@@ -266,8 +268,9 @@ class Desk:
             c = replace(c, ended=now)
         told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": redact(c.args, c.name), "reason": c.reason,
                 "state": c.state, "detail": c.detail, "sends": c.sends, "expires": c.expires}  # fmt: skip
-        if not c.open:
+        if not c.open and c.args != told["args"]:
             c = replace(c, args=told["args"])  # it is not sent again
+            self.redacted.add(f"{self.name}:{c.node}:{c.number}")
         self._note(draft, c)
         draft.events.append(self._event(c.node, "", now, f"{c.number}:{c.step}", told))
         return c

@@ -24,6 +24,7 @@ from gateway.health import Problem, twin
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs import FORMATS, RETAINED, WHOLE
+from gateway.outputs.contested import Contested
 from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
@@ -76,6 +77,7 @@ class MqttOutput(Destination):
         self.resync = Resync(
             config.name, place.key, place.address, self._tree, engine, self._track, self._flight, metrics
         )
+        self._contested = Contested(config.name, config.root, nodes, self.resync, metrics)
         self._twin = Twin()
         self._rejects = 0
         self._rejects_since = 0.0
@@ -84,6 +86,7 @@ class MqttOutput(Destination):
         """Go on with another registry."""
         super().reload(nodes)
         self._tree.use(nodes)
+        self._contested.use(nodes)
         self.resync.wake()
 
     def reject(self, body: dict[str, Any]) -> None:
@@ -115,6 +118,7 @@ class MqttOutput(Destination):
         self._session = session
         self._flight.begin(session)
         self.resync.begin(session)
+        self._contested.begin()
         # before our own is published: what stands there says whether someone else has published since we did
         await self._listen(session, self._gw("info"))
         session.publish(self._gw("state"), b"online", 1, True)
@@ -139,6 +143,7 @@ class MqttOutput(Destination):
         """Say that another gateway has our id, and what keeps the mark from being read."""
         for text, what in problems_of(self.resync):
             yield Problem("mark_unread", text, what)
+        yield from self._contested.problems()
         other = self._twin.other()
         if other:
             yield twin(f"output {self.name}", self.client_id, other)
@@ -183,6 +188,7 @@ class MqttOutput(Destination):
         tasks = [
             asyncio.create_task(self.deliver(), name=f"deliver-{self.name}"),
             asyncio.create_task(self.resync.run(), name=f"resync-{self.name}"),
+            asyncio.create_task(self._contested.run(session), name=f"contested-{self.name}"),
             asyncio.create_task(self._tell_info(), name=f"info-{self.name}"),
             asyncio.create_task(self._expect_pubacks(), name=f"pubacks-{self.name}"),
         ]
@@ -198,6 +204,8 @@ class MqttOutput(Destination):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _heard(self, topic: str, payload: bytes, retained: bool = False) -> None:
+        if self._contested.heard(topic, payload):
+            return
         if topic != self._gw("info"):
             self.resync.heard(topic, payload, retained)
         elif self._twin.heard(payload):

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.core.current import NOTHING
+from gateway.core.current import NOTHING, Current
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.flight import Flight
@@ -41,6 +41,7 @@ RESEND_S = (
     5.0,
 )  # random delay before Home Assistant is published to again: it is busy, and we are not the only device
 DISCOVERY = "homeassistant"
+NATIVE = "native"
 
 log = structlog.get_logger(__name__)
 
@@ -272,6 +273,21 @@ class Resync:
             await asyncio.sleep(GRACE_S)
         return self._kept
 
+    def presence(self, subject: str, topic: str) -> Message | None:
+        """Return what is published of a node's presence as things are now; None where this output publishes none."""
+        found = self._engine.ledger.current(subject)
+        if found is None or NATIVE not in self._tree.shape.formats:
+            return None
+        return self._tree.desired(subject, Current(found[1].visibility, found[1].online), (NATIVE,)).get(topic)
+
+    def is_said(self, subject: str) -> bool:
+        """True when the broker has acknowledged all that was published of a subject, and no alarm is on its way."""
+        track, lane = self._track, self._track.lane
+        seq, _ = self._engine.ledger.current(subject) or (0, NOTHING)
+        return (
+            self.done.is_set() and seq <= track.cursor and (lane is None or not lane.waits and lane.cursor == lane.sent)
+        )
+
     # passes
 
     async def _pass(self, seq: int, generation: int, foreign: bool = False) -> None:
@@ -286,7 +302,7 @@ class Resync:
             await self._walk(lambda after: ledger.alarmed(after, PAGE, turn.seq), only_alarms)
         if foreign:
             assert self._session is not None
-            await sweep(self._session, self._tree, ledger, self._publish, self.heard)
+            await sweep(self._session, self._tree, ledger, self.publish, self.heard)
         await self._walk(lambda after: ledger.subjects(after, PAGE, turn.seq, generation), turn)
         await self._own(turn)
         await self._settled()
@@ -322,7 +338,7 @@ class Resync:
 
     async def _say(self, turn: _Turn, subject: str) -> None:
         """Publish a subject's retained messages as they are now, and empty what is no longer among them."""
-        await self._room()
+        await self.room()
         ledger, tree = self._engine.ledger, self._tree
         seq, c = ledger.current(subject) or (0, NOTHING)
         if turn.alarms:
@@ -330,11 +346,11 @@ class Resync:
         desired = tree.desired(subject, c)
         topics = [t for t in self._over(turn, subject) if t not in desired]
         for m in desired.values():
-            self._publish(m)
+            self.publish(m)
             if turn.alarms:
                 self.said.topic(m.topic, seq)
         for topic in topics:
-            self._publish(Message(topic, b"", retain=True))
+            self.publish(Message(topic, b"", retain=True))
         if not turn.alarms and seq > self._track.sent:
             self.said.subject(subject, seq)
 
@@ -367,10 +383,10 @@ class Resync:
         for other in turn.others:
             topics -= other.own()
         for topic in sorted(topics):
-            await self._room()
-            self._publish(Message(topic, b"", retain=True))
+            await self.room()
+            self.publish(Message(topic, b"", retain=True))
 
-    async def _room(self) -> None:
+    async def room(self) -> None:
         """Wait for a place in the window of which half is left to what is new; alarms go first."""
         lane = self._track.lane
         while True:
@@ -379,7 +395,8 @@ class Resync:
                 return
             await asyncio.sleep(0.001)
 
-    def _publish(self, m: Message) -> None:
+    def publish(self, m: Message) -> None:
+        """Publish what is current. Raises MqttError."""
         self._open += 1
         self._metrics.totals["retained_again"] += 1
         self._flight.send(m, self._taken)
@@ -403,10 +420,10 @@ class Resync:
             after = ""
             while subjects := self._engine.ledger.subjects(after, PAGE, -1, NEVER):
                 for subject in subjects:
-                    await self._room()
+                    await self.room()
                     _, c = self._engine.ledger.current(subject) or (0, NOTHING)
                     for m in self._tree.desired(subject, c, (DISCOVERY,)).values():
-                        self._publish(m)
+                        self.publish(m)
                 after = subjects[-1]
             self._metrics.totals["discovery_resent"] += 1
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from gateway.core.current import NOTHING
-from gateway.mqtt_session import MqttError, MqttSession
+from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs.message import Message
 from gateway.outputs.ngsi_models import TYPES, urn
 from gateway.outputs.retained import Tree
@@ -68,7 +68,11 @@ async def sweep(
             filters = [f for subject in part for f in _filters(tree, subject)]
             if i == 0:
                 filters.append(f"{tree.shape.root}/v1/ngsi-ld/Alert/+")  # a node's name stands inside of the level here
-            await session.subscribe([(f, 0) for f in filters])
+            try:
+                await session.subscribe([(f, 0) for f in filters])
+            except NotSubscribed as e:
+                log.warning("sweep_refused", topics=filters[0], error=str(e), next=e.hint)
+                return
             echo.clear()
             session.publish(topic, nonce, 1)
             try:

@@ -203,6 +203,10 @@ class Engine(Protocol):
         """While `full`: look whether there is room again. The result is 1 when everything may be committed."""
         ...
 
+    def wipe(self) -> None:
+        """A secret that was committed is overwritten, and that is committed too: see to it soon that it is in no file any more."""
+        ...
+
     def close(self) -> None:
         """Finish what is queued and let go."""
         ...

@@ -28,6 +28,7 @@ LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current
 log = structlog.get_logger(__name__)
 
 Spool = Callable[[sqlite3.Connection, Event], int]
+EndAlarms = Callable[[sqlite3.Connection, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ def _read(subject: str, body: bytes) -> Current:
 
 @dataclass
 class Ledger:
-    """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event.
+    """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event; calm: how no alarm
+    of a node is up any more in its state.
 
     generation: of the newest change of registry or outputs. life: a random name of this store; a restored or salvaged one has another.
     """
@@ -147,6 +149,7 @@ class Ledger:
     reader: sqlite3.Connection
     put: Callable[[Callable[[sqlite3.Connection], int]], Any]
     spool: Spool
+    calm: EndAlarms
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
@@ -320,6 +323,8 @@ class Ledger:
         if subject.startswith("@") or not known.past:
             return
         number, c = int(subject), self.folding.of(db, subject)[2]
+        if known.now is None:  # one that returns raises its alarms anew
+            self.calm(db, number)
         former = known.past[-1][1]
         if known.now is not None and known.now.shown_as() == former.shown_as():
             return

@@ -39,10 +39,15 @@ class MemoryEngine:
         self._airtime: list[tuple[str, int, int, int]] = []
         self._notes: dict[str, bytes] = {}
         self._poisoned = False
+        self.wiped = 0  # how often it was asked to
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._db, Path(":memory:"), 0.0)
         begin(self._db)
-        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event))
+        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event), self._calm)
+
+    def _calm(self, _db: sqlite3.Connection, node: int) -> None:
+        if node in self._states:
+            self._states[node] = replace(self._states[node], alarms={})
 
     def _job(self, job: Callable[[sqlite3.Connection], int]) -> asyncio.Future[int]:
         found = job(self._db)
@@ -172,6 +177,9 @@ class MemoryEngine:
     def make_room(self) -> asyncio.Future[int]:
         self.full = self.failing
         return _future(int(not self.full))
+
+    def wipe(self) -> None:
+        self.wiped += 1
 
     def close(self) -> None:
         return None

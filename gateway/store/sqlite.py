@@ -24,18 +24,19 @@ from gateway.core.model import OPEN, Event, NodeState
 from gateway.store import audit, private, recovery, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
-from gateway.store.ledger import Ledger
+from gateway.store.ledger import Ledger, born
 from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepare
 from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
 from gateway.store.retention import MB, Retention, newest_reception
-from gateway.store.schema import RESTORED, TIME
+from gateway.store.schema import BUSY_MS, RESTORED, TIME
 from gateway.store.trust import Time
 from gateway.store.writer import Writer, advice, no_room
 
 QUARANTINE_MAX = PLACES
 UNREAD = "unknown_schema"
 CHECK_S = 5.0
+WIPE_MS = 100  # that the writer waits for readers when the log is to be emptied
 
 log = structlog.get_logger(__name__)
 
@@ -65,8 +66,9 @@ class SqliteEngine:
             private.close_to_others(path, wal.path_of(path), Path(f"{path}-shm"), Path(f"{path}.reserve"))
             self._floor = Floor(path)
             empty, log_found = not path.exists() or not path.stat().st_size, wal.look(path)
+            self.unwiped = wal.size(path) > 0  # whoever wrote it may not have come to it
             now = clock()
-            self._reader = self._open(now)
+            self._reader = self._open(now, log_found)
             self.full = not self._reserve.hold()
             self.newest_express: int = (
                 self._reader.execute("SELECT max(seq) FROM spool WHERE express").fetchone()[0] or 0
@@ -77,7 +79,9 @@ class SqliteEngine:
         except BaseException:
             os.close(self._lock)
             raise
-        self.ledger = Ledger(self._reader, lambda job: self._writer.put(job), lambda db, e: self._spool(db, enter(e)))
+        self.ledger = Ledger(
+            self._reader, lambda job: self._writer.put(job), lambda db, e: self._spool(db, enter(e)), states.calm
+        )
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._quarantine, self._audit = Quarantine(), audit.Log()
         self._retention = Retention(self._keep, self._outputs, self._tell, path)
@@ -90,11 +94,13 @@ class SqliteEngine:
         told = (self.recovered or {}).get("at") == now or self.note(RESTORED) == str(now).encode()
         self._say_how_it_was(empty, "whole" if told else log_found)
 
-    def _open(self, now: float) -> sqlite3.Connection:
+    def _open(self, now: float, log_found: wal.Found) -> sqlite3.Connection:
         for last_try in (False, True):
             try:
                 db = recovery.open_sound(self._path, self._gateway, now, CHECK_S)
                 self._floor.begin(db, now)
+                if self._floor.behind or not self._floor.orderly and log_found != "whole":
+                    born(db)  # brokers may know what this store no longer does: their marks are not believed
                 return db
             except sqlite3.Error as e:
                 if last_try or not no_room(e) or not self._reserve.held:
@@ -353,6 +359,20 @@ class SqliteEngine:
             return int(not self.full)
 
         return self._writer.put(job)
+
+    def wipe(self) -> None:
+        self.unwiped = True
+
+    def empty_log(self) -> asyncio.Future[int]:
+        """Do what wipe() asked for, behind all that is queued: the result is 1, or 0 while a reader stands in the way."""
+        self.unwiped = False
+
+        def done(f: asyncio.Future[int]) -> None:
+            self.unwiped |= f.cancelled() or f.exception() is not None or not f.result()
+
+        future = self._writer.apart(lambda db: int(wal.empty(db, WIPE_MS, BUSY_MS)))
+        future.add_done_callback(done)
+        return future
 
     def use_outputs(self, outputs: Iterable[str]) -> None:
         """Other outputs count from now on."""

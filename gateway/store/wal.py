@@ -6,6 +6,7 @@ nowhere else.
 
 from __future__ import annotations
 
+import sqlite3
 import struct
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,19 @@ def size(store: Path) -> int:
         return path_of(store).stat().st_size
     except OSError:
         return 0
+
+
+def empty(db: sqlite3.Connection, wait_ms: int, then_ms: int) -> bool:
+    """Take everything in the log over into the store and cut the log to nothing: what was overwritten is in neither file any more.
+
+    False: a reader that began before stands in the way for longer than wait_ms; nothing is lost, try again. then_ms: the connection's own
+    busy_timeout. Not within a transaction. Raises sqlite3.Error.
+    """
+    db.execute(f"PRAGMA busy_timeout={wait_ms}")
+    try:
+        return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        db.execute(f"PRAGMA busy_timeout={then_ms}")
 
 
 def look(store: Path) -> Found:

@@ -27,7 +27,7 @@ GIVEN = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.IntegrityErro
 log = structlog.get_logger(__name__)
 
 Job = Callable[[sqlite3.Connection], int]
-Item = tuple[Job, asyncio.Future[int], bool]
+Item = tuple[Job, asyncio.Future[int], bool | None]  # None: apart
 
 
 class Writer:
@@ -55,11 +55,18 @@ class Writer:
 
     def put(self, job: Job, decided: bool = False) -> asyncio.Future[int]:
         """Queue a job. decided: it rests on the jobs before it, and fails with them until resume()."""
+        return self._enter(job, decided)
+
+    def _enter(self, job: Job, decided: bool | None) -> asyncio.Future[int]:
         future: asyncio.Future[int] = self._loop.create_future()
         self.waiting += 1
         future.add_done_callback(self._settled)
         self._queue.put((job, future, decided))
         return future
+
+    def apart(self, job: Job) -> asyncio.Future[int]:
+        """Queue a job that must not run within a transaction (a checkpoint); what was queued before is committed before."""
+        return self._enter(job, None)
 
     def resume(self) -> asyncio.Future[int]:
         """Take decided jobs again after a failure."""
@@ -89,7 +96,7 @@ class Writer:
         while (first := self._queue.get()) is not None:
             group = [first]
             stop = False
-            while len(group) < GROUP:
+            while len(group) < GROUP and first[2] is not None:
                 try:
                     item = self._queue.get_nowait()
                 except queue.Empty:
@@ -98,7 +105,13 @@ class Writer:
                     stop = True
                     break
                 group.append(item)
-            self._group(db, group)
+                if item[2] is None:
+                    break
+            apart = group.pop() if group[-1][2] is None else None
+            if group:
+                self._group(db, group)
+            if apart is not None:
+                self._apart(db, *apart[:2])
             if stop:
                 break
         if db is not None:
@@ -119,7 +132,7 @@ class Writer:
                 if decided and self._poisoned:
                     done.append((future, StoreError("an earlier commit failed")))
                 else:
-                    done.append((future, self._alone(db, job, decided)))
+                    done.append((future, self._alone(db, job, decided is True)))
             db.execute("COMMIT")
             self.transactions += 1
         except sqlite3.Error as e:
@@ -131,6 +144,21 @@ class Writer:
             error = StoreError(f"commit failed: {e}", advice(e, self._path))
             done = [(future, error) for _, future, _ in group]
             time.sleep(0.05)  # a full disk stays full for a while: do not spin
+        self._resolve(done)
+
+    def _apart(self, db: sqlite3.Connection | None, job: Job, future: asyncio.Future[int]) -> None:
+        result: int | StoreError
+        try:
+            if db is None:
+                raise sqlite3.OperationalError("the store could not be opened for writing")
+            result = job(db)
+        except Exception as e:
+            if not isinstance(e, sqlite3.Error):
+                log.exception("store_job_failed", next="report this with the lines above; nothing else was affected")
+            result = StoreError(f"not done: {type(e).__name__}: {e}", "look at the health of the disk")
+        self._resolve([(future, result)])
+
+    def _resolve(self, done: list[tuple[asyncio.Future[int], int | StoreError]]) -> None:
         try:
             self._loop.call_soon_threadsafe(_resolve, done)
         except RuntimeError:  # the loop is closed: no one is waiting any more

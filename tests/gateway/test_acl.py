@@ -227,7 +227,16 @@ def test_each_role_writes_and_reads_its_own_part_and_nothing_else(secured: Secur
         "city/v1/gw/gw-2/mark/city",
     }  # the witness has written there, too
     asked = {t for t in CMD if not t.endswith("/ack")}
-    may = {"gw-1": asked | {"city/v1/gw/gw-1/state", "city/v1/gw/gw-1/mark/city", "homeassistant/status"} | {t for t in TOPICS if UP in t},
+    back = {
+        NODE,
+        AREA,
+        NGSI,
+        "city/v1/node/a/state",
+        "city/v1/node/a/alert/x",
+        "city/v1/node/a/ack",
+        "homeassistant/device/a/config",
+    }
+    may = {"gw-1": asked | back | {"city/v1/gw/gw-1/state", "city/v1/gw/gw-1/mark/city", "homeassistant/status"} | {t for t in TOPICS if UP in t},
            "portal": seen,
            "operator": seen - {NGSI} | {"city/v1/cmd/operator/a/ack"}, "bob": seen - {NGSI} | {"city/v1/cmd/bob/a/ack"},
            "node 00000107": {f"{DOWN}/00000107"}, "node 00000108": {f"{DOWN}/00000108"}, "node nodes": {f"{DOWN}/nodes"}}  # fmt: skip

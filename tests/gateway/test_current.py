@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.config import Broker, MqttOutputConfig
 from gateway.config.filter import Filter
 from gateway.core.current import MAX_ENDED, NOTHING, Current, fold, subject_of
-from gateway.core.model import OPEN, Alarm, Area, Circle, Event, Node, NodeState
+from gateway.core.model import OPEN, Alarm, AlarmState, Area, Circle, Event, Node, NodeState
 from gateway.core.shape import Entry
 from gateway.outputs import FORMATS, RETAINED, WHOLE
 from gateway.outputs.filter import Sieve
@@ -227,6 +227,23 @@ async def test_who_has_gone_is_known_with_the_name_it_had_and_its_alarms_end(tmp
     engine.close()
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+async def test_a_node_that_has_gone_has_no_alarm_up_in_its_state_and_one_that_is_renamed_keeps_it(
+    tmp_path: Path, kind: str
+) -> None:
+    engine = SqliteEngine(tmp_path / "g.db") if kind == "sqlite" else MemoryEngine()
+    nodes = {n: Node(n, f"n-{n}", b"", profile="air_quality", interval_s=600, visibility="open") for n in (7, 8)}
+    await engine.ledger.keep_registry(nodes, {}, T0)
+    up = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    for n, node in nodes.items():
+        state = NodeState(down=engine.floor + 3, alarms={"pm10-above": AlarmState(T0, T0, 1)}, marks={9: (T0, 1)})
+        await engine.commit([Write(n, state, Event("alarm", f"{n}:1", n, node.name, OPEN, T0 + 1.0, 600, alarm=up))])
+    before = engine.load(7)
+    await engine.ledger.keep_registry({8: replace(nodes[8], name="other")}, {}, T0 + 5)
+    gone, renamed = engine.load(7), engine.load(8)
+    assert gone is not None and before is not None and gone == replace(before, alarms={}), "nothing else of it is lost"
+    assert renamed is not None and set(renamed.alarms) == {"pm10-above"}, "as raised again under the new name"
+    engine.close()
 async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrower_only_where_it_may_be() -> None:
     engine = MemoryEngine()
     ledger, subject = engine.ledger, "@centre"

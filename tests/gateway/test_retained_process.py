@@ -243,6 +243,53 @@ def test_nodes_that_are_renamed_removed_or_personal_now_leave_nothing_behind(
     }
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_a_node_that_returns_raises_its_alarm_anew(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool
+) -> None:
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    name = scene.names.pop(263)
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        p = scene.start()
+    assert until(lambda: not any(t.startswith("node/air-1/") for t in tree(scene.broker)), 10)
+    scene.names[263] = name
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    settled(scene.broker)
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/node/air-1/event")
+    scene.feed(scene.motes[263].alarm(2, NOW + 9, 6, 191, 150))
+    seen.wait(lambda: seen.on("node/air-1/event"), 10)
+    assert [json.loads(p)["event"] for p in seen.on("node/air-1/event")] == ["alarm_raised"]
+    assert "node/air-1/alert/pm10-above" in same(scene, tmp_path, empty)
+
+
+def test_what_a_lost_log_held_is_not_left_at_a_broker_whose_mark_is_older(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    time.sleep(6)  # the mark has caught up
+    db = sqlite3.connect(scene.folder / "gateway.db")
+    assert db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0
+    db.close()
+    scene.feed(scene.motes[265].alarm(2, NOW + 5, 4, 190, 150))
+    assert until(lambda: "node/air-2/alert/pm1-above" in tree(scene.broker), 5)
+    scene.process.kill()  # type: ignore[union-attr]
+    for end in ("-wal", "-shm"):
+        (scene.folder / f"gateway.db{end}").unlink()
+    scene.start()
+    assert "node/air-2/alert/pm1-above" not in same(scene, tmp_path, empty)
+
+
 @pytest.mark.parametrize(
     ("change", "gone", "come"),
     [

@@ -19,6 +19,7 @@ from gateway.store.memory import MemoryEngine
 from gateway.store.prepare import encode_state, prepare
 from gateway.store.sqlite import SqliteEngine
 from gateway.store.states import decode
+from gateway.work import Work
 from tests.gateway.test_pipeline import ROWS, World
 from tests.gateway.test_store import STATE, write
 from tests.gateway.world import T0, Mote
@@ -199,3 +200,77 @@ def test_a_write_without_what_every_frame_has_is_refused_before_it_is_queued() -
             prepare(replace(w, raw=raw))
     with pytest.raises(Unstorable, match="used up"):
         prepare(Write(1, replace(STATE, down=1 << 32)))
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, where: type, name: str, error: Exception) -> None:
+    """Let a method of Work raise for node 263 and for no other."""
+    real = getattr(where, name)
+
+    def raises(self: Any, *args: Any) -> Any:
+        if self.node.id == 263:
+            raise error
+        return real(self, *args)
+
+    monkeypatch.setattr(where, name, raises)
+
+
+@pytest.mark.parametrize("both", [False, True])
+async def test_a_frame_whose_write_cannot_be_put_together_costs_only_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch, both: bool
+) -> None:
+    """A fault of ours between the decision and the store: others are committed, it is kept raw, counted and acknowledged."""
+    other = Mote(400)
+    world.nodes[400] = Node(400, "n-400", other.key, interval_s=600)
+    broken(monkeypatch, Work, "write", KeyError("no such thing"))
+    if both:
+        broken(monkeypatch, Work, "least", ZeroDivisionError())
+    for data in (other.report(T0 - 60, ROWS), world.mote.status({1: 5}), other.alarm(2, T0, 6, 181, 150)):
+        world.pipeline.deliver(world.rx(data))
+    await world.pipeline.settle()
+    kinds = {(e.event.node, e.event.kind) for e in world.engine.fetch(0, 99)}
+    assert kinds == {(400, "report"), (400, "alarm")} | (set() if both else {(263, "opaque")})
+    assert world.pipeline.pending == 0 and world.metrics.refused == {"unstorable": 1, "internal": 1 + both}
+    assert any(_to(frame) == 263 and world.mote.acked(frame).covers(1) for _, frame in world.sent)
+    state = world.engine.load(263)
+    assert state is not None and state.replay.next == 2
+    assert len(list(world.engine.quarantined)) == both if isinstance(world.engine, MemoryEngine) else True
+    monkeypatch.undo()
+    await world.take(world.mote.report(T0, ROWS))
+    assert world.engine.fetch(0, 99)[-1].event.id == "263:0:2", "and the next one is read"
+
+
+async def test_a_fault_in_looking_at_a_write_is_one_frames_too(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Mote(400)
+    world.nodes[400] = Node(400, "n-400", other.key, interval_s=600)
+
+    def look(w: Write) -> Any:
+        if w.node == 263 and w.event is not None and w.event.kind != "opaque":
+            raise AttributeError("of ours")
+        return prepare(w)
+
+    for module in ("gateway.unstorable", "gateway.store.sqlite", "gateway.store.memory"):
+        monkeypatch.setattr(f"{module}.prepare", look)
+    for data in (other.report(T0 - 60, ROWS), world.mote.report(T0 - 60, ROWS)):
+        world.pipeline.deliver(world.rx(data))
+    await world.pipeline.settle()
+    kinds = {(e.event.node, e.event.kind) for e in world.engine.fetch(0, 99)}
+    assert kinds == {(400, "report"), (263, "opaque")} and world.pipeline.pending == 0
+    assert world.metrics.refused == {"unstorable": 1, "internal": 1}
+
+
+async def test_an_engine_that_raises_fails_the_commit_and_keeps_no_one_waiting(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit(_writes: Any) -> Any:
+        raise RuntimeError("of ours")
+
+    with monkeypatch.context() as broken_engine:
+        broken_engine.setattr(world.engine, "commit", commit)
+        data = world.mote.report(T0 - 60, ROWS)
+        done = world.pipeline.deliver(world.rx(data))
+        await world.pipeline.settle()
+    assert done is not None and done.done() and world.pipeline.pending == 0 and not world.sent
+    assert world.metrics.refused["store_failed"] == 1 and world.metrics.refused["internal"] == 2
+    world.clock.time += 20
+    await world.take(data)
+    assert [e.event.kind for e in world.engine.fetch(0, 9)] == ["report"], "the node resends, and it is taken"
