@@ -159,7 +159,7 @@ class Sieve:
         return replace(
             c,
             alerts={rule: up for rule, up in c.alerts.items() if sees(up.circle)},
-            areas={name: body for name, body in c.areas.items() if sees(body.circle)},
+            areas={name: body for name, body in c.areas.items() if area.gathers(name) and sees(body.circle)},
         )
 
     def sees_area(self, area: Entry, visibility: str, nodes: Mapping[int, Node]) -> bool:
