@@ -243,7 +243,10 @@ class Pipeline:
         changed = [node for number, node in nodes.items() if self._states.nodes.get(number) != node]
         self._states.nodes = nodes
         for i in range(0, len(changed), INTRODUCED_AT_ONCE):
-            self._introduce(changed[i : i + INTRODUCED_AT_ONCE])
+            part = changed[i : i + INTRODUCED_AT_ONCE]
+            self._introduce(part)
+            for node in part:
+                self._presence.changed(node.id, self._states.state(node.id))
             await asyncio.sleep(0)
         return len(changed)
 

@@ -27,6 +27,7 @@ from gateway.config import Config, ConfigError, load
 from gateway.config.advice import Finding, findings, key_findings
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
+from gateway.core.shape import Entry
 from gateway.health import Health, Problem
 from gateway.http import HttpServer
 from gateway.links.link import LinkError
@@ -405,9 +406,9 @@ class Service:
         }
 
 
-def _areas(c: Config) -> dict[str, str]:
-    """Return the areas about which anything may be published, with their visibility."""
-    return {} if c.rules is None else {a.name: a.visibility for a in c.rules.areas}
+def _areas(c: Config) -> dict[str, Entry]:
+    """Return the areas about which anything may be published, by name."""
+    return {} if c.rules is None else {a.name: Entry.area(a.name, a.visibility, a.kind) for a in c.rules.areas}
 
 
 async def _main(config: Config, level: str | None, bad_keys: list[Finding]) -> None:

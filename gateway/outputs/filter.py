@@ -112,6 +112,7 @@ class Sieve:
     def facts(self, c: Current, node: Node, lifted: bool = False) -> Current | None:
         """Return what of a node's facts may be seen under this registry entry.
 
+        Whether it is there now is a fact of now, which the entry alone decides about; no event may come to say it again.
         lifted: leave out of account how narrow the circle was when each fact was told; for what may have been published before that.
         """
         f = self._filter
@@ -136,8 +137,10 @@ class Sieve:
                     )
             changes["aggregates"] = seen
         own = node.visibility if lifted else strictest(c.visibility, node.visibility)
+        if node.visibility not in f.visibility:
+            changes["online"] = None
         if own not in f.visibility:
-            changes |= {"online": None, "meta": None, "device": None}
+            changes |= {"meta": None, "device": None}
         else:
             if c.meta is not None:
                 quantities = {key: unit for key, unit in c.meta["quantities"].items() if self._sees(key, own)}
@@ -156,7 +159,7 @@ class Sieve:
         return replace(
             c,
             alerts={rule: up for rule, up in c.alerts.items() if sees(up.circle)},
-            areas={name: body for name, body in c.areas.items() if sees(body.circle)},
+            areas={name: body for name, body in c.areas.items() if area.gathers(name) and sees(body.circle)},
         )
 
     def sees_area(self, area: Entry, visibility: str, nodes: Mapping[int, Node]) -> bool:

@@ -283,8 +283,8 @@ class MqttOutput(Destination):
         subject = subject_of(entry.event)
         if subject is None or entry.seq <= self.resync.quiet or self.resync.said.is_old(subject, entry.seq):
             return False
-        if subject.startswith("@"):
-            return self._tree.shows_area(subject, entry.event.visibility)
+        if entry.event.area is not None:
+            return self._tree.shows_area(subject, entry.event.visibility, entry.event.area.name)
         node = self.known.nodes.get(entry.event.node)
         return node is not None and node.name == entry.event.name
 

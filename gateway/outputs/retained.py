@@ -106,10 +106,17 @@ class Tree:
         seen = self._sieve.facts(with_ended(c), node, lifted=True)
         return set() if seen is None else set(self.render(with_ended(seen), node.name, node, self.shape.formats))
 
-    def shows_area(self, subject: str, visibility: str) -> bool:
-        """True when what was published of an area with that visibility may still be retained: it is there, and no narrower since."""
+    def shows_area(self, subject: str, visibility: str, name: str = "") -> bool:
+        """True when what was published of an area with that visibility may still be retained: it is there, and no narrower since.
+
+        name: of what is gathered, "" for an alarm.
+        """
         entry = self.entry(subject)
-        return entry is not None and self._sieve.sees_area(entry, visibility, self.nodes)
+        return (
+            entry is not None
+            and (not name or entry.gathers(name))
+            and self._sieve.sees_area(entry, visibility, self.nodes)
+        )
 
     def over(self, subject: str, c: Current, since: int) -> set[str]:
         """Return the topics of alarms that have ended with an event behind number `since`."""

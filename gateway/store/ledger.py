@@ -223,13 +223,13 @@ class Ledger:
 
         return self.put(job)
 
-    def keep_registry(self, nodes: Mapping[int, Node], areas: Mapping[str, str], now: float) -> Any:
+    def keep_registry(self, nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float) -> Any:
         """Compare the registry with the one known so far; the future's result is how many entries changed.
 
         Alarms of nodes that have gone, or are another name's or circle's business now, are told to be over, as they were raised.
         """
         wanted = {str(n): Entry.of(node) for n, node in nodes.items()}
-        wanted |= {f"@{name}": Entry(name, visibility=visibility) for name, visibility in areas.items()}
+        wanted |= {f"@{name}": entry for name, entry in areas.items()}
 
         def job(db: sqlite3.Connection) -> int:
             generation = self._next(db)

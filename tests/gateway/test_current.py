@@ -42,6 +42,9 @@ FILTERS = [
 ]
 
 
+LOT = Entry.area("lot", OPEN, "bays")
+
+
 def config(f: Filter, **more: object) -> MqttOutputConfig:
     formats = ("native", "senml", "ngsi-ld", "homeassistant")
     return MqttOutputConfig("city", Broker("b", 1), filter=f, **{"formats": formats, **more})  # type: ignore[arg-type]
@@ -201,11 +204,11 @@ async def test_who_has_gone_is_known_with_the_name_it_had_and_its_alarms_end(tmp
     engine = SqliteEngine(tmp_path / "g.db") if kind == "sqlite" else MemoryEngine()
     node = Node(7, "old", b"", profile="air_quality", interval_s=600, visibility="open", area=("a",))
     ledger = engine.ledger
-    assert await ledger.keep_registry({7: node}, {"lot": "open"}, T0) == 0, "new, not changed"
+    assert await ledger.keep_registry({7: node}, {"lot": LOT}, T0) == 0, "new, not changed"
     up = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
     await engine.commit([Write(7, None, Event("alarm", "7:1", 7, "old", OPEN, T0 + 1.0, 600, alarm=up))])
-    assert await ledger.keep_registry({7: node}, {"lot": "open"}, T0) == 0 and ledger.generation == 0
-    assert await ledger.keep_registry({7: replace(node, name="new")}, {"lot": "open"}, T0 + 5) == 1
+    assert await ledger.keep_registry({7: node}, {"lot": LOT}, T0) == 0 and ledger.generation == 0
+    assert await ledger.keep_registry({7: replace(node, name="new")}, {"lot": LOT}, T0 + 5) == 1
     over, again = [e.event for e in engine.fetch(1, 9)]
     assert (over.name, over.alarm.state, over.alarm.quantity, over.alarm.unit) == ("old", "cleared", "pm10", "ug/m3")  # type: ignore[union-attr]
     assert (again.name, again.alarm.state) == ("new", "raised")  # type: ignore[union-attr]
@@ -255,21 +258,39 @@ async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrowe
     told = replace(lot(), visibility=OPEN)
     c = facts([told, alarm])[subject]
 
-    await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
+    await ledger.keep_registry(NODES, {"centre": Entry.area("centre", OPEN, "bays")}, T0)
     before = tree.desired(subject, c).keys()
     assert {"city/v1/area/centre/lot", "city/v1/area/centre/alert/full"} <= before and tree.shows_area(subject, OPEN)
 
-    await ledger.keep_registry(NODES, {"centre": "restricted"}, T0)
+    await ledger.keep_registry(NODES, {"centre": Entry.area("centre", "restricted", "bays")}, T0)
     assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
     await ledger.keep_registry(NODES, {}, T0)
     assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
     everyone = Tree(shape_of(config(FILTERS[2]), "1"), "gw-1", NODES, ledger.entry)
     assert everyone.desired(subject, c) == {} and everyone.desired("@unheard", c) == {}
 
+    for kind in ("group", "balance"):
+        await ledger.keep_registry(NODES, {"centre": Entry.area("centre", OPEN, kind)}, T0)
+        assert tree.desired(subject, c).keys() == {"city/v1/area/centre/alert/full"}, "it gathers something else now"
+        assert tree.shows_area(subject, OPEN) and not tree.shows_area(subject, OPEN, "lot")
+    await ledger.keep_registry(NODES, {}, T0)
+
     over = fold(c, replace(alarm, alarm=replace(up, state="cleared")), 9)
     known = ledger.known(subject)
     assert known is not None
     for now in (c, over):
         assert set().union(*(tree.under(subject, now, entry) for _, entry in known.past)) == before
-    await ledger.keep_registry(NODES, {"centre": OPEN}, T0)
+    await ledger.keep_registry(NODES, {"centre": Entry.area("centre", OPEN, "bays")}, T0)
     assert tree.desired(subject, c).keys() == before, "it has come back"
+
+
+def test_a_node_that_is_made_open_is_there_before_it_speaks_and_what_it_said_before_stays_the_households() -> None:
+    f = FILTERS[1]
+    at_home = Node(7, "n-7", b"", profile="air_quality", interval_s=600, visibility="personal")
+    status = Event("status", "7:0:1", 7, "n-7", "personal", T0 + 1.0, 600, 1, online=True, status={"uptime": 5})
+    raised = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    alarm = Event("alarm", "7:0:2", 7, "n-7", "personal", T0 + 2.0, 600, 2, online=True, alarm=raised)
+    c = facts([status, alarm])["7"]
+    assert Tree(shape_of(config(f), "1"), "gw-1", {7: at_home}).desired("7", c) == {}
+    opened = {7: replace(at_home, visibility=OPEN)}
+    assert Tree(shape_of(config(f), "1"), "gw-1", opened).desired("7", c).keys() == {"city/v1/node/n-7/state"}

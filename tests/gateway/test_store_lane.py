@@ -15,6 +15,7 @@ import pytest
 from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
 from gateway.core.model import OPEN, Alarm, Area, Column, Event, Node
+from gateway.core.shape import Entry
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
 from gateway.outputs import track
@@ -25,6 +26,7 @@ from gateway.store.sqlite import SqliteEngine
 from tests.gateway.world import T0
 
 CONFIG = MqttOutputConfig("city", Broker("nowhere", 1))
+MARKET = {"market": Entry.area("market", OPEN, "bays")}
 NODES = {263: Node(263, "n-263", b"", interval_s=600, visibility=OPEN)}
 
 
@@ -107,7 +109,7 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> type[Broker_]:
 
 
 @asynccontextmanager
-async def output(engine: Engine, areas: Mapping[str, str] | None = None):  # type: ignore[no-untyped-def]
+async def output(engine: Engine, areas: Mapping[str, Entry] | None = None):  # type: ignore[no-untyped-def]
     await engine.ledger.keep_registry(NODES, areas or {}, T0)
     o = MqttOutput(CONFIG, "gw-1", engine, Metrics(), dict, NODES)
     task = asyncio.create_task(o.run())
@@ -263,8 +265,8 @@ async def test_what_an_area_said_last_is_not_retained_again_once_the_area_has_le
         return Event("area", f"263:0:{n}:city:market-lot", 0, "market", OPEN, T0 + n + 1.0, 600, area=area)
 
     topic = "city/v1/area/market/lot"
-    await engine.ledger.keep_registry(NODES, {"market": OPEN}, T0)
-    async with output(engine, {"market": OPEN}) as o:
+    await engine.ledger.keep_registry(NODES, MARKET, T0)
+    async with output(engine, MARKET) as o:
         await o.resync.done.wait()
         await commit(engine, lot(1))
         o.wake()
