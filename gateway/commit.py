@@ -84,9 +84,8 @@ class Commits:
                 self._states.hold(w.node)
         try:
             future = self._engine.commit(writes)
-        except (
-            Exception
-        ) as e:  # Unstorable, or a fault of ours while it was looked at: of one of them, not of the group
+        except Exception as e:
+            # Unstorable, or a fault of ours while it was looked at: of one of them, not of the group
             if not isinstance(e, Unstorable):
                 caught(self._metrics, "commit", e)
             writes = storable(writes, self._engine, self._metrics)

@@ -18,6 +18,7 @@ from gateway.clock import Clock
 from gateway.commands import CommandRim
 from gateway.config import Config, MqttLinkConfig, MqttOutputConfig, OutputConfig, UdpForwarderConfig
 from gateway.core.model import Node
+from gateway.core.shape import Entry
 from gateway.health import Problem, Since, twin
 from gateway.links.link import Link, LinkError, Reject, unheard
 from gateway.links.mqtt_link import MqttLink
@@ -240,11 +241,11 @@ class Outputs:
         return iter(list(self._all.values()))
 
     async def apply(
-        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, str], now: float
+        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float
     ) -> None:
         """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on.
 
-        areas: name -> visibility of what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first.
+        areas: by name, what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first.
         """
         configs = {c.name: c for c in wanted}
         gone = [name for name, config in self._configs.items() if configs.get(name) != config]
@@ -261,7 +262,7 @@ class Outputs:
                 self._tasks[name] = self._watch.keep(f"output {name}", destination.run)
 
     async def _note(
-        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, str], now: float
+        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float
     ) -> None:
         ledger = self._engine.ledger
         places = {place.key: place for c in wanted if isinstance(c, MqttOutputConfig) for place in [place_of(c)]}

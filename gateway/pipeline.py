@@ -17,9 +17,9 @@ from gateway.clock import Clock
 from gateway.commit import Commits
 from gateway.core.authorise import Policy
 from gateway.core.commands import Desk
-from gateway.core.decide import introduce
+from gateway.core.decide import introduced, news_of
 from gateway.core.follow import Follower
-from gateway.core.model import Event, Node, Reception
+from gateway.core.model import Decision, Event, Node, Reception
 from gateway.core.rate import Rates
 from gateway.derivation import Derivation
 from gateway.downlinks import Downlinks, Due
@@ -215,20 +215,38 @@ class Pipeline:
 
     def _introduce(self, nodes: Sequence[Node]) -> None:
         now, states = self._clock.now(), self._states
-        decided = [
-            (n.id, d) for n in nodes if (d := introduce(states.known(n.id), states.state(n.id), now)) is not None
-        ]
+        before, fresh = states.described([n.id for n in nodes]), self._engine.fresh()
+        decided: list[tuple[int, Decision]] = []
+        for n in nodes:
+            node, last = states.known(n.id), before.get(n.id)
+            news = news_of(node, last or fresh)
+            if news is not None:
+                state = fresh if last is None else states.state(n.id)
+                decided.append((n.id, introduced(node, state, now, *news)))
         if decided:
             self._commits.commit([Write(number, d.state, d.event) for number, d in decided], [])
             for number, d in decided:  # held by now: the newest state stays in memory until it is on disk
                 states.keep(number, d.state)
+
+    def leave(self, nodes: Mapping[int, Node]) -> None:
+        """Know no node any more that another registry lacks: what was decided of it goes to the store, and nothing is decided behind that.
+
+        Its state is read from there when it returns, since its alarms have ended in the store by then.
+        """
+        self.flush()
+        for number in self._states.nodes.keys() - nodes.keys():
+            self._states.drop(number)
+        self._states.nodes = {n: node for n, node in self._states.nodes.items() if n in nodes}
 
     async def use(self, nodes: Mapping[int, Node]) -> int:
         """Use another registry; return how many entries are new or changed. Frames that are decided keep the entry they had."""
         changed = [node for number, node in nodes.items() if self._states.nodes.get(number) != node]
         self._states.nodes = nodes
         for i in range(0, len(changed), INTRODUCED_AT_ONCE):
-            self._introduce(changed[i : i + INTRODUCED_AT_ONCE])
+            part = changed[i : i + INTRODUCED_AT_ONCE]
+            self._introduce(part)
+            for node in part:
+                self._presence.changed(node.id, self._states.state(node.id))
             await asyncio.sleep(0)
         return len(changed)
 

@@ -27,34 +27,47 @@ class Presence:
         self._began = clock.now()
         self._presumed = 0.0  # nobody counts as silent for longer than since here: the clock was set
         self._deadlines: list[tuple[float, int]] = []
-        self._watched: set[int] = set()
+        self._watched: dict[int, float] = {}  # its one deadline that counts; others in the heap are of before
         self._quiet_until = 0.0  # nobody is declared offline before this
         self.newest = 0.0  # reception that the store knew at the start
-        for number, state in engine.online():
-            self.newest = max(self.newest, state.heard)
-            self.watch(number, state)
+        for number, heard in engine.online():
+            self.newest = max(self.newest, heard)
+            self._expect(number, heard)
 
     def watch(self, number: int, state: NodeState) -> None:
         """Expect more of a node that is online; one that is watched already keeps its place."""
-        if state.online and number not in self._watched and number in self._states.nodes:
-            self._watched.add(number)
-            heapq.heappush(self._deadlines, (self._offline_at(number, state), number))
+        if state.online and number not in self._watched:
+            self._expect(number, state.heard)
 
-    def _offline_at(self, number: int, state: NodeState) -> float:
+    def changed(self, number: int, state: NodeState) -> None:
+        """Expect a node anew whose registry entry has come, come back or changed: it may have fallen silent while no one waited for it."""
+        if (
+            state.online
+            and number in self._states.nodes
+            and self._offline_at(number, state.heard) != self._watched.get(number)
+        ):
+            self._expect(number, state.heard)
+
+    def _expect(self, number: int, heard: float) -> None:
+        if number in self._states.nodes:
+            self._watched[number] = deadline = self._offline_at(number, heard)
+            heapq.heappush(self._deadlines, (deadline, number))
+
+    def _offline_at(self, number: int, heard: float) -> float:
         """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
         was before the clock was set, so that says nothing."""
         now = self._clock.now()
-        heard = state.heard if state.heard <= now else min(self._began, now)
-        return offline_at(self._states.known(number), replace(state, heard=max(heard, self._presumed)))
+        heard = heard if heard <= now else min(self._began, now)
+        return offline_at(self._states.known(number), max(heard, self._presumed))
 
     def stepped(self) -> None:
         """The host's clock was set: heard in what is now the future, or long ago by the new clock, both mean just now."""
         self._presumed = self._began = self._clock.now()
-        watched, self._watched, self._deadlines = self._watched, set(), []
+        watched, self._watched, self._deadlines = self._watched, {}, []
         for number in watched:
             if number in self._states.nodes:
-                self._watched.add(number)
-                self._deadlines.append((self._offline_at(number, NodeState()), number))
+                self._watched[number] = deadline = self._offline_at(number, 0.0)
+                self._deadlines.append((deadline, number))
         heapq.heapify(self._deadlines)
 
     def check(self, limit: int = 1000) -> None:
@@ -67,15 +80,17 @@ class Presence:
             return
         writes: list[Write] = []
         while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:
-            _, number = heapq.heappop(self._deadlines)
-            self._watched.discard(number)
+            deadline, number = heapq.heappop(self._deadlines)
+            if self._watched.get(number) != deadline:
+                continue
+            del self._watched[number]
             if number not in nodes:
                 continue  # it has left the registry
             state = self._states.state(number)
             if not state.online or self._states.busy(number):
                 self.watch(number, replace(state, heard=max(state.heard, now)))
                 continue
-            if self._offline_at(number, state) > now:
+            if self._offline_at(number, state.heard) > now:
                 self.watch(number, state)
                 continue
             decision = goes_offline(self._states.known(number), state, now)

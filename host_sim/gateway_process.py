@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Protocol
 
 # a runner that is killed outright must not leave its gateway behind
 _LEASH = (
@@ -22,29 +24,56 @@ class GatewayError(Exception):
     """The gateway is missing, does not become ready, or died; the text holds the end of its log."""
 
 
+class Running(Protocol):
+    """What is needed of a subprocess.Popen."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> Any: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+Start = Callable[[Path, Path, Path], Running]
+
+
+def _execute(config: Path, notify: Path, log: Path, command: list[str] | None) -> Running:
+    program = command or [sys.executable, "-m", "gateway", "run"]
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            [sys.executable, "-c", _LEASH, *program, "--config", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=Path(__file__).resolve().parent.parent,
+            env={**os.environ, "NOTIFY_SOCKET": str(notify)},
+        )
+
+
 class GatewayProcess:
     """`python -m gateway run --config FILE`. command: another program with the same contract (tests). Its log grows with every start.
+    start: another way to the same process, given configuration, NOTIFY_SOCKET and log.
 
     What it notifies is read for as long as it lives, as a supervisor does.
     """
 
-    def __init__(self, config: Path, *, command: list[str] | None = None, ready_s: float = 30.0) -> None:
+    def __init__(
+        self, config: Path, *, command: list[str] | None = None, ready_s: float = 30.0, start: Start | None = None
+    ) -> None:
         self._log = config.with_suffix(".log")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         path = config.parent / "notify.sock"
         path.unlink(missing_ok=True)  # of the process before
         self._notify.bind(str(path))
-        program = command or [sys.executable, "-m", "gateway", "run"]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _LEASH, *program, "--config", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=Path(__file__).resolve().parent.parent,
-                env={**os.environ, "NOTIFY_SOCKET": str(path)},
-            )
+        self._process: Running = _execute(config, path, self._log, command) if start is None else start(config, path, self._log)  # fmt: skip
         self._said: list[str] = []
         self._news = threading.Condition()
         try:

@@ -49,6 +49,7 @@ LONG_S, LONG_EVERY = (
     5,
 )  # every so manieth freeze or silence outlasts the gateway's patience with a broker that does not answer
 EXAMPLES = 40
+FOUND = "found.txt"  # in the folder, as it is found
 SHARE_MHZ = 869.525
 EUI = bytes.fromhex("aa555a0000000001")
 
@@ -526,9 +527,14 @@ class _Run:
     def _example(self, text: str) -> None:
         if len(self.toll.examples) < EXAMPLES:
             self.toll.examples.append(text)
+            with (self._folder / FOUND).open(
+                "a", encoding="utf-8"
+            ) as f:  # whoever waits for many rounds can look at it
+                f.write(text + "\n")
 
     def _tell(self, phase: str) -> None:
         t = self.toll
+        (self._folder / "rounds.txt").write_text(f"{t.rounds} of {self._rounds}\n", encoding="utf-8")
         self._progress({"phase": phase, "done": t.rounds, "total": self._rounds,
                         "faults": t.missing + t.wrong + t.left_over, "lost": t.lost})  # fmt: skip
 

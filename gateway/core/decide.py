@@ -11,7 +11,7 @@ from motewire.codes import DOWN_NEXT, DOWN_SCHEMA, DOWN_SINCE
 
 from gateway.core import alarms
 from gateway.core.messages import STATUS_NUMBERS, AlarmMessage, StatusMessage, decode_alarm, decode_status
-from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal, frame_id
+from gateway.core.model import Answer, Decision, Described, Event, Node, NodeState, Reception, Refusal, frame_id
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener
 from gateway.core.receive import authenticate as open_frame
@@ -312,7 +312,7 @@ def _status(
     return changes, told | {"health_s": health_s(changes.get("rhythm", state.rhythm))}
 
 
-def metadata(node: Node, state: NodeState) -> dict[str, Any]:
+def metadata(node: Node, state: Described) -> dict[str, Any]:
     """Return what is published as a node's metadata; quantities are those it has reported so far."""
     meta: dict[str, Any] = {
         "id": node.id,
@@ -333,9 +333,9 @@ def metadata(node: Node, state: NodeState) -> dict[str, Any]:
     return meta
 
 
-def offline_at(node: Node, state: NodeState) -> float:
-    """Return when a node that stays silent counts as offline."""
-    return state.heard + max(OFFLINE_INTERVALS * node.interval_s, OFFLINE_LEAST_S)
+def offline_at(node: Node, heard: float) -> float:
+    """Return when a node that was heard last at `heard` and stays silent counts as offline."""
+    return heard + max(OFFLINE_INTERVALS * node.interval_s, OFFLINE_LEAST_S)
 
 
 def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
@@ -345,12 +345,21 @@ def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
     return Decision(replace(state, online=False), event=event)
 
 
+def news_of(node: Node, state: Described) -> tuple[Mapping[str, Any], str] | None:
+    """Return a node's metadata and their text if they differ from what was published last, else None. A start asks this of every node."""
+    told = metadata(node, state)
+    text = repr(sorted(told.items()))
+    return None if text == state.meta else (told, text)
+
+
 def introduce(node: Node, state: NodeState, now: float) -> Decision | None:
     """Return the decision that publishes a node's metadata if they differ from what was published last, else None."""
-    told: Mapping[str, Any] = metadata(node, state)
-    text = repr(sorted(told.items()))
-    if text == state.meta:
-        return None
+    news = news_of(node, state)
+    return None if news is None else introduced(node, state, now, *news)
+
+
+def introduced(node: Node, state: NodeState, now: float, told: Mapping[str, Any], text: str) -> Decision:
+    """Return the decision that publishes what news_of() has found."""
     event = Event(
         "meta",
         f"{node.id}:{state.epoch}:meta:{int(now)}",

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 from gateway.core.model import Node
 
+GATHERED = {"bays": "lot", "counters": "lot", "balance": "balance"}
+"""Kind of an area -> name under which it publishes what it gathers."""
+NOTHING = "nothing"
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What of a node's registry entry its retained topics depend on; of an area its name and visibility alone."""
+    """What of a node's registry entry its retained topics depend on; of an area its name, visibility and, as profile, what it gathers."""
 
     name: str
     profile: str = ""
@@ -23,6 +27,15 @@ class Entry:
     def of(cls, node: Node) -> Entry:
         """Return the entry of a node."""
         return cls(node.name, node.profile, node.visibility, node.area, node.lat, node.lon, node.interval_s)
+
+    @classmethod
+    def area(cls, name: str, visibility: str, kind: str) -> Entry:
+        """Return the entry of an area. kind: of core/aggregates/areas.py."""
+        return cls(name, GATHERED.get(kind, NOTHING), visibility)
+
+    def gathers(self, name: str) -> bool:
+        """True when an area of this entry publishes what is gathered under `name`; one of unknown kind may."""
+        return self.profile in ("", name)
 
     def node(self, number: int) -> Node:
         """Return a node with this entry and no key."""

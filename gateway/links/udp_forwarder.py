@@ -366,7 +366,11 @@ class UdpForwarderLink(asyncio.DatagramProtocol):
                 best = None  # the packet itself is good
             if best is not None:
                 rssi, snr = best.rssic, best.lsnr if snr is None else snr
-        return rssi, snr if snr is not None and abs(snr) <= MAX_SNR else None
+        if snr is not None and not abs(snr) <= MAX_SNR:  # who claims what cannot be measured is not believed the rest
+            if rssi is not None:
+                self._metrics.totals["rssi_implausible"] += 1
+            return None, None
+        return rssi, snr
 
     def _rssi(self, claimed: float | None) -> int | None:
         """Return dBm, None where the receiver reported none or one that cannot be measured: that is not published and wins nothing."""

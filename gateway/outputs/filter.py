@@ -17,6 +17,7 @@ from gateway.config.filter import Filter
 from gateway.core.current import Closed, Current
 from gateway.core.model import Alarm, Circle, Event, Node
 from gateway.core.registry import VISIBILITIES, strictest, visibility_of
+from gateway.core.shape import Entry
 
 
 def may_see(key: str, visibility: str, f: Filter) -> bool:
@@ -111,6 +112,7 @@ class Sieve:
     def facts(self, c: Current, node: Node, lifted: bool = False) -> Current | None:
         """Return what of a node's facts may be seen under this registry entry.
 
+        Whether it is there now is a fact of now, which the entry alone decides about; no event may come to say it again.
         lifted: leave out of account how narrow the circle was when each fact was told; for what may have been published before that.
         """
         f = self._filter
@@ -135,8 +137,10 @@ class Sieve:
                     )
             changes["aggregates"] = seen
         own = node.visibility if lifted else strictest(c.visibility, node.visibility)
+        if node.visibility not in f.visibility:
+            changes["online"] = None
         if own not in f.visibility:
-            changes |= {"online": None, "meta": None, "device": None}
+            changes |= {"meta": None, "device": None}
         else:
             if c.meta is not None:
                 quantities = {key: unit for key, unit in c.meta["quantities"].items() if self._sees(key, own)}
@@ -146,17 +150,21 @@ class Sieve:
                 changes["device"] = c.device._replace(rssi=None)
         return replace(c, **changes)
 
-    def area_facts(self, c: Current, area: str, nodes: Mapping[int, Node]) -> Current:
-        """Return what of an area's facts may be seen."""
+    def area_facts(self, c: Current, area: Entry, nodes: Mapping[int, Node]) -> Current:
+        """Return what of an area's facts may be seen under this entry."""
 
         def sees(circle: int) -> bool:
-            return self._sees_area(area, VISIBILITIES[circle], nodes)
+            return self.sees_area(area, VISIBILITIES[circle], nodes)
 
         return replace(
             c,
             alerts={rule: up for rule, up in c.alerts.items() if sees(up.circle)},
-            areas={name: body for name, body in c.areas.items() if sees(body.circle)},
+            areas={name: body for name, body in c.areas.items() if area.gathers(name) and sees(body.circle)},
         )
+
+    def sees_area(self, area: Entry, visibility: str, nodes: Mapping[int, Node]) -> bool:
+        """True when a fact of an area may be seen: by what was true when it was published, and by the configuration of now."""
+        return self._sees_area(area.name, strictest(visibility, area.visibility or visibility), nodes)
 
     def _sees_area(self, area: str, visibility: str, nodes: Mapping[int, Node]) -> bool:
         """What is gathered over many nodes counts by the area's own visibility, and belongs to every profile that is in it."""

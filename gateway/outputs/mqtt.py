@@ -71,7 +71,7 @@ class MqttOutput(Destination):
         self._formats = config.formats
         self._session: MqttSession | None = None
         place = place_of(config)
-        self._tree = Tree(shape_of(config, __version__), gateway, nodes)
+        self._tree = Tree(shape_of(config, __version__), gateway, nodes, engine.ledger.entry)
         self.known = self._tree.known
         self._flight = Flight(config.window, metrics)
         self.resync = Resync(
@@ -283,8 +283,10 @@ class MqttOutput(Destination):
         subject = subject_of(entry.event)
         if subject is None or entry.seq <= self.resync.quiet or self.resync.said.is_old(subject, entry.seq):
             return False
+        if entry.event.area is not None:
+            return self._tree.shows_area(subject, entry.event.visibility, entry.event.area.name)
         node = self.known.nodes.get(entry.event.node)
-        return subject.startswith("@") or (node is not None and node.name == entry.event.name)
+        return node is not None and node.name == entry.event.name
 
     def _whole(self, e: Event, name: str) -> list[Message]:
         """Return what an event changes in a format whose messages gather many facts."""

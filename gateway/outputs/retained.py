@@ -6,7 +6,7 @@ what they give now. So nothing needs to be remembered topic by topic, and only t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from gateway.config import MqttOutputConfig
@@ -40,14 +40,21 @@ def shape_of(c: MqttOutputConfig, version: str) -> Shape:
     )
 
 
+def always(subject: str) -> Entry | None:
+    """The registry of whoever does not ask it: every area is there, and as visible as its facts say."""
+    return Entry(subject[1:])
+
+
 @dataclass
 class Tree:
-    """The retained tree of one output's shape."""
+    """The retained tree of one output's shape. entry: the registry's entry of an area now ("@lot-3"), None once it has left."""
 
     shape: Shape
     gateway: str
     nodes: Mapping[int, Node]
+    entry: Callable[[str], Entry | None] = always
     known: Known = field(init=False)
+    _numbers: dict[str, str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         s = self.shape
@@ -58,11 +65,21 @@ class Tree:
     def use(self, nodes: Mapping[int, Node]) -> None:
         """Follow another registry."""
         self.nodes, self.known = nodes, self.known.with_nodes(nodes)
+        self._numbers = None
+
+    def owners(self, names: Iterable[str]) -> set[str]:
+        """Return the nodes that have these names now."""
+        if self._numbers is None:
+            self._numbers = {node.name: str(number) for number, node in self.nodes.items()}
+        return {self._numbers[name] for name in names if name in self._numbers}
 
     def see(self, subject: str, c: Current) -> tuple[Current, str, Node | None] | None:
         """Return a subject's facts as far as this output may see them, its name, and its node; None when it has left the registry."""
         if subject.startswith("@"):
-            return self._sieve.area_facts(c, subject[1:], self.nodes), subject[1:], None
+            entry = self.entry(subject)
+            if entry is None:
+                return None
+            return self._sieve.area_facts(c, entry, self.nodes), entry.name, None
         node = self.nodes.get(int(subject))
         if node is None:
             return None
@@ -84,10 +101,22 @@ class Tree:
     def under(self, subject: str, c: Current, entry: Entry) -> set[str]:
         """Return the topics that the facts give under another registry entry, however narrow their circle has become since."""
         if subject.startswith("@"):
-            return set(self.render(c, entry.name, None, self.shape.formats))
+            return set(self.render(with_ended(c), entry.name, None, self.shape.formats))
         node = entry.node(int(subject))
         seen = self._sieve.facts(with_ended(c), node, lifted=True)
         return set() if seen is None else set(self.render(with_ended(seen), node.name, node, self.shape.formats))
+
+    def shows_area(self, subject: str, visibility: str, name: str = "") -> bool:
+        """True when what was published of an area with that visibility may still be retained: it is there, and no narrower since.
+
+        name: of what is gathered, "" for an alarm.
+        """
+        entry = self.entry(subject)
+        return (
+            entry is not None
+            and (not name or entry.gathers(name))
+            and self._sieve.sees_area(entry, visibility, self.nodes)
+        )
 
     def over(self, subject: str, c: Current, since: int) -> set[str]:
         """Return the topics of alarms that have ended with an event behind number `since`."""

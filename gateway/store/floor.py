@@ -102,6 +102,7 @@ class Floor:
     """The floor of one life of a store. begin() once, with the store open; then raise_to() in the writer, end() at an orderly end.
 
     at: what the counters of every node begin above. orderly: the life before ended in order. lost: the store has had a file and it is gone.
+    behind: the store may lack what came before: it is a copy of an earlier moment, or no one can say that it is not.
     trouble: why the file could not be written, "" when it could.
     """
 
@@ -111,7 +112,7 @@ class Floor:
         self._token = os.urandom(TOKEN)
         self._ceiling = 0
         self.at = 0
-        self.orderly = self.lost = False
+        self.orderly = self.lost = self.behind = False
         self.trouble = ""
 
     def begin(self, db: sqlite3.Connection, now: float) -> None:
@@ -124,6 +125,8 @@ class Floor:
         self.lost = mark is None and CEILING in known
         older = mark is None or mark.ceiling < ceiling  # gone, spoilt, or of an earlier day than the store
         self.orderly = mark is not None and not older and known.get(CLOSED) == mark.token
+        # one that says how it ended, and the file does not know that end, was put back after another life
+        self.behind = self.lost or not self.orderly and (mark is not None and older or CLOSED in known)
         at = max(int(known.get(DOWN_FLOOR, 0)), down_floor(now))
         if not self.orderly:
             at = max(at, ceiling, mark.ceiling if mark is not None else 0)

@@ -28,6 +28,7 @@ LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current
 log = structlog.get_logger(__name__)
 
 Spool = Callable[[sqlite3.Connection, Event], int]
+EndAlarms = Callable[[sqlite3.Connection, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,8 @@ def _read(subject: str, body: bytes) -> Current:
 
 @dataclass
 class Ledger:
-    """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event.
+    """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event; calm: how no alarm
+    of a node is up any more in its state.
 
     generation: of the newest change of registry or outputs. life: a random name of this store; a restored or salvaged one has another.
     """
@@ -147,6 +149,7 @@ class Ledger:
     reader: sqlite3.Connection
     put: Callable[[Callable[[sqlite3.Connection], int]], Any]
     spool: Spool
+    calm: EndAlarms
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
@@ -168,6 +171,11 @@ class Ledger:
         """Return what the registry says and said of a subject."""
         row = self.reader.execute("SELECT body FROM entries WHERE subject = ?", (subject,)).fetchone()
         return None if row is None else _known(row[0])
+
+    def entry(self, subject: str) -> Entry | None:
+        """Return what the registry says of a subject now; None once it has left."""
+        known = self.known(subject)
+        return None if known is None else known.now
 
     def subjects(self, after: str, limit: int, seq: int, generation: int) -> list[str]:
         """Return subjects behind `after` whose facts changed behind event `seq`, or whose entry behind `generation`; -1: all."""
@@ -215,13 +223,13 @@ class Ledger:
 
         return self.put(job)
 
-    def keep_registry(self, nodes: Mapping[int, Node], areas: Mapping[str, str], now: float) -> Any:
+    def keep_registry(self, nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float) -> Any:
         """Compare the registry with the one known so far; the future's result is how many entries changed.
 
         Alarms of nodes that have gone, or are another name's or circle's business now, are told to be over, as they were raised.
         """
         wanted = {str(n): Entry.of(node) for n, node in nodes.items()}
-        wanted |= {f"@{name}": Entry(name, visibility=visibility) for name, visibility in areas.items()}
+        wanted |= {f"@{name}": entry for name, entry in areas.items()}
 
         def job(db: sqlite3.Connection) -> int:
             generation = self._next(db)
@@ -315,6 +323,8 @@ class Ledger:
         if subject.startswith("@") or not known.past:
             return
         number, c = int(subject), self.folding.of(db, subject)[2]
+        if known.now is None:  # one that returns raises its alarms anew
+            self.calm(db, number)
         former = known.past[-1][1]
         if known.now is not None and known.now.shown_as() == former.shown_as():
             return

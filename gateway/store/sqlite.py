@@ -20,11 +20,11 @@ import msgspec
 import structlog
 
 from gateway.config.store import StoreConfig
-from gateway.core.model import OPEN, Event, NodeState
+from gateway.core.model import OPEN, Described, Event, NodeState
 from gateway.store import audit, private, recovery, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
-from gateway.store.ledger import Ledger
+from gateway.store.ledger import Ledger, born
 from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepare
 from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
@@ -68,7 +68,7 @@ class SqliteEngine:
             empty, log_found = not path.exists() or not path.stat().st_size, wal.look(path)
             self.unwiped = wal.size(path) > 0  # whoever wrote it may not have come to it
             now = clock()
-            self._reader = self._open(now)
+            self._reader = self._open(now, log_found)
             self.full = not self._reserve.hold()
             self.newest_express: int = (
                 self._reader.execute("SELECT max(seq) FROM spool WHERE express").fetchone()[0] or 0
@@ -79,7 +79,9 @@ class SqliteEngine:
         except BaseException:
             os.close(self._lock)
             raise
-        self.ledger = Ledger(self._reader, lambda job: self._writer.put(job), lambda db, e: self._spool(db, enter(e)))
+        self.ledger = Ledger(
+            self._reader, lambda job: self._writer.put(job), lambda db, e: self._spool(db, enter(e)), states.calm
+        )
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._quarantine, self._audit = Quarantine(), audit.Log()
         self._retention = Retention(self._keep, self._outputs, self._tell, path)
@@ -92,11 +94,13 @@ class SqliteEngine:
         told = (self.recovered or {}).get("at") == now or self.note(RESTORED) == str(now).encode()
         self._say_how_it_was(empty, "whole" if told else log_found)
 
-    def _open(self, now: float) -> sqlite3.Connection:
+    def _open(self, now: float, log_found: wal.Found) -> sqlite3.Connection:
         for last_try in (False, True):
             try:
                 db = recovery.open_sound(self._path, self._gateway, now, CHECK_S)
                 self._floor.begin(db, now)
+                if self._floor.behind or not self._floor.orderly and log_found != "whole":
+                    born(db)  # brokers may know what this store no longer does: their marks are not believed
                 return db
             except sqlite3.Error as e:
                 if last_try or not no_room(e) or not self._reserve.held:
@@ -198,6 +202,16 @@ class SqliteEngine:
             state = self._salvage(node, row[0], str(e))
         return state if state.down >= self._floor.at else replace(state, down=self._floor.at)
 
+    def described(self, nodes: Sequence[int]) -> dict[int, Described]:
+        found: dict[int, Described] = {}
+        marks = ",".join("?" * len(nodes))
+        for node, body in self._reader.execute(f"SELECT node, state FROM nodes WHERE node IN ({marks})", nodes):
+            try:
+                found[node] = states.describe(body)
+            except msgspec.MsgspecError as e:
+                found[node] = self._salvage(node, body, str(e))
+        return found
+
     def _salvage(self, node: int, body: bytes, why: str) -> NodeState:
         """What can be read of a rotten state; where it was in the counters is known by the frames and by the floor."""
         state, lost = states.salvage(body)
@@ -237,9 +251,14 @@ class SqliteEngine:
         row = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spool'").fetchone()
         return row[0] if row else 0
 
-    def online(self) -> list[tuple[int, NodeState]]:
-        found = self._reader.execute("SELECT node FROM nodes WHERE online").fetchall()
-        return [(node, state) for (node,) in found if (state := self.load(node)) is not None]
+    def online(self) -> list[tuple[int, float]]:
+        heard: list[tuple[int, float]] = []
+        for node, body in self._reader.execute("SELECT node, state FROM nodes WHERE online"):
+            try:
+                heard.append((node, states.hear(body).heard))
+            except msgspec.MsgspecError as e:
+                heard.append((node, self._salvage(node, body, str(e)).heard))
+        return heard
 
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         return self._reader.execute(

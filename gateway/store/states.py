@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import msgspec
@@ -16,6 +16,25 @@ _names = tuple(f.name for f in fields(NodeState))
 
 decode = msgspec.msgpack.Decoder(NodeState).decode
 encode = msgspec.msgpack.Encoder().encode
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What of a stored state a node's metadata rest on (core.model.Described): a start reads no more of 25,000 states."""
+
+    ids: tuple[int, ...] = ()
+    firmware: str | None = None
+    rhythm: tuple[int, int] = (0, 0)
+    meta: str = ""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """When a stored state was heard last, Unix s."""
+
+    heard: float = 0.0
+
+
+describe = msgspec.msgpack.Decoder(Description).decode
+hear = msgspec.msgpack.Decoder(Heard).decode
 
 
 def salvage(body: bytes) -> tuple[NodeState, tuple[str, ...]]:
@@ -52,3 +71,16 @@ def replay_of(db: sqlite3.Connection, node: int, epoch: int | None) -> tuple[int
         return None
     newest, next_ = max(found)
     return newest, Replay(next_, next_)
+
+
+def calm(db: sqlite3.Connection, node: int) -> None:
+    """Let no alarm of a node be up any more. A state that cannot be read stays as it is: whoever loads it says so."""
+    row = db.execute("SELECT state FROM nodes WHERE node = ?", (node,)).fetchone()
+    if row is None:
+        return
+    try:
+        state = decode(row[0])
+    except msgspec.MsgspecError:
+        return
+    if state.alarms:
+        db.execute("UPDATE nodes SET state = ? WHERE node = ?", (encode(replace(state, alarms={})), node))

@@ -46,6 +46,7 @@ FILTERS = (
     Filter(frozenset(("open", "restricted", "personal")), areas=frozenset(("centre",))),
 )
 EUI = bytes.fromhex("aa555a0000000001")
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None  # a store on a disk waits for it
 LONGEST = frame.MAX_FRAME - 40  # of a payload in a frame
 GATEWAY = (
     '[gateway]\nid = "gw-1"\nrules = "rules.toml"\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:1700"\n'
@@ -89,7 +90,7 @@ class Gateway:
     name = "lora"
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="citymote-fuzz-")
+        self._folder = tempfile.TemporaryDirectory(prefix="citymote-fuzz-", dir=MEMORY)
         folder = Path(self._folder.name)
         for name, text in (("gateway.toml", GATEWAY), ("nodes.toml", NODES), ("rules.toml", RULES)):
             (folder / name).write_text(text)
@@ -269,7 +270,7 @@ def configuration(data: bytes) -> None:
     if not data:
         return
     names = list(_FILES)
-    with tempfile.TemporaryDirectory(prefix="citymote-fuzz-") as folder:
+    with tempfile.TemporaryDirectory(prefix="citymote-fuzz-", dir=MEMORY) as folder:
         for name, text in _FILES.items():
             (Path(folder) / name).write_text(text)
         (Path(folder) / names[data[0] % 3]).write_bytes(data[1:])

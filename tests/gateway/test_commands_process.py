@@ -243,13 +243,15 @@ class User:
 
 @pytest.fixture
 def guarded(broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Mosquitto:
-    """A broker with users and the ACL that gateway/README.md shows."""
+    """A broker with users and the ACL of the template: a gateway, and two people."""
     tool = shutil.which("mosquitto_passwd") or shutil.which("mosquitto_passwd", path="/usr/sbin:/usr/local/sbin")
     if tool is None:
         pytest.skip("mosquitto_passwd is not installed (next: apt-get install mosquitto)")
     folder = Path(broker._command[-1]).parent
-    text = (REPO / "gateway" / "README.md").read_text()
-    acl = text.split("```acl\n")[1].split("```")[0]
+    acl = (REPO / "gateway" / "deploy" / "mosquitto" / "citymote.acl").read_text()
+    acl = acl.replace("user gw-1\n", "user gw\n")
+    acl, person = acl.split("user operator\n")
+    acl += "".join(f"user {name}\n" + person.replace("operator", name) for name in ("ana", "boris"))
     (folder / "acl").write_text(acl)
     for i, user in enumerate(("gw", "ana", "boris")):
         subprocess.run(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.config import Broker, MqttOutputConfig
 from gateway.config.filter import Filter
 from gateway.core.current import MAX_ENDED, NOTHING, Current, fold, subject_of
-from gateway.core.model import OPEN, Alarm, Area, Circle, Event, Node, NodeState
+from gateway.core.model import OPEN, Alarm, AlarmState, Area, Circle, Event, Node, NodeState
 from gateway.core.shape import Entry
 from gateway.outputs import FORMATS, RETAINED, WHOLE
 from gateway.outputs.filter import Sieve
@@ -40,6 +40,9 @@ FILTERS = [
     Filter(frozenset(("open", "restricted")), profiles=frozenset(("noise", "air_quality"))),
     Filter(frozenset(("open", "restricted")), areas=frozenset(("centre",))),
 ]
+
+
+LOT = Entry.area("lot", OPEN, "bays")
 
 
 def config(f: Filter, **more: object) -> MqttOutputConfig:
@@ -201,11 +204,11 @@ async def test_who_has_gone_is_known_with_the_name_it_had_and_its_alarms_end(tmp
     engine = SqliteEngine(tmp_path / "g.db") if kind == "sqlite" else MemoryEngine()
     node = Node(7, "old", b"", profile="air_quality", interval_s=600, visibility="open", area=("a",))
     ledger = engine.ledger
-    assert await ledger.keep_registry({7: node}, {"lot": "open"}, T0) == 0, "new, not changed"
+    assert await ledger.keep_registry({7: node}, {"lot": LOT}, T0) == 0, "new, not changed"
     up = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
     await engine.commit([Write(7, None, Event("alarm", "7:1", 7, "old", OPEN, T0 + 1.0, 600, alarm=up))])
-    assert await ledger.keep_registry({7: node}, {"lot": "open"}, T0) == 0 and ledger.generation == 0
-    assert await ledger.keep_registry({7: replace(node, name="new")}, {"lot": "open"}, T0 + 5) == 1
+    assert await ledger.keep_registry({7: node}, {"lot": LOT}, T0) == 0 and ledger.generation == 0
+    assert await ledger.keep_registry({7: replace(node, name="new")}, {"lot": LOT}, T0 + 5) == 1
     over, again = [e.event for e in engine.fetch(1, 9)]
     assert (over.name, over.alarm.state, over.alarm.quantity, over.alarm.unit) == ("old", "cleared", "pm10", "ug/m3")  # type: ignore[union-attr]
     assert (again.name, again.alarm.state) == ("new", "raised")  # type: ignore[union-attr]
@@ -225,3 +228,69 @@ async def test_who_has_gone_is_known_with_the_name_it_had_and_its_alarms_end(tmp
         ledger.subjects("", 9, 1 << 60, 0) == ["7", "@lot"] and ledger.subjects("", 9, 1 << 60, ledger.generation) == []
     )
     engine.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "memory"])
+async def test_a_node_that_has_gone_has_no_alarm_up_in_its_state_and_one_that_is_renamed_keeps_it(
+    tmp_path: Path, kind: str
+) -> None:
+    engine = SqliteEngine(tmp_path / "g.db") if kind == "sqlite" else MemoryEngine()
+    nodes = {n: Node(n, f"n-{n}", b"", profile="air_quality", interval_s=600, visibility="open") for n in (7, 8)}
+    await engine.ledger.keep_registry(nodes, {}, T0)
+    up = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    for n, node in nodes.items():
+        state = NodeState(down=engine.floor + 3, alarms={"pm10-above": AlarmState(T0, T0, 1)}, marks={9: (T0, 1)})
+        await engine.commit([Write(n, state, Event("alarm", f"{n}:1", n, node.name, OPEN, T0 + 1.0, 600, alarm=up))])
+    before = engine.load(7)
+    await engine.ledger.keep_registry({8: replace(nodes[8], name="other")}, {}, T0 + 5)
+    gone, renamed = engine.load(7), engine.load(8)
+    assert gone is not None and before is not None and gone == replace(before, alarms={}), "nothing else of it is lost"
+    assert renamed is not None and set(renamed.alarms) == {"pm10-above"}, "as raised again under the new name"
+    engine.close()
+
+
+async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrower_only_where_it_may_be() -> None:
+    engine = MemoryEngine()
+    ledger, subject = engine.ledger, "@centre"
+    tree = Tree(shape_of(config(FILTERS[1]), "1"), "gw-1", NODES, ledger.entry)
+    up = Alarm("raised", "above", "warning", "free", "1", 1, 2, T0, T0, ("full",), "law", {"en": "full"})
+    alarm = Event("alarm", "x", 0, "centre", OPEN, T0 + 2.5, 600, alarm=up, area=Area("centre", "lot", T0, {}))
+    told = replace(lot(), visibility=OPEN)
+    c = facts([told, alarm])[subject]
+
+    await ledger.keep_registry(NODES, {"centre": Entry.area("centre", OPEN, "bays")}, T0)
+    before = tree.desired(subject, c).keys()
+    assert {"city/v1/area/centre/lot", "city/v1/area/centre/alert/full"} <= before and tree.shows_area(subject, OPEN)
+
+    await ledger.keep_registry(NODES, {"centre": Entry.area("centre", "restricted", "bays")}, T0)
+    assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
+    await ledger.keep_registry(NODES, {}, T0)
+    assert tree.desired(subject, c) == {} and not tree.shows_area(subject, OPEN)
+    everyone = Tree(shape_of(config(FILTERS[2]), "1"), "gw-1", NODES, ledger.entry)
+    assert everyone.desired(subject, c) == {} and everyone.desired("@unheard", c) == {}
+
+    for kind in ("group", "balance"):
+        await ledger.keep_registry(NODES, {"centre": Entry.area("centre", OPEN, kind)}, T0)
+        assert tree.desired(subject, c).keys() == {"city/v1/area/centre/alert/full"}, "it gathers something else now"
+        assert tree.shows_area(subject, OPEN) and not tree.shows_area(subject, OPEN, "lot")
+    await ledger.keep_registry(NODES, {}, T0)
+
+    over = fold(c, replace(alarm, alarm=replace(up, state="cleared")), 9)
+    known = ledger.known(subject)
+    assert known is not None
+    for now in (c, over):
+        assert set().union(*(tree.under(subject, now, entry) for _, entry in known.past)) == before
+    await ledger.keep_registry(NODES, {"centre": Entry.area("centre", OPEN, "bays")}, T0)
+    assert tree.desired(subject, c).keys() == before, "it has come back"
+
+
+def test_a_node_that_is_made_open_is_there_before_it_speaks_and_what_it_said_before_stays_the_households() -> None:
+    f = FILTERS[1]
+    at_home = Node(7, "n-7", b"", profile="air_quality", interval_s=600, visibility="personal")
+    status = Event("status", "7:0:1", 7, "n-7", "personal", T0 + 1.0, 600, 1, online=True, status={"uptime": 5})
+    raised = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    alarm = Event("alarm", "7:0:2", 7, "n-7", "personal", T0 + 2.0, 600, 2, online=True, alarm=raised)
+    c = facts([status, alarm])["7"]
+    assert Tree(shape_of(config(f), "1"), "gw-1", {7: at_home}).desired("7", c) == {}
+    opened = {7: replace(at_home, visibility=OPEN)}
+    assert Tree(shape_of(config(f), "1"), "gw-1", opened).desired("7", c).keys() == {"city/v1/node/n-7/state"}

@@ -155,7 +155,8 @@ async def test_a_pinned_receiver_is_heard_and_answered_at_its_own_address_only()
     assert to == HOME and mast.kinds() == [PUSH_ACK, PULL_RESP]
     mast.pull(ONE, ("10.0.0.7", 50999))
     mast.world.clock.time += 20
-    ((_, to),) = await mast.push(mast.world.mote.status({1: 6}))
+    up = ("10.0.0.7", 40002)  # a forwarder pushes from a socket of its own
+    ((_, to),) = await mast.push(mast.world.mote.status({1: 6}), address=up)
     assert to == ("10.0.0.7", 50999), "a router may give it another port"
 
 
@@ -170,7 +171,8 @@ def test_a_pin_is_an_address_or_a_network_of_either_kind(pin: str, host: str, ma
     assert config.may_come_from(TWO, host), "one without a pin may come from anywhere"
 
 
-async def test_a_reload_that_pins_a_receiver_forgets_the_path_to_a_thief(mast: Mast) -> None:
+async def test_a_reload_that_pins_a_receiver_forgets_the_path_to_a_thief() -> None:
+    mast = Mast()
     mast.pull(ONE, THIEF)
     mast.link.use(
         UdpForwarderConfig("lora", "127.0.0.1", 0, frozenset((ONE, TWO)), pins={ONE: (ip_network("10.0.0.7"),)})
@@ -181,6 +183,12 @@ async def test_a_reload_that_pins_a_receiver_forgets_the_path_to_a_thief(mast: M
     assert mast.kinds()[-1] == PULL_ACK
     mast.world.clock.time += 20
     ((_, to),) = await mast.push(mast.world.mote.status({1: 6}))
+    assert to == HOME
+
+
+async def test_who_pulls_under_the_eui_of_a_receiver_that_is_there_gets_none_of_its_answers(mast: Mast) -> None:
+    mast.pull(ONE, THIEF)  # last, and from another host
+    ((_, to),) = await mast.push(mast.world.mote.status({1: 5}))
     assert to == HOME
 
 

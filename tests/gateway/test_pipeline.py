@@ -254,6 +254,37 @@ async def test_a_silent_node_goes_offline_once_and_comes_back(world: World) -> N
     assert world.engine.fetch(0, 10)[-1].event.online is True
 
 
+async def test_a_node_that_fell_silent_while_it_was_out_of_the_registry_is_offline_when_it_is_back(
+    world: World,
+) -> None:
+    nodes = {263: Node(263, "n-263", world.mote.key, interval_s=600)}
+    await world.take(world.mote.report(T0, ROWS))
+    await world.pipeline.use({})
+    world.clock.time += 4000
+    world.pipeline.check_presence()
+    await world.pipeline.use(nodes)
+    world.pipeline.check_presence()
+    await world.pipeline.settle()
+    assert [e.event.online for e in world.engine.fetch(0, 10) if e.event.online is not None] == [True, False]
+
+
+async def test_a_node_whose_interval_is_made_shorter_is_expected_sooner(world: World) -> None:
+    nodes = {263: Node(263, "n-263", world.mote.key, interval_s=600)}
+    await world.take(world.mote.report(T0, ROWS))
+    await world.pipeline.use({263: replace(nodes[263], interval_s=60)})
+    world.clock.time += 600
+    for _ in range(2):  # told once
+        world.pipeline.check_presence()
+        await world.pipeline.settle()
+    assert [e.event.online for e in world.engine.fetch(0, 10) if e.event.online is not None] == [True, False]
+    await world.pipeline.use(nodes)
+    await world.take(world.mote.report(T0, ROWS))
+    world.clock.time += 600
+    world.pipeline.check_presence()
+    await world.pipeline.settle()
+    assert world.engine.fetch(0, 10)[-1].event.online is True, "its interval is longer again"
+
+
 async def test_a_restarted_gateway_knows_who_is_online_and_what_was_taken(world: World) -> None:
     data = world.mote.report(T0, ROWS)
     await world.take(data)

@@ -7,6 +7,8 @@ import asyncio
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -117,6 +119,38 @@ async def test_what_was_lost_is_told_and_no_counter_comes_back(
         done, down = give(engine, node)
         await done
         assert down > last
+
+
+@pytest.mark.parametrize("what", ["", "-wal", "emptied", "noise", ".floor", "older", "all"])
+async def test_a_store_that_may_lack_what_a_broker_knows_has_another_name_and_one_that_was_only_killed_keeps_it(
+    make: Callable[..., SqliteEngine], tmp_path: Path, what: str
+) -> None:
+    db = tmp_path / "s" / "g.db"
+    first = make()
+    await give(first, 7)[0]
+    life = first.ledger.life
+    first.close()
+    shutil.copy(db, tmp_path / "old.db")
+    again = make()
+    assert again.ledger.life == life, "an end in order"
+    await used(again, tmp_path / "s")
+    if what == "emptied":
+        os.truncate(wal.path_of(db), 0)
+    elif what == "noise":
+        data = wal.path_of(db).read_bytes()
+        wal.path_of(db).write_bytes(data[:60] + os.urandom(200) + data[260:])
+    elif what in ("older", "all"):
+        for end in ("", "-wal", "-shm"):
+            Path(f"{db}{end}").unlink(missing_ok=True)
+        if what == "older":
+            shutil.copy(tmp_path / "old.db", db)
+    elif what:
+        Path(f"{db}{what}").unlink()
+    engine = make()
+    assert (engine.ledger.life == life) == (what == "")
+    life = engine.ledger.life
+    await used(engine, tmp_path / "s")
+    assert make().ledger.life == life, "and keeps that one"
 
 
 async def test_an_orderly_end_costs_no_counter_and_a_kill_costs_a_block(
@@ -456,3 +490,18 @@ TestAnyFate.settings = settings(
 def test_the_measures_fit_together() -> None:
     assert BLOCK <= 64 and JUMP + DOWN_CAP < 1 << 32
     assert floor.TOKEN == 16
+
+
+async def test_another_program_that_looks_into_the_store_does_not_take_the_log_from_the_running_gateway(
+    make: Callable[..., SqliteEngine], tmp_path: Path
+) -> None:
+    engine, db = make(), tmp_path / "s" / "g.db"
+    await give(engine, 7)[0]
+    look = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('SELECT count(*) FROM nodes').fetchone(); d.close()"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", look, str(db)], check=True)
+    assert wal.size(db) > 0, "its log was deleted under the gateway, which goes on writing to a file without a name"
+    done, last = give(engine, 7)
+    await done
+    killed(engine, tmp_path / "s")
+    state = make().load(7)
+    assert state is not None and state.down >= last and state.heard == NOW

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,8 @@ import pytest
 
 from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
-from gateway.core.model import OPEN, Alarm, Column, Event, Node
+from gateway.core.model import OPEN, Alarm, Area, Column, Event, Node
+from gateway.core.shape import Entry
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
 from gateway.outputs import track
@@ -25,6 +26,7 @@ from gateway.store.sqlite import SqliteEngine
 from tests.gateway.world import T0
 
 CONFIG = MqttOutputConfig("city", Broker("nowhere", 1))
+MARKET = {"market": Entry.area("market", OPEN, "bays")}
 NODES = {263: Node(263, "n-263", b"", interval_s=600, visibility=OPEN)}
 
 
@@ -107,8 +109,8 @@ def broker(monkeypatch: pytest.MonkeyPatch) -> type[Broker_]:
 
 
 @asynccontextmanager
-async def output(engine: Engine):  # type: ignore[no-untyped-def]
-    await engine.ledger.keep_registry(NODES, {}, T0)
+async def output(engine: Engine, areas: Mapping[str, Entry] | None = None):  # type: ignore[no-untyped-def]
+    await engine.ledger.keep_registry(NODES, areas or {}, T0)
     o = MqttOutput(CONFIG, "gw-1", engine, Metrics(), dict, NODES)
     task = asyncio.create_task(o.run())
     try:
@@ -253,3 +255,29 @@ async def test_events_that_are_filtered_do_not_stop_the_lane(engine: Engine) -> 
         await o.drain()
     assert told() == ["263:0:20", "263:0:21"] or told()[-2:] == ["263:0:20", "263:0:21"]
     assert engine.cursor("city") == 21
+
+
+async def test_what_an_area_said_last_is_not_retained_again_once_the_area_has_left(engine: Engine) -> None:
+    """Its events may still be on their way when the registry, and the topics, no longer have it."""
+
+    def lot(n: int) -> Event:
+        area = Area("market", "lot", T0 + n, {"free": n})
+        return Event("area", f"263:0:{n}:city:market-lot", 0, "market", OPEN, T0 + n + 1.0, 600, area=area)
+
+    topic = "city/v1/area/market/lot"
+    await engine.ledger.keep_registry(NODES, MARKET, T0)
+    async with output(engine, MARKET) as o:
+        await o.resync.done.wait()
+        await commit(engine, lot(1))
+        o.wake()
+        await o.drain()
+        assert json.loads(Broker_.memory[topic])["free"] == 1
+        await engine.ledger.keep_registry(NODES, {}, T0)
+        o.reload(NODES)
+        async with asyncio.timeout(5):
+            while Broker_.memory[topic]:
+                await asyncio.sleep(0.01)
+        await commit(engine, lot(2))
+        o.wake()
+        await o.drain()
+        assert Broker_.memory[topic] == b""

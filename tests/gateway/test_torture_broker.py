@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from host_sim.gateway_process import GatewayError, GatewayProcess
 from host_sim.mosquitto import Mosquitto
 from host_sim.torture_broker import AT_LEAST, KINDS, ROUNDS, Toll, _Deck, torture_broker
 from host_sim.torture_broker_rig import Backend, Tortured, compared, snapshot
 from host_sim.torture_broker_town import Town, iso
+from host_sim.warm_gateway import Warm
 from tests.gateway.conftest import BrokerAddress
 from tools.cli import cli
 
@@ -135,6 +137,33 @@ def test_late_and_future_frames_change_no_belief_that_is_newer(town: Town) -> No
     before_values = dict(x.belief.values)
     frame.learn()
     assert x.belief.values == before_values and x.belief.heard <= time.time()
+
+
+def test_a_forked_gateway_runs_ends_and_says_why_it_cannot(tmp_path: Path, mosquitto: BrokerAddress) -> None:
+    config = tmp_path / "gateway.toml"
+    (tmp_path / "nodes.toml").touch()
+    config.write_text(
+        '[gateway]\nid = "gw-1"\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
+        f'[output.city]\nkind = "mqtt"\nbroker = "{mosquitto.host}:{mosquitto.port}"\n'
+    )
+    warm = Warm()
+    try:
+        first = GatewayProcess(config, start=warm.start)
+        assert not first.dead
+        assert first.stop() == 0 and first.dead and "stopped" in first.tail()
+        second = GatewayProcess(config, start=warm.start)
+        assert not second.dead and second.pid != first.pid
+        second.kill()
+        assert second.dead
+        config.write_text("nonsense")
+        with pytest.raises(GatewayError, match="before it was ready") as failed:
+            GatewayProcess(config, start=warm.start)
+        assert "nonsense" in str(failed.value) or str(config) in str(failed.value)
+        config.write_text("")
+    finally:
+        warm.close()
+    with pytest.raises(ChildProcessError):
+        warm.start(config, tmp_path / "notify", tmp_path / "log")
 
 
 def test_a_snapshot_holds_all_that_is_retained_and_nothing_else(tmp_path: Path, mosquitto: BrokerAddress) -> None:
