@@ -123,6 +123,9 @@ class Resync:
         self._acked = asyncio.Event()
         self._turn, self._may_mark = 0, False
         self._generation = -1  # registry and configuration that the broker's memory agrees with
+        self._as_of = (
+            engine.ledger.generation
+        )  # that `tree` agrees with: the ledger is ahead of it while a reload is under way
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
 
@@ -141,7 +144,8 @@ class Resync:
         self.done.clear()
 
     def wake(self) -> None:
-        """The registry or the outputs have changed."""
+        """The registry or the outputs have changed, and `tree` follows them."""
+        self._as_of = self._engine.ledger.generation
         self._wanted.set()
 
     def heard(self, topic: str, payload: bytes, retained: bool = False) -> bool:
@@ -220,7 +224,7 @@ class Resync:
                     await self._wanted.wait()
             except TimeoutError:
                 pass
-            if ledger.generation != self._generation:
+            if self._as_of != self._generation:
                 await self._pass(NEVER, self._generation)
                 marked_at = float("-inf")
             for request, subject in ledger.requests(self.output):
@@ -293,7 +297,7 @@ class Resync:
     async def _pass(self, seq: int, generation: int, foreign: bool = False) -> None:
         """Publish what has changed behind event `seq` or behind a generation; -1 for all. foreign: the broker knows another store."""
         ledger = self._engine.ledger
-        upto = ledger.generation
+        upto = self._as_of
         turn = _Turn(seq, generation, *self._places(generation))
         if turn.shapes or turn.left:  # another root, format or filter concerns everyone
             turn.seq = -1
