@@ -13,7 +13,7 @@ from motewire.frame import ALARM
 
 from gateway import crypto
 from gateway.clock import Clock
-from gateway.core.decide import decide, unstorable
+from gateway.core.decide import authenticate, decode, normalise, replay, unstorable
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
 from gateway.core.forgery import WINDOW_S, Forgeries
@@ -91,8 +91,8 @@ class Intake:
         return work.done
 
     def decide(self, rx: Reception) -> Work | Refusal:
-        """Parse, find, admit, (authenticate, replay, decode, normalise: core/decide.py), charge, derive: one frame, one
-        decision."""
+        """One frame, one decision: parse, find, authenticate, replay, decode, normalise, derive; admitted before its tag is
+        looked at, and charged once it is known to be the node's own."""
         header = parse(rx.data)
         if isinstance(header, Refusal):
             return header
@@ -106,16 +106,19 @@ class Intake:
         if shift_s:  # the gateway's own clock is wrong: judge by what most nodes say
             rx = replace(rx, shift_s=shift_s)
         before = self._states.state(node.id)
-        decision = self._storable(before, decide(node, before, header, rx, crypto.opener))
+        proven = authenticate(node, before, header, rx, crypto.opener)
+        if isinstance(proven, Refusal):
+            return self._forged(node, header, rx, proven)
+        placed = replay(proven)
+        content = decode(placed)
+        decision = self._storable(before, normalise(placed, content))
         if decision.offset_s is not None:
             self.witnesses.hear(node.id, decision.offset_s)
         kind = self._kind(header, decision)
         refusal = self._charge(node, header, decision, kind, rx)
         if refusal is not None:
             return refusal
-        if decision.refusal is not None:
-            self._refuse(rx, decision.refusal, kept=decision.event is not None)
-        self._states.keep(node.id, decision.state)
+        self._keep(node, decision, rx)
         return self._derive(node, header, decision, kind, rx)
 
     def _find(self, header: Header) -> Node | Refusal:
@@ -153,6 +156,21 @@ class Intake:
             return unstorable(before, decision, str(e))
         return decision
 
+    def _forged(self, node: Node, header: Header, rx: Reception, refusal: Refusal) -> Refusal:
+        """Count a frame that is not the node's own."""
+        if refusal.reason == "bad_tag":
+            now = self._clock.now()
+            self._tags.in_vain(rx.link, header.kind == ALARM, now)
+            self._forgeries.failed(node.id, rx.link, rx.receiver, now)
+            self._metrics.forged(node.name)
+        return refusal
+
+    def _keep(self, node: Node, decision: Decision, rx: Reception) -> None:
+        """Go on from the decided state; an authentic frame that could not be read is counted, and committed all the same."""
+        if decision.refusal is not None:
+            self._refuse(rx, decision.refusal, kept=decision.event is not None)
+        self._states.keep(node.id, decision.state)
+
     def _charge(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Refusal | None:
         """Charge the node for a frame that proved to be its own; the reason why it is refused, if it is.
 
@@ -160,13 +178,6 @@ class Intake:
         apart.
         """
         event, now = decision.event, self._clock.now()
-        if event is None and decision.answer is None:
-            assert decision.refusal is not None
-            if decision.refusal.reason == "bad_tag":
-                self._tags.in_vain(rx.link, header.kind == ALARM, now)
-                self._forgeries.failed(node.id, rx.link, rx.receiver, now)
-                self._metrics.forged(node.name)
-            return decision.refusal
         if event is None or kind == "repeat" and self._repeats.old(node.id, event.epoch, event.counter):
             # without an answer there is nothing to store: its downlink counter is not used up
             if self._repeats.may_answer(node.id, rx, now):

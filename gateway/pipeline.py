@@ -17,9 +17,9 @@ from gateway.clock import Clock
 from gateway.commit import Commits
 from gateway.core.authorise import Policy
 from gateway.core.commands import Desk
-from gateway.core.decide import introduce
+from gateway.core.decide import introduced, news_of
 from gateway.core.follow import Follower
-from gateway.core.model import Event, Node, Reception
+from gateway.core.model import Decision, Event, Node, Reception
 from gateway.core.rate import Rates
 from gateway.derivation import Derivation
 from gateway.downlinks import Downlinks, Due
@@ -215,9 +215,14 @@ class Pipeline:
 
     def _introduce(self, nodes: Sequence[Node]) -> None:
         now, states = self._clock.now(), self._states
-        decided = [
-            (n.id, d) for n in nodes if (d := introduce(states.known(n.id), states.state(n.id), now)) is not None
-        ]
+        before, fresh = states.described([n.id for n in nodes]), self._engine.fresh()
+        decided: list[tuple[int, Decision]] = []
+        for n in nodes:
+            node, last = states.known(n.id), before.get(n.id)
+            news = news_of(node, last or fresh)
+            if news is not None:
+                state = fresh if last is None else states.state(n.id)
+                decided.append((n.id, introduced(node, state, now, *news)))
         if decided:
             self._commits.commit([Write(number, d.state, d.event) for number, d in decided], [])
             for number, d in decided:  # held by now: the newest state stays in memory until it is on disk

@@ -30,31 +30,35 @@ class Presence:
         self._watched: dict[int, float] = {}  # its one deadline that counts; others in the heap are of before
         self._quiet_until = 0.0  # nobody is declared offline before this
         self.newest = 0.0  # reception that the store knew at the start
-        for number, state in engine.online():
-            self.newest = max(self.newest, state.heard)
-            self.watch(number, state)
+        for number, heard in engine.online():
+            self.newest = max(self.newest, heard)
+            self._expect(number, heard)
 
     def watch(self, number: int, state: NodeState) -> None:
         """Expect more of a node that is online; one that is watched already keeps its place."""
-        if number not in self._watched:
-            self._expect(number, state)
+        if state.online and number not in self._watched:
+            self._expect(number, state.heard)
 
     def changed(self, number: int, state: NodeState) -> None:
         """Expect a node anew whose registry entry has come, come back or changed: it may have fallen silent while no one waited for it."""
-        if state.online and self._offline_at(number, state) != self._watched.get(number):
-            self._expect(number, state)
+        if (
+            state.online
+            and number in self._states.nodes
+            and self._offline_at(number, state.heard) != self._watched.get(number)
+        ):
+            self._expect(number, state.heard)
 
-    def _expect(self, number: int, state: NodeState) -> None:
-        if state.online and number in self._states.nodes:
-            self._watched[number] = deadline = self._offline_at(number, state)
+    def _expect(self, number: int, heard: float) -> None:
+        if number in self._states.nodes:
+            self._watched[number] = deadline = self._offline_at(number, heard)
             heapq.heappush(self._deadlines, (deadline, number))
 
-    def _offline_at(self, number: int, state: NodeState) -> float:
+    def _offline_at(self, number: int, heard: float) -> float:
         """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
         was before the clock was set, so that says nothing."""
         now = self._clock.now()
-        heard = state.heard if state.heard <= now else min(self._began, now)
-        return offline_at(self._states.known(number), replace(state, heard=max(heard, self._presumed)))
+        heard = heard if heard <= now else min(self._began, now)
+        return offline_at(self._states.known(number), max(heard, self._presumed))
 
     def stepped(self) -> None:
         """The host's clock was set: heard in what is now the future, or long ago by the new clock, both mean just now."""
@@ -62,8 +66,8 @@ class Presence:
         watched, self._watched, self._deadlines = self._watched, {}, []
         for number in watched:
             if number in self._states.nodes:
-                self._watched[number] = self._offline_at(number, NodeState())
-                self._deadlines.append((self._watched[number], number))
+                self._watched[number] = deadline = self._offline_at(number, 0.0)
+                self._deadlines.append((deadline, number))
         heapq.heapify(self._deadlines)
 
     def check(self, limit: int = 1000) -> None:
@@ -86,7 +90,7 @@ class Presence:
             if not state.online or self._states.busy(number):
                 self.watch(number, replace(state, heard=max(state.heard, now)))
                 continue
-            if self._offline_at(number, state) > now:
+            if self._offline_at(number, state.heard) > now:
                 self.watch(number, state)
                 continue
             decision = goes_offline(self._states.known(number), state, now)

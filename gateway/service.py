@@ -24,7 +24,7 @@ from gateway import __version__, followers, logs, reloading
 from gateway.caretaker import Caretaker
 from gateway.clock import Clock, clock_of
 from gateway.config import Config, ConfigError, load
-from gateway.config.advice import findings, key_findings
+from gateway.config.advice import Finding, findings, key_findings
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
 from gateway.core.shape import Entry
@@ -59,10 +59,11 @@ log = structlog.get_logger(__name__)
 
 
 class Service:
-    """One gateway. run() returns after stop() has drained it. level: of the log, instead of the configuration's.
+    """One gateway. run() returns after stop() has drained it. level: of the log, instead of the configuration's; bad_keys: what is wrong
+    with the keys of this configuration, where that is known already.
     parts: what else follows the configuration; health: who may be ill."""
 
-    def __init__(self, config: Config, level: str | None = None) -> None:
+    def __init__(self, config: Config, level: str | None = None, bad_keys: list[Finding] | None = None) -> None:
         self.config = config
         self._level = level
         self.metrics = Metrics()
@@ -79,7 +80,7 @@ class Service:
         self._began = time.monotonic()
         self._progress = (0, time.monotonic())
         self._ready = False
-        self._bad_keys = key_findings(config)
+        self._bad_keys = key_findings(config) if bad_keys is None else bad_keys
         self._steps, self._stepped_at = 0, float("-inf")
         self._flood = Flood()
         self._commits_failed = Rising()
@@ -157,10 +158,8 @@ class Service:
             await self._outputs_up()
             self.metrics.outputs = outputs.states()
             self._ready = True
-            # the registry lives as long as we do: the collector need not walk over it, nor look after every 700 allocations
             gc.collect()
-            gc.freeze()
-            gc.set_threshold(*GC_THRESHOLDS)
+            gc.freeze()  # the registry lives as long as we do: the collector need not walk over it
             log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=links.places,
                      outputs={o.name: "connected" if o.connected else "untried" if o.untried else "waiting" for o in outputs})  # fmt: skip
             self._notifier.say("READY=1\nSTATUS=" + self._sound())
@@ -412,8 +411,8 @@ def _areas(c: Config) -> dict[str, Entry]:
     return {} if c.rules is None else {a.name: Entry.area(a.name, a.visibility, a.kind) for a in c.rules.areas}
 
 
-async def _main(config: Config, level: str | None) -> None:
-    service = Service(config, level)
+async def _main(config: Config, level: str | None, bad_keys: list[Finding]) -> None:
+    service = Service(config, level, bad_keys)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "away"))
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -431,16 +430,18 @@ def run(file: Path, level: str | None = None) -> int:
     """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work (again later), 2 bad
     configuration (again only when it has been corrected)."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes before we listen must not kill us
+    gc.set_threshold(*GC_THRESHOLDS)  # a registry of 25,000 nodes is walked over again and again while it is read
     try:
         config = load(file)
     except ConfigError as e:
         complain(e)
         return 1 if all(map(_may_pass, (e, *e.more))) else 2
     logs.setup(replace(config.log, level=level or config.log.level))
-    for f in findings(config):
+    bad_keys = key_findings(config)
+    for f in findings(config, bad_keys):
         log.warning("configuration_doubtful", code=f.code, text=f.text, next=f.hint)
     try:
-        asyncio.run(_main(config, level))
+        asyncio.run(_main(config, level, bad_keys))
     except (StoreError, LinkError) as e:
         complain(e)
         return 1

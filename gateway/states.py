@@ -7,11 +7,11 @@ after a failed commit only what is on disk counts.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
-from gateway.core.model import Node, NodeState
+from gateway.core.model import Described, Node, NodeState
 from gateway.store.engine import Engine
 
 MAX_STATES = 4096
@@ -45,6 +45,11 @@ class States:
             return self._engine.load(number) or self._engine.fresh()
         floor = self._engine.floor
         return state if state.down >= floor else replace(state, down=floor)
+
+    def described(self, numbers: Sequence[int]) -> dict[int, Described]:
+        """Return what the metadata of nodes rest on as decided last, by number; nodes that were never heard or introduced are left out."""
+        found = self._engine.described([n for n in numbers if n not in self._states])
+        return found | {n: state for n in numbers if (state := self._states.get(n)) is not None}
 
     def keep(self, number: int, state: NodeState) -> None:
         """Remember a decided state; beyond MAX_STATES those whose newest state is on disk are dropped."""

@@ -44,9 +44,9 @@ class Finding:
         return {"code": self.code, "text": self.text, "hint": self.hint, "refuses": self.refuses}
 
 
-def findings(c: Config) -> list[Finding]:
-    """Return what is wrong with a configuration, dangerous things first, MOST at most."""
-    found = [*_keys(c), *_names(c), *_outputs(c), *_profiles(c), *_modes(c), *_places(c)]
+def findings(c: Config, keys: list[Finding] | None = None) -> list[Finding]:
+    """Return what is wrong with a configuration, dangerous things first, MOST at most. keys: its key_findings(), where they are known."""
+    found = [*(_keys(c) if keys is None else keys), *_names(c), *_outputs(c), *_profiles(c), *_modes(c), *_places(c)]
     return sorted(found, key=lambda f: not f.refuses)[:MOST]
 
 

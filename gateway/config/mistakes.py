@@ -6,9 +6,10 @@ So a reader stays plain code that raises ConfigError, and knows nothing of this.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable
 from typing import TypeVar
+
+import tomli
 
 from gateway.config.manual import example
 from gateway.config.table import ConfigError, Table
@@ -47,7 +48,7 @@ class Mistakes:
                     sample = example(t.where, t.data.get("kind"), e.missing)
                     if sample is None or e.missing in t.data or e.where != t.where:
                         return None
-                    t = t.without(**{e.missing: tomllib.loads(f"x = {sample}")["x"]})
+                    t = t.without(**{e.missing: tomli.loads(f"x = {sample}")["x"]})
                     told.add(e.missing)
                     continue
                 self.note(e)

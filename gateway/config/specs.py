@@ -5,11 +5,12 @@ So nobody writes a range twice, and a new key cannot be forgotten by `init` or b
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import tomli
 
 from gateway.config import SECTIONS, Broker, MqttOutputConfig
 from gateway.config.manual import example
@@ -146,7 +147,7 @@ def _learn(where: str, data: dict[str, Any], reader: Callable[[Table], Any]) -> 
             sample = example(where, data.get("kind"), missing)
             if sample is None:
                 raise LookupError(f"{where}: the key {missing} needs an example in gateway/config/manual.py") from wrong
-            given[missing] = tomllib.loads(f"x = {sample}")["x"]
+            given[missing] = tomli.loads(f"x = {sample}")["x"]
             tried.add(missing)
             continue
         # keys that are read only when they are there, or when another is
@@ -157,7 +158,7 @@ def _learn(where: str, data: dict[str, Any], reader: Callable[[Table], Any]) -> 
             tried.add(key)
             sample = example(where, data.get("kind"), key)
             if sample is not None:
-                given[key] = tomllib.loads(f"x = {sample}")["x"]
+                given[key] = tomli.loads(f"x = {sample}")["x"]
     return tuple(_required(specs[key], where) for key in allowed if key in specs)
 
 

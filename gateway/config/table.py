@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
+
+import tomli
 
 SECRETS = frozenset(("key", "next_key", "password", "token"))  # keys whose values no message may hold
 MAX_FILE = 64 << 20  # bytes; 25,000 nodes are 8 MiB
@@ -187,8 +188,8 @@ def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
     """Return a file's text and its TOML. Raises ConfigError for whatever it is: a pipe or a device would never end, depth and digits have ends."""
     text = _text(file, what)
     try:
-        return text, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+        return text, tomli.loads(text)
+    except tomli.TOMLDecodeError as e:
         at = re.search(r" \(at line (\d+), column \d+\)$", str(e))
         line = int(at[1]) if at else None
         raise ConfigError(

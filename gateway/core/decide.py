@@ -1,22 +1,24 @@
-"""One frame, one decision: (state, frame) -> (state', event | refusal). Pure."""
+"""One frame, one decision: (state, frame) -> (state', event | refusal), in four steps: authenticate, replay, decode, normalise. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from motewire import frame
 from motewire.codes import DOWN_NEXT, DOWN_SCHEMA, DOWN_SINCE
 
 from gateway.core import alarms
-from gateway.core.messages import STATUS_NUMBERS, decode_alarm, decode_status
-from gateway.core.model import Answer, Decision, Event, Node, NodeState, Reception, Refusal, frame_id
+from gateway.core.messages import STATUS_NUMBERS, AlarmMessage, StatusMessage, decode_alarm, decode_status
+from gateway.core.model import Answer, Decision, Described, Event, Node, NodeState, Reception, Refusal, frame_id
 from gateway.core.normalise import columns_of, quantity_of
-from gateway.core.receive import Header, Opener, authenticate
+from gateway.core.receive import Header, Opener
+from gateway.core.receive import authenticate as open_frame
 from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
 from gateway.core.replay import Replay
-from gateway.core.report import believable, decode, is_int
+from gateway.core.report import Report, believable, is_int
+from gateway.core.report import decode as decode_report
 from gateway.core.rhythm import DEFAULT_S, health_s, next_rhythm
 
 MAX_SCHEMAS = 8
@@ -28,13 +30,45 @@ CLOCK_SET_S = 3600
 REKEY_EVERY = 8  # downlinks, and every status frame's: how often the next key is offered
 
 
+class Proven(NamedTuple):
+    """An authentic frame. node, state: under the key that it fits."""
+
+    node: Node
+    state: NodeState
+    header: Header
+    rx: Reception
+    counter: int
+    payload: bytes
+
+
+class Placed(NamedTuple):
+    """A frame and its place among those of its node. replay: with this one, None when it is no news; known: it was taken before for
+    sure; else, without `replay`, it is from below the floor, and only the store can tell."""
+
+    frame: Proven
+    replay: Replay | None
+    known: bool
+
+
+Content = Report | AlarmMessage | StatusMessage | Unreadable
+
+
 def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: Opener) -> Decision:
-    """Decide on a frame whose header was read and whose node is known. `state` is that node's.
+    """Decide on a frame whose header was read and whose node is known. `state` is that node's. The four steps are the intake's, too.
 
     Refusals without an event leave the state alone, but for a repeat that is answered (its downlink counter). Authentic frames
     that cannot be read take their counter, are told as `opaque`, and carry the refusal beside the event.
     """
-    before, node = state, node.under(state.epoch)
+    proven = authenticate(node, state, header, rx, opener)
+    if isinstance(proven, Refusal):
+        return Decision(state, refusal=proven)
+    placed = replay(proven)
+    return normalise(placed, decode(placed))
+
+
+def authenticate(node: Node, state: NodeState, header: Header, rx: Reception, opener: Opener) -> Proven | Refusal:
+    """Find the key that a frame fits, the node's own or the one it is to change to. Nothing is believed before."""
+    node = node.under(state.epoch)
     if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
         state = _fresh(node.epoch, state)
     after = node.next()
@@ -42,31 +76,54 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
         after is not None and header.slot == after.epoch & 3
     ):  # until such a frame proves itself, both keys are the node's
         node, state = after, _fresh(after.epoch, state)
-    opened = authenticate(node, state, header, rx.data, opener)
-    if isinstance(opened, Refusal):
-        return Decision(before, refusal=opened)
-    counter, payload = opened
-    replay = state.replay.accept(counter)
-    if replay is None:
-        if state.replay.too_old(counter):
-            return _below_floor(node, state, header, rx, counter, payload)
+    opened = open_frame(node, state, header, rx.data, opener)
+    return opened if isinstance(opened, Refusal) else Proven(node, state, header, rx, *opened)
+
+
+def replay(proven: Proven) -> Placed:
+    """Say whether an authentic frame is news, a repeat, or older than what is remembered."""
+    window = proven.state.replay
+    accepted = window.accept(proven.counter)
+    return Placed(proven, accepted, accepted is None and not window.too_old(proven.counter))
+
+
+def decode(placed: Placed) -> Content | None:
+    """Read the payload. Returns why it cannot be read, where it cannot; None for a repeat, of which nothing is read."""
+    if placed.known:
+        return None
+    f = placed.frame
+    now = f.rx.received + f.rx.shift_s
+    try:
+        if f.header.kind == frame.REPORT:
+            return decode_report(f.payload, now, f.state.schemas)
+        return decode_alarm(f.payload, now) if f.header.kind == frame.ALARM else decode_status(f.payload)
+    except Unreadable as e:
+        return e
+
+
+def normalise(placed: Placed, content: Content | None) -> Decision:
+    """Bring what was read into units, ranges and the order of the node's other frames; say what it changes, tells and is answered."""
+    (node, state, header, rx, counter, _), accepted, _ = placed
+    if content is None:
         down, answer = _answered(node, state, state.replay, counter, header)
         return Decision(replace(state, down=down), counter, refusal=Refusal("replayed", node.id), answer=answer)
-    in_order = counter == state.replay.next
     # what changes is collected and applied once: making a frozen value costs more than anything else here
-    changes, told, refusal = _read(node, state, header, rx, counter, payload)
+    changes, told, refusal = _told(node, state, rx, counter, content)
+    if accepted is None:
+        return _below_floor(node, state, rx, counter, told, refusal)
+    in_order = counter == state.replay.next
     offset_s, schema = told.pop("offset_s", None), told.pop("schema", None)
     if offset_s is not None:
         offset_s += rx.shift_s  # from receipt by the clock as it is
     # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
     heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
-    changes |= {"replay": replay, "heard": heard, "online": True}
+    changes |= {"replay": accepted, "heard": heard, "online": True}
     if not state.online:
         told["online"] = True
     answer = None
     # WiFi has no duty cycle: every authentic frame is answered; on LoRa those of frame.wants_ack and what closes a gap
     if rx.radio is None or not in_order or frame.wants_ack(header.kind, counter):
-        changes["down"], answer = _answered(node, state, replay, counter, header)
+        changes["down"], answer = _answered(node, state, accepted, counter, header)
         if schema is not None:  # asked for with every such answer, until the node announces it
             answer = replace(answer, ack={**answer.ack, DOWN_SCHEMA: (schema,)})
     state = replace(state, **changes)
@@ -130,22 +187,23 @@ def _fresh(epoch: int, state: NodeState) -> NodeState:
     return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={})
 
 
-def _read(
-    node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes
+def _told(
+    node: Node, state: NodeState, rx: Reception, counter: int, content: Content
 ) -> tuple[dict[str, Any], dict[str, Any], Refusal | None]:
-    """Return what an authentic payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
+    """Return what a payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
     now = rx.received + rx.shift_s
     try:
-        if header.kind == frame.REPORT:
-            return *_report(node, state, payload, now), None
-        if header.kind == frame.ALARM:
-            message = decode_alarm(payload, now)
-            after, alarm = alarms.apply(state, message, counter, now, node.interval_s)
+        if isinstance(content, Report):
+            return *_report(node, state, content, now), None
+        if isinstance(content, AlarmMessage):
+            after, alarm = alarms.apply(state, content, counter, now, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
-        return *_status(state, payload, counter, rx.received), None
-    except Unreadable as e:
-        asked = {"schema": e.number} if isinstance(e, UnknownSchema) else {}
-        return {}, {"kind": "opaque", **asked}, Refusal(e.reason, node.id, str(e), keep=True)
+        if isinstance(content, StatusMessage):
+            return *_status(state, content, counter, rx.received), None
+    except Unreadable as e:  # well formed, and more than is kept of one node
+        content = e
+    asked = {"schema": content.number} if isinstance(content, UnknownSchema) else {}
+    return {}, {"kind": "opaque", **asked}, Refusal(content.reason, node.id, str(content), keep=True)
 
 
 def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
@@ -156,14 +214,15 @@ def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> 
     )  # fmt: skip
 
 
-def _below_floor(node: Node, state: NodeState, header: Header, rx: Reception, counter: int, payload: bytes) -> Decision:
+def _below_floor(
+    node: Node, state: NodeState, rx: Reception, counter: int, told: dict[str, Any], refusal: Refusal | None
+) -> Decision:
     """Decide on an authentic frame of which the replay state knows nothing any more: history, nothing else.
 
     Whether it was taken before is then the store's knowledge: it adds a (node, epoch, counter) once and leaves a repeat without a
     trace. So that a repeat, which anyone may play back, changes nothing, the state stays as it was, presence and newest values too.
     The answer speaks of this one counter, for the node to let go of it.
     """
-    _, told, refusal = _read(node, state, header, rx, counter, payload)
     for key in ("offset_s", "schema"):
         told.pop(key, None)
     told |= {"latest": (), "rebooted": False}
@@ -186,8 +245,7 @@ def _answered(node: Node, state: NodeState, replay: Replay, counter: int, header
     return down, Answer(down, replay.ack(counter), with_time, rekey)
 
 
-def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    report = decode(payload, received, state.schemas)
+def _report(node: Node, state: NodeState, report: Report, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
     changes: dict[str, Any] = {}
     more = tuple(q for q in report.ids if q not in state.ids)
     if more:
@@ -222,10 +280,11 @@ def _report(node: Node, state: NodeState, payload: bytes, received: float) -> tu
     }
 
 
-def _status(state: NodeState, payload: bytes, counter: int, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _status(
+    state: NodeState, status: StatusMessage, counter: int, received: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A status frame holds a part of the keys (mote/status.py), and a lost one comes again behind newer ones: each key is as new as the
     counter of the frame that told it."""
-    status = decode_status(payload)
     said, stale = dict(state.said), []
     for name in status.values:
         key = STATUS_NUMBERS.get(name)
@@ -253,7 +312,7 @@ def _status(state: NodeState, payload: bytes, counter: int, received: float) -> 
     return changes, told | {"health_s": health_s(changes.get("rhythm", state.rhythm))}
 
 
-def metadata(node: Node, state: NodeState) -> dict[str, Any]:
+def metadata(node: Node, state: Described) -> dict[str, Any]:
     """Return what is published as a node's metadata; quantities are those it has reported so far."""
     meta: dict[str, Any] = {
         "id": node.id,
@@ -274,9 +333,9 @@ def metadata(node: Node, state: NodeState) -> dict[str, Any]:
     return meta
 
 
-def offline_at(node: Node, state: NodeState) -> float:
-    """Return when a node that stays silent counts as offline."""
-    return state.heard + max(OFFLINE_INTERVALS * node.interval_s, OFFLINE_LEAST_S)
+def offline_at(node: Node, heard: float) -> float:
+    """Return when a node that was heard last at `heard` and stays silent counts as offline."""
+    return heard + max(OFFLINE_INTERVALS * node.interval_s, OFFLINE_LEAST_S)
 
 
 def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
@@ -286,12 +345,21 @@ def goes_offline(node: Node, state: NodeState, now: float) -> Decision:
     return Decision(replace(state, online=False), event=event)
 
 
+def news_of(node: Node, state: Described) -> tuple[Mapping[str, Any], str] | None:
+    """Return a node's metadata and their text if they differ from what was published last, else None. A start asks this of every node."""
+    told = metadata(node, state)
+    text = repr(sorted(told.items()))
+    return None if text == state.meta else (told, text)
+
+
 def introduce(node: Node, state: NodeState, now: float) -> Decision | None:
     """Return the decision that publishes a node's metadata if they differ from what was published last, else None."""
-    told: Mapping[str, Any] = metadata(node, state)
-    text = repr(sorted(told.items()))
-    if text == state.meta:
-        return None
+    news = news_of(node, state)
+    return None if news is None else introduced(node, state, now, *news)
+
+
+def introduced(node: Node, state: NodeState, now: float, told: Mapping[str, Any], text: str) -> Decision:
+    """Return the decision that publishes what news_of() has found."""
     event = Event(
         "meta",
         f"{node.id}:{state.epoch}:meta:{int(now)}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from gateway.core.replay import Replay
 
@@ -109,6 +109,21 @@ class NodeState:
     announced: Mapping[int, int] = field(default_factory=dict)
     status: float = 0.0
     rhythm: tuple[int, int] = (0, 0)
+
+
+class Described(Protocol):
+    """What of a node's state its metadata rest on. A whole NodeState is one."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+    @property
+    def firmware(self) -> str | None: ...
+    @property
+    def rhythm(self) -> tuple[int, int]: ...
+    @property
+    def meta(self) -> str:
+        """The metadata that were published last, "" when none were."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -375,6 +375,10 @@ class Resync:
                     topics |= shape.under(subject, c, entry)
         for other in turn.others if topics else ():
             topics -= other.desired(subject, c).keys()
+        for heir in tree.owners(entry.name for entry in entries) - {subject} if topics else ():
+            _, c = ledger.current(heir) or (0, NOTHING)
+            for other in (tree, *turn.others):  # a name that another node has now holds what that one says
+                topics -= other.desired(heir, c).keys()
         return sorted(topics)
 
     async def _own(self, turn: _Turn) -> None:

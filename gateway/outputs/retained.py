@@ -54,6 +54,7 @@ class Tree:
     nodes: Mapping[int, Node]
     entry: Callable[[str], Entry | None] = always
     known: Known = field(init=False)
+    _numbers: dict[str, str] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         s = self.shape
@@ -64,6 +65,13 @@ class Tree:
     def use(self, nodes: Mapping[int, Node]) -> None:
         """Follow another registry."""
         self.nodes, self.known = nodes, self.known.with_nodes(nodes)
+        self._numbers = None
+
+    def owners(self, names: Iterable[str]) -> set[str]:
+        """Return the nodes that have these names now."""
+        if self._numbers is None:
+            self._numbers = {node.name: str(number) for number, node in self.nodes.items()}
+        return {self._numbers[name] for name in names if name in self._numbers}
 
     def see(self, subject: str, c: Current) -> tuple[Current, str, Node | None] | None:
         """Return a subject's facts as far as this output may see them, its name, and its node; None when it has left the registry."""

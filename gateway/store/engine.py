@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from gateway.core.model import Event, NodeState
+from gateway.core.model import Described, Event, NodeState
 
 if TYPE_CHECKING:
     from gateway.store.ledger import Ledger
@@ -129,6 +129,11 @@ class Engine(Protocol):
         """Return the committed state of a node, None when it was never heard."""
         ...
 
+    def described(self, nodes: Sequence[int]) -> dict[int, Described]:
+        """Return what the metadata of nodes were made from, by number, of those that were ever heard or introduced; at most some
+        thousand nodes in one call."""
+        ...
+
     def check(self, state: NodeState) -> None:
         """Raise Unstorable for a state that could not be stored, or not be read again."""
         ...
@@ -179,8 +184,8 @@ class Engine(Protocol):
         """Return the sequence number of the newest committed event."""
         ...
 
-    def online(self) -> list[tuple[int, NodeState]]:
-        """Return the nodes last known as online, with their states (start-up only: O(nodes))."""
+    def online(self) -> list[tuple[int, float]]:
+        """Return the nodes last known as online, and when each was heard, Unix s (start-up only: O(nodes))."""
         ...
 
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:

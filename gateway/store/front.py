@@ -33,8 +33,9 @@ DEEP = 20  # levels of a b-tree: more is a circle
 SHAPES = {
     "nodes": "iib", "frames": "iiiirttnrtb", "rows": "iiiiitn", "spool": "nribi", "cursors": "tii", "quarantine": "nrtb", "airtime": "tiii",
     "notes": "tb", "audit": "nrtttitttt", "alarms": "nrb", "forgotten": "iii",
+    "current": "tiiib", "entries": "tiib", "places": "tib", "requests": "ntt",
 }  # fmt: skip
-ROWIDS = {"spool", "quarantine", "airtime", "audit", "alarms"}
+ROWIDS = {"spool", "quarantine", "airtime", "audit", "alarms", "current", "requests"}
 
 log = structlog.get_logger(__name__)
 
@@ -162,11 +163,14 @@ def _size(inner: dict[int, list[int]], number: int) -> int:
 
 
 def _fits(shape: str, wanted: str) -> bool:
-    """True when a row has these columns; the last ones may be missing (added later), and any but the first may be NULL."""
+    """True when a row has these columns; the last ones may be missing (added later), and any but the first may be NULL.
+
+    What a note says is text as often as bytes.
+    """
     if not wanted[:-1] or len(shape) not in (len(wanted), len(wanted) - (wanted == SHAPES["spool"])):
         return False
     pairs = zip(shape, wanted, strict=False)
-    return all(have == want or (want == "r" and have == "i") or (have == "n" and want in "itr") or (want == "n" and have in "it") for have, want in pairs)  # fmt: skip
+    return all(have == want or (want == "r" and have == "i") or (have == "n" and want in "itr") or (want == "n" and have in "it") or (have == "t" and wanted == SHAPES["notes"]) for have, want in pairs)  # fmt: skip
 
 
 def _page(f: BinaryIO, page: int, number: int) -> bytes:

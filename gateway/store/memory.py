@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.store import StoreConfig
-from gateway.core.model import OPEN, Event, NodeState
+from gateway.core.model import OPEN, Described, Event, NodeState
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
 from gateway.store.ledger import Ledger, begin
 from gateway.store.prepare import encode_state, prepare
@@ -83,6 +83,9 @@ class MemoryEngine:
     def load(self, node: int) -> NodeState | None:
         return self._states.get(node)
 
+    def described(self, nodes: Sequence[int]) -> dict[int, Described]:
+        return {node: state for node in nodes if (state := self.load(node)) is not None}
+
     def note(self, key: str) -> bytes | None:
         return self._notes.get(key)
 
@@ -146,8 +149,8 @@ class MemoryEngine:
     def newest(self) -> int:
         return self._purged + len(self.spool)
 
-    def online(self) -> list[tuple[int, NodeState]]:
-        return [(node, state) for node, state in self._states.items() if state.online]
+    def online(self) -> list[tuple[int, float]]:
+        return [(node, state.heard) for node, state in self._states.items() if state.online]
 
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         return [row for row in self._airtime if row[2] > since_us]

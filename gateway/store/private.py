@@ -11,8 +11,13 @@ MODE = 0o600
 
 
 def create(path: Path) -> None:
-    """Make sure that a file is there, mode 0600 when it is new; SQLite gives its -wal and -shm the mode of the database. Raises OSError."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
+    """Make sure that a file is there, mode 0600 when it is new; SQLite gives its -wal and -shm the mode of the database. Raises OSError.
+
+    One that is there is not opened: closing any descriptor of a database ends all locks that this process holds on it (POSIX), and
+    another program that opens it then takes itself for the only one, and deletes the log that is in use (sqlite.org/howtocorrupt.html 2.2).
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, MODE))
 
 
 def create_new(path: Path) -> int:

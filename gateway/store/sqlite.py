@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from gateway.config.store import StoreConfig
-from gateway.core.model import OPEN, Event, NodeState
+from gateway.core.model import OPEN, Described, Event, NodeState
 from gateway.store import audit, private, recovery, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
@@ -202,6 +202,16 @@ class SqliteEngine:
             state = self._salvage(node, row[0], str(e))
         return state if state.down >= self._floor.at else replace(state, down=self._floor.at)
 
+    def described(self, nodes: Sequence[int]) -> dict[int, Described]:
+        found: dict[int, Described] = {}
+        marks = ",".join("?" * len(nodes))
+        for node, body in self._reader.execute(f"SELECT node, state FROM nodes WHERE node IN ({marks})", nodes):
+            try:
+                found[node] = states.describe(body)
+            except msgspec.MsgspecError as e:
+                found[node] = self._salvage(node, body, str(e))
+        return found
+
     def _salvage(self, node: int, body: bytes, why: str) -> NodeState:
         """What can be read of a rotten state; where it was in the counters is known by the frames and by the floor."""
         state, lost = states.salvage(body)
@@ -241,9 +251,14 @@ class SqliteEngine:
         row = self._reader.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spool'").fetchone()
         return row[0] if row else 0
 
-    def online(self) -> list[tuple[int, NodeState]]:
-        found = self._reader.execute("SELECT node FROM nodes WHERE online").fetchall()
-        return [(node, state) for (node,) in found if (state := self.load(node)) is not None]
+    def online(self) -> list[tuple[int, float]]:
+        heard: list[tuple[int, float]] = []
+        for node, body in self._reader.execute("SELECT node, state FROM nodes WHERE online"):
+            try:
+                heard.append((node, states.hear(body).heard))
+            except msgspec.MsgspecError as e:
+                heard.append((node, self._salvage(node, body, str(e)).heard))
+        return heard
 
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         return self._reader.execute(

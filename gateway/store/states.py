@@ -18,6 +18,25 @@ decode = msgspec.msgpack.Decoder(NodeState).decode
 encode = msgspec.msgpack.Encoder().encode
 
 
+class Description(msgspec.Struct, frozen=True):
+    """What of a stored state a node's metadata rest on (core.model.Described): a start reads no more of 25,000 states."""
+
+    ids: tuple[int, ...] = ()
+    firmware: str | None = None
+    rhythm: tuple[int, int] = (0, 0)
+    meta: str = ""
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """When a stored state was heard last, Unix s."""
+
+    heard: float = 0.0
+
+
+describe = msgspec.msgpack.Decoder(Description).decode
+hear = msgspec.msgpack.Decoder(Heard).decode
+
+
 def salvage(body: bytes) -> tuple[NodeState, tuple[str, ...]]:
     """Return what can be read of a stored state, and the names of the members that are lost and have their first value again."""
     try:

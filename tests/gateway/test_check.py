@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tarfile
@@ -18,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway import service
-from gateway.config import ConfigError, load
+from gateway.config import ConfigError, keys, load
 from gateway.config.advice import findings
 from gateway.config.identity import host_id
 from gateway.config.keys import weak
@@ -82,6 +84,21 @@ def test_every_key_is_judged_and_a_random_one_passes(key: bytes) -> None:
     why = weak(key)
     assert why is None or key.hex() not in why
     assert weak(secrets.token_bytes(16)) is None
+
+
+def test_the_keys_of_a_registry_are_judged_once_at_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """25,000 of them were: for the log's lines, and again for the health of the gateway."""
+    judged: list[bytes] = []
+    monkeypatch.setattr(keys, "weak", lambda key: judged.append(key))
+    monkeypatch.setattr(service.Service, "run", lambda self: asyncio.sleep(0))
+    monkeypatch.setattr(service.logs, "setup", lambda _log: None)
+    mine = [fresh() for _ in range(3)]
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        assert service.run(write(tmp_path, "".join(node(i, k) for i, k in enumerate(mine, 1)))) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert [k.hex() for k in judged] == mine
 
 
 def test_every_key_that_a_document_of_ours_shows_is_refused() -> None:

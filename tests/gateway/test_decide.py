@@ -265,7 +265,7 @@ def test_presence_turns_once() -> None:
     m = mote()
     d = take(NodeState(), m.report(T0, ROWS))
     assert d.event and d.event.online is True
-    assert offline_at(NODE, d.state) == T0 + 100 + 1800
+    assert offline_at(NODE, d.state.heard) == T0 + 100 + 1800
     gone = goes_offline(NODE, d.state, T0 + 1901)
     assert gone.event and gone.event.online is False and not gone.state.online
     back = take(gone.state, m.report(T0, ROWS))

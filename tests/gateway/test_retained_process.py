@@ -244,6 +244,27 @@ def test_nodes_that_are_renamed_removed_or_personal_now_leave_nothing_behind(
 
 
 @pytest.mark.parametrize("running", [True, False])
+def test_a_name_that_another_node_has_now_keeps_what_that_one_says(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool
+) -> None:
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    scene.names[263], scene.names[265] = scene.names[265], scene.names[263]  # two were mounted the wrong way round
+    scene.motes[266], scene.names[266] = Mote(266), scene.names.pop(264)  # and one was replaced
+    scene.profiles[266], scene.visibility[266], scene.areas[266] = "water_meter", "open", "centre"
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    now = same(scene, tmp_path, empty, 15)
+    assert "node/air-2/alert/pm10-above" in now and "node/air-1/alert/pm10-above" not in now
+    assert now.keys() >= {"node/meter-1/meta", "node/air-1/q/pm10", "node/air-2/q/pm10", "ngsi-ld/Device/air-1"}
+    assert "node/meter-1/q/water_volume" not in now
+
+
+@pytest.mark.parametrize("running", [True, False])
 def test_a_node_that_returns_raises_its_alarm_anew(
     scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool
 ) -> None:
@@ -383,6 +404,33 @@ def test_an_output_taken_out_while_its_broker_is_away_is_named_in_health(scene: 
     seen.wait(lambda: any(b"output_left" in p for p in seen.on("gw/gw-1/health")), 30)
     (problem,) = [x for x in json.loads(seen.on("gw/gw-1/health")[-1])["problems"] if x["code"] == "output_left"]
     assert "other" in problem["text"] and "--forget" in problem["next"]
+    assert republish(scene, "--output", "city", "--forget")[0] == 2, "one that is configured is not forgotten"
+    assert republish(scene, "--output", "other", "--forget")[0] == 0
+    n = len(seen.on("gw/gw-1/health"))
+    seen.wait(lambda: any(b"output_left" not in p for p in seen.on("gw/gw-1/health")[n:]), 60)
+
+
+def test_a_user_who_may_not_read_the_mark_publishes_everything_and_health_says_what_to_add(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    assert p.stop() == 0
+    scene.broker.stop()
+    acl = scene.broker.folder / "acl"
+    acl.write_text("topic write city/#\ntopic write homeassistant/#\ntopic read city/v1/node/#\ntopic read city/v1/ngsi-ld/#\n"
+                   "topic read homeassistant/#\ntopic read city/v1/gw/gw-1/health\n")  # fmt: skip
+    config = scene.broker.folder / "mosquitto.conf"
+    config.write_text(config.read_text() + f"acl_file {acl}\n")
+    forget(scene.broker)
+    scene.broker.start()
+    scene.start()
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/gw-1/health")
+    seen.wait(lambda: any(b"mark_unread" in p for p in seen.on("gw/gw-1/health")), 30)
+    (problem,) = [x for x in json.loads(seen.on("gw/gw-1/health")[-1])["problems"] if x["code"] == "mark_unread"]
+    assert "topic readwrite city/v1/gw/gw-1/mark/city" in problem["next"]
+    assert settled(scene.broker) == before
 
 
 def test_a_restored_backup_does_not_leave_what_came_after_it(scene: Scene, tmp_path: Path, empty: Mosquitto) -> None:

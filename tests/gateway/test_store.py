@@ -54,7 +54,17 @@ async def test_what_is_committed_comes_back_the_same(engine: SqliteEngine | Memo
     (entry,) = engine.fetch(0, 10)
     assert (entry.seq, entry.event) == (1, w.event)
     assert isinstance(entry.event.columns[0].values[0], int)
-    assert engine.online() == [(263, STATE)]
+    assert engine.online() == [(263, STATE.heard)]
+
+
+async def test_what_metadata_rest_on_is_found_for_many_nodes_at_once(engine: SqliteEngine | MemoryEngine) -> None:
+    await engine.commit([write(1), write(1, 7, NodeState(down=STATE.down))])
+    found = engine.described([263, 264, 7])
+    assert found.keys() == {263, 7}, "264 was never heard"
+    for number, state in ((263, STATE), (7, NodeState())):
+        d = found[number]
+        assert (d.ids, d.firmware, d.rhythm, d.meta) == (state.ids, state.firmware, state.rhythm, state.meta)
+    assert engine.described([]) == {}
 
 
 async def test_a_frame_enters_the_spool_once(engine: SqliteEngine | MemoryEngine) -> None:

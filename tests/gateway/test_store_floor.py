@@ -7,6 +7,8 @@ import asyncio
 import gc
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -488,3 +490,18 @@ TestAnyFate.settings = settings(
 def test_the_measures_fit_together() -> None:
     assert BLOCK <= 64 and JUMP + DOWN_CAP < 1 << 32
     assert floor.TOKEN == 16
+
+
+async def test_another_program_that_looks_into_the_store_does_not_take_the_log_from_the_running_gateway(
+    make: Callable[..., SqliteEngine], tmp_path: Path
+) -> None:
+    engine, db = make(), tmp_path / "s" / "g.db"
+    await give(engine, 7)[0]
+    look = "import sqlite3, sys; d = sqlite3.connect(sys.argv[1]); d.execute('SELECT count(*) FROM nodes').fetchone(); d.close()"
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", look, str(db)], check=True)
+    assert wal.size(db) > 0, "its log was deleted under the gateway, which goes on writing to a file without a name"
+    done, last = give(engine, 7)
+    await done
+    killed(engine, tmp_path / "s")
+    state = make().load(7)
+    assert state is not None and state.down >= last and state.heard == NOW

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from gateway.caretaker import SHARE, Caretaker
 from gateway.config.store import StoreConfig
-from gateway.core.model import Event, Node
+from gateway.core.model import Event, Node, NodeState
 from gateway.core.replay import Replay
 from gateway.metrics import Metrics
 from gateway.store import audit, retention, writer
@@ -480,6 +480,45 @@ async def test_a_registry_of_thousands_is_introduced_at_a_cost_of_each_node_once
         await pipeline.settle()
         world.engine.close()
     assert costs[1] < costs[0] * 1.6, f"{costs[0] * 1e6:.0f} us a node at first, {costs[1] * 1e6:.0f} at twice as many"
+
+
+async def test_a_start_reads_no_state_of_a_node_whose_entry_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """25,000 states were fetched one by one and decoded whole, to find that there is nothing to publish."""
+    loaded: list[int] = []
+    whole = SqliteEngine.load
+
+    def load(self: SqliteEngine, node: int) -> NodeState | None:
+        loaded.append(node)
+        return whole(self, node)
+
+    monkeypatch.setattr(SqliteEngine, "load", load)
+    nodes = {i: Node(i, f"n-{i}", bytes(16)) for i in range(1, 1201)}
+    for entries, published, read in (
+        (nodes, 1200, 0),  # never heard: there is nothing to read either
+        (nodes, 0, 0),
+        (nodes | {5: Node(5, "renamed", bytes(16)), 1300: Node(1300, "new", bytes(16))}, 2, 1),
+    ):
+        world = World(engine=SqliteEngine(tmp_path / "g.db", ["city"]))  # type: ignore[arg-type]
+        world.nodes = entries
+        pipeline, before = world.start(), world.engine.newest()
+        loaded.clear()
+        pipeline.introduce()
+        await pipeline.settle()
+        assert (world.engine.newest() - before, len(loaded)) == (published, read)
+        world.engine.close()
+
+
+async def test_who_was_online_and_when_heard_is_known_without_reading_whole_states(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = SqliteEngine(tmp_path / "g.db", ["city"])
+    heard = NodeState(heard=T0 + 0.5, online=True, down=engine.floor)
+    await engine.commit([Write(n, replace(heard, online=n != 3)) for n in range(1, 5)])
+    monkeypatch.setattr(SqliteEngine, "load", lambda *_: pytest.fail("a state was read whole"))
+    assert engine.online() == [(n, heard.heard) for n in (1, 2, 4)]
+    engine.close()
 
 
 async def test_every_table_can_be_found_by_the_shape_of_its_rows(make: Make, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from motewire.frame import REPORT
 
 from gateway.core.airtime import HOUR_US, time_on_air_us
 from gateway.core.commands import Desk
-from gateway.core.decide import decide
+from gateway.core.decide import authenticate
 from gateway.core.model import Event, Node, NodeState, Reception
 from gateway.core.rate import Rates
 from gateway.core.repeats import FIRST_S, LONGEST_S
@@ -638,9 +638,9 @@ async def test_a_node_in_debt_is_not_decoded(street: Street, monkeypatch: pytest
     def counted(*args: Any) -> Any:
         nonlocal decided
         decided += 1
-        return decide(*args)
+        return authenticate(*args)
 
-    monkeypatch.setattr("gateway.intake.decide", counted)
+    monkeypatch.setattr("gateway.intake.authenticate", counted)
     street.pipeline.limit(10, 1)
     for n in range(200):
         street.pipeline.deliver(street.rx(columns(street.mote, list(range(1, 17)), 240, 1, T0 - n)))

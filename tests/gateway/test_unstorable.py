@@ -49,14 +49,14 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 async def test_a_status_no_store_takes_is_kept_raw_and_acknowledged_and_leaves_others_alone(
     world: World, monkeypatch: pytest.MonkeyPatch, status: dict[str, Any]
 ) -> None:
-    real, other = intake.decide, Mote(400)
+    real, other = intake.normalise, Mote(400)
     world.nodes[400] = Node(400, "n-400", other.key, interval_s=600)
 
-    def decide(node: Node, *rest: Any) -> Decision:
-        d = real(node, *rest)
-        return replace(d, event=replace(d.event, status=status)) if node.id == 263 and d.event else d
+    def normalise(*args: Any) -> Decision:
+        d = real(*args)
+        return replace(d, event=replace(d.event, status=status)) if d.event and d.event.node == 263 else d
 
-    monkeypatch.setattr(intake, "decide", decide)
+    monkeypatch.setattr(intake, "normalise", normalise)
     for data in (other.report(T0 - 60, ROWS), world.mote.status({1: 5}), other.alarm(2, T0, 6, 181, 150)):
         world.pipeline.deliver(world.rx(data))
     await world.pipeline.settle()
@@ -78,14 +78,14 @@ async def test_a_state_that_could_not_be_read_again_is_not_built_on(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A bool in an integer's place is stored without complaint and unreadable after the next start."""
-    real = intake.decide
+    real = intake.normalise
     await world.take(world.mote.report(T0 - 60, ROWS))
 
-    def decide(*args: Any) -> Decision:
+    def normalise(*args: Any) -> Decision:
         d = real(*args)
         return replace(d, state=replace(d.state, boots=True))
 
-    monkeypatch.setattr(intake, "decide", decide)
+    monkeypatch.setattr(intake, "normalise", normalise)
     await world.take(world.mote.status({1: 5}))
     monkeypatch.undo()
     await world.take(world.mote.report(T0, ROWS))
