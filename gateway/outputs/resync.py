@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -123,6 +123,9 @@ class Resync:
         self._acked = asyncio.Event()
         self._turn, self._may_mark = 0, False
         self._generation = -1  # registry and configuration that the broker's memory agrees with
+        self._as_of = (
+            engine.ledger.generation
+        )  # that `tree` agrees with: the ledger is ahead of it while a reload is under way
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
 
@@ -141,7 +144,8 @@ class Resync:
         self.done.clear()
 
     def wake(self) -> None:
-        """The registry or the outputs have changed."""
+        """The registry or the outputs have changed, and `tree` follows them."""
+        self._as_of = self._engine.ledger.generation
         self._wanted.set()
 
     def heard(self, topic: str, payload: bytes, retained: bool = False) -> bool:
@@ -220,13 +224,13 @@ class Resync:
                     await self._wanted.wait()
             except TimeoutError:
                 pass
-            if ledger.generation != self._generation:
+            if self._as_of != self._generation:
                 await self._pass(NEVER, self._generation)
                 marked_at = float("-inf")
             for request, subject in ledger.requests(self.output):
                 log.info("republish", output=self.output, subject=subject or "all")
                 if subject:
-                    await self._say(_Turn(-1, -1, *self._places(-1)), subject)
+                    await self._say(self._turn_of(-1, -1), subject)
                     await self._settled()
                 else:
                     await self._pass(-1, -1)
@@ -293,12 +297,13 @@ class Resync:
     async def _pass(self, seq: int, generation: int, foreign: bool = False) -> None:
         """Publish what has changed behind event `seq` or behind a generation; -1 for all. foreign: the broker knows another store."""
         ledger = self._engine.ledger
-        upto = ledger.generation
-        turn = _Turn(seq, generation, *self._places(generation))
-        if turn.shapes or turn.left:  # another root, format or filter concerns everyone
+        upto = self._as_of
+        turn = self._turn_of(seq, generation)
+        if turn.shapes():  # another root, format or filter concerns everyone
             turn.seq = -1
-        only_alarms = _Turn(turn.seq, generation, turn.shapes, turn.others, turn.left, alarms=True)
+        await self._forget_marks(turn)
         if turn.seq < NEVER:
+            only_alarms = replace(turn, alarms=True)
             await self._walk(lambda after: ledger.alarmed(after, PAGE, turn.seq), only_alarms)
         if foreign:
             assert self._session is not None
@@ -306,24 +311,38 @@ class Resync:
         await self._walk(lambda after: ledger.subjects(after, PAGE, turn.seq, generation), turn)
         await self._own(turn)
         await self._settled()
+        self._follow(turn)
         for key in turn.left:
             await self._stored(ledger.left(key))
         self._generation = upto
 
-    def _places(self, generation: int) -> tuple[list[Tree], list[Tree], list[str]]:
-        """Return former shapes of this output behind a generation, shapes of others at this broker, and who was taken out there."""
-        shapes: list[Tree] = []
-        others: list[Tree] = []
-        left: list[str] = []
+    def _turn_of(self, seq: int, generation: int) -> _Turn:
+        """Return a turn with former shapes of this output behind a generation, shapes of others at this broker, and who was taken out there."""
+        turn = _Turn(seq, generation, self._as_of)
         for key, (_, place) in self._engine.ledger.places().items():
             if key == self._place:
-                shapes += [self._as(shape) for g, shape in place.past if g > generation]
+                turn.former += [self._as(shape) for g, shape in place.past if g > generation]
             elif place.address == self._address and place.now is not None:
-                others.append(self._as(place.now))
+                turn.others.append(self._as(place.now))
             elif place.address == self._address:
-                left.append(key)
-                shapes += [self._as(shape) for _, shape in place.past]
-        return shapes, others, left
+                turn.left[key] = [self._as(shape) for _, shape in place.past]
+        return turn
+
+    def _follow(self, turn: _Turn) -> None:
+        """An output that has come while a pass is under way is not emptied any further, and what it publishes is its own."""
+        if turn.as_of != self._as_of:
+            now = self._turn_of(turn.seq, turn.generation)
+            turn.others, turn.as_of = now.others, now.as_of
+            turn.left = {key: shapes for key, shapes in turn.left.items() if key in now.left}
+
+    async def _forget_marks(self, turn: _Turn) -> None:
+        """Empty the marks of who was taken out before anything else of theirs: who comes back meanwhile publishes all."""
+        for key, shapes in list(turn.left.items()):
+            for topic in sorted({mark_topic(shape, key.rpartition("@")[0]) for shape in shapes}):
+                await self.room()
+                self._follow(turn)
+                if key in turn.left:
+                    self.publish(Message(topic, b"", retain=True))
 
     def _as(self, shape: Any) -> Tree:
         return Tree(shape, self._tree.gateway, self._tree.nodes, self._tree.entry)
@@ -339,6 +358,7 @@ class Resync:
     async def _say(self, turn: _Turn, subject: str) -> None:
         """Publish a subject's retained messages as they are now, and empty what is no longer among them."""
         await self.room()
+        self._follow(turn)
         ledger, tree = self._engine.ledger, self._tree
         seq, c = ledger.current(subject) or (0, NOTHING)
         if turn.alarms:
@@ -365,7 +385,7 @@ class Resync:
         if known.now is not None:
             entries.append(known.now)
         topics = tree.over(subject, c, turn.seq)
-        for shape in (*turn.shapes, tree):
+        for shape in (*turn.shapes(), tree):
             for entry in entries:
                 if shape is not tree or entry is not known.now:
                     topics |= shape.under(subject, c, entry)
@@ -379,16 +399,17 @@ class Resync:
 
     async def _own(self, turn: _Turn) -> None:
         """Empty what the gateway said of itself under former roots, and former marks."""
-        topics: set[str] = set()
-        for shape in turn.shapes:
-            topics |= shape.own() | {mark_topic(shape, self.output)}
-            topics |= {mark_topic(shape, key.rpartition("@")[0]) for key in turn.left}
-        topics -= self._tree.own() | {self.mark_topic}
-        for other in turn.others:
-            topics -= other.own()
-        for topic in sorted(topics):
+
+        def over() -> set[str]:
+            topics = {topic for shape in turn.shapes() for topic in shape.own()}
+            topics |= {mark_topic(shape, self.output) for shape in turn.former} - {self.mark_topic}
+            return topics.difference(self._tree.own(), *(other.own() for other in turn.others))
+
+        for topic in sorted(over()):
             await self.room()
-            self.publish(Message(topic, b"", retain=True))
+            self._follow(turn)
+            if topic in over():
+                self.publish(Message(topic, b"", retain=True))
 
     async def room(self) -> None:
         """Wait for a place in the window of which half is left to what is new; alarms go first."""
@@ -434,14 +455,20 @@ class Resync:
 
 @dataclass
 class _Turn:
-    """What one pass is about. shapes: former ones, to be emptied; others: at this broker, to be spared; left: outputs taken out there."""
+    """What one pass is about. former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out
+    there, with their shapes, to be emptied. as_of: the generation that others and left are of."""
 
     seq: int
     generation: int
-    shapes: Sequence[Tree]
-    others: Sequence[Tree]
-    left: Sequence[str]
+    as_of: int
+    former: list[Tree] = field(default_factory=list)
+    others: list[Tree] = field(default_factory=list)
+    left: dict[str, list[Tree]] = field(default_factory=dict)
     alarms: bool = False
+
+    def shapes(self) -> list[Tree]:
+        """Return all shapes whose topics are to be emptied."""
+        return [*self.former, *(shape for shapes in self.left.values() for shape in shapes)]
 
 
 def mark_topic(tree: Tree, output: str) -> str:

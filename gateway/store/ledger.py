@@ -143,7 +143,7 @@ class Ledger:
     """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event; calm: how no alarm
     of a node is up any more in its state.
 
-    generation: of the newest change of registry or outputs. life: a random name of this store; a restored or salvaged one has another.
+    life: a random name of this store; a restored or salvaged one has another.
     """
 
     reader: sqlite3.Connection
@@ -153,8 +153,12 @@ class Ledger:
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
-        self.generation = int(self._note(GENERATION) or 0)
         self.life = (self._note(LIFE) or b"").decode()
+
+    @property
+    def generation(self) -> int:
+        """Number of the newest change of registry or outputs that is on the disk."""
+        return int(self._note(GENERATION) or 0)
 
     def _note(self, key: str) -> bytes | None:
         row = self.reader.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
@@ -259,7 +263,7 @@ class Ledger:
             )
             self._bound(db)
             if real:
-                self._keep_generation(db, generation)
+                _keep_generation(db, generation)
             self.folding.flush(db)
             return len(real)
 
@@ -285,7 +289,7 @@ class Ledger:
                     _put_place(db, key, generation, replace(before, now=None, past=past))
                     n += 1
             if n:
-                self._keep_generation(db, generation)
+                _keep_generation(db, generation)
             return n
 
         return self.put(job)
@@ -313,10 +317,6 @@ class Ledger:
     def _next(self, db: sqlite3.Connection) -> int:
         row = db.execute("SELECT body FROM notes WHERE key = ?", (GENERATION,)).fetchone()
         return int(row[0]) + 1 if row is not None else 1
-
-    def _keep_generation(self, db: sqlite3.Connection, generation: int) -> None:
-        db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (GENERATION, str(generation).encode()))
-        self.generation = generation
 
     def _end_alarms(self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int) -> None:
         """A node's own alarms end under the entry that they were raised under, and rise under the one that holds now."""
@@ -354,6 +354,10 @@ class Ledger:
         db.executemany("DELETE FROM current WHERE subject = ?", old)
         for (subject,) in old:
             self.folding.drop(subject)
+
+
+def _keep_generation(db: sqlite3.Connection, generation: int) -> None:
+    db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (GENERATION, str(generation).encode()))
 
 
 def _put_place(db: sqlite3.Connection, key: str, generation: int, place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,8 +20,10 @@ from gateway.core.shape import Entry
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
 from gateway.outputs import track
-from gateway.outputs.mqtt import MqttOutput
-from gateway.store.engine import Engine, Write
+from gateway.outputs.mqtt import MqttOutput, place_of
+from gateway.outputs.resync import Resync, mark_topic
+from gateway.outputs.retained import Tree
+from gateway.store.engine import Engine, StoreError, Write
 from gateway.store.memory import MemoryEngine
 from gateway.store.sqlite import SqliteEngine
 from tests.gateway.world import T0
@@ -281,3 +284,79 @@ async def test_what_an_area_said_last_is_not_retained_again_once_the_area_has_le
         o.wake()
         await o.drain()
         assert Broker_.memory[topic] == b""
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_change_is_published_as_the_new_registry_has_it_whenever_the_ledger_is_looked_at(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    """The ledger notes a change before the outputs follow it; what they look up in between is not done with it."""
+    monkeypatch.setattr("gateway.outputs.resync.LOOK_S", 0.01)
+    topic = "city/v1/node/n-263/q/pm10"
+    async with output(engine) as o:
+        await o.resync.done.wait()
+        await commit(engine, report(1))
+        o.wake()
+        await o.drain()
+        for nodes in ({}, NODES) if back else ({},):
+            await engine.ledger.keep_registry(nodes, {}, T0)
+            await asyncio.sleep(0.1)
+            o.reload(nodes)
+            async with asyncio.timeout(5):
+                while bool(Broker_.memory[topic]) != bool(nodes):
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_change_that_did_not_reach_the_disk_has_no_number(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db")
+    await engine.ledger.keep_registry(NODES, {}, T0)
+
+    def refuse(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with pytest.MonkeyPatch.context() as disk:
+        disk.setattr(engine.ledger.folding, "flush", refuse)
+        with pytest.raises(StoreError):
+            await engine.ledger.keep_registry({}, {}, T0)
+    assert engine.ledger.generation == 0
+    assert await engine.ledger.keep_registry({}, {}, T0) == 1 and engine.ledger.generation == 1
+    engine.close()
+
+
+async def test_an_output_that_comes_back_while_another_empties_what_it_left_is_whole(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two outputs on one broker: the one that stays empties the topics of the one that was taken out, mark first."""
+    ledger = engine.ledger
+    city, portal = place_of(CONFIG), place_of(replace(CONFIG, name="portal", root="portal"))
+    assert portal.now is not None
+    both = {place.key: place for place in (city, portal)}
+    tree = Tree(portal.now, "gw-1", NODES)
+    state, mark = "portal/v1/gw/gw-1/state", mark_topic(tree, "portal")
+    await ledger.keep_registry(NODES, {}, T0)
+    await ledger.keep_places(both)
+    await commit(engine, report(1), alarm(2))
+    found = ledger.current("263")
+    assert found is not None
+    whole = {t: m.payload for t, m in tree.desired("263", found[1]).items()} | {state: b"online"}
+    Broker_.memory |= whole | {mark: b"{}"}
+    await ledger.keep_places({city.key: city})
+    before: list[dict[str, bytes]] = []
+    room = Resync.room
+
+    async def comes_back(resync: Resync) -> None:
+        await room(resync)
+        if not before and b"" in (Broker_.memory[t] for t in (mark, *whole)):
+            before.append(dict(Broker_.memory))
+            await ledger.keep_places(both)
+            o.reload(NODES)
+            Broker_.memory |= whole
+
+    monkeypatch.setattr(Resync, "room", comes_back)
+    async with output(engine) as o:
+        await o.resync.done.wait()
+        await o.drain()
+        await asyncio.sleep(0.1)
+    assert before and before[0][mark] == b"", "who comes back without a mark publishes everything"
+    assert {t: Broker_.memory[t] for t in whole} == whole
+    assert ledger.places()[portal.key][1].now is not None
