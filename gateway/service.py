@@ -206,7 +206,8 @@ class Service:
             self.watch.step("what is due", self._pipeline.tick)
             now = time.monotonic()
             self.watch.step("counters", partial(self._count, now))
-            if every is not None and now - fed >= min(every, TICK_S * 2) and self._moves(now) and self.watch.alive:
+            moves = self._moves(now)  # looked at in every turn, watchdog or not: health rests on it too
+            if every is not None and now - fed >= min(every, TICK_S * 2) and moves and self.watch.alive:
                 self._notifier.say("WATCHDOG=1")
                 fed = now
             self.watch.step("health", lambda now=now: self._tell(codes))
