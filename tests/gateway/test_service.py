@@ -10,13 +10,13 @@ import pytest
 
 from gateway import service
 from gateway.config import load
+from host_sim.broker import free_port
 from host_sim.load import Mote, registry
 
 TOML = """
 [gateway]
 id = "gw-1"
 store = "gateway.db"
-nodes = "nodes.toml"
 drain_s = 1
 
 [link.lora]
@@ -42,7 +42,7 @@ async def test_a_gateway_with_nothing_to_do_is_never_called_stuck(
     else:
         monkeypatch.delenv("WATCHDOG_USEC", raising=False)
     (tmp_path / "nodes.toml").write_text(registry([Mote(263)]))
-    (tmp_path / "gateway.toml").write_text(TOML.format(port=0))
+    (tmp_path / "gateway.toml").write_text(TOML.format(port=free_port()))
     s = service.Service(load(tmp_path / "gateway.toml"), "error")
     task = asyncio.create_task(s.run())
     try:
