@@ -233,6 +233,7 @@ def test_each_role_writes_and_reads_its_own_part_and_nothing_else(secured: Secur
         NGSI,
         "city/v1/node/a/state",
         "city/v1/node/a/alert/x",
+        "city/v1/node/a/cmd",
         "city/v1/node/a/ack",
         "homeassistant/device/a/config",
     }
