@@ -208,7 +208,7 @@ class MqttOutput(Destination):
             return
         if topic != self._gw("info"):
             self.resync.heard(topic, payload, retained)
-        elif self._twin.heard(payload):
+        elif self._twin.heard(payload, retained):
             log.warning(
                 "twin", output=self.name, other=self._twin.other(),
                 next="give one of the gateways another gateway.id and restart it",
@@ -322,7 +322,7 @@ class MqttOutput(Destination):
         if self._session is not None:
             body = {**self._info(), "formats": list(self._config.formats)}
             self._session.publish(self._gw("info"), json(body), 1, True)
-            self._twin.published(str(body.get("instance", "")))
+            self._twin.published(str(body.get("instance", "")), str(body.get("started", "")))
 
     def _gw(self, leaf: str) -> str:
         return f"{self._config.root}/v1/gw/{self._gateway}/{leaf}"
