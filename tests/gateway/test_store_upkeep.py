@@ -140,7 +140,8 @@ async def test_a_wrong_clock_at_the_limit_still_drops_history_before_what_is_wai
     for c in range(1, 11):
         await engine.commit([report(node, c, NOW - 86_400 + c * 4000, 800) for node in range(1, 201)])
     await engine.ack("city", 1800)
-    await purged(engine, NOW + min(wrong, 0))  # by age a clock that is ahead is not believed (trust.py); at the limit none is asked
+    # by age a clock that is ahead is not believed (trust.py); at the limit none is asked
+    await purged(engine, NOW + min(wrong, 0))
     assert engine.dropped == 0 and len(engine.fetch(1800, 2000)) == 200 and not engine.too_big()
     assert count(tmp_path / "g.db", "frames") >= 200, "and of history the oldest, not all"
 
