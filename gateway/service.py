@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from gateway import __version__, followers, logs, reloading
+from gateway import __version__, followers, logs, reloading, states
 from gateway.caretaker import Caretaker
 from gateway.clock import Clock, clock_of
 from gateway.config import Config, ConfigError, load
@@ -277,6 +277,10 @@ class Service:
                 f"{c.file}: [commands] has {'gone' if c.commands is None else 'come'}, which a running gateway cannot follow",
                 "restart the gateway, or put the table back as it was and reload again",
             )
+        changed_keys = await self._pipeline.changed_keys(c.nodes)
+        if changed_keys:
+            text, hint = states.tell(changed_keys)
+            raise ConfigError(f"{c.gateway.registry}: {text}", hint)
         server = self._http
         place = self._links.places.get("http")
         if c.http != before.http:

@@ -11,8 +11,8 @@ import pytest
 
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_process_reload import reload
-from tests.gateway.test_retained_process import Scene, settled, tree
-from tests.gateway.world import Backend, Process, until
+from tests.gateway.test_retained_process import NOW, Scene, settled, tree
+from tests.gateway.world import Backend, Concentrator, Mote, Process, until
 
 
 @pytest.fixture
@@ -70,3 +70,41 @@ def test_a_reload_of_the_short_file_confirms_that_the_nodes_are_to_go(scene: Sce
     reload(scene.process)
     until(lambda: not [t for t in tree(scene.broker) if "/node/" in f"/{t}"])
     assert "registry_shrunk" not in problems(scene)
+
+
+def test_a_new_key_under_a_used_epoch_is_refused_by_a_reload_and_unanswered_after_a_start(scene: Scene) -> None:
+    p = scene.start()
+    scene.live()
+    old = scene.motes[265]
+    scene.motes[265] = new = Mote(265)
+    scene.reload()
+    said = problems(scene)["reload_refused"]
+    assert "another key" in said and "air-2" in said
+    scene.feed(old.report(NOW, [[7, 8, 77, 231, 631, 121]]))
+    assert values(scene, "air-2") == 77, "the key before is in force"
+    assert p.stop() == 0
+    p = scene.start()
+    until(lambda: "key_changed" in problems(scene))
+    c = Concentrator(p.port)
+    for i in range(3):
+        c.push(new.report(NOW + i, [[7, 8, 99, 231, 631, 121]], long=True))
+    assert c.pull() == [], "acknowledged, the node would delete them"
+    c.close()
+    until(lambda: [x for x in p.lines() if x["event"] == "uplink_refused" and x["reason"] == "key_changed"])
+    new.epoch = 1
+    file = scene.write()
+    text = (scene.folder / "nodes.toml").read_text()
+    key = new.key.hex()
+    (scene.folder / "nodes.toml").write_text(text.replace(f'key = "{key}"', f'key = "{key}"\nepoch = 1'))
+    assert file.exists()
+    reload(p)
+    assert "key_changed" not in problems(scene)
+    new.counter = 0
+    scene.feed(new.report(NOW + 5, [[7, 8, 55, 231, 631, 121]], long=True))
+    assert values(scene, "air-2") == 55
+
+
+def values(scene: Scene, name: str) -> float:
+    """Return a node's newest PM10."""
+    time.sleep(0.5)
+    return json.loads(settled(scene.broker)[f"node/{name}/q/pm10"])["v"]
