@@ -26,7 +26,7 @@ from motewire import codes
 from gateway.core import orders
 from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Refused, Request, authorise, parse
 from gateway.core.follow import Follow
-from gateway.core.model import RESTRICTED, Event, Node
+from gateway.core.model import RESTRICTED, Alarm, Event, Node
 from gateway.core.redact import redact, scrub, secrets
 
 REMEMBERED = 8  # commands whose ids a node remembers
@@ -172,6 +172,11 @@ _NOTHING = Follow()
 _encode = msgspec.msgpack.Encoder().encode
 _command_of = msgspec.msgpack.Decoder(Command).decode
 _book_of = msgspec.msgpack.Decoder(Book).decode
+
+
+def _is_current_leak(alarm: Alarm, now: float) -> bool:
+    raised = alarm.state == "raised" and LEAK_RULE in alarm.rules
+    return raised and not alarm.suspect and alarm.t > now - LEAK_NEWS_S
 
 
 class Desk:
@@ -568,9 +573,8 @@ class Desk:
             self._withdraw(draft, node.id, now)
         if valve is None:
             return
-        if valve.auto_close and alarm is not None and alarm.state == "raised" and LEAK_RULE in alarm.rules:
-            if not alarm.suspect and alarm.t > now - LEAK_NEWS_S:
-                self._order(draft, node, f"{LEAK_ID}{event.id}", orders.VALVE, ["close"], "leak", LEAK_S, now)
+        if valve.auto_close and alarm is not None and _is_current_leak(alarm, now):
+            self._order(draft, node, f"{LEAK_ID}{event.id}", orders.VALVE, ["close"], "leak", LEAK_S, now)
         want = valve.fail_safe
         if want is not None and self._books.get(node.id, Book()).fail_safe != want:
             mine = (self._commands[node.id, n] for n in self._open.get(node.id, ()))
