@@ -26,7 +26,7 @@ from motewire import codes
 from gateway.core import orders
 from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Refused, Request, authorise, parse
 from gateway.core.follow import Follow
-from gateway.core.model import RESTRICTED, Event, Node
+from gateway.core.model import RESTRICTED, Alarm, Event, Node
 from gateway.core.redact import redact, scrub, secrets
 
 REMEMBERED = 8  # commands whose ids a node remembers
@@ -37,6 +37,8 @@ RESULT_S = 86_400  # after the expiry, for the result of a command that the node
 KEEP_S = 30 * 86_400  # an id is known so long after its end
 MAX_KEPT = 20_000
 LEAK_S = 6 * 3600  # expiry of an automatic closing
+LEAK_NEWS_S = 3 * 3600  # a leak measured longer ago may be over: its clear may still wait in the node's outbox
+LEAK_ID = "leak:"  # begins the ids of automatic closings
 LEAK_RULE = "water_volume-above"  # what a water meter raises when no hour of the day went without flow
 BURST, PER_S, STRANGERS_PER_S = 50, 2.0, 0.1  # requests of one requester, of all that are none
 MAX_TOLD = 1024  # bytes of a refused request whose arguments are repeated in the answer and kept in the audit log
@@ -170,6 +172,11 @@ _NOTHING = Follow()
 _encode = msgspec.msgpack.Encoder().encode
 _command_of = msgspec.msgpack.Decoder(Command).decode
 _book_of = msgspec.msgpack.Decoder(Book).decode
+
+
+def _is_current_leak(alarm: Alarm, now: float) -> bool:
+    raised = alarm.state == "raised" and LEAK_RULE in alarm.rules
+    return raised and not alarm.suspect and alarm.t > now - LEAK_NEWS_S
 
 
 class Desk:
@@ -463,7 +470,7 @@ class Desk:
 
     def follow(self, node: Node, event: Event) -> Follow:
         """Take an event: answers to commands, versions of configurations, leaks."""
-        if event.status is None and not self.policy.valves:
+        if event.status is None and not self.policy.valves and node.id not in self._open:
             return _NOTHING
         draft, at = _Draft(), (event.epoch, event.counter)
         status = event.status or {}
@@ -478,7 +485,7 @@ class Desk:
             self._problem(
                 draft, node, str(status["config_problem"]), set(status) == {"config_problem"}, at, event.received
             )
-        if self.policy.valves and event.link:
+        if event.link and (self.policy.valves or event.alarm is not None):
             self._valve(draft, node, event)
         return draft.follow()
 
@@ -556,19 +563,31 @@ class Desk:
         return replace(book, confirmed=None, interval_s=0, registry_s=0, fail_safe="")
 
     def _valve(self, draft: _Draft, node: Node, event: Event) -> None:
-        """Close on a leak where that is enabled; send a fail-safe position that the node has not confirmed."""
+        """Close on a leak where that is enabled; send a fail-safe position that the node has not confirmed.
+
+        Only on a raise that is current: neither suspect nor older than LEAK_NEWS_S. A clear withdraws what the node has not taken.
+        """
         valve, now = self.policy.valve(node), event.received
+        alarm = event.alarm
+        if alarm is not None and alarm.state == "cleared" and LEAK_RULE in alarm.rules:
+            self._withdraw(draft, node.id, now)
         if valve is None:
             return
-        alarm = event.alarm
-        if valve.auto_close and alarm is not None and alarm.state == "raised" and LEAK_RULE in alarm.rules:
-            self._order(draft, node, f"leak:{event.id}", orders.VALVE, ["close"], "leak", LEAK_S, now)
+        if valve.auto_close and alarm is not None and _is_current_leak(alarm, now):
+            self._order(draft, node, f"{LEAK_ID}{event.id}", orders.VALVE, ["close"], "leak", LEAK_S, now)
         want = valve.fail_safe
         if want is not None and self._books.get(node.id, Book()).fail_safe != want:
             mine = (self._commands[node.id, n] for n in self._open.get(node.id, ()))
             if not any(c.requester == GATEWAY and c.configures for c in mine):
                 day = int(now) // 86_400  # a refusal is asked about again tomorrow
                 self._order(draft, node, f"fail_safe:{node.id}:{want}:{day}", "config", {"valve": {"fail_safe": want}}, "", LONGEST_S, now)  # fmt: skip
+
+    def _withdraw(self, draft: _Draft, node: int, now: float) -> None:
+        """End the automatic closings that the node has not taken: the leak is over. One that was sent may still be answered."""
+        for number in tuple(self._open.get(node, ())):
+            c = self._commands[node, number]
+            if c.requester == GATEWAY and c.id.startswith(LEAK_ID) and not c.taken:
+                self._step(draft, c, now, state="expired", detail=f"withdrawn: the leak is over; sent {c.sends} times")
 
     # time
 

@@ -17,6 +17,7 @@ STORE = "store"
 the gateway's."""
 REASONS = (
     "size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room", "store_gone", "wal_missing", "wal_damaged", "floor_missing",
+    "store_stray_file",
 )  # fmt: skip
 
 

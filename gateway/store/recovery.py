@@ -33,6 +33,7 @@ from gateway.store.schema import (
     LAST,
     RECOVERED,
     RESTORED,
+    SALVAGED,
     connect,
     down_floor,
     migrate,
@@ -99,6 +100,7 @@ def _opened(path: Path, now: float, check_s: float) -> sqlite3.Connection:
         if found:
             raise Damaged("; ".join(" ".join(found).split("\n")[:3])[:300])
         migrate(db, path, now)
+        db.execute("DELETE FROM notes WHERE key = ?", (SALVAGED,))  # it is in its place: no copy of it is a salvage
         ledger.begin(db)
         fill(db)
         if db.execute("SELECT 1 FROM notes WHERE key = ?", (BACKUP,)).fetchone():
@@ -145,31 +147,91 @@ def _read(body: bytes) -> NodeState:
         return states.salvage(body)[0]
 
 
-# files: the salvage is complete when it is called .new; then the damaged one moves away and the new one takes its place
+# files: all of a salvage is made in a folder of its own. It is complete when it is called "new"; then the damaged file moves away and the
+# new one takes its place. What else lies beside the store belongs to someone else, whatever it is called: it is neither taken nor removed.
+
+
+def strays(path: Path) -> list[str]:
+    """Return the names of files beside a store that look as if a recovery had made them, and were not made by one of this store."""
+    beside = [Path(f"{path}{end}") for end in (".new", ".salvage", ".mended")]
+    folder = _folder(path)
+    inside = [folder / "new", *folder.glob("stray-*")] if folder.is_dir() else [folder]
+    return [str(p.relative_to(path.parent)) for p in (*beside, *inside) if os.path.lexists(p)]
+
+
+def _folder(path: Path) -> Path:
+    return Path(f"{path}.recovery")
+
+
+def _damaged_as(path: Path) -> bytes:
+    """Return what tells this file, as it is now, from any other and from itself after a change."""
+    s = path.stat()
+    return msgspec.json.encode([s.st_ino, s.st_size, s.st_mtime_ns])
+
+
+def _is_ours(new: Path, path: Path) -> bool:
+    """True for a complete salvage of the store as it is; of any, when there is no store: the damaged one has moved away."""
+    if new.is_symlink() or not new.is_file():
+        return False
+    try:
+        db = sqlite3.connect(f"file:{quote(str(new))}?mode=ro&immutable=1", uri=True)
+        try:
+            row = db.execute("SELECT body FROM notes WHERE key = ?", (SALVAGED,)).fetchone()
+        finally:
+            db.close()
+    except sqlite3.DatabaseError:
+        return False
+    return row is not None and (not path.exists() or bytes(row[0]) == _damaged_as(path))
 
 
 def _finish(path: Path, now: float) -> Path | None:
     """Do what is left of a recovery, also of one that was cut; return where the damaged file went."""
-    for end in ("", "-journal", "-wal", "-shm"):
-        Path(f"{path}.salvage{end}").unlink(missing_ok=True)
-        Path(f"{path}.mended{end}").unlink(missing_ok=True)
-    new = Path(f"{path}.new")
-    if not new.exists():
+    folder = _folder(path)
+    if folder.is_symlink() or not folder.is_dir():
         return None
+    for end in ("", "-journal", "-wal", "-shm"):
+        (folder / f"salvage{end}").unlink(missing_ok=True)
+        (folder / f"mended{end}").unlink(missing_ok=True)
+    new = folder / "new"
     aside = None
-    if path.exists():
-        stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
-        aside = Path(f"{path}.damaged-{stamp}")
-        while aside.exists():
-            aside = Path(f"{aside}x")
-        with contextlib.suppress(FileNotFoundError):
-            Path(f"{path}-wal").rename(f"{aside}-wal")
-        path.rename(aside)
-    for end in ("-wal", "-shm"):
-        Path(f"{path}{end}").unlink(missing_ok=True)
-    new.rename(path)
-    _sync(path.parent)
+    if _is_ours(new, path):
+        if path.exists():
+            aside = _free(Path(f"{path}.damaged-{_stamp(now)}"))
+            with contextlib.suppress(FileNotFoundError):
+                Path(f"{path}-wal").rename(f"{aside}-wal")
+            path.rename(aside)
+        for end in ("-wal", "-shm"):
+            Path(f"{path}{end}").unlink(missing_ok=True)
+        new.rename(path)
+        _sync(path.parent)
+    with contextlib.suppress(OSError):  # something else is in it: strays() names it
+        folder.rmdir()
     return aside
+
+
+def _stamp(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def _free(path: Path) -> Path:
+    while os.path.lexists(path):
+        path = Path(f"{path}x")
+    return path
+
+
+def _begin(path: Path, now: float) -> Path:
+    """Make the folder of a salvage and return it; what lies in the place of its result moves aside. Raises StoreError."""
+    folder = _folder(path)
+    try:
+        if folder.is_symlink():
+            raise FileExistsError(17, "a link is in its place")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if os.path.lexists(folder / "new"):
+            (folder / "new").rename(_free(folder / f"stray-{_stamp(now)}"))
+    except OSError as e:
+        raise StoreError(f"store {path} is damaged, and {folder} could not be made for its recovery: {e.strerror}",
+                         "make room on the disk, or move away what is in its place") from e  # fmt: skip
+    return folder
 
 
 def _sync(folder: Path) -> None:
@@ -181,9 +243,10 @@ def _sync(folder: Path) -> None:
 
 
 def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
-    part = Path(f"{path}.salvage")
+    folder = _begin(path, now)
+    part = folder / "salvage"
     new = connect(part)
-    mended = Path(f"{path}.mended")
+    mended = folder / "mended"
     if not front.mend(path, mended):
         old = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
     else:
@@ -211,6 +274,7 @@ def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
             new.execute("DELETE FROM notes WHERE key = ?", (ledger.FILLED,))
         body = msgspec.json.encode({"at": now, **told})
         new.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (RECOVERED, body))
+        new.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (SALVAGED, _damaged_as(path)))
         event = Event(STORE, f"store:store_damaged:{int(now)}", 0, gateway, OPEN, now, 0,
                       status={"reason": "store_damaged", "tables": damaged, "kept": kept})  # fmt: skip
         new.execute("INSERT INTO spool (received, body, express) VALUES (?, ?, 1)", (now, _encode(event)))
@@ -226,7 +290,8 @@ def _salvage(path: Path, gateway: str, now: float, why: str) -> dict[str, Any]:
         os.fsync(fd)
     finally:
         os.close(fd)
-    part.rename(f"{path}.new")
+    part.rename(folder / "new")
+    _sync(folder)
     _sync(path.parent)
     return told
 

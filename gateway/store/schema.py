@@ -61,6 +61,8 @@ TIME = "store:time"
 RESTORED = "store:restored"
 BACKUP = "store:backup"
 RECOVERED = "store:recovered"
+SALVAGED = "store:salvaged"
+"""Of which damaged file a salvage was made; only until it has taken that one's place."""
 GAP = "store:gap"
 
 BORN = 1_767_225_600

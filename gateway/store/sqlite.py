@@ -111,6 +111,15 @@ class SqliteEngine:
     def _say_how_it_was(self, empty: bool, log_found: wal.Found) -> None:
         """Log and tell what is missing of an earlier life: only who looks now can still find it."""
         mark, where = self._floor.before, {"store": str(self._path), "downlinks_above": self._floor.at}
+        if strays := recovery.strays(self._path):
+            log.error(
+                "store_stray_file",
+                store=str(self._path),
+                files=strays,
+                next="no recovery of this store made them, they are left alone: move them away; to restore one of them "
+                "see the operator's page on backups",
+            )
+            self.tell("store_stray_file", {"files": strays})
         if empty and mark is not None:
             log.error(
                 "store_gone",

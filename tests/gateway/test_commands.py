@@ -16,7 +16,7 @@ from motewire.codes import CONFIG_ALARM, CONFIG_PIECE, DOWN_COMMAND, DOWN_CONFIG
 
 from gateway.core import orders
 from gateway.core.authorise import GATEWAY, Policy, Role, Valve
-from gateway.core.commands import BURST, KEEP_S, REMEMBERED, RESULT_S, ROUNDS, Desk
+from gateway.core.commands import BURST, KEEP_S, LEAK_NEWS_S, REMEMBERED, RESULT_S, ROUNDS, Desk
 from gateway.core.follow import Follow
 from gateway.core.model import Alarm, Event, Node
 from tests.gateway.world import T0
@@ -484,9 +484,9 @@ def test_configurations_that_no_node_takes_are_refused() -> None:
 # valves that close by themselves
 
 
-def leak(b: Bench, node: int, counter: int = 5) -> None:
-    n = NODES[node]
-    alarm = Alarm("raised", "above", "warning", "water_volume", "l", 30, 1, T0, T0, ("water_volume-above",))
+def leak(b: Bench, node: int, counter: int = 5, state: Any = "raised", age: int = 0, suspect: bool = False) -> None:
+    n, t = NODES[node], int(b.now) - age
+    alarm = Alarm(state, "above", "warning", "water_volume", "l", 30, 1, t, t, ("water_volume-above",), suspect=suspect)
     b.commit(
         b.desk.follow(
             n,
@@ -509,6 +509,64 @@ def test_a_leak_closes_only_a_valve_for_which_that_is_enabled() -> None:
     told = b.events[-1].command
     assert told is not None and (told["requester"], told["reason"]) == (GATEWAY, "leak")
     assert b.states() == ["accepted", "queued", "sent"]
+
+
+@pytest.mark.parametrize(
+    ("how", "closes"),
+    [
+        ({}, True),
+        ({"age": 3600}, True),
+        ({"age": LEAK_NEWS_S}, False),
+        ({"age": 3 * 86_400}, False),
+        ({"suspect": True}, False),
+        ({"state": "late"}, False),
+        ({"state": "updated"}, False),
+        ({"state": "cleared"}, False),
+    ],
+    ids=str,
+)
+def test_a_valve_closes_only_for_a_leak_that_is_current(how: dict[str, Any], closes: bool) -> None:
+    b = Bench(replace(POLICY, valves=(Valve("water-01", auto_close=True),)))
+    leak(b, 264, **how)
+    assert (b.offer(264) is not None) == closes
+
+
+@pytest.mark.parametrize("sends", [0, 1])
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("valves", [(Valve("water-01", auto_close=True),), ()], ids=["policy", "no policy any more"])
+def test_an_automatic_closing_is_withdrawn_when_the_leak_is_over(
+    sends: int, restarted: bool, valves: tuple[Valve, ...]
+) -> None:
+    b = Bench(replace(POLICY, valves=(Valve("water-01", auto_close=True),)))
+    leak(b, 264)
+    number = T0
+    assert b.ask("water", "water-01", "valve", "close", reason="maintenance") == "accepted"
+    for _ in range(sends):
+        sent = b.offer(264)
+        assert sent is not None and sent[DOWN_COMMAND][0] == number
+    if restarted:
+        b.restart()
+    b.now += 60
+    b.desk.configure(NODES, replace(POLICY, valves=valves))
+    leak(b, 264, 6, "cleared")
+    assert b.told()[-1] == ("expired", f"withdrawn: the leak is over; sent {sends} times")
+    b.now += 60
+    sent = b.offer(264)
+    assert sent is not None and sent[DOWN_COMMAND][0] != number, "what someone asked for stays"
+    if sends:
+        b.hear(264, 20, command=[number, 2, "closed"])
+        assert b.told()[-1] == ("done", "closed"), "the node had it"
+
+
+def test_a_closing_that_the_node_has_taken_is_not_withdrawn() -> None:
+    b = Bench(replace(POLICY, valves=(Valve("water-01", auto_close=True),)))
+    leak(b, 264)
+    assert b.offer(264) is not None
+    b.hear(264, 11, command=[T0, 1])
+    leak(b, 264, 12, "cleared")
+    assert b.states()[-1] == "sent"
+    b.hear(264, 13, command=[T0, 2, "closed"])
+    assert b.told()[-1] == ("done", "closed")
 
 
 def test_the_fail_safe_position_is_sent_until_the_node_confirms_it_and_not_again() -> None:

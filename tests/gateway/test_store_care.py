@@ -270,8 +270,89 @@ async def test_a_recovery_that_is_cut_is_gone_on_with(
         break
     monkeypatch.undo()
     assert steps >= 2 and engine.recovered is not None and engine.recovered["kept"]["nodes"] == 40
-    assert engine.cursor("city") == 700 and not Path(f"{db}.new").exists() and not Path(f"{db}.salvage").exists()
+    assert engine.cursor("city") == 700 and not Path(f"{db}.recovery").exists()
+    assert recovery.strays(db) == []
     await engine.commit([aged(1, NOW, 99)])
+
+
+ALL_STRAYS = [".new", ".salvage", ".mended", ".recovery/new", ".recovery"]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("end", ALL_STRAYS)
+async def test_a_copy_beside_the_store_never_takes_its_place(
+    make: Callable[..., SqliteEngine], tmp_path: Path, end: str, damaged: bool
+) -> None:
+    db = tmp_path / "g.db"
+    first = make(StoreConfig(reserve_mb=0))
+    await first.commit([aged(1, NOW)])
+    first.close()
+    copy = db.read_bytes()
+    await filled(make)
+    stray = Path(f"{db}{end}")
+    stray.parent.mkdir(exist_ok=True)
+    stray.write_bytes(copy)
+    if damaged:
+        harm(db, "rows", zero)
+    if damaged and end == ".recovery":  # in the place of the folder that a recovery needs
+        with pytest.raises(StoreError, match=r"g\.db\.recovery"):
+            make(StoreConfig(reserve_mb=0))
+        assert stray.read_bytes() == copy
+        return
+    engine = make(StoreConfig(reserve_mb=0))
+    assert count(db, "frames") == 1001 and engine.cursor("city") == 700
+    assert (engine.recovered is not None) == damaged
+    kept = next(tmp_path.glob("g.db.recovery/stray-*")) if damaged and end == ".recovery/new" else stray
+    assert kept.read_bytes() == copy, "and it is left alone"
+    await engine.commit([aged(2, NOW)])
+    told = [e.event.status for e in engine.fetch_express(0, 2000) if e.event.kind == STORE]
+    assert [t["files"] for t in told if t and t["reason"] == "store_stray_file"] == [[str(kept.relative_to(tmp_path))]]
+
+
+async def test_a_salvage_of_a_store_that_was_put_in_order_since_does_not_replace_it(
+    make: Callable[..., SqliteEngine], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Power goes when the salvage is complete; someone puts a sound copy in the store's place before the next start."""
+    await filled(make)
+    db = tmp_path / "g.db"
+    sound = db.read_bytes()
+    harm(db, "rows", zero)
+    real = Path.rename
+
+    def rename(self: Path, target: object) -> Path:
+        if self.name in ("g.db", "g.db-wal"):
+            raise InterruptedError
+        return real(self, target)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(InterruptedError):
+        make(StoreConfig(reserve_mb=0))
+    monkeypatch.undo()
+    db.write_bytes(sound)
+    engine = make(StoreConfig(reserve_mb=0))
+    assert engine.recovered is None and count(db, "rows") == 1000
+    assert recovery.strays(db) == ["g.db.recovery/new"]
+
+
+async def test_a_copy_of_a_store_that_was_once_salvaged_is_no_salvage(
+    make: Callable[..., SqliteEngine], tmp_path: Path
+) -> None:
+    await filled(make)
+    db = tmp_path / "g.db"
+    harm(db, "rows", zero)
+    engine = make(StoreConfig(reserve_mb=0))
+    assert engine.recovered is not None
+    engine.close()
+    copy = db.read_bytes()
+    engine = make(StoreConfig(reserve_mb=0))
+    await engine.commit([aged(5, NOW, 99)])
+    engine.close()
+    frames = count(db, "frames")
+    Path(f"{db}.new").write_bytes(copy)
+    Path(f"{db}.recovery").mkdir()
+    Path(f"{db}.recovery/new").write_bytes(copy)
+    make(StoreConfig(reserve_mb=0))
+    assert count(db, "frames") == frames
 
 
 async def test_rotten_bodies_on_whole_pages_stop_nobody(make: Callable[..., SqliteEngine], tmp_path: Path) -> None:
@@ -412,7 +493,9 @@ async def test_a_disk_that_is_full_gives_its_reserve_up_and_takes_it_back(
 # what it says of itself
 
 
-@pytest.mark.parametrize("reason", ["size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room"])
+@pytest.mark.parametrize(
+    "reason", ["size_limit", "store_damaged", "unreadable", "disk_full", "disk_has_room", "store_stray_file"]
+)
 async def test_what_the_store_says_of_itself_is_published_and_valid(
     make: Callable[..., SqliteEngine], reason: str
 ) -> None:
@@ -420,7 +503,7 @@ async def test_what_the_store_says_of_itself_is_published_and_valid(
 
     engine = make()
     told = {"size_limit": {"events": 3, "alarms": 0, "since": T0, "until": T0 + 9.5, "outputs": ["city"]},
-            "store_damaged": {"tables": ["rows"], "kept": {"rows": 3}}, "unreadable": {"events": 1, "seq": 4}}.get(reason, {})  # fmt: skip
+            "store_damaged": {"tables": ["rows"], "kept": {"rows": 3}}, "unreadable": {"events": 1, "seq": 4}, "store_stray_file": {"files": ["g.db.new"]}}.get(reason, {})  # fmt: skip
     await engine.tell(reason, told)
     (entry,) = engine.fetch_express(0, 9)
     assert entry == Entry(1, entry.event, True)
