@@ -26,7 +26,7 @@ from gateway.links.udp_forwarder import UdpForwarderLink
 from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.destination import Destination
-from gateway.outputs.mqtt import place_of
+from gateway.outputs.mqtt import MqttOutput, place_of
 from gateway.outputs.vacate import ADVICE, vacate
 from gateway.pipeline import Pipeline
 from gateway.store.engine import Engine, StoreError
@@ -250,7 +250,13 @@ class Outputs:
         configs = {c.name: c for c in wanted}
         gone = [name for name, config in self._configs.items() if configs.get(name) != config]
         former = {name: self._configs[name] for name in gone}
-        await asyncio.gather(*(self._retire(name, configs.get(name)) for name in gone))
+        stay = {getattr(c, "root", None) for name, c in configs.items() if name not in gone}
+        roots = {name: getattr(c, "root", None) for name, c in former.items()}
+        await asyncio.gather(
+            *(self._retire(name, configs.get(name), roots[name] is not None and roots[name] in stay) for name in gone)
+        )
+        for destination in self._mqtt() if gone else ():
+            destination.greet()  # a last will, or an older gateway's good-bye, may have come before
         await self._note(wanted, nodes, areas, now)
         self._vacate(former, configs, nodes)
         for destination in self:
@@ -284,19 +290,23 @@ class Outputs:
         for name, c in former.items():
             if isinstance(c, MqttOutputConfig) and (place := place_of(c)).address not in kept:
                 task = asyncio.create_task(
-                    vacate(c, place.key, self._gateway, self._engine, self._metrics, nodes), name=f"vacate-{name}"
+                    vacate(c, place.key, self._gateway, self._engine, self._metrics, nodes, self._mqtt),
+                    name=f"vacate-{name}",
                 )
                 self._leaving[place.key] = task
 
-    async def _retire(self, name: str, successor: OutputConfig | None) -> None:
-        """End one. It says good-bye only where nobody takes its place: state must not flap to offline for another filter."""
+    def _mqtt(self) -> list[MqttOutput]:
+        return [o for o in self if isinstance(o, MqttOutput)]
+
+    async def _retire(self, name: str, successor: OutputConfig | None, shared: bool) -> None:
+        """End one. shared: another output publishes the gateway's state under the same root. It says good-bye only where nobody takes its place: state must not flap to offline for another filter."""
         old, task, config = self._all.pop(name), self._tasks.pop(name), self._configs.pop(name)
         self._metrics.outputs.pop(name, None)
         task.may_end()
         if successor is None or _place(successor) != _place(config):
             try:
                 async with asyncio.timeout(RETIRE_S):
-                    await old.farewell()
+                    await old.farewell(state=not shared)
             except TimeoutError:
                 log.warning("output_left", output=name, next="its broker did not answer; it will tell `offline` itself")
         await task.stop()

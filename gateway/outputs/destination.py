@@ -106,12 +106,16 @@ class Destination(ABC):
         """Publish what this gateway says of itself (gw/<gw>/<leaf>, retained), where the destination has a place for that."""
         return None
 
+    def greet(self) -> None:
+        """Publish that this gateway is there, where the destination has a place for that: another output has left it."""
+        return None
+
     async def retire(self) -> None:
         """Make the cursor durable; after run() was cancelled, before another takes this one's name."""
         await self._track.persist()
 
-    async def farewell(self) -> None:
-        """Say good-bye; nothing is delivered behind it."""
+    async def farewell(self, state: bool = True) -> None:
+        """Say good-bye; nothing is delivered behind it. state: False where another output publishes the gateway's state there."""
         self._ending = True
 
     # what all have in common

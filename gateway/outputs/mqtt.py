@@ -123,8 +123,7 @@ class MqttOutput(Destination):
         try:
             # before our own is published: what stands there says whether someone else has published since we did
             await self._listen(session, self._gw("info"))
-            self._publish_own("state", b"online")
-            self._publish_info()
+            self.greet()
             await self._listen(session, self.resync.mark_topic)
             if DISCOVERY in self._formats:
                 await self._listen(session, f"{self._config.discovery}/status")
@@ -177,13 +176,26 @@ class MqttOutput(Destination):
             await asyncio.wait((done, session.closed), return_when=asyncio.FIRST_COMPLETED)
             done.cancel()
 
-    async def farewell(self) -> None:
+    def greet(self) -> None:
+        """Publish state and info again."""
+        self._publish_own("state", b"online")
+        self._publish_info()
+
+    @property
+    def tree(self) -> Tree:
+        """What this output is to have retained."""
+        return self._tree
+
+    async def farewell(self, state: bool = True) -> None:
         """Publish the closing counters and `offline`, wait for the broker to have them, and disconnect."""
-        await super().farewell()
+        await super().farewell(state)
         session = self._session
         if session is None:
             return
         self.resync.mark()
+        if not state:
+            await session.disconnect()
+            return
         self._publish_info()
         last = session.publish(self._gw("state"), b"offline", 1, True)
         if last is not None:

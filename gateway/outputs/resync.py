@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -36,6 +37,7 @@ MARK_S = 5.0
 LOOK_S = 1.0  # how often requests of the operator are looked for
 PAGE = 200  # subjects read at once
 NEVER = 1 << 62
+LONGEST_PROBE = 64  # bytes
 RESEND_S = (
     0.5,
     5.0,
@@ -122,6 +124,7 @@ class Resync:
         self._started = asyncio.Event()  # Home Assistant has
         self._answered = asyncio.Event()
         self._nonce = ""
+        self._strange: deque[bytes] = deque(maxlen=16)  # what others published on the mark's topic lately
         self._kept: Mark | None = None
         self._open = 0  # messages of ours that are not acknowledged
         self._acked = asyncio.Event()
@@ -162,9 +165,22 @@ class Resync:
             return False
         if retained:
             self._kept = mark_of(payload)
-        elif self._nonce and payload == _probe(self._nonce):
+        elif self._nonce and payload == probe(self._nonce):
             self._answered.set()
+        elif len(payload) <= LONGEST_PROBE:
+            self._strange.append(payload)
         return True
+
+    @property
+    def hears(self) -> bool | None:
+        """True when what is published on the mark's topic at our broker reaches us, False when it does not, None while that is not known."""
+        if self._session is None or self._session.closed.done():
+            return None
+        return True if self._answered.is_set() else False if self.problem is not None else None
+
+    def has_heard(self, nonce: str) -> bool:
+        """True when somebody's probe has reached us: whoever published it is at our broker, by whatever address."""
+        return probe(nonce) in self._strange
 
     async def run(self) -> None:
         """Make the broker's memory true, and keep it so, until cancelled. Raises MqttError."""
@@ -267,7 +283,7 @@ class Resync:
         session = self._session
         assert session is not None
         self._nonce = secrets.token_hex(8)
-        session.publish(self.mark_topic, _probe(self._nonce), 1, False)
+        session.publish(self.mark_topic, probe(self._nonce), 1, False)
         try:
             async with asyncio.timeout(PROBE_S):
                 await self._answered.wait()
@@ -480,7 +496,8 @@ def mark_topic(tree: Tree, output: str) -> str:
     return f"{tree.shape.root}/v1/gw/{tree.gateway}/mark/{output}"
 
 
-def _probe(nonce: str) -> bytes:
+def probe(nonce: str) -> bytes:
+    """Return what is published on a mark's topic to learn who hears it."""
     return json({"probe": nonce})
 
 

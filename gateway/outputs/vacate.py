@@ -1,11 +1,15 @@
 """Empties what an output leaves behind at its broker when it is taken out: every retained topic that follows from the facts under any
 registry entry and any shape it ever had. The mark goes first, so that an output that comes back publishes everything again.
+
+One broker has many addresses (a name, a number, a port without TLS). So it is tried which of the other outputs of the root are at this one: a
+probe on the topic of their mark reaches them. What these publish is spared.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -16,26 +20,45 @@ from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message
-from gateway.outputs.resync import PAGE, mark_topic
+from gateway.outputs.mqtt import MqttOutput
+from gateway.outputs.resync import PAGE, mark_topic, probe
 from gateway.outputs.retained import Tree
 from gateway.store.engine import Engine
 from gateway.store.ledger import Known
 
+HEARD_S = 3.0  # for a probe to reach another output at the same broker
 BOUND_S = 900.0
 RETRY_S = 10.0
+WAIT_S = 2.0
 
 log = structlog.get_logger(__name__)
 
 
+Others = Callable[[], Sequence[MqttOutput]]
+
+
 async def vacate(
-    config: MqttOutputConfig, key: str, gateway: str, engine: Engine, metrics: Metrics, nodes: Mapping[int, Node]
+    config: MqttOutputConfig,
+    key: str,
+    gateway: str,
+    engine: Engine,
+    metrics: Metrics,
+    nodes: Mapping[int, Node],
+    others: Others,
 ) -> bool:
-    """Empty an output's topics, trying again for BOUND_S while its broker is away; True when nothing is left there."""
+    """Empty an output's topics, trying again for BOUND_S while its broker is away; True when nothing is left there.
+
+    others: the outputs that there are now, of whatever address.
+    """
     try:
         async with asyncio.timeout(BOUND_S):
             while True:
                 try:
-                    n = await _once(config, key, gateway, engine, metrics, nodes)
+                    n = await _once(config, key, gateway, engine, metrics, nodes, others)
+                except _Unknown as e:
+                    log.info("output_vacate_waits", output=config.name, other=str(e), retry_s=WAIT_S)
+                    await asyncio.sleep(WAIT_S)
+                    continue
                 except MqttError as e:
                     log.warning("output_left", output=config.name, error=str(e), retry_s=RETRY_S,
                                 next="start its broker, so that what it retains of this gateway can be emptied")  # fmt: skip
@@ -54,21 +77,61 @@ ADVICE = (
 )
 
 
+class _Unknown(Exception):
+    """Whether another output is at the same broker is not known while it is away from its own."""
+
+
+async def _here(session: MqttSession, root: str, others: Sequence[MqttOutput]) -> list[MqttOutput]:
+    """Return the outputs of a root that are at the broker of `session`, or may be. Raises _Unknown."""
+    found: list[MqttOutput] = []
+    asked: dict[str, MqttOutput] = {}
+    for o in others:
+        if o.tree.shape.root != root:
+            continue
+        hears = o.resync.hears
+        if hears is None:
+            raise _Unknown(o.name)
+        if not hears:  # it may not read there: sparing too much is the lesser evil
+            found.append(o)
+            continue
+        nonce = secrets.token_hex(8)
+        asked[nonce] = o
+        session.publish(o.resync.mark_topic, probe(nonce), 1)
+    deadline = asyncio.get_running_loop().time() + HEARD_S
+    while asked and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.05)
+        for nonce in [n for n, o in asked.items() if o.resync.has_heard(n)]:
+            found.append(asked.pop(nonce))
+    for o in asked.values():
+        if not o.resync.hears:  # its connection ended meanwhile
+            raise _Unknown(o.name)
+    return found
+
+
 async def _once(
-    config: MqttOutputConfig, key: str, gateway: str, engine: Engine, metrics: Metrics, nodes: Mapping[int, Node]
+    config: MqttOutputConfig,
+    key: str,
+    gateway: str,
+    engine: Engine,
+    metrics: Metrics,
+    nodes: Mapping[int, Node],
+    others: Others,
 ) -> int:
     ledger = engine.ledger
     place = ledger.places().get(key)
     if place is None or place[1].now is not None:
         return 0  # it is back, or others have done it
     trees = [Tree(shape, gateway, nodes) for _, shape in place[1].past]
-    session = MqttSession(config.broker, f"citymote-{gateway}-out-{config.name}")
+    # a successor of the same name may be at the same broker, which would take one for the other
+    session = MqttSession(config.broker, f"citymote-{gateway}-out-{config.name}-left")
     flight, n = Flight(config.window, metrics), 0
     await session.connect()
     flight.begin(session)
 
     async def empty(topics: set[str]) -> None:
         nonlocal n
+        if any(o not in judged for o in others()):  # who has come meanwhile may be here, too: anew
+            raise _Unknown("a new one")
         for topic in sorted(topics):
             if session.closed.done():
                 raise MqttError(str(session.closed.result()))
@@ -76,16 +139,28 @@ async def _once(
             flight.send(Message(topic, b"", retain=True))
             n += 1
 
+    def spared(subject: str, names: set[str]) -> set[str]:
+        """Return what others here publish of a subject, and of whoever has its former names now."""
+        topics: set[str] = set()
+        for o in here:
+            for heir in {subject, *o.tree.owners(names)}:
+                topics |= o.tree.desired(heir, (ledger.current(heir) or (0, NOTHING))[1]).keys()
+        return topics
+
     try:
-        await empty({mark_topic(tree, config.name) for tree in trees})
-        await empty({topic for tree in trees for topic in tree.own()})
+        judged = others()
+        here = await _here(session, config.root, judged)
+        own = {t for o in here for t in (*o.tree.own(), o.resync.mark_topic)}
+        await empty({mark_topic(tree, config.name) for tree in trees} - own)
+        await empty({topic for tree in trees for topic in tree.own()} - own)
         after = ""
         while subjects := ledger.subjects(after, PAGE, -1, -1):
             for subject in subjects:
                 _, c = ledger.current(subject) or (0, NOTHING)
                 known = ledger.known(subject) or Known(None)
                 entries = [entry for _, entry in known.past] + ([known.now] if known.now is not None else [])
-                await empty({t for tree in trees for entry in entries for t in tree.under(subject, c, entry)})
+                topics = {t for tree in trees for entry in entries for t in tree.under(subject, c, entry)}
+                await empty(topics - spared(subject, {entry.name for entry in entries}))
             after = subjects[-1]
         while len(flight):
             if session.closed.done():

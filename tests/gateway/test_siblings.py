@@ -1,0 +1,72 @@
+"""Outputs of one root at one broker, whatever the broker is called: who is taken out, or moves, leaves alone what another publishes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.conftest import Mosquitto
+from tests.gateway.test_retained_process import Scene, empty, same, scene, settled, tree  # noqa: F401  fixtures
+from tests.gateway.world import Backend, until
+
+
+def own(broker: Mosquitto) -> dict[str, bytes]:
+    """Return what the gateway retains of itself."""
+    b = Backend((broker.host, broker.port), "city/v1/gw/#")
+    time.sleep(0.5)
+    b.close()
+    return {t: p for t, p, retained in b.messages if retained}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_one_of_two_outputs_of_a_root_that_is_taken_out_says_no_good_bye_for_the_other(scene: Scene, host: str) -> None:  # noqa: F811
+    scene.outputs = {
+        "city": {"formats": ["native"]},
+        "lite": {"formats": ["senml", "ngsi-ld"], "broker": f"{host}:{scene.broker.port}"},
+    }
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    assert own(scene.broker)["gw/gw-1/state"] == b"online"
+    del scene.outputs["lite"]
+    scene.reload()
+    assert until(lambda: not [t for t in tree(scene.broker) if "senml" in t or "ngsi" in t], 15)
+    time.sleep(1)
+    left = own(scene.broker)
+    assert left["gw/gw-1/state"] == b"online" and "gw/gw-1/info" in left and "gw/gw-1/mark/lite" not in left
+
+
+def test_an_output_that_is_taken_out_under_another_spelling_of_the_broker_spares_its_sibling(
+    scene: Scene,  # noqa: F811
+    tmp_path: Path,
+    empty: Mosquitto,  # noqa: F811
+) -> None:
+    scene.outputs = {
+        "city": {"formats": ["native"]},
+        "open": {"formats": ["native", "senml"], "visibility": ["open"], "broker": f"localhost:{scene.broker.port}"},
+    }
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    del scene.outputs["open"]
+    scene.reload()
+    until(lambda: any(line["event"] == "output_vacated" for line in scene.process.lines()), 20)  # type: ignore[union-attr]
+    now = same(scene, tmp_path, empty, 5)
+    assert "node/air-1/alert/pm10-above" in now and "node/air-1/senml" not in now
+
+
+def test_an_output_that_moves_to_another_spelling_of_its_broker_is_whole_there(
+    scene: Scene,  # noqa: F811
+) -> None:
+    scene.outputs = {"city": {"formats": ["native"], "broker": f"localhost:{scene.broker.port}"}}
+    p = scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    scene.outputs["city"]["broker"] = f"127.0.0.1:{scene.broker.port}"
+    scene.reload()
+    assert until(lambda: any(line["event"] == "output_vacated" for line in p.lines()), 25)
+    assert len(before) > 5 and settled(scene.broker) == before
+    left = own(scene.broker)
+    assert left["gw/gw-1/state"] == b"online" and "gw/gw-1/mark/city" in left
