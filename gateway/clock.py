@@ -148,15 +148,21 @@ class ForwarderClock:
 
     Small differences are followed at once. A step of more than NEAR_S, in either direction, is believed when most of the receivers
     heard lately agree on it (where two disagree the machine's own clock decides, if it was ever set), or when the only one there is
-    repeats it for SOLE_S. Until the first word: the machine's clock.
+    repeats it for SOLE_S and the machine's own clock, where it may be believed, does not contradict. A time before BUILT is never believed:
+    the receiver was not set since it was switched on. Until the first word: the machine's clock.
     """
 
     follows_receivers = True
     judges_alone = False
 
-    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        wall: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        synchronised: Callable[[], bool] = synchronised,
+    ) -> None:
         self.on_step = _nobody
-        self._wall, self._monotonic = wall, monotonic
+        self._wall, self._monotonic, self._synchronised = wall, monotonic, synchronised
         self._offset = wall() - monotonic()
         self._told = False
         self._said: OrderedDict[str, _Said] = OrderedDict()
@@ -203,7 +209,9 @@ class ForwarderClock:
         return [(receiver, said) for receiver, said in self._said.items() if now - said.seen <= LIVE_S]
 
     def _follow(self, now: float) -> None:
-        live = [said for _, said in self._live(now)]
+        live = [said for _, said in self._live(now) if now + said.offset >= BUILT]  # before that no one has set it
+        if not live:
+            return
         groups = [[s for s in live if abs(s.offset - said.offset) <= NEAR_S] for said in live]
         most = max(groups, key=lambda group: (len(group), -abs(group[0].offset - self._offset)))
         voices = len(live)
@@ -212,13 +220,25 @@ class ForwarderClock:
             own = self._wall() - now
             most = min(groups, key=lambda group: (-len(group), abs(group[0].offset - own)))
             size += abs(most[0].offset - own) <= NEAR_S
-        sole = voices == 1 and (now - most[0].since >= SOLE_S or self.now() < BUILT)
+        sole = voices == 1 and (
+            self.now() < BUILT or now - most[0].since >= SOLE_S and not self._host_objects(most[0].offset, now)
+        )
         if sole or voices > 1 and 2 * size > voices:
             self._move(median_low(s.offset for s in most))
             return
         near = [s.offset for s in live if abs(s.offset - self._offset) <= NEAR_S]
         if near:
             self._move(median_low(near))
+
+    def _host_objects(self, offset: float, now: float) -> bool:
+        """True when the machine's own clock confirms the time in force against a step that only one receiver knows of.
+
+        An unsynchronised one counts against a step back only: a clock that was not set is behind, so ahead of it may be the truth.
+        """
+        own = self._wall() - now
+        if self._wall() < BUILT or abs(offset - own) <= NEAR_S or abs(offset - self._offset) <= NEAR_S:
+            return False
+        return self._synchronised() or offset < self._offset and self._told and abs(own - self._offset) <= NEAR_S
 
     def _move(self, offset: float) -> None:
         moved, self._offset, self._told = offset - self._offset, offset, True

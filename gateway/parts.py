@@ -241,11 +241,16 @@ class Outputs:
         return iter(list(self._all.values()))
 
     async def apply(
-        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float
+        self,
+        wanted: Sequence[OutputConfig],
+        nodes: Mapping[int, Node],
+        areas: Mapping[str, Entry],
+        now: float,
+        kept: bool = False,
     ) -> None:
         """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on.
 
-        areas: by name, what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first.
+        areas: by name, what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first (kept: that is done).
         """
         configs = {c.name: c for c in wanted}
         gone = [name for name, config in self._configs.items() if configs.get(name) != config]
@@ -257,7 +262,8 @@ class Outputs:
         )
         for destination in self._mqtt() if gone else ():
             destination.greet()  # a last will, or an older gateway's good-bye, may have come before
-        await self._note(wanted, nodes, areas, now)
+        if not kept:
+            await self.keep(wanted, nodes, areas, now)
         self._vacate(former, configs, nodes)
         for destination in self:
             destination.reload(nodes)
@@ -267,9 +273,10 @@ class Outputs:
                 self._configs[name], self._all[name] = config, destination
                 self._tasks[name] = self._watch.keep(f"output {name}", destination.run)
 
-    async def _note(
+    async def keep(
         self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float
     ) -> None:
+        """Note in the ledger what has gone from registry, areas and outputs, and what is another device now."""
         ledger = self._engine.ledger
         places = {place.key: place for c in wanted if isinstance(c, MqttOutputConfig) for place in [place_of(c)]}
         try:

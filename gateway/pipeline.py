@@ -231,14 +231,15 @@ class Pipeline:
                 states.keep(number, d.state)
 
     def leave(self, nodes: Mapping[int, Node]) -> None:
-        """Know no node any more that another registry lacks: what was decided of it goes to the store, and nothing is decided behind that.
+        """Know no node any more that another registry lacks, or has another device for: what was decided of it goes to the store, and nothing is decided behind that.
 
         Its state is read from there when it returns, since its alarms have ended in the store by then.
         """
         self.flush()
-        for number in self._states.nodes.keys() - nodes.keys():
+        stay = {n: node for n, node in self._states.nodes.items() if n in nodes and not _replaced(node, nodes[n])}
+        for number in self._states.nodes.keys() - stay.keys():
             self._states.drop(number)
-        self._states.nodes = {n: node for n, node in self._states.nodes.items() if n in nodes}
+        self._states.nodes = stay
 
     async def changed_keys(self, nodes: Mapping[int, Node]) -> list[ChangedKey]:
         """Return what another registry gives a new key under an epoch that a former key has used."""
@@ -289,3 +290,8 @@ class Pipeline:
             if self._commits.in_flight:
                 await asyncio.wait(self._commits.in_flight)
             await asyncio.sleep(0)  # let the callbacks of those futures run
+
+
+def _replaced(old: Node, new: Node) -> bool:
+    """True when a number may be another device's now (store/ledger.py decides): its state is read from the store again."""
+    return old.name != new.name and old.secrets != new.secrets

@@ -157,10 +157,12 @@ class Service:
                 self._shrunk.problems,
                 self.watch.problems,
             ]
+            # first: a number that is another device's now begins with an empty state
+            await outputs.keep(c.outputs, whole, _areas(c), self._clock.now())
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, whole, _areas(c), self._clock.now())
+            await outputs.apply(c.outputs, whole, _areas(c), self._clock.now(), kept=True)
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()

@@ -7,7 +7,7 @@ root or another format is rendered from the same facts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from gateway.core.report import is_int
 from gateway.core.rhythm import DAY_S
 
 MAX_VALUES = 128  # quantities and status values of one subject
+MAX_FORMER = 4  # devices that had a number before
 MAX_ENDED = 64  # alarms of a subject that are over and whose end a broker may have to be told again
 
 HEALTH = {
@@ -114,7 +115,7 @@ class Device(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Current:
-    """The facts. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last."""
+    """The facts. former: of devices that had this number before, which no one sees any more; their topics may have to be emptied yet. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last."""
 
     visibility: str = RESTRICTED
     online: bool | None = None
@@ -125,10 +126,26 @@ class Current:
     ended: Mapping[str, Ended] = field(default_factory=dict)
     aggregates: Mapping[str, Closed] = field(default_factory=dict)
     areas: Mapping[str, Gathered] = field(default_factory=dict)
+    former: Current | None = None
+
+    def taken_over(self) -> Current:
+        """Return the facts of a device that takes over the number: none, but those under whose topics the ones before may stand somewhere."""
+        kept = list(self.devices())[:MAX_FORMER]
+        former: Current | None = None
+        for c in reversed(kept):
+            former = replace(c, former=former)
+        return Current(former=former)
+
+    def devices(self) -> Iterator[Current]:
+        """Yield these facts and those of each former device, newest first."""
+        c: Current | None = self
+        while c is not None:
+            yield c
+            c = c.former
 
     def alerts_only(self) -> Current:
         """Return these facts without all that is no alarm."""
-        return Current(self.visibility, alerts=self.alerts, ended=self.ended)
+        return Current(self.visibility, alerts=self.alerts, ended=self.ended, former=self.former)
 
 
 NOTHING = Current()

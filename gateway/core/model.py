@@ -139,6 +139,17 @@ class NodeState:
     rhythm: tuple[int, int] = (0, 0)
     keys: Mapping[int, bytes] = field(default_factory=dict)
 
+    def is_of(self, node: Node) -> bool:
+        """True when this state may be of the device that has the keys of `node`. Without fingerprints its epoch is asked."""
+        if not self.keys:
+            return self.epoch in (node.epoch, node.next_epoch)
+        known = self.keys.values()
+        return fingerprint(node.key) in known or node.next_key is not None and fingerprint(node.next_key) in known
+
+    def bare(self) -> NodeState:
+        """Return the state of a device that takes over a number: counters and keys that were used stay, nothing that was measured does."""
+        return NodeState(self.epoch, self.replay, self.down, keys=self.keys)
+
     def proven(self, epoch: int, key: bytes) -> NodeState:
         """Return this state with the knowledge that frames have proven `key` under `epoch`."""
         if epoch in self.keys:

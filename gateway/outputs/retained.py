@@ -99,12 +99,15 @@ class Tree:
         return {m.topic: m for f in formats if f in RETAINED for m in RETAINED[f](c, name, root, node, known)}
 
     def under(self, subject: str, c: Current, entry: Entry) -> set[str]:
-        """Return the topics that the facts give under another registry entry, however narrow their circle has become since."""
+        """Return the topics that the facts, and those of former devices, give under another registry entry, however narrow their circle has become since."""
         if subject.startswith("@"):
             return set(self.render(with_ended(c), entry.name, None, self.shape.formats))
-        node = entry.node(int(subject))
-        seen = self._sieve.facts(with_ended(c), node, lifted=True)
-        return set() if seen is None else set(self.render(with_ended(seen), node.name, node, self.shape.formats))
+        node, topics = entry.node(int(subject)), set[str]()
+        for device in c.devices():
+            seen = self._sieve.facts(with_ended(device), node, lifted=True)
+            if seen is not None:
+                topics |= self.render(with_ended(seen), node.name, node, self.shape.formats).keys()
+        return topics
 
     def shows_area(self, subject: str, visibility: str, name: str = "") -> bool:
         """True when what was published of an area with that visibility may still be retained: it is there, and no narrower since.

@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 Spool = Callable[[sqlite3.Connection, Event], int]
 EndAlarms = Callable[[sqlite3.Connection, int], None]
+TakeOver = Callable[[sqlite3.Connection, Node], bool]
+"""Leaves nothing but counters and keys of a stored state that is another device's; returns whether it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,7 @@ def _read(subject: str, body: bytes) -> Current:
 @dataclass
 class Ledger:
     """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event; calm: how no alarm
-    of a node is up any more in its state.
+    of a node is up any more in its state; bare: how nothing but counters and keys is left of another device's.
 
     life: a random name of this store; a restored or salvaged one has another.
     """
@@ -150,6 +152,7 @@ class Ledger:
     put: Callable[[Callable[[sqlite3.Connection], int]], Any]
     spool: Spool
     calm: EndAlarms
+    bare: TakeOver
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
@@ -261,7 +264,11 @@ class Ledger:
                     changed[subject] = generation, Known(None, () if entry is None else ((generation, entry),))
             real = {s: k for s, (g, k) in changed.items() if g}
             for subject, known in real.items():
-                self._end_alarms(db, subject, known, now, generation)
+                other = self._is_other(db, subject, nodes, told.get(subject))
+                self._end_alarms(db, subject, known, now, generation, again=not other)
+                if other:
+                    seq, _, c = self.folding.of(db, subject)
+                    self.folding.put(db, seq, subject, c.taken_over())
             db.executemany(
                 "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                 " generation = excluded.generation, gone = excluded.gone, body = excluded.body",
@@ -324,8 +331,10 @@ class Ledger:
         row = db.execute("SELECT body FROM notes WHERE key = ?", (GENERATION,)).fetchone()
         return int(row[0]) + 1 if row is not None else 1
 
-    def _end_alarms(self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int) -> None:
-        """A node's own alarms end under the entry that they were raised under, and rise under the one that holds now."""
+    def _end_alarms(
+        self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int, again: bool
+    ) -> None:
+        """A node's own alarms end under the entry that they were raised under, and rise again under the one that holds now."""
         if subject.startswith("@") or not known.past:
             return
         number, c = int(subject), self.folding.of(db, subject)[2]
@@ -344,10 +353,17 @@ class Ledger:
             )
             visibility = former.visibility
             self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over))  # fmt: skip
-            if known.now is not None:
-                again = replace(a, state="raised", rules=(rule,))
+            if known.now is not None and again:
+                risen = replace(a, state="raised", rules=(rule,))
                 self.spool(db, Event("alarm", f"{ident}:again", number, known.now.name, known.now.visibility, now,
-                                     known.now.interval_s, alarm=again))  # fmt: skip
+                                     known.now.interval_s, alarm=risen))  # fmt: skip
+
+    def _is_other(self, db: sqlite3.Connection, subject: str, nodes: Mapping[int, Node], before: Known | None) -> bool:
+        """A number that comes back, or gets another name, with a key that it never had is another device: its state was left bare."""
+        node = None if subject.startswith("@") else nodes.get(int(subject))
+        if node is None or before is None or before.now is not None and before.now.name == node.name:
+            return False  # the same name with another key is a board that was exchanged
+        return self.bare(db, node)
 
     def _bound(self, db: sqlite3.Connection) -> None:
         (gone,) = db.execute("SELECT count(*) FROM entries WHERE gone").fetchone()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.config.store import StoreConfig
-from gateway.core.model import OPEN, Described, Event, NodeState
+from gateway.core.model import OPEN, Described, Event, Node, NodeState
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
 from gateway.store.ledger import Ledger, begin
 from gateway.store.prepare import encode_state, prepare
@@ -43,11 +43,18 @@ class MemoryEngine:
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._db, Path(":memory:"), 0.0)
         begin(self._db)
-        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event), self._calm)
+        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event), self._calm, self._bare)
 
     def _calm(self, _db: sqlite3.Connection, node: int) -> None:
         if node in self._states:
             self._states[node] = replace(self._states[node], alarms={})
+
+    def _bare(self, _db: sqlite3.Connection, node: Node) -> bool:
+        state = self._states.get(node.id)
+        if state is None or state.is_of(node) or not state.heard:
+            return False
+        self._states[node.id] = state.bare()
+        return True
 
     def _job(self, job: Callable[[sqlite3.Connection], int]) -> asyncio.Future[int]:
         found = job(self._db)

@@ -80,7 +80,11 @@ class SqliteEngine:
             os.close(self._lock)
             raise
         self.ledger = Ledger(
-            self._reader, lambda job: self._writer.put(job), lambda db, e: self._spool(db, enter(e)), states.calm
+            self._reader,
+            lambda job: self._writer.put(job),
+            lambda db, e: self._spool(db, enter(e)),
+            states.calm,
+            states.bare,
         )
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._quarantine, self._audit = Quarantine(), audit.Log()

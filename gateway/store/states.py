@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
-from gateway.core.model import NodeState
+from gateway.core.model import Node, NodeState
 from gateway.core.replay import Replay
 
 _hints = get_type_hints(NodeState)
@@ -86,3 +86,18 @@ def calm(db: sqlite3.Connection, node: int) -> None:
         return
     if state.alarms:
         db.execute("UPDATE nodes SET state = ? WHERE node = ?", (encode(replace(state, alarms={})), node))
+
+
+def bare(db: sqlite3.Connection, node: Node) -> bool:
+    """Leave nothing but counters and keys of a state that is of another device than this node; return whether it was."""
+    row = db.execute("SELECT state FROM nodes WHERE node = ?", (node.id,)).fetchone()
+    if row is None:
+        return False
+    try:
+        state = decode(row[0])
+    except msgspec.MsgspecError:
+        return False  # whoever loads it says so
+    if state.is_of(node) or not state.heard:
+        return False
+    db.execute("UPDATE nodes SET state = ?, online = 0 WHERE node = ?", (encode(state.bare()), node.id))
+    return True

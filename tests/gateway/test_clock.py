@@ -176,7 +176,8 @@ class Box:
 
     def __init__(self, wall: float = T0) -> None:
         self.wall, self.up = float(wall), 5.0
-        self.clock = ForwarderClock(lambda: self.wall, lambda: self.up)
+        self.kept = False
+        self.clock = ForwarderClock(lambda: self.wall, lambda: self.up, lambda: self.kept)
         self.steps: list[int] = []
         self.clock.on_step = lambda s: self.steps.append(round(s))
 
@@ -212,7 +213,7 @@ def test_one_odd_receiver_of_three_moves_nothing_and_is_named(wrong: float) -> N
     assert box.clock.received(t, "a") == t
 
 
-@pytest.mark.parametrize("wrong", [1024 * 7 * DAY, -11 * YEAR])
+@pytest.mark.parametrize("wrong", [1024 * 7 * DAY, 11 * YEAR])
 def test_of_two_receivers_the_machine_believes_the_one_that_agrees_with_it(wrong: float) -> None:
     box = Box()
     box.say(MINUTE * 3, x=wrong)  # alone, and repeated: there was no other word
@@ -231,7 +232,46 @@ def test_a_machine_that_was_never_set_believes_the_first_word_and_then_what_most
     assert abs(box.ahead - 9 * YEAR) < 5 and box.odd() == ["a"]
 
 
-@pytest.mark.parametrize("step", [3 * DAY, -3 * DAY, 600.0, -600.0])
+@pytest.mark.parametrize("known", [1, 2])
+@pytest.mark.parametrize("started", [0.0, 946_684_800.0, T0 - 1.0 - 7200.0])
+def test_a_receiver_that_starts_without_the_time_is_never_followed_there(known: int, started: float) -> None:
+    box = Box(wall=T0 + YEAR)
+    names = "ab"[:known]
+    box.say(10 * MINUTE, **dict.fromkeys(names, YEAR))
+    box.say(30 * MINUTE, **dict.fromkeys(names, started - T0))
+    assert abs(box.ahead - YEAR) < 5 and box.steps == [] and box.odd() == list(names)
+    box.say(2 * MINUTE, **dict.fromkeys(names, YEAR))
+    assert abs(box.ahead - YEAR) < 5 and box.odd() == []
+
+
+def test_a_machine_and_a_receiver_that_both_start_without_the_time_wait_for_the_first_that_has_it() -> None:
+    box = Box(wall=40.0)
+    box.say(10 * MINUTE, a=100.0 - T0)
+    assert not box.clock.is_set
+    box.say(30, a=YEAR)
+    assert abs(box.ahead - YEAR) < 5 and box.clock.is_set
+
+
+@pytest.mark.parametrize("step", [-3 * DAY, -600.0])
+def test_a_sole_receiver_is_not_followed_back_while_the_machine_confirms_the_time_in_force(step: float) -> None:
+    box = Box(wall=T0 + YEAR)
+    box.say(MINUTE, a=YEAR)
+    box.say(10 * MINUTE, a=YEAR + step)
+    assert abs(box.ahead - YEAR) < 5 and box.odd() == ["a"]
+    box.wall += step  # and now it confirms the other one
+    box.say(2 * MINUTE, a=YEAR + step)
+    assert abs(box.ahead - YEAR - step) < 5 and box.steps == [round(step)]
+
+
+@pytest.mark.parametrize("step", [-3 * DAY, 600.0, 1024 * 7 * DAY])
+def test_a_sole_receiver_does_not_overrule_a_machine_whose_clock_a_time_service_keeps(step: float) -> None:
+    box = Box(wall=T0 + YEAR)
+    box.kept = True
+    box.say(10 * MINUTE, a=YEAR + step)
+    assert abs(box.ahead - YEAR) < 5 and box.steps == [] and box.odd() == ["a"]
+
+
+@pytest.mark.parametrize("step", [3 * DAY, 600.0])
 def test_a_sole_receiver_is_believed_once_it_has_repeated_a_step_for_a_minute(step: float) -> None:
     box = Box()
     box.say(MINUTE, a=0.0)

@@ -108,3 +108,63 @@ def values(scene: Scene, name: str) -> float:
     """Return a node's newest PM10."""
     time.sleep(0.5)
     return json.loads(settled(scene.broker)[f"node/{name}/q/pm10"])["v"]
+
+
+def water_meter(scene: Scene, epoch: int = 1) -> Mote:
+    """Give number 265 to another device."""
+    scene.motes[265] = meter = Mote(265, epoch=epoch)
+    scene.names[265], scene.profiles[265] = "meter-9", "water_meter"
+    return meter
+
+
+def write_epochs(scene: Scene) -> None:
+    """Let Scene write each node's epoch, too."""
+    write = scene.write
+
+    def more(*args: object) -> Path:
+        file = write(*args)  # type: ignore[arg-type]
+        nodes = scene.folder / "nodes.toml"
+        text = nodes.read_text()
+        for m in scene.motes.values():
+            text = text.replace(f'"{m.key.hex()}"\n', f'"{m.key.hex()}"\nepoch = {m.epoch}\n')
+        nodes.write_text(text)
+        return file
+
+    scene.write = more  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("way", ["reload, gone between", "reload, at once", "start"])
+def test_a_number_that_another_device_gets_shows_nothing_of_the_one_before(scene: Scene, way: str) -> None:
+    write_epochs(scene)
+    p = scene.start()
+    scene.live()
+    assert "node/air-2/q/pm10" in settled(scene.broker)
+    if way == "reload, gone between":
+        del scene.names[265]
+        scene.reload()
+        settled(scene.broker)
+    elif way == "start":
+        assert p.stop() == 0
+    meter = water_meter(scene)
+    if way == "start":
+        scene.start()
+    else:
+        scene.reload()
+    found = settled(scene.broker)
+    left = [t for t in found if "air-2" in t or "meter-9" in t and ("pm" in t or "/alert/" in t)]
+    assert left == []
+    assert json.loads(found["node/meter-9/meta"])["quantities"] == {}
+    scene.feed(meter.report(NOW - 30, [[1234, 15]], schema=4, long=True))
+    found = settled(scene.broker)
+    assert json.loads(found["node/meter-9/meta"])["quantities"].keys() == {"water_volume", "water_flow"}
+    assert not [t for t in found if "meter-9/q/pm" in t]
+
+
+def test_a_board_that_was_exchanged_keeps_what_its_node_has_published(scene: Scene) -> None:
+    write_epochs(scene)
+    scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    scene.motes[265] = Mote(265, epoch=1)
+    scene.reload()
+    assert settled(scene.broker).keys() == before.keys()
