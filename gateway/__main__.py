@@ -26,6 +26,11 @@ def main() -> int:
     run = verbs.add_parser("run", help="run until SIGTERM; SIGHUP reads the configuration again")
     run.add_argument("--config", type=Path, required=True, metavar="FILE")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="instead of log.level")
+    run.add_argument(
+        "--accept",
+        action="store_true",
+        help="the registry lacks most of the nodes that were there before, and is meant so",
+    )
     check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="refuse warnings, too")
@@ -57,7 +62,7 @@ def main() -> int:
     if args.verb == "run":
         from gateway import service
 
-        return service.run(args.config, args.log_level)
+        return service.run(args.config, args.log_level, args.accept)
     if args.verb == "reload":
         from gateway import reloading
 

@@ -31,8 +31,12 @@ class Backoff:
         """The other side has taken us."""
         self._since = self._clock()
 
-    def lost(self, worked: bool = False) -> None:
-        """A connection has ended that we did not end. worked: it took something that waited for it."""
+    def lost(self, worked: bool = False, explained: bool = False) -> None:
+        """A connection has ended that we did not end. worked: it took something that waited for it. explained: it is known why."""
+        if explained:
+            self._since, self._thrown, self._next = None, 0, FIRST_S
+            self._told_until = float("-inf")
+            return
         now = self._clock()
         held = self._since is not None and now - self._since >= HELD_S
         self._since = None

@@ -30,7 +30,7 @@ from gateway.metrics import Metrics
 from gateway.order_desk import OrderDesk
 from gateway.presence import Presence
 from gateway.reread import Reread
-from gateway.states import States
+from gateway.states import ChangedKey, States, changed_keys
 from gateway.store.engine import Engine, Write
 from gateway.work import Work
 
@@ -95,8 +95,9 @@ class Pipeline:
         return self._intake.pending
 
     def problems(self) -> Iterator[Problem]:
-        """Return under whose names frames are forged."""
-        return self._intake.problems()
+        """Return under whose names frames are forged, and whose keys are not those that they were."""
+        yield from self._intake.problems()
+        yield from self._states.problems()
 
     def flush(self) -> None:
         """Wait for no further copies: hand what was decided to the store."""
@@ -216,6 +217,7 @@ class Pipeline:
     def _introduce(self, nodes: Sequence[Node]) -> None:
         now, states = self._clock.now(), self._states
         before, fresh = states.described([n.id for n in nodes]), self._engine.fresh()
+        states.compare(nodes, before)
         decided: list[tuple[int, Decision]] = []
         for n in nodes:
             node, last = states.known(n.id), before.get(n.id)
@@ -237,6 +239,16 @@ class Pipeline:
         for number in self._states.nodes.keys() - nodes.keys():
             self._states.drop(number)
         self._states.nodes = {n: node for n, node in self._states.nodes.items() if n in nodes}
+
+    async def changed_keys(self, nodes: Mapping[int, Node]) -> list[ChangedKey]:
+        """Return what another registry gives a new key under an epoch that a former key has used."""
+        states, found = self._states, []
+        news = [n for n in nodes.values() if (old := states.nodes.get(n.id)) is None or old.secrets != n.secrets]
+        for i in range(0, len(news), INTRODUCED_AT_ONCE):
+            part = news[i : i + INTRODUCED_AT_ONCE]
+            found += changed_keys(part, states.described([n.id for n in part]))
+            await asyncio.sleep(0)
+        return found
 
     async def use(self, nodes: Mapping[int, Node]) -> int:
         """Use another registry; return how many entries are new or changed. Frames that are decided keep the entry they had."""

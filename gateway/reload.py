@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice
 
 import structlog
 
 from gateway.config import Config, ConfigError, load
 from gateway.core.model import Node
+from gateway.core.shape import Entry
 from gateway.health import Problem
 from gateway.links.link import LinkError
 from gateway.metrics import Metrics
@@ -24,9 +26,47 @@ MOST_GONE = (
     2  # a reload that takes away more than one node in so many, and at least LEAST_GONE, has to be asked for twice
 )
 LEAST_GONE = 3
+NAMED = 3  # of the nodes that are missing
 SURE_S = 5.0  # between the two: longer than a file stands half written
 
 log = structlog.get_logger(__name__)
+
+
+def most(gone: int, of: int) -> bool:
+    """True when so many nodes that have gone are more than a registry loses by intent without being asked twice."""
+    return gone >= LEAST_GONE and gone * MOST_GONE > of
+
+
+class Shrunk:
+    """What a gateway that starts with a registry short of most nodes withholds: what is known of them stays as it is.
+
+    missing: stand-ins of those nodes, under the entries they had and without a key, for whoever publishes; empty when nothing is withheld.
+    """
+
+    def __init__(self) -> None:
+        self.missing: Mapping[int, Node] = {}
+
+    def look(self, nodes: Mapping[int, Node], known: Mapping[int, Entry]) -> None:
+        """Compare the registry at the start with the entries that the store knows."""
+        gone = {n: entry.node(n) for n, entry in known.items() if n not in nodes}
+        self.missing = gone if most(len(gone), len(known)) else {}
+
+    def whole(self, nodes: Mapping[int, Node]) -> Mapping[int, Node]:
+        """Return the registry with the stand-ins."""
+        return {**self.missing, **nodes} if self.missing else nodes
+
+    def problems(self) -> Iterator[Problem]:
+        """Say that the registry lacks most of the nodes."""
+        if self.missing:
+            names = ", ".join(node.name for node in islice(self.missing.values(), NAMED))
+            more = f" and {len(self.missing) - NAMED} more" if len(self.missing) > NAMED else ""
+            yield Problem(
+                "registry_shrunk",
+                f"{len(self.missing)} nodes that were there before the start are not in the registry: {names}{more}; their frames are "
+                "refused, what was published of them and their alarms stay",
+                "put the file back and reload; if they are to go, reload with the file as it is, or start once with --accept",
+            )
+
 
 Report = Callable[[float, list[tuple[str, str]]], None]
 """Gets when a reload began (monotonic seconds) and its mistakes, each with what to do next; no mistakes: it is in force."""
@@ -47,11 +87,13 @@ class Reloads:
         settled: Callable[[], str],
         report: Report = lambda _began, _mistakes: None,
         clock: Callable[[], float] = time.monotonic,
+        shrunk: Shrunk | None = None,
     ) -> None:
         self._report = report
         self._metrics, self._current, self._apply, self._say, self._settled = metrics, current, apply, say, settled
         self._clock = clock
         self._wanted = asyncio.Event()
+        self._shrunk = Shrunk() if shrunk is None else shrunk
         self._asked: tuple[Mapping[int, Node], float] | None = (
             None  # the registry that was refused for what it lacks, and when
         )
@@ -107,12 +149,14 @@ class Reloads:
 
     def _enough(self, c: Config) -> None:
         """Raise ConfigError for a registry that lacks most of the nodes, unless the same was asked for before."""
-        before = self._current().nodes
-        gone = len(before.keys() - c.nodes.keys())
-        if gone < LEAST_GONE or gone * MOST_GONE <= len(before):
+        before = self._current().nodes.keys() | self._shrunk.missing.keys()
+        gone = len(before - c.nodes.keys())
+        if not most(gone, len(before)):
             self._asked = None
             return
         now = self._clock()
+        if self._shrunk.missing and c.nodes == self._current().nodes:
+            return  # it has stood there since the start, and someone has looked at it since
         if self._asked is None or self._asked[0] != c.nodes:
             self._asked = c.nodes, now
         elif now - self._asked[1] >= SURE_S:

@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from gateway import __version__, followers, logs, reloading
+from gateway import __version__, followers, logs, reloading, states
 from gateway.caretaker import Caretaker
 from gateway.clock import Clock, clock_of
 from gateway.config import Config, ConfigError, load
@@ -36,7 +36,7 @@ from gateway.notify import Notifier, watchdog_s
 from gateway.outputs.message import iso
 from gateway.parts import Commands, Links, Outputs, Part, Rules
 from gateway.pipeline import Pipeline
-from gateway.reload import Reloads
+from gateway.reload import Reloads, Shrunk
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
 from gateway.supervise import Kept, Watch, caught
@@ -60,12 +60,15 @@ log = structlog.get_logger(__name__)
 
 class Service:
     """One gateway. run() returns after stop() has drained it. level: of the log, instead of the configuration's; bad_keys: what is wrong
-    with the keys of this configuration, where that is known already.
+    with the keys of this configuration, where that is known already; accept: a registry that lacks most of the nodes is meant so.
     parts: what else follows the configuration; health: who may be ill."""
 
-    def __init__(self, config: Config, level: str | None = None, bad_keys: list[Finding] | None = None) -> None:
+    def __init__(
+        self, config: Config, level: str | None = None, bad_keys: list[Finding] | None = None, accept: bool = False
+    ) -> None:
         self.config = config
-        self._level = level
+        self._level, self._accept = level, accept
+        self._shrunk = Shrunk()
         self.metrics = Metrics()
         self.watch = Watch(self.metrics)
         self.health = Health()
@@ -74,7 +77,13 @@ class Service:
         self.parts: list[Part] = []
         self._stopping = asyncio.Event()
         self._reloads = Reloads(
-            self.metrics, lambda: self.config, self._apply, self._notifier.say, self._line, reloading.report
+            self.metrics,
+            lambda: self.config,
+            self._apply,
+            self._notifier.say,
+            self._line,
+            reloading.report,
+            shrunk=self._shrunk,
         )
         self._started = datetime.now(UTC).timestamp()
         self._began = time.monotonic()
@@ -118,6 +127,9 @@ class Service:
             outputs.reject({**body, "t": iso(self._clock.now())})
 
         try:
+            if not self._accept:
+                self._shrunk.look(c.nodes, engine.ledger.registry())
+            whole = self._shrunk.whole(c.nodes)
             rates = Rates(c.gateway.node_burst, c.gateway.node_rate)
             desk = Desk(c.nodes, c.commands.policy, partial(caught, self.metrics, "commands")) if c.commands else None
             self._pipeline = pipeline = Pipeline(
@@ -127,7 +139,7 @@ class Service:
                 self.metrics,
                 outputs.wake,
                 rejected,
-                followers.build(c.rules, c.nodes),
+                followers.build(c.rules, whole),
                 desk,
                 rates,
             )
@@ -142,12 +154,13 @@ class Service:
                 links.problems,
                 commands.problems,
                 self._reloads.problems,
+                self._shrunk.problems,
                 self.watch.problems,
             ]
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
+            await outputs.apply(c.outputs, whole, _areas(c), self._clock.now())
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()
@@ -206,7 +219,8 @@ class Service:
             self.watch.step("what is due", self._pipeline.tick)
             now = time.monotonic()
             self.watch.step("counters", partial(self._count, now))
-            if every is not None and now - fed >= min(every, TICK_S * 2) and self._moves(now) and self.watch.alive:
+            moves = self._moves(now)  # looked at in every turn, watchdog or not: health rests on it too
+            if every is not None and now - fed >= min(every, TICK_S * 2) and moves and self.watch.alive:
                 self._notifier.say("WATCHDOG=1")
                 fed = now
             self.watch.step("health", lambda now=now: self._tell(codes))
@@ -264,6 +278,10 @@ class Service:
                 f"{c.file}: [commands] has {'gone' if c.commands is None else 'come'}, which a running gateway cannot follow",
                 "restart the gateway, or put the table back as it was and reload again",
             )
+        changed_keys = await self._pipeline.changed_keys(c.nodes)
+        if changed_keys:
+            text, hint = states.tell(changed_keys)
+            raise ConfigError(f"{c.gateway.registry}: {text}", hint)
         server = self._http
         place = self._links.places.get("http")
         if c.http != before.http:
@@ -287,9 +305,15 @@ class Service:
         logs.apply(replace(c.log, level=self._level or c.log.level))
         self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
         self._engine.use_outputs(o.name for o in c.outputs)
+        confirmed, self._shrunk.missing = bool(self._shrunk.missing), {}
         self._pipeline.leave(c.nodes)
         await self._outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
         changed = await self._pipeline.use(c.nodes)
+        if confirmed and (c.rules, c.nodes) == (
+            before.rules,
+            before.nodes,
+        ):  # they were built for the nodes that were withheld, too
+            self._pipeline.refollow(followers.build(c.rules, c.nodes))
         self.config = c
         self._bad_keys = bad_keys
         for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
@@ -411,8 +435,8 @@ def _areas(c: Config) -> dict[str, Entry]:
     return {} if c.rules is None else {a.name: Entry.area(a.name, a.visibility, a.kind) for a in c.rules.areas}
 
 
-async def _main(config: Config, level: str | None, bad_keys: list[Finding]) -> None:
-    service = Service(config, level, bad_keys)
+async def _main(config: Config, level: str | None, bad_keys: list[Finding], accept: bool) -> None:
+    service = Service(config, level, bad_keys, accept)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "away"))
     for sig in (signal.SIGTERM, signal.SIGINT):
@@ -426,7 +450,7 @@ def _may_pass(e: ConfigError) -> bool:
     return isinstance(e.__cause__, OSError) and not isinstance(e.__cause__, (FileNotFoundError, IsADirectoryError))
 
 
-def run(file: Path, level: str | None = None) -> int:
+def run(file: Path, level: str | None = None, accept: bool = False) -> int:
     """Run the gateway until SIGTERM or SIGINT; return the exit code: 0 ended in order, 1 could not work (again later), 2 bad
     configuration (again only when it has been corrected)."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes before we listen must not kill us
@@ -441,7 +465,7 @@ def run(file: Path, level: str | None = None) -> int:
     for f in findings(config, bad_keys):
         log.warning("configuration_doubtful", code=f.code, text=f.text, next=f.hint)
     try:
-        asyncio.run(_main(config, level, bad_keys))
+        asyncio.run(_main(config, level, bad_keys, accept))
     except (StoreError, LinkError) as e:
         complain(e)
         return 1

@@ -7,15 +7,49 @@ after a failed commit only what is on disk counts.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 from gateway.core.model import Described, Node, NodeState
+from gateway.health import Problem
 from gateway.store.engine import Engine
 
+NAMED = 3  # nodes with a changed key that health names
 MAX_STATES = 4096
 LOOKS = 8
+
+
+class ChangedKey(NamedTuple):
+    """A node that the registry gives another key under `epoch`, which a former one has used. free: the lowest epoch for a new key."""
+
+    name: str
+    epoch: int
+    free: int
+
+
+def changed_keys(nodes: Sequence[Node], known: Mapping[int, Described]) -> list[ChangedKey]:
+    """Return those of the nodes whose keys are not those that have proven themselves. known: by number, what is stored of them."""
+    found: list[ChangedKey] = []
+    for node in nodes:
+        proven = known[node.id].keys if node.id in known else {}
+        epoch = node.key_changed(proven)
+        if epoch is not None:
+            found.append(ChangedKey(node.name, epoch, max(proven) + 1))
+    return found
+
+
+def tell(changed: Collection[ChangedKey]) -> tuple[str, str]:
+    """Say which nodes have a changed key, and what to do next."""
+    some = [f"{c.name} (epoch {c.epoch})" for c in islice(changed, NAMED)]
+    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
+    first = next(iter(changed))
+    return (
+        f"another key than before under the same epoch: {', '.join(some)}{more}",
+        f"each key needs an epoch of its own: give {first.name} epoch = {first.free}, in the registry and in the node; "
+        "or put its former key back",
+    )
 
 
 class States:
@@ -27,6 +61,7 @@ class States:
         self.nodes = nodes
         self._engine, self._configured = engine, configured
         self._states: OrderedDict[int, NodeState] = OrderedDict()
+        self._changed_keys: dict[int, ChangedKey] = {}
         self._held: dict[int, int] = {}  # node -> decisions that are not committed yet
 
     def node(self, number: int) -> Node | None:
@@ -45,6 +80,20 @@ class States:
             return self._engine.load(number) or self._engine.fresh()
         floor = self._engine.floor
         return state if state.down >= floor else replace(state, down=floor)
+
+    def compare(self, nodes: Sequence[Node], known: Mapping[int, Described]) -> None:
+        """Remember which of these nodes have a key that is refused. known: as described() returns it."""
+        for node in nodes:
+            self._changed_keys.pop(node.id, None)
+            for changed in changed_keys([node], known):
+                self._changed_keys[node.id] = changed
+
+    def problems(self) -> Iterator[Problem]:
+        """Name the nodes whose frames are refused since their key is not the one that was used under its epoch."""
+        changed = [c for number, c in self._changed_keys.items() if number in self.nodes]
+        if changed:
+            text, hint = tell(changed)
+            yield Problem("key_changed", f"{text}; their frames are refused, and kept by the nodes", hint)
 
     def described(self, numbers: Sequence[int]) -> dict[int, Described]:
         """Return what the metadata of nodes rest on as decided last, by number; nodes that were never heard or introduced are left out."""

@@ -11,7 +11,18 @@ from motewire.codes import DOWN_NEXT, DOWN_SCHEMA, DOWN_SINCE
 
 from gateway.core import alarms
 from gateway.core.messages import STATUS_NUMBERS, AlarmMessage, StatusMessage, decode_alarm, decode_status
-from gateway.core.model import Answer, Decision, Described, Event, Node, NodeState, Reception, Refusal, frame_id
+from gateway.core.model import (
+    Answer,
+    Decision,
+    Described,
+    Event,
+    Node,
+    NodeState,
+    Reception,
+    Refusal,
+    fingerprint,
+    frame_id,
+)
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener
 from gateway.core.receive import authenticate as open_frame
@@ -67,7 +78,10 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
 
 
 def authenticate(node: Node, state: NodeState, header: Header, rx: Reception, opener: Opener) -> Proven | Refusal:
-    """Find the key that a frame fits, the node's own or the one it is to change to. Nothing is believed before."""
+    """Find the key that a frame fits, the node's own or the one it is to change to. Nothing is believed before.
+
+    A key that is another than the one proven under its epoch is refused: key_changed.
+    """
     node = node.under(state.epoch)
     if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
         state = _fresh(node.epoch, state)
@@ -76,8 +90,13 @@ def authenticate(node: Node, state: NodeState, header: Header, rx: Reception, op
         after is not None and header.slot == after.epoch & 3
     ):  # until such a frame proves itself, both keys are the node's
         node, state = after, _fresh(after.epoch, state)
+    if header.slot == node.epoch & 3 and state.keys.get(node.epoch, own := fingerprint(node.key)) != own:
+        # its counters would be taken for those of the key before: acknowledged as repeats, and deleted by the node
+        return Refusal("key_changed", node.id)
     opened = open_frame(node, state, header, rx.data, opener)
-    return opened if isinstance(opened, Refusal) else Proven(node, state, header, rx, *opened)
+    if isinstance(opened, Refusal):
+        return opened
+    return Proven(node, state.proven(node.epoch, node.key), header, rx, *opened)
 
 
 def replay(proven: Proven) -> Placed:

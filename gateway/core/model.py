@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from gateway.core.replay import Replay
@@ -11,6 +13,13 @@ from gateway.core.replay import Replay
 OPEN = "open"
 RESTRICTED = "restricted"
 PERSONAL = "personal"
+MAX_KEYS = 8  # epochs of a node whose keys are remembered
+
+
+@lru_cache(maxsize=4096)
+def fingerprint(key: bytes) -> bytes:
+    """Return 8 bytes by which a key is known again, and from which it cannot be found."""
+    return hashlib.sha256(key + b"citymote").digest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +42,29 @@ class Node:
     next_epoch: int | None = None
     area: tuple[str, ...] = ()
 
+    @property
+    def secrets(self) -> tuple[bytes, int, bytes | None, int | None]:
+        """Its keys and their epochs."""
+        return self.key, self.epoch, self.next_key, self.next_epoch
+
     def next(self) -> Node | None:
         """Return this node under the key it is to change to, None when it is to keep the one it has."""
         if self.next_key is None or self.next_epoch is None:
             return None
         return replace(self, key=self.next_key, epoch=self.next_epoch, next_key=None, next_epoch=None)
+
+    def key_changed(self, proven: Mapping[int, bytes]) -> int | None:
+        """Return the epoch for which the registry has another key than the one that has proven itself under it; None when there is none.
+
+        proven: fingerprints by epoch. Counters belong to an epoch: those of the key before would be taken for those of this one.
+        """
+        keys = [(self.epoch, self.key)]
+        if self.next_key is not None and self.next_epoch is not None:
+            keys.append((self.next_epoch, self.next_key))
+        for epoch, key in keys:
+            if epoch in proven and proven[epoch] != fingerprint(key):
+                return epoch
+        return None
 
     def under(self, epoch: int) -> Node:
         """Return this node with the key that the committed `epoch` of its state has proven."""
@@ -89,6 +116,7 @@ class NodeState:
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
     retained values; never later than receipt. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
     schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
+    keys: fingerprint of the key that has proven itself under an epoch, of the MAX_KEYS highest epochs; empty in states of older gateways.
     Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
     """
 
@@ -109,6 +137,14 @@ class NodeState:
     announced: Mapping[int, int] = field(default_factory=dict)
     status: float = 0.0
     rhythm: tuple[int, int] = (0, 0)
+    keys: Mapping[int, bytes] = field(default_factory=dict)
+
+    def proven(self, epoch: int, key: bytes) -> NodeState:
+        """Return this state with the knowledge that frames have proven `key` under `epoch`."""
+        if epoch in self.keys:
+            return self
+        keys = {**self.keys, epoch: fingerprint(key)}
+        return replace(self, keys={e: keys[e] for e in sorted(keys)[-MAX_KEYS:]})
 
 
 class Described(Protocol):
@@ -120,6 +156,8 @@ class Described(Protocol):
     def firmware(self) -> str | None: ...
     @property
     def rhythm(self) -> tuple[int, int]: ...
+    @property
+    def keys(self) -> Mapping[int, bytes]: ...
     @property
     def meta(self) -> str:
         """The metadata that were published last, "" when none were."""

@@ -86,6 +86,10 @@ class Destination(ABC):
         """Say what is wrong beside being away or stalled."""
         return ()
 
+    def explained(self) -> bool:
+        """The destination has failed: True when it is known why, and no other client has our name."""
+        return False
+
     async def serve(self) -> None:
         """Deliver until the destination fails, which raises one of FAULTS."""
         await self.deliver()
@@ -144,7 +148,7 @@ class Destination(ABC):
                 try:
                     await self.serve()
                 finally:  # a destination that took something, or stood for a while, is not the one we were backing off from
-                    self.backoff.lost(worked=self._track.cursor > before)
+                    self.backoff.lost(worked=self._track.cursor > before, explained=self.explained())
             except self.FAULTS as e:
                 if self._ending:
                     return

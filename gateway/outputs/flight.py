@@ -1,22 +1,34 @@
-"""What is under way to a broker: at most a window of messages, each with what is to be done when it was acknowledged."""
+"""What is under way to a broker: at most a window of messages, each with what is to be done when it was acknowledged.
+
+A broker may end the connection for the sake of one message (`refusal.py`). To learn which one, what was under way at such an end is sent
+alone the next time: nothing else is on the wire until it is acknowledged.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession
 from gateway.outputs.message import Message
+from gateway.outputs.refusal import Refusals
+
+Then = Callable[[], None] | None
 
 
 class Flight:
     """One at a time per connection: begin() forgets what was under way. `taken` counts acknowledgements."""
 
-    def __init__(self, window: int, metrics: Metrics) -> None:
+    def __init__(self, window: int, metrics: Metrics, refusals: Refusals | None = None) -> None:
         self._window, self._metrics = window, metrics
+        self.refusals = Refusals("", metrics) if refusals is None else refusals
         self._session: MqttSession | None = None
-        self._open: dict[int, Callable[[], None] | None] = {}
+        self._open: dict[int, tuple[Message, Then]] = {}
+        self._queue: deque[tuple[Message, Then]] = deque()  # behind a message that is sent alone
+        self._alone = False  # one is on the wire
+        self._acked_here = 0
         self._moved = asyncio.Event()
         self.taken = 0
 
@@ -24,6 +36,8 @@ class Flight:
         """Use a new connection."""
         self._session = session
         self._open.clear()
+        self._queue.clear()
+        self._acked_here, self._alone = 0, False
         session.on_puback = self._acked
 
     def end(self) -> None:
@@ -31,30 +45,62 @@ class Flight:
         self._session = None
         self._moved.set()
 
+    def lost(self) -> bool:
+        """The other side has ended the connection; True when a message is, or may be, the reason."""
+        return self.refusals.lost([m for m, _ in self._open.values()], worked=self._acked_here > 0)
+
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._queue)
 
     async def room(self, share: int = 1) -> None:
         """Wait until fewer than window/share messages are under way."""
-        while len(self._open) >= max(self._window // share, 1):
+        while len(self) >= max(self._window // share, 1):
             self._moved.clear()
             await self._moved.wait()
 
-    def send(self, m: Message, then: Callable[[], None] | None = None) -> None:
-        """Publish; `then` is called when it was acknowledged, of QoS 0 at once. Raises MqttError."""
+    def send(self, m: Message, then: Then = None) -> None:
+        """Publish; `then` is called when it was acknowledged, of QoS 0 and of what the broker refuses at once. Raises MqttError."""
+        if self._session is None:
+            raise MqttError("connection lost")
+        if self.refusals.is_refused(m):
+            if then is not None:
+                then()
+            return
+        self._queue.append((m, then))
+        self._forward()
+
+    def _forward(self) -> None:
+        """Send what may be sent now, in order. Raises MqttError."""
+        while self._queue and not self._alone:
+            alone = self.refusals.is_suspect(self._queue[0][0])
+            if alone and self._open:
+                return
+            m, then = self._queue.popleft()
+            self._alone = alone and m.qos > 0
+            self._out(m, then)
+
+    def _out(self, m: Message, then: Then) -> None:
         session = self._session
         mid = session.publish(m.topic, m.payload, m.qos, m.retain) if session is not None else None
         if mid is None:
             raise MqttError("connection lost")
         self._metrics.totals["messages"] += 1
         if m.qos:
-            self._open[mid] = then
+            self._open[mid] = m, then
         elif then is not None:
             then()
 
     def _acked(self, mid: int) -> None:
         self.taken += 1
-        then = self._open.pop(mid, None)
+        m, then = self._open.pop(mid, (None, None))
+        if m is not None:
+            self._acked_here += 1
+            self.refusals.taken(m)
+        self._alone = self._alone and bool(self._open)
         if then is not None:
             then()
+        try:
+            self._forward()
+        except MqttError:  # the connection has ended, which its owner sees
+            self._queue.clear()
         self._moved.set()

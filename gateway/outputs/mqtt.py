@@ -28,6 +28,7 @@ from gateway.outputs.contested import Contested
 from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
+from gateway.outputs.refusal import Refusals
 from gateway.outputs.resync import DISCOVERY, Resync, problems_of
 from gateway.outputs.retained import Tree, shape_of
 from gateway.outputs.track import Order
@@ -73,7 +74,8 @@ class MqttOutput(Destination):
         place = place_of(config)
         self._tree = Tree(shape_of(config, __version__), gateway, nodes, engine.ledger.entry)
         self.known = self._tree.known
-        self._flight = Flight(config.window, metrics)
+        self._refusals = Refusals(config.name, metrics)
+        self._flight = Flight(config.window, metrics, self._refusals)
         self.resync = Resync(
             config.name, place.key, place.address, self._tree, engine, self._track, self._flight, metrics
         )
@@ -103,8 +105,7 @@ class MqttOutput(Destination):
 
     def tell(self, leaf: str, body: dict[str, Any]) -> None:
         """Publish gw/<gw>/<leaf>, retained."""
-        if self._session is not None:
-            self._session.publish(self._gw(leaf), json(body), 1, True)
+        self._publish_own(leaf, json(body))
 
     async def open(self) -> None:
         """Connect, and say that this gateway is there."""
@@ -119,13 +120,22 @@ class MqttOutput(Destination):
         self._flight.begin(session)
         self.resync.begin(session)
         self._contested.begin()
-        # before our own is published: what stands there says whether someone else has published since we did
-        await self._listen(session, self._gw("info"))
-        session.publish(self._gw("state"), b"online", 1, True)
-        self._publish_info()
-        await self._listen(session, self.resync.mark_topic)
-        if DISCOVERY in self._formats:
-            await self._listen(session, f"{self._config.discovery}/status")
+        try:
+            # before our own is published: what stands there says whether someone else has published since we did
+            await self._listen(session, self._gw("info"))
+            self._publish_own("state", b"online")
+            self._publish_info()
+            await self._listen(session, self.resync.mark_topic)
+            if DISCOVERY in self._formats:
+                await self._listen(session, f"{self._config.discovery}/status")
+        except MqttError:
+            self.explained()
+            raise
+
+    def explained(self) -> bool:
+        """The connection has ended: True when a message of ours is the reason."""
+        session = self._session
+        return session is not None and session.closed.done() and self._flight.lost()
 
     @property
     def client_id(self) -> str:
@@ -144,6 +154,7 @@ class MqttOutput(Destination):
         for text, what in problems_of(self.resync):
             yield Problem("mark_unread", text, what)
         yield from self._contested.problems()
+        yield from self._refusals.problems()
         other = self._twin.other()
         if other:
             yield twin(f"output {self.name}", self.client_id, other)
@@ -208,7 +219,7 @@ class MqttOutput(Destination):
             return
         if topic != self._gw("info"):
             self.resync.heard(topic, payload, retained)
-        elif self._twin.heard(payload):
+        elif self._twin.heard(payload, retained):
             log.warning(
                 "twin", output=self.name, other=self._twin.other(),
                 next="give one of the gateways another gateway.id and restart it",
@@ -321,8 +332,17 @@ class MqttOutput(Destination):
     def _publish_info(self) -> None:
         if self._session is not None:
             body = {**self._info(), "formats": list(self._config.formats)}
-            self._session.publish(self._gw("info"), json(body), 1, True)
-            self._twin.published(str(body.get("instance", "")))
+            self._publish_own("info", json(body))
+            self._twin.published(str(body.get("instance", "")), str(body.get("started", "")))
+
+    def _publish_own(self, leaf: str, payload: bytes) -> None:
+        """Publish what this gateway states of itself, retained; nothing while the broker is away."""
+        if self._session is None:
+            return
+        try:
+            self._flight.send(Message(self._gw(leaf), payload, retain=True))
+        except MqttError as e:  # published again after the next connect
+            log.info("gateway_leaf_unsent", output=self.name, leaf=leaf, error=str(e))
 
     def _gw(self, leaf: str) -> str:
         return f"{self._config.root}/v1/gw/{self._gateway}/{leaf}"

@@ -14,7 +14,7 @@ import random
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -46,13 +46,17 @@ NATIVE = "native"
 log = structlog.get_logger(__name__)
 
 
+Count = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
+"""What fits a column of the store; -1: nothing yet."""
+
+
 class Mark(msgspec.Struct, frozen=True):
     """What the broker remembers."""
 
     store: str
-    seq: int
-    generation: int
-    turn: int
+    seq: Count
+    generation: Count
+    turn: Count
 
 
 @dataclass
@@ -157,7 +161,7 @@ class Resync:
         if topic != self.mark_topic:
             return False
         if retained:
-            self._kept = _mark(payload)
+            self._kept = mark_of(payload)
         elif self._nonce and payload == _probe(self._nonce):
             self._answered.set()
         return True
@@ -480,10 +484,11 @@ def _probe(nonce: str) -> bytes:
     return json({"probe": nonce})
 
 
-def _mark(payload: bytes) -> Mark | None:
+def mark_of(payload: bytes) -> Mark | None:
+    """Return the mark that a broker retains; None for what is none, whoever wrote it."""
     try:
         return msgspec.json.decode(payload, type=Mark)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None  # not one of ours: as if there were none, so that everything is said and it is replaced
 
 

@@ -181,6 +181,12 @@ class Ledger:
         known = self.known(subject)
         return None if known is None else known.now
 
+    def registry(self) -> dict[int, Entry]:
+        """Return the entries of all nodes that are in the registry as far as the store knows, by number."""
+        found = self.reader.execute("SELECT subject, body FROM entries WHERE NOT gone AND subject NOT LIKE '@%'")
+        known = ((int(subject), _known(body).now) for subject, body in found)
+        return {number: entry for number, entry in known if entry is not None}
+
     def subjects(self, after: str, limit: int, seq: int, generation: int) -> list[str]:
         """Return subjects behind `after` whose facts changed behind event `seq`, or whose entry behind `generation`; -1: all."""
         found = self.reader.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
@@ -25,6 +26,7 @@ class Description(msgspec.Struct, frozen=True):
     firmware: str | None = None
     rhythm: tuple[int, int] = (0, 0)
     meta: str = ""
+    keys: Mapping[int, bytes] = {}
 
 
 class Heard(msgspec.Struct, frozen=True):

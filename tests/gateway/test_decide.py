@@ -120,8 +120,33 @@ def test_any_bytes_are_refused_or_unknown(data: bytes) -> None:
         )
 
 
+@given(st.binary(min_size=16, max_size=16).filter(lambda key: key != KEY), st.integers(1, 60), st.booleans())
+def test_another_key_under_a_used_epoch_is_refused_unanswered_and_one_under_a_higher_epoch_is_taken(
+    key: bytes, counter: int, long: bool
+) -> None:
+    state = NodeState()
+    m = mote()
+    for _ in range(60):
+        state = take(state, m.report(T0, ROWS)).state
+    new = Mote(263, key, 0)
+    d = take(state, new.report(T0, ROWS, counter=counter, long=long), node=replace(NODE, key=key))
+    assert reason(d) == "key_changed" and d.answer is None and d.event is None and d.state == state
+    risen = replace(NODE, key=key, epoch=1)
+    d = take(state, replace(new, epoch=1).report(T0, ROWS, counter=counter, long=long), node=risen)
+    assert d.event is not None and d.state.keys.keys() == {0, 1}
+    back = take(d.state, new.report(T0, ROWS, counter=counter, long=long), node=replace(NODE, key=key))
+    assert reason(back) == "key_changed", "an epoch that was left is used, too"
+
+
+def test_a_state_of_an_older_gateway_learns_its_key_from_the_first_authentic_frame() -> None:
+    state = NodeState(replay=Replay(50))
+    assert reason(take(state, Mote(263).report(T0, ROWS, counter=50))) == "bad_tag"
+    d = take(state, mote().report(T0, ROWS, counter=50))
+    assert d.state.keys.keys() == {0} and KEY not in d.state.keys.values() and len(d.state.keys[0]) == 8
+
+
 def test_a_frame_from_below_the_floor_is_history_that_is_answered_and_changes_nothing_else() -> None:
-    state = NodeState(replay=Replay(100_000, 100_000 - WINDOW), down=7, heard=T0 - 9.0)
+    state = NodeState(replay=Replay(100_000, 100_000 - WINDOW), down=7, heard=T0 - 9.0).proven(0, KEY)
     counter = 100_000 - WINDOW - 1
     for data in (
         mote().report(T0, ROWS, counter=counter, long=True),

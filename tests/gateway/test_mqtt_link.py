@@ -76,6 +76,18 @@ def test_what_stands_there_at_the_start_is_the_predecessors_and_what_comes_behin
     assert t.heard(info("c" * 16))
 
 
+def test_what_a_broker_with_an_older_memory_holds_is_no_one_who_is_there() -> None:
+    """An earlier process of ours stands there then; one that lives publishes again, and one that began later took our place."""
+    earlier, later = "2025-12-31T23:00:00Z", "2026-01-01T01:00:00Z"
+    t = Twin()
+    t.published("b" * 16, "2026-01-01T00:00:00Z")
+    assert not t.heard(info("a" * 16, started=earlier), retained=True) and t.other() == ""
+    assert t.heard(info("a" * 16, started=earlier)) and earlier in t.other()
+    t = Twin()
+    t.published("b" * 16, "2026-01-01T00:00:00Z")
+    assert t.heard(info("c" * 16, started=later), retained=True) and later in t.other()
+
+
 @pytest.mark.parametrize(
     "payload", [b"", b"{", b"[" * 60_000, b"null", b'{"instance":7}', b"{}", b"\xff" * 10, b"x" * 100_000], ids=range(8)
 )

@@ -26,10 +26,10 @@ from tools.cli import cli
 def test_whatever_a_broker_remembers_it_ends_up_with_what_a_fresh_one_is_told(
     tmp_path: Path, mosquitto: BrokerAddress
 ) -> None:
-    toll = torture_broker(tmp_path, rounds=14, seed=5)
+    toll = torture_broker(tmp_path, rounds=9, seed=5)
     assert toll.ok, json.dumps(toll.as_dict(), indent=1)
-    assert toll.rounds == 14 and toll.topics > 300 and toll.alarms > 20 and toll.acked > 200
-    assert sum(toll.kinds.values()) >= 14
+    assert toll.rounds == 9 and toll.topics > 300 and toll.alarms > 20 and toll.acked > 200
+    assert sum(toll.kinds.values()) >= 9
 
 
 ENOUGH = {"rounds": ROUNDS, "kinds": dict.fromkeys(KINDS, AT_LEAST), "topics": 300, "alarms": 20}
