@@ -1,46 +1,81 @@
 """Values of secrets taken out of a command's arguments, for everything that is kept or published. Pure.
 
-A secret is what stands under a key that names one (password, psk, key, token ...), at any depth, also in JSON written as text and behind `name=` or
-`name:` in other text; what follows such a name in a list; and whatever looks like a key (32 or more hex digits) or carries a password in a URL.
-Too much hidden does no harm: what is sent to the node is not touched.
+A secret is what stands under a key that names one (password, psk, key, pin ...), at any depth, also in JSON written as text; the rest of a text and
+of a list behind such a name; whatever stands beside such a name in an object ({"name": "psk", "value": ...}); what has the length of a key (16
+bytes: hex in any spelling, numbers, base64), a PEM block, and the password of a URL. Too much hidden does no harm: what is sent to the node is
+not touched.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 HIDDEN = "<hidden>"
 MAX_DEPTH = 16  # arguments are bounded before (authorise.parse); beyond, all is hidden
 LEAST = 3  # characters of a secret that is looked for in other texts: shorter ones are everywhere
-_NAME = re.compile(r"[\w.-]{1,40}")  # in a list: other texts are no names of what follows
-_NAMES = r"pass(?:word|wd|phrase|code)?|pwd|pw|psk|secret|token|key|keys|cred(?:ential)?s?|auth|seed|priv(?:ate)?"
-_SECRET = re.compile(
-    r"pass(word|wd|phrase|code)|secret|token|psk|credential|private|(^|[^a-z])(pass|pwd|pw|auth|seed|cred|creds)([^a-z]|$)|key",
-    re.IGNORECASE,
-)
+LEAST_WORD = 4  # of a later word of a secret in several words
+KEY_BYTES = 16  # of the shortest key in use
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_WHOLE = r"pass|pwd|pw|auth|seed|cred|creds|pin|pins|puk|otp|totp|pem|sig|jwt|sas|phrase|wpa\d?|wep"  # words of their own; inside others they are common
+_PART = r"passw|passphrase|passcode|passkey|secret|token|psk|credential|private|key|bearer|cookie|signature|(?:access|unlock|security)[_.-]?code|kennwort"
+_SECRET = re.compile(rf"{_PART}|(?:^|[^a-z])(?:{_WHOLE})(?:[^a-z]|$)", re.IGNORECASE)
+_JOIN = re.compile(
+    r"(?:^|[^a-z])(?:wi-?fi|wlan|cwjap|login)(?:[^a-z]|$)", re.IGNORECASE
+)  # a command whose arguments hold one
+_WORD = re.compile(r"[\w.-]+")
+_PEM = "-----BEGIN"
+_AFTER = " \t\r\n\"'\\=:,;>("  # between a name and its value
+_SPLIT = re.compile(r"[\s,;&\"'=:{}\[\]()\\]+")
 _JSON = ("{", "[", '"')
-_HEX = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32,}(?![0-9a-fA-F])")
-_URL = re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]*)@")
-_PAIR = re.compile(
-    rf"((?:\\*[\"'])?\b[\w.-]{{0,32}}(?:{_NAMES})[\w.-]{{0,32}}(?:\\*[\"'])?\s*[=:]\s*)(\"(?:[^\"\\]|\\.)*\"?|'[^']*'?|[^\s,;&}}\]]+)",
-    re.IGNORECASE,
+_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})|%([0-9a-fA-F]{2})")
+_GAP = r"(?:[\s:.,;_-]|0x|\\x){0,4}"
+_KEYS = (
+    re.compile(rf"[0-9a-fA-F](?:{_GAP}[0-9a-fA-F]){{{2 * KEY_BYTES - 1},}}"),
+    re.compile(rf"(?:(?:0x|\\x)?[0-9a-fA-F]{{1,3}}[\s,;:]{{1,4}}){{{KEY_BYTES - 1},}}(?:0x|\\x)?[0-9a-fA-F]{{1,3}}"),
+    re.compile(
+        r"(?<![\w+/-])(?=[a-z\d_+/-]*[A-Z])(?=[A-Z\d_+/-]*[a-z])(?=[a-zA-Z_+/-]*\d)[\w+/-]{21,}={0,2}", re.ASCII
+    ),
 )
+_URL = re.compile(r"(:(?!//)|://(?=[^\s/:@]+@))(.*)@", re.DOTALL)
+_BYTES = re.compile(r"(?:0x|\\x)?((?:[0-9a-fA-F]{2})+|[0-9a-fA-F]|\d{3})[hH]?")
 
 
 def is_secret(name: str) -> bool:
     """True for the name of something that must not be shown."""
-    return _SECRET.search(name) is not None
+    plain = unicodedata.normalize("NFKC", name)
+    return _SECRET.search(plain) is not None or _SECRET.search(_CAMEL.sub("_", plain)) is not None
 
 
 def redact(value: Any, name: str = "") -> Any:
     """Return a value of JSON with its secrets replaced by HIDDEN, of the same shape elsewhere. name: what it stands under.
 
-    What is hidden in one place is hidden in all.
+    What is hidden in one place is hidden in all. A list stays a list and an object an object.
     """
-    return _everywhere(_value(value, name, 0), secrets(value, name))
+    walk = _Walk()
+    shown = _everywhere(walk.value(value, name, 0), walk.secrets())
+    if isinstance(value, Mapping) and not isinstance(shown, dict):
+        return {HIDDEN: HIDDEN}
+    return [shown] if isinstance(value, (list, tuple)) and not isinstance(shown, list) else shown
+
+
+def secrets(value: Any, name: str = "") -> frozenset[str]:
+    """Return the texts of what redact() hides, to scrub() them out of other texts."""
+    walk = _Walk()
+    walk.value(value, name, 0)
+    return walk.secrets()
+
+
+def scrub(text: str, hidden: frozenset[str]) -> str:
+    """Return a text, of an error or of a node, without the secrets that it quotes."""
+    if not hidden:
+        return text
+    # one pass: a secret that is part of HIDDEN must not be looked for in what replaced another
+    found = re.compile("|".join([re.escape(HIDDEN), *map(re.escape, sorted(hidden, key=len, reverse=True))]))
+    return found.sub(HIDDEN, text)
 
 
 def _everywhere(value: Any, hidden: frozenset[str]) -> Any:
@@ -48,79 +83,151 @@ def _everywhere(value: Any, hidden: frozenset[str]) -> Any:
         return scrub(value, hidden)
     if isinstance(value, dict):
         return {_everywhere(k, hidden): _everywhere(v, hidden) for k, v in value.items()}
-    return [_everywhere(v, hidden) for v in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_everywhere(v, hidden) for v in value]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return HIDDEN if number and str(value) in hidden else value
 
 
-def _value(value: Any, name: str, depth: int) -> Any:
-    if name and is_secret(name) or depth > MAX_DEPTH:
-        return _emptied(value)
-    if isinstance(value, Mapping):
-        return {
-            _text(str(k), depth) if isinstance(k, str) else k: _value(v, str(k), depth + 1) for k, v in value.items()
-        }
-    if isinstance(value, (list, tuple)):
-        found: list[Any] = []
-        before = ""
-        for item in value:
-            found.append(_value(item, before, depth + 1))
-            before = item if isinstance(item, str) and _NAME.fullmatch(item) else ""
-        return found
-    return _text(value, depth) if isinstance(value, str) else value
+class _Walk:
+    """Takes one value apart; what it hides is remembered."""
 
+    def __init__(self) -> None:
+        self._found: set[str] = set()
 
-def _emptied(value: Any) -> Any:
-    """Return what stands for a secret: nothing of it is told, but whether there is one."""
-    return value if value is None or value == "" or isinstance(value, bool) else HIDDEN
+    def secrets(self) -> frozenset[str]:
+        return frozenset(s for s in self._found if len(s) >= LEAST and HIDDEN not in s)
 
+    def value(self, value: Any, name: str, depth: int) -> Any:
+        if name and is_secret(name) or depth > MAX_DEPTH:
+            return self._hide(value)
+        if isinstance(value, Mapping):
+            return self._object(value, depth)
+        if isinstance(value, (list, tuple)):
+            return self._list(value, depth)
+        if isinstance(value, str):
+            return self._text(value, depth)
+        return self._hide(value) if isinstance(value, int) and abs(value) >= 1 << 63 else value
 
-def _text(text: str, depth: int) -> str:
-    if text.lstrip()[:1] in _JSON:
-        try:
-            inner = json.loads(text)
-        except (ValueError, RecursionError):
-            pass  # a piece of JSON: its pairs are found below
-        else:
-            return json.dumps(_value(inner, "", depth + 1), separators=(",", ":"), ensure_ascii=False)
-    text = _PAIR.sub(lambda m: m[1] + HIDDEN, text)
-    text = _URL.sub(lambda m: f"{m[1]}:{HIDDEN}@", text)
-    return _HEX.sub(HIDDEN, text)
-
-
-def secrets(value: Any, name: str = "") -> frozenset[str]:
-    """Return the texts of what redact() hides, to scrub() them out of other texts."""
-    found: set[str] = set()
-    _collect(value, bool(name) and is_secret(name), found, 0)
-    return frozenset(s for s in found if len(s) >= LEAST and HIDDEN not in s)
-
-
-def _collect(value: Any, hide: bool, found: set[str], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        return
-    if isinstance(value, Mapping):
+    def _object(self, value: Mapping[Any, Any], depth: int) -> Any:
+        if all(str(k).isdigit() for k in value) and _has_key(list(value.values())):
+            return self._hide(value)
+        names = [k for k, v in value.items() if _names_secret(v)]
+        shown: dict[Any, Any] = {}
         for k, v in value.items():
-            _collect(v, hide or is_secret(str(k)), found, depth + 1)
-    elif isinstance(value, (list, tuple)):
-        before = False
+            beside = any(other != k for other in names)
+            key = self._text(k, depth) if isinstance(k, str) else k
+            shown[key] = self._hide(v) if beside and k not in names else self.value(v, str(k), depth + 1)
+        return shown
+
+    def _list(self, value: list[Any] | tuple[Any, ...], depth: int) -> Any:
+        if _has_key(value):
+            self._hide(value)
+            return [HIDDEN]
+        shown: list[Any] = []
+        named = False
         for item in value:
-            _collect(item, hide or before, found, depth + 1)
-            before = isinstance(item, str) and _NAME.fullmatch(item) is not None and is_secret(item)
-    elif hide and not isinstance(value, bool) and value is not None:
-        found.add(str(value))
-    elif isinstance(value, str):
-        if value.lstrip()[:1] in _JSON:
-            try:
-                _collect(json.loads(value), hide, found, depth + 1)
-            except (ValueError, RecursionError):
-                pass  # the pairs below are what can be found in a piece
-        for m in _PAIR.finditer(value):
-            found.add(m[2].strip("\\\"'"))
-        for m in _URL.finditer(value):
-            found.add(m[2])
-        found.update(_HEX.findall(value))
+            shown.append(self._hide(item) if named else self.value(item, "", depth + 1))
+            named = named or _names_next(item)
+        return shown
+
+    def _text(self, text: str, depth: int) -> str:
+        inner = _json(text)
+        if inner is not None:
+            return json.dumps(self.value(inner, "", depth + 1), separators=(",", ":"), ensure_ascii=False)
+        plain = _unescaped(text)
+        if plain != text and self._patterns(plain, _cut(plain)) != plain:
+            self._hide(plain)
+            return str(self._hide(text))
+        return self._patterns(text, _cut(text))
+
+    def _patterns(self, text: str, cut: int | None) -> str:
+        if cut is not None and cut < len(text):
+            text = text[:cut] + str(self._hide(text[cut:]))
+        end = text.rfind("@") + 1
+        self._found.update(m[2] for m in _URL.finditer(text, 0, end))
+        text = _URL.sub(lambda m: f"{m[1]}{HIDDEN}@", text[:end]) + text[end:]
+        for pattern in _KEYS:
+            self._found.update(pattern.findall(text))
+            text = pattern.sub(HIDDEN, text)
+        return text
+
+    def _hide(self, value: Any) -> Any:
+        """Return what stands for a secret: nothing of it is shown, but whether there is one."""
+        for leaf in _leaves(value):
+            text = str(leaf).strip()
+            words = [w for w in _SPLIT.split(text) if w]
+            self._found.update((text, text.strip("\\\"'"), *words[:1], *(w for w in words[1:] if len(w) >= LEAST_WORD)))
+        return value if value is None or value == "" or isinstance(value, bool) else HIDDEN
 
 
-def scrub(text: str, hidden: frozenset[str]) -> str:
-    """Return a text, of an error or of a node, without the secrets that it quotes."""
-    for secret in sorted(hidden, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    return text
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the texts and numbers in a value, and the keys of its objects that name no secret themselves; also of what is too deep to walk."""
+    rest = [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, Mapping):
+            rest += [*reversed(list(one.values())), *(k for k in one if not is_secret(str(k)))]
+        elif isinstance(one, (list, tuple)):
+            rest += reversed(one)
+        elif one is not None and not isinstance(one, bool):
+            inner = _json(one) if isinstance(one, str) else None
+            if inner is not None:
+                rest.append(inner)
+            yield one
+
+
+def _json(text: str) -> Any:
+    """Return what a text of JSON holds, None when it is none."""
+    if text.lstrip()[:1] not in _JSON:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None  # a piece of JSON, for example: it is searched as text
+
+
+def _cut(text: str) -> int | None:
+    """Return where the rest of a text begins that a name of a secret, or a PEM block, makes one; None without such a name."""
+    pem = text.find(_PEM)
+    for m in _WORD.finditer(text):
+        if 0 <= pem <= m.start():
+            break
+        if is_secret(m[0]) or _JOIN.search(m[0]):
+            rest = text[m.end() :]
+            return m.end() + len(rest) - len(rest.lstrip(_AFTER))
+    return pem if pem >= 0 else None
+
+
+def _names_secret(value: Any) -> bool:
+    """True for a text, or a list with one, that names a secret: what stands beside it is one."""
+    if isinstance(value, str):
+        return _json(value) is None and is_secret(_unescaped(value))
+    return isinstance(value, (list, tuple)) and any(isinstance(v, str) and _names_secret(v) for v in value)
+
+
+def _names_next(value: Any) -> bool:
+    """True when what follows this in a list may be a secret."""
+    if isinstance(value, str) and _json(value) is None and _cut(_unescaped(value)) is not None:
+        return True
+    if isinstance(value, Mapping):
+        return len(value) == 1 and _names_secret(next(iter(value.values())))
+    return _names_secret(value)
+
+
+def _unescaped(text: str) -> str:
+    return _ESCAPE.sub(lambda m: chr(int(m[1] or m[2], 16)), text)
+
+
+def _has_key(values: list[Any] | tuple[Any, ...]) -> bool:
+    """True when numbers of a byte, or pieces of hex, stand in a row that make a key together."""
+    run = 0
+    for leaf in _leaves(values):
+        if isinstance(leaf, int | float):
+            run = run + 1 if -128 <= leaf < 256 and leaf == int(leaf) else 0
+        else:
+            m = _BYTES.fullmatch(leaf.strip())
+            run = run + max(len(m[1]) // 2, 1) if m else 0
+        if run >= KEY_BYTES:
+            return True
+    return False
