@@ -92,7 +92,14 @@ def test_every_profile_takes_intervals_and_limits_on_either_bearer() -> None:
         Group("noise", "noise", 1, heap="108wK", **head),
         Group("bay", "parking", 1, sample_s=10, row_s=0, **head),
         Group(
-            "bin", "bin_fill", 1, heap="104wK", sample_s=300, row_s=900, sensors={"bin": {"empty_mm": 1000, "full_mm": 200}}, **head
+            "bin",
+            "bin_fill",
+            1,
+            heap="104wK",
+            sample_s=300,
+            row_s=900,
+            sensors={"bin": {"empty_mm": 1000, "full_mm": 200}},
+            **head,
         ),
         Group("wifi", "water_meter", 1, link="wifi", **head),
     )
