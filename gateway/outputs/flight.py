@@ -28,6 +28,7 @@ class Flight:
         self._open: dict[int, tuple[Message, Then]] = {}
         self._queue: deque[tuple[Message, Then]] = deque()  # behind a message that is sent alone
         self._alone = False  # one is on the wire
+        self._beside: set[int] = set()  # under way, and no part of the window
         self._acked_here = 0
         self._moved = asyncio.Event()
         self.taken = 0
@@ -37,6 +38,7 @@ class Flight:
         self._session = session
         self._open.clear()
         self._queue.clear()
+        self._beside.clear()
         self._acked_here, self._alone = 0, False
         session.on_puback = self._acked
 
@@ -54,7 +56,7 @@ class Flight:
 
     async def room(self, share: int = 1) -> None:
         """Wait until fewer than window/share messages are under way."""
-        while len(self) >= max(self._window // share, 1):
+        while len(self) - len(self._beside) >= max(self._window // share, 1):
             self._moved.clear()
             await self._moved.wait()
 
@@ -68,6 +70,12 @@ class Flight:
             return
         self._queue.append((m, then))
         self._forward()
+
+    def beside(self, m: Message) -> None:
+        """Publish what takes no place in the window: it is rare and the gateway's own. Raises MqttError."""
+        before = set(self._open)
+        self.send(m)
+        self._beside |= self._open.keys() - before
 
     def _forward(self) -> None:
         """Send what may be sent now, in order. Raises MqttError."""
@@ -93,6 +101,7 @@ class Flight:
     def _acked(self, mid: int) -> None:
         self.taken += 1
         m, then = self._open.pop(mid, (None, None))
+        self._beside.discard(mid)
         if m is not None:
             self._acked_here += 1
             self.refusals.taken(m)

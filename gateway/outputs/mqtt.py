@@ -352,7 +352,7 @@ class MqttOutput(Destination):
         if self._session is None:
             return
         try:
-            self._flight.send(Message(self._gw(leaf), payload, retain=True))
+            self._flight.beside(Message(self._gw(leaf), payload, retain=True))
         except MqttError as e:  # published again after the next connect
             log.info("gateway_leaf_unsent", output=self.name, leaf=leaf, error=str(e))
 
