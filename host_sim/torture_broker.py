@@ -324,7 +324,7 @@ class _Run:
             self._long[fault] += 1
             long = self._long[fault] % LONG_EVERY == 2
         until = time.monotonic() + (LONG_S if long else self.rng.uniform(0.1, 0.8))
-        self._broker.begin(fault, self.rng.randrange(100))
+        self._broker.begin(fault, self.rng.randrange(100), self._backend.read)
         try:
             for kind in inside:
                 self._happen(kind, done)

@@ -37,6 +37,7 @@ class Scene:
         self.visibility = dict.fromkeys(self.motes, "open")
         self.areas = dict.fromkeys(self.motes, "centre")
         self.outputs: dict[str, dict[str, object]] = {"city": {"formats": list(EVERYTHING), "visibility": list(ALL)}}
+        self.rules = ""
         self.process: Process | None = None
 
     def write(self, folder: Path | None = None, broker: Mosquitto | None = None) -> Path:
@@ -48,7 +49,9 @@ class Scene:
                 for n, name in self.names.items()
             )
         )
-        text = '[gateway]\nid = "gw-1"\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
+        (folder / "rules.toml").write_text(self.rules)
+        text = '[gateway]\nid = "gw-1"\nrules = "rules.toml"\n' if self.rules else '[gateway]\nid = "gw-1"\n'
+        text += '[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
         for name, keys in self.outputs.items():
             told = {"broker": f"{broker.host}:{broker.port}", **keys}
             text += f'[output.{name}]\nkind = "mqtt"\n' + "".join(f"{k} = {json.dumps(v)}\n" for k, v in told.items())
@@ -501,3 +504,27 @@ def wipe(broker: Mosquitto, topics: Mapping[str, bytes]) -> None:
         full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
         b._client.publish(full, b"", 1, True).wait_for_publish(5)
     b.close()
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("comes", [False, True])
+def test_an_area_belongs_to_an_output_of_some_profiles_for_as_long_as_it_has_members_of_them(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool, comes: bool
+) -> None:
+    scene.rules = '[area.yard]\nkind = "lot"\nnodes = ["bay-*"]\ncapacity = 2\nvisibility = "open"\n'
+    scene.motes[266], scene.names[266] = Mote(266), "bay-1"
+    scene.profiles[266], scene.visibility[266], scene.areas[266] = "parking", "open", "centre" if comes else "yard"
+    lots: dict[str, object] = {"root": "lots", "profiles": ["parking"], "formats": ["native"]}
+    scene.outputs["lots"] = lots
+    p = scene.start()
+    scene.live()
+    scene.feed(scene.motes[266].report(NOW - 60, [[1]], schema=12, interval=0, long=True))
+    before = settled(scene.broker)
+    assert "area/yard/lot" in before and ("lots/v1/area/yard/lot" in before) != comes
+    scene.areas[266] = "yard" if comes else "centre"
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    assert ("lots/v1/area/yard/lot" in same(scene, tmp_path, empty)) == comes
