@@ -528,3 +528,51 @@ def test_an_area_belongs_to_an_output_of_some_profiles_for_as_long_as_it_has_mem
         assert p.stop() == 0
         scene.start()
     assert ("lots/v1/area/yard/lot" in same(scene, tmp_path, empty)) == comes
+
+
+def older_memory(scene: Scene, tmp_path: Path) -> Path:
+    """Return a copy of what the broker knows now; it is stopped for it."""
+    scene.broker.stop()  # it saves
+    shutil.copy(scene.broker.folder / "mosquitto.db", tmp_path / "older.db")
+    scene.broker.start()
+    return tmp_path / "older.db"
+
+
+@pytest.mark.parametrize("back", ["wider", "narrower", "elsewhere", "out"])
+def test_an_output_that_was_taken_out_meets_a_broker_that_remembers_it_from_before(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, back: str
+) -> None:
+    """What it published then, under which shape, counts when it comes back; and when it does not, too."""
+    lone: dict[str, object] = {"quantities": ["pm10"]} if back == "wider" else {}
+    portal: dict[str, object] = {"root": "portal", "formats": ["native"]}
+    scene.outputs["portal"] = portal | lone
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    until(lambda: marks(scene.broker).get("portal", {}).get("generation", -1) > 0, 10)
+    older = older_memory(scene, tmp_path)
+    settled(scene.broker)
+    del scene.outputs["portal"]
+    scene.reload()
+    assert until(lambda: not any(t.startswith("portal/") for t in tree(scene.broker)), 10)
+    if back != "out":
+        scene.outputs["portal"] = portal
+    if back == "narrower":
+        scene.outputs["portal"] = portal | {"quantities": ["pm10"]}
+    if back == "elsewhere":
+        scene.outputs["portal"] = portal | {"root": "door"}
+    scene.broker.stop()
+    shutil.copy(older, scene.broker.folder / "mosquitto.db")
+    scene.reload()
+    scene.broker.start()
+    now = same(scene, tmp_path, empty)
+    assert ("portal/v1/node/air-1/q/pm25" in now) == (back == "wider")
+    assert ("door/v1/node/air-1/q/pm25" in now) == (back == "elsewhere")
+
+
+def marks(broker: Mosquitto) -> dict[str, dict[str, object]]:
+    """Return the marks that the broker has, by output."""
+    b = Backend((broker.host, broker.port), "+/v1/gw/+/mark/+")
+    time.sleep(0.3)
+    b.close()
+    return {t.rpartition("/")[2]: json.loads(p) for t, p, retained in b.messages if retained}

@@ -9,10 +9,6 @@ import pytest
 from host_sim.outage import SPAN, Tally, outage
 
 
-@pytest.mark.xfail(
-    reason="issue 9, open: one node in some runs keeps an older retained value after a reconnect (torture of the broker, round 121 of seed 1)",
-    strict=False,
-)
 @pytest.mark.slow
 def test_an_outage_ends_with_alarms_first_and_everything_right(tmp_path: Path) -> None:
     tally = outage(tmp_path, nodes=60, days=0.5, seed=2)
