@@ -218,7 +218,6 @@ def test_a_consumer_ends_with_the_right_states(
     c.close()
 
 
-@pytest.mark.xfail(reason="issue 9, open: fails at the last commits; which side is wrong was not found", strict=False)
 def test_discovery_is_told_again_when_home_assistant_starts(
     broker: Mosquitto, gateway: Callable[..., tuple[Process, dict[str, Mote]]]
 ) -> None:
