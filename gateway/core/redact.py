@@ -66,6 +66,17 @@ def redact(value: Any, name: str = "") -> Any:
     return [shown] if isinstance(value, (list, tuple)) and not isinstance(shown, list) else shown
 
 
+def shown(command: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told or kept of a command ("name", "args", "detail") without the secrets of its arguments; the same object when there are none."""
+    if not command.get("args"):
+        return command
+    args, name = command["args"], str(command.get("name", ""))
+    found = {**command, "args": redact(args, name)}
+    if isinstance(detail := command.get("detail"), str):
+        found["detail"] = scrub(detail, secrets(args, name))
+    return command if found == command else found
+
+
 def secrets(value: Any, name: str = "") -> frozenset[str]:
     """Return the texts of what redact() hides, to scrub() them out of other texts."""
     walk = _Walk()
