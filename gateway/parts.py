@@ -378,7 +378,7 @@ class Outputs:
             if task is None or task.done():
                 yield Problem(
                     "output_left",
-                    f"output {key.rpartition('@')[0]} was taken out, but its broker at {address} was away: it keeps what was retained",
+                    f"output {key.rpartition('@')[0]} is no more at the broker {address}, which was away then: it keeps what was retained",
                     ADVICE,
                 )
 

@@ -413,6 +413,31 @@ def test_an_output_taken_out_while_its_broker_is_away_is_named_in_health(scene: 
     seen.wait(lambda: any(b"output_left" not in p for p in seen.on("gw/gw-1/health")[n:]), 60)
 
 
+def test_what_an_output_left_at_its_former_address_can_be_forgotten_under_its_own_name(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    scene.outputs["other"] = {"broker": f"{empty.host}:{empty.port}", "formats": ["native"], "root": "second"}
+    p = scene.start()
+    scene.live()
+    until(lambda: "second/v1/node/air-1/q/pm10" in tree(empty))
+    empty.stop()
+    del scene.outputs["other"]["broker"]
+    assert p.stop() == 0
+    scene.start()
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/gw-1/health")
+    seen.wait(lambda: any(b"output_left" in p for p in seen.on("gw/gw-1/health")), 30)
+    (problem,) = [x for x in json.loads(seen.on("gw/gw-1/health")[-1])["problems"] if x["code"] == "output_left"]
+    assert f"127.0.0.1:{empty.port}" in problem["text"]
+    assert republish(scene, "--output", f"other@127.0.0.1:{scene.broker.port}", "--forget")[0] == 2, "where it is now"
+    code, told = republish(scene, "--output", "other", "--forget")
+    assert (code, told["text"]) == (0, f"forgotten: what was published by other@127.0.0.1:{empty.port}")
+    n = len(seen.on("gw/gw-1/health"))
+    seen.wait(lambda: any(b"output_left" not in p for p in seen.on("gw/gw-1/health")[n:]), 60)
+    assert republish(scene, "--output", "other", "--forget")[0] == 2, "what it publishes now is not forgotten"
+    seen.close()
+    assert "second/v1/node/air-1/q/pm10" in tree(scene.broker)
+
+
 def test_a_user_who_may_not_read_the_mark_publishes_everything_and_health_says_what_to_add(
     scene: Scene, tmp_path: Path, empty: Mosquitto
 ) -> None:
