@@ -175,7 +175,7 @@ GUARDS = (
     Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", COMMANDS),
     Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/commands.py", "        if valve.auto_close and alarm is not None", "        if alarm is not None", COMMANDS),
     Guard("G3", "a command leaves after its commit only", "gateway/commit.py", "        if error is None and then is not None:\n", "        if then is not None:\n", ORDERS),
-    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;", "BEFORE UPDATE ON audit BEGIN SELECT 1; END;", ORDERS),
+    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END\"", "BEFORE UPDATE ON audit BEGIN SELECT 1; END\"", ORDERS),
     Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
     Guard("G3", "answers about a household leave through no output that may not see it", "gateway/outputs/filter.py", "            return e if visibility in f.visibility else None\n", "            return e\n", ("tests/gateway/test_commands_process.py", "-k", "personal")),
     Guard("G3", "a role is bound to its areas", "gateway/core/authorise.py", "        return named and here and ", "        return named and ", COMMANDS),
@@ -235,7 +235,14 @@ def main() -> int:
     """Try every guard (or those of the promises named, `G2 G3`); print a line each; --json prints one document."""
     console = Console(stderr=True)
     rows: list[dict[str, str]] = []
-    chosen = [g for g in GUARDS if g.promise in sys.argv[1:]] or list(GUARDS)
+    asked = [a for a in sys.argv[1:] if a != "--json"]
+    strange = [a for a in asked if a not in {g.promise for g in GUARDS}]
+    if strange:
+        console.print(
+            f"error: nothing guards {' '.join(strange)}; next: {' '.join(sorted({g.promise for g in GUARDS}))}"
+        )
+        return 2
+    chosen = [g for g in GUARDS if g.promise in asked] or list(GUARDS)
     with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:
         tree = Path(tmp)
         _copy(tree)
