@@ -46,13 +46,15 @@ def run(config: Path, log_level: str | None, accept: bool) -> None:
 @_config
 @click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
 @click.option("--strict", is_flag=True, help="Refuse warnings, too.")
+@click.option("--brokers", is_flag=True, help="Connect to the brokers, too, and say what they cannot do.")
 @_json
-def check(config: Path, store: bool, strict: bool, as_json: bool) -> None:
+def check(config: Path, store: bool, strict: bool, brokers: bool, as_json: bool) -> None:
     """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
     if store:
         check_store(config, as_json)
         return
-    _become("check", "--config", str(config), *(["--strict"] if strict else []), *(["--json"] if as_json else []))
+    flags = {"--strict": strict, "--brokers": brokers, "--json": as_json}
+    _become("check", "--config", str(config), *(flag for flag, on in flags.items() if on))
 
 
 @command.command("reload")
