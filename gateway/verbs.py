@@ -12,7 +12,7 @@ from typing import Any
 from gateway import install as system
 from gateway import states, tls
 from gateway.config import Broker, Config, ConfigError, MqttLinkConfig, MqttOutputConfig, load
-from gateway.config.advice import MOST, Finding, Lines, findings
+from gateway.config.advice import MOST, Finding, Lines, findings, keys_beside
 from gateway.config.identity import host_id
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
@@ -44,10 +44,12 @@ def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool
     try:
         c = load(file)
     except ConfigError as e:
+        beside = keys_beside(e)
         if as_json:
-            mistakes = [m.document() for m in (e, *e.more)]
+            mistakes = [*(m.document() for m in (e, *e.more)), *(f.document() for f in beside)]
             _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
+        _mention(beside, strict)
         return USAGE
     found = sorted([*findings(c), *_stored(c), *(_asked(c) if brokers else ())], key=lambda f: not f.refuses)
     refused = [f for f in found if f.refuses or strict]

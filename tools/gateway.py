@@ -8,7 +8,7 @@ import click
 
 from tools.gateway_audit import audit
 from tools.gateway_command import order
-from tools.gateway_store import backup, check_store
+from tools.gateway_store import backup, check_store, restore
 
 
 @click.group("gateway")
@@ -117,5 +117,6 @@ _looking_back("replay", "Send what is stored of a time range to an MQTT output a
 _looking_back("republish", "Publish what is current to an MQTT output again, all of it or one node's.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
 command.add_command(backup)
+command.add_command(restore)
 command.add_command(audit)
 command.add_command(order)
