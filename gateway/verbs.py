@@ -116,16 +116,16 @@ def _asked(c: Config) -> Iterator[Finding]:
                           "raise it (mosquitto: max_packet_size); what does not fit is set aside and named in health")  # fmt: skip
 
 
-def dangerous(file: Path) -> int | None:
-    """For a reload: complain of what `check` refuses without --strict. How many findings that were; None when the file cannot be used."""
+def dangerous(file: Path) -> tuple[int | None, Path | None]:
+    """For a reload: complain of what `check` refuses without --strict. How many findings that were, None when the file cannot be used; and the store."""
     try:
         c = load(file)
     except ConfigError as e:
         complain(e)
-        return None
+        return None, None
     refused = [f for f in findings(c) if f.refuses]
     _mention(refused, False)
-    return len(refused)
+    return len(refused), c.store
 
 
 def _mention(found: list[Finding], strict: bool) -> None:
