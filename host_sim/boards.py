@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from host_sim import compile as mpy
 from host_sim.schema import SchemaError, nearest, read
@@ -29,6 +29,15 @@ class HeapKb:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """[image]: what MicroPython runs there. stock: name of the downloadable image. way: "mpy", that one will do; "romfs", it takes an image of one's own,
+    with MICROPY_VFS_ROM and a partition "romfs" (boards/README.md)."""
+
+    stock: str
+    way: str
+
+
 def known() -> list[str]:
     """Names of all boards."""
     return sorted(p.stem for p in mpy.boards_root().glob("*.toml"))
@@ -50,12 +59,27 @@ def wiring(name: str) -> dict[str, Any]:
     return {table: keys for table, keys in load(name).items() if table not in ("heap_kb", "image")}
 
 
-def heap_kb(name: str) -> HeapKb:
-    """BoardError."""
-    table = load(name).get("heap_kb")
-    if table is None:
-        raise BoardError(f"{name}.toml: table [heap_kb] is missing")
+T = TypeVar("T")
+
+
+def _table(name: str, key: str, cls: type[T]) -> T:
+    table = load(name).get(key)
+    if not isinstance(table, dict):
+        raise BoardError(f"{name}.toml: table [{key}] is missing")
     try:
-        return read(HeapKb, table, f"{name}.toml: [heap_kb]")
+        return read(cls, table, f"{name}.toml: [{key}]")
     except SchemaError as e:
         raise BoardError(str(e)) from e
+
+
+def heap_kb(name: str) -> HeapKb:
+    """BoardError."""
+    return _table(name, "heap_kb", HeapKb)
+
+
+def image(name: str) -> ImageSpec:
+    """BoardError."""
+    found = _table(name, "image", ImageSpec)
+    if found.way not in WAYS:
+        raise BoardError(f'{name}.toml: [image]: way "{found.way}" is unknown{nearest(found.way, WAYS)}')
+    return found
