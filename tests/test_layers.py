@@ -73,6 +73,7 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
                 "host_sim.runner",
                 "host_sim.boards",
                 "host_sim.compile",
+                "host_sim.fits",
                 "host_sim.romfs",
                 "host_sim.vm32",
                 "host_sim.gateway_process",

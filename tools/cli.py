@@ -7,6 +7,7 @@ import click
 
 VERBS = {
     "bench": ("tools.bench", "measure: bytes on air, instructions, code size"),
+    "boards": ("tools.boards", "what is wired where; does a profile fit a board"),
     "demo": ("tools.demo", "a simulated district, readings arriving on MQTT"),
     "gateway": ("tools.gateway", "run and check the gateway service"),
     "image": ("tools.image", "the firmware as a ROMFS image for a slot of a board"),
