@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance, provision
+from host_sim import chance, provision, romfs
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, BrokerError, reachable
@@ -253,6 +253,9 @@ class _Run:
         return fleet
 
     def _rom(self, member: provision.Member, rom: Path) -> Path:
+        """The folder that stands for the node's flash root."""
+        if member.spec.partition is not None:
+            return romfs.root_folder()
         return mpy.with_faults(mpy.firmware_root(), member.spec.broken) if member.spec.broken else rom
 
     def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
