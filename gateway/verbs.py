@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from gateway import install as system
+from gateway import states
 from gateway.config import Config, ConfigError, load
-from gateway.config.advice import Finding, findings
+from gateway.config.advice import MOST, Finding, Lines, findings
 from gateway.config.identity import host_id
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
+from gateway.store import glance
 from gateway.store.engine import StoreError
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -44,7 +46,7 @@ def check(file: Path, as_json: bool = False, strict: bool = False) -> int:
             _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
         return USAGE
-    found = findings(c)
+    found = sorted([*findings(c), *_stored(c)], key=lambda f: not f.refuses)
     refused = [f for f in found if f.refuses or strict]
     _mention(found, strict)
     if refused:
@@ -62,6 +64,21 @@ def check(file: Path, as_json: bool = False, strict: bool = False) -> int:
         f"store {c.store}, http {told['http'] or 'off'}"
     )
     return DONE
+
+
+def _stored(c: Config) -> list[Finding]:
+    """Compare the registry with what the store knows of its nodes: a gateway refuses all frames under a key that was changed without its epoch."""
+    try:
+        known = glance.described(c.store)
+    except StoreError as e:
+        return [Finding("store_unread", f"{e}, so the nodes' keys were not compared with those in use", e.hint)]
+    at = Lines(c.gateway.registry)
+    found: list[Finding] = []
+    for node in c.nodes.values():
+        for changed in states.changed_keys([node], known):
+            text, hint = states.tell([changed])
+            found.append(Finding("key_changed", f"{at(node.id)}: {text}; its frames would be refused", hint, True))
+    return found[:MOST]
 
 
 def dangerous(file: Path) -> int | None:

@@ -148,7 +148,8 @@ class _Run:
         )
         collector.start()
         self.stack.callback(collector.stop)
-        gateway = Gateway(config, gateway_command)
+        wifi = any(m.spec.link == "wifi" for m in self.members) and gateway_command is None
+        gateway = Gateway(config, gateway_command, ["wifi"] if wifi else [])
         self.stack.callback(gateway.kill)
         fleet = self._fleet(rom, udp, address)
         self._plan_outages(fleet, gateway, collector)

@@ -317,14 +317,12 @@ class _Run:
 
     def _fault(self, fault: str, others: list[str], done: list[str]) -> None:
         inside = others if self.rng.random() < 0.7 else []
-        if fault in ("forgets", "older", "exchanged") and not self.town.portal:
-            self.town.portal_judged = False  # it may come back with what an output left that is no more
         long = False
         if fault in self._long:
             self._long[fault] += 1
             long = self._long[fault] % LONG_EVERY == 2
         until = time.monotonic() + (LONG_S if long else self.rng.uniform(0.1, 0.8))
-        self._broker.begin(fault, self.rng.randrange(100))
+        self._broker.begin(fault, self.rng.randrange(100), self._backend.read)
         try:
             for kind in inside:
                 self._happen(kind, done)
@@ -494,14 +492,12 @@ class _Run:
     def _compare(self, live: dict[str, bytes], mirror: dict[str, bytes]) -> dict[Fault, str]:
         found: dict[Fault, str] = {}
         here, there = compared(live), compared(mirror)
-        portal_left = not self.town.portal and not self.town.portal_judged
         for kind, topic, want in self.town.judge(live, json.loads):
             found[kind, topic] = f"by what the nodes sealed: {want}"
         for topic in there.keys() - here.keys():
             found.setdefault(("missing", topic), f"a fresh gateway publishes {_short(there[topic])}")
         for topic in here.keys() - there.keys():
-            if not (portal_left and topic.startswith("portal/")):
-                found.setdefault(("left_over", topic), f"a fresh gateway publishes nothing; here {_short(here[topic])}")
+            found.setdefault(("left_over", topic), f"a fresh gateway publishes nothing; here {_short(here[topic])}")
         for topic in here.keys() & there.keys():
             if here[topic] != there[topic]:
                 said = f"a fresh gateway publishes {_short(there[topic])}; here {_short(here[topic])}"

@@ -33,9 +33,13 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @command.command("run")
 @_config
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Instead of log.level.")
-def run(config: Path, log_level: str | None) -> None:
+@click.option(
+    "--accept", is_flag=True, help="The registry lacks most of the nodes that were there before, and is meant so."
+)
+def run(config: Path, log_level: str | None, accept: bool) -> None:
     """Run until SIGTERM: links and outputs of the configuration, one store, READY to systemd. SIGHUP reads the configuration again."""
-    _become("run", "--config", str(config), *(["--log-level", log_level] if log_level else []))
+    level = ["--log-level", log_level] if log_level else []
+    _become("run", "--config", str(config), *level, *(["--accept"] if accept else []))
 
 
 @command.command("check")

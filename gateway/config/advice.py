@@ -56,7 +56,7 @@ def key_findings(c: Config) -> list[Finding]:
 
 
 def _keys(c: Config) -> Iterator[Finding]:
-    at = _Lines(c.gateway.registry)
+    at = Lines(c.gateway.registry)
     for node, name, why in weak_keys(c.nodes.values()):
         yield Finding(
             f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: others may know it", NEW_KEY, True
@@ -72,7 +72,7 @@ def _keys(c: Config) -> Iterator[Finding]:
 
 def _names(c: Config) -> Iterator[Finding]:
     """Topics and file names take any of NAME; a spreadsheet reads -1 as a formula, a command line -x as an option."""
-    at = _Lines(c.gateway.registry)
+    at = Lines(c.gateway.registry)
     named = [(str(c.file), "gateway.id", c.id)]
     named += [
         (str(c.file), f"{kind}.{x.name}", x.name) for kind, of in (("link", c.links), ("output", c.outputs)) for x in of
@@ -89,7 +89,7 @@ def _profiles(c: Config) -> Iterator[Finding]:
     """A profile of the operator's own is right when something goes by it: a filter, a rule, a role."""
     own = {n.profile: n for n in reversed(list(c.nodes.values())) if n.profile not in (*PROFILES, "unknown")}
     texts = [_text(f) for f in (c.file, c.gateway.rules) if f is not None] if own else []
-    at = _Lines(c.gateway.registry)
+    at = Lines(c.gateway.registry)
     for profile, node in own.items():
         if any(f'"{profile}"' in text or f"'{profile}'" in text for text in texts):
             continue
@@ -186,7 +186,7 @@ def _opened(drop_ins: Path) -> Iterator[Path]:
                 yield Path(word.lstrip("-+").partition(":")[0])
 
 
-class _Lines:
+class Lines:
     """Where a node's entry stands: "nodes.toml:12", or the file alone when that cannot be seen."""
 
     def __init__(self, file: Path) -> None:

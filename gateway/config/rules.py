@@ -63,6 +63,8 @@ class RulesConfig:
     areas: tuple[AreaSpec, ...] = ()
     settle_s: int = 900
     defaults: tuple[str, ...] = ()
+    own: frozenset[str] = frozenset()
+    """What stands in rules.toml itself, by section and name: "rule.underpass", "area.market", "rules.time_zone"; nothing for an empty file."""
 
 
 @dataclass
@@ -102,7 +104,8 @@ def load_rules(file: Path, nodes: Mapping[int, Node]) -> RulesConfig:
         if (rule := _rule(name, t, zone, known, strict=t.file == file)) is not None
     )
     return RulesConfig(
-        _plan(got, zone, areas), _faults(got), rules, areas, head.number("settle_s", 900, 0, 86_400), names
+        _plan(got, zone, areas), _faults(got), rules, areas, head.number("settle_s", 900, 0, 86_400), names,
+        frozenset(f"{section}.{name}" for section, entries in data.items() for name in entries),
     )  # fmt: skip
 
 

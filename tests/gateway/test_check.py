@@ -7,8 +7,10 @@ import asyncio
 import errno
 import json
 import os
+import re
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -27,6 +29,8 @@ from gateway.config.keys import weak
 from gateway.config.manual import KEYS
 from gateway.config.table import masked
 from gateway.config.template import config_text
+from gateway.core.model import NodeState, fingerprint
+from gateway.store import states
 from gateway.store.sqlite import SqliteEngine
 from gateway.verbs import check, init
 from tests.gateway.world import REPO, Mote, Process
@@ -393,3 +397,72 @@ def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(
     failing = {"nodes.toml": OSError(errno.EIO, "I/O")}
     file.write_text(BASE.replace("bind", "bnd") + OUTPUT)
     assert service.run(file) == 2, "it would not start with a sound disk either"
+
+
+def knows(store: Path, *nodes: tuple[int, dict[int, str]]) -> None:
+    """Have a store know keys by node and epoch, as frames would have proven them."""
+    with sqlite3.connect(store) as db:
+        for number, proven in nodes:
+            state = NodeState(keys={epoch: fingerprint(bytes.fromhex(key)) for epoch, key in proven.items()})
+            db.execute("INSERT OR REPLACE INTO nodes VALUES (?, 0, ?)", (number, states.encode(state)))
+    db.close()
+
+
+@pytest.mark.parametrize("working", [True, False], ids=["gateway works", "gateway stopped"])
+async def test_a_key_that_was_changed_under_its_epoch_is_named_before_a_gateway_refuses_its_frames(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], working: bool
+) -> None:
+    new, held, other = fresh(), fresh(), fresh()
+    engine = SqliteEngine(tmp_path / "gateway.db", [])
+    if not working:
+        engine.close()
+    file = write(tmp_path, node(1, KEY) + node(2, new) + node(3, other, "epoch = 2") + node(4, held) + node(5, fresh()))
+    knows(tmp_path / "gateway.db", (1, {0: KEY}), (2, {0: KEY}), (3, {0: KEY, 1: new}), (9, {0: KEY}))
+
+    def files() -> dict[str, int]:
+        return {
+            f.name: f.stat().st_mtime_ns for f in tmp_path.iterdir() if not f.name.endswith("-shm")
+        }  # of readers, too
+
+    before = files()
+    assert check(file, as_json=True) == 2
+    out, err = capsys.readouterr()
+    (found,) = json.loads(out)["mistakes"]
+    assert (
+        found["code"] == "key_changed" and f"{tmp_path}/nodes.toml:5: " in found["text"] and "node-2" in found["text"]
+    )
+    assert "epoch = 1" in found["hint"] and new not in out + err
+    assert files() == before, "the store is only read"
+    file = write(tmp_path, node(1, KEY) + node(2, new, "epoch = 1") + node(3, new, "epoch = 1"))
+    assert check(file) == 2, "two nodes with one key, and not more"
+    assert "key_changed" not in capsys.readouterr().err
+    file = write(tmp_path, node(1, KEY, f'next_key = "{other}"', "next_epoch = 2") + node(2, new, "epoch = 1"))
+    knows(tmp_path / "gateway.db", (1, {0: KEY, 2: held}))
+    assert check(file) == 2, "also the key that is to come"
+    assert "(epoch 2)" in capsys.readouterr().err
+    if working:
+        engine.close()
+
+
+def test_a_store_that_is_new_absent_or_unreadable_does_not_stop_a_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path, node(1, KEY))
+    assert check(file) == 0
+    (tmp_path / "gateway.db").write_bytes(b"")
+    assert check(file) == 0 and "store_unread" not in capsys.readouterr().err
+    (tmp_path / "gateway.db").write_bytes(b"no store at all" * 400)
+    assert check(file, as_json=True) == 0
+    out, err = capsys.readouterr()
+    assert [w["code"] for w in json.loads(out)["warnings"]] == ["store_unread"] and "were not compared" in err
+
+
+def test_every_option_of_the_service_is_one_of_the_command() -> None:
+    """What a problem's `next` names ("run --accept") must work as the operator types it."""
+    both = [
+        subprocess.run(
+            [sys.executable, "-m", *how, "--help"], capture_output=True, text=True, timeout=60, check=True
+        ).stdout
+        for how in (("gateway", "run"), ("tools.cli", "gateway", "run"))
+    ]
+    assert {o for o in re.findall(r"--[a-z-]+", both[0]) if o != "--help"} <= set(re.findall(r"--[a-z-]+", both[1]))
