@@ -90,7 +90,7 @@ def run(
     hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded. on_event gets
     dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}. progress gets
     {virtual_s, total_s, frames, sampled}, a few times a second. keep: folder that receives consoles, logs and the gateway's
-    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BrokerUnreachable,
+    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BoardError, ImageError, BrokerUnreachable,
     BrokerError, GatewayError, FleetError, CompileError; whatever happens, nothing it started is left running.
     """
     plan = load(scenario) if isinstance(scenario, str) else scenario
