@@ -349,10 +349,11 @@ class Outputs:
                 self._since.forget((name, "stalled"))
             stalled = self._since.held((name, "stalled"), o.connected and behind > 0)
             if away > AWAY_S:
+                why, what = o.away or ("", "data are kept in the store; start the broker or correct the output")
                 yield Problem(
                     "output_away",
-                    f"output {name} has been away for {away:.0f} s, {behind} events wait for it",
-                    "data are kept in the store; start the broker or correct the output",
+                    f"output {name} has been away for {away:.0f} s, {behind} events wait for it{': ' if why else ''}{why}",
+                    what,
                 )
             elif stalled > STALLED_S:
                 yield Problem(
@@ -371,14 +372,14 @@ class Outputs:
             self._left = {
                 key: place.address
                 for key, (_, place) in self._engine.ledger.places().items()
-                if place.now is None and place.address not in addresses
+                if place.now is None and not place.empty and place.address not in addresses
             }
         for key, address in self._left.items():
             task = self._leaving.get(key)
             if task is None or task.done():
                 yield Problem(
                     "output_left",
-                    f"output {key.rpartition('@')[0]} was taken out, but its broker at {address} was away: it keeps what was retained",
+                    f"output {key.rpartition('@')[0]} is no more at the broker {address}, which was away then: it keeps what was retained",
                     ADVICE,
                 )
 

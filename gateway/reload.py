@@ -1,15 +1,17 @@
 """Reading the configuration again while the gateway runs. Whatever is in the files, a reload ends with READY, and says how it ended.
 
-A refused reload changes nothing, and stays visible (log, STATUS, health) until one is accepted. One that would take most of the nodes away is refused
-the first time: a file is empty, or half there, while an editor or a copy writes it.
+A refused reload changes nothing, and stays visible (log, STATUS, health) until one is accepted. One that would take most of the nodes, rules or
+outputs away is refused the first time: a file is empty, or half there, while an editor or a copy writes it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Set
 from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -22,9 +24,7 @@ from gateway.metrics import Metrics
 from gateway.supervise import caught
 
 READ_S = 90.0  # less than `citymote gateway reload` waits; 25,000 nodes take seconds; what takes longer is no configuration, or no disk
-MOST_GONE = (
-    2  # a reload that takes away more than one node in so many, and at least LEAST_GONE, has to be asked for twice
-)
+MOST_GONE = 2  # a reload that takes away more than one in so many, and at least LEAST_GONE, has to be asked for twice
 LEAST_GONE = 3
 NAMED = 3  # of the nodes that are missing
 SURE_S = 5.0  # between the two: longer than a file stands half written
@@ -68,6 +68,37 @@ class Shrunk:
             )
 
 
+class Lacking(NamedTuple):
+    """What a file no longer has: `gone` of `of` things that were there."""
+
+    file: Path
+    what: str
+    gone: int
+    of: int
+
+
+def _lacking(before: Config, after: Config, withheld: Mapping[int, Node]) -> Iterator[Lacking | None]:
+    """Yield what each file would have to be asked for twice, None for what it has enough of. withheld: nodes of an earlier life."""
+    nodes = before.nodes.keys() | withheld.keys()
+    yield _lost(after.gateway.registry, "nodes", nodes, after.nodes.keys())
+    if before.gateway.rules is not None:
+        rules, now = _own(before), _own(after)
+        file = before.gateway.rules if after.gateway.rules is None else after.gateway.rules
+        # an empty file is one that is right for a start: shipped rules apply
+        empty = Lacking(file, "entries", len(rules), len(rules)) if rules and not now else None
+        yield empty or _lost(file, "entries", rules, now)
+    yield _lost(after.file, "outputs", {o.name for o in before.outputs}, {o.name for o in after.outputs})
+
+
+def _lost(file: Path, what: str, before: Set[Any], after: Set[Any]) -> Lacking | None:
+    gone = len(before - after)
+    return Lacking(file, what, gone, len(before)) if most(gone, len(before)) else None
+
+
+def _own(c: Config) -> frozenset[str]:
+    return frozenset() if c.rules is None else c.rules.own
+
+
 Report = Callable[[float, list[tuple[str, str]]], None]
 """Gets when a reload began (monotonic seconds) and its mistakes, each with what to do next; no mistakes: it is in force."""
 
@@ -94,9 +125,7 @@ class Reloads:
         self._clock = clock
         self._wanted = asyncio.Event()
         self._shrunk = Shrunk() if shrunk is None else shrunk
-        self._asked: tuple[Mapping[int, Node], float] | None = (
-            None  # the registry that was refused for what it lacks, and when
-        )
+        self._asked: tuple[Any, float] | None = None  # what was refused for what it lacks, and when
         self.refused: Exception | None = None
         self._in_part = False
         self._mistakes: list[tuple[str, str]] = []
@@ -148,23 +177,29 @@ class Reloads:
             raise ConfigError(f"{file} or a file it names is nested too deep", "correct it and reload again") from None
 
     def _enough(self, c: Config) -> None:
-        """Raise ConfigError for a registry that lacks most of the nodes, unless the same was asked for before."""
-        before = self._current().nodes.keys() | self._shrunk.missing.keys()
-        gone = len(before - c.nodes.keys())
-        if not most(gone, len(before)):
+        """Raise ConfigError for files that lack most of what was there, unless the same was asked for before."""
+        before = self._current()
+        lacking = [x for x in _lacking(before, c, self._shrunk.missing) if x is not None]
+        if not lacking:
             self._asked = None
             return
-        now = self._clock()
-        if self._shrunk.missing and c.nodes == self._current().nodes:
+        if self._shrunk.missing and c.nodes == before.nodes and [x.what for x in lacking] == ["nodes"]:
             return  # it has stood there since the start, and someone has looked at it since
-        if self._asked is None or self._asked[0] != c.nodes:
-            self._asked = c.nodes, now
+        now, content = self._clock(), (c.nodes, _own(c), [o.name for o in c.outputs])
+        if self._asked is None or self._asked[0] != content:
+            self._asked = content, now
         elif now - self._asked[1] >= SURE_S:
             return
-        raise ConfigError(
-            f"{c.gateway.registry}: {gone} of {len(before)} nodes are gone from it; is it still being written?",
-            f"if they are to go, reload again with the same file, {SURE_S:.0f} s from now or later",
+        first, *more = (
+            ConfigError(
+                f"{x.file}: {x.gone} of {x.of} {x.what} are gone from it; is it still being written?",
+                f"if they are to go, reload again with the same file, {SURE_S:.0f} s from now or later",
+                x.file,
+            )
+            for x in lacking
         )
+        first.more = tuple(more)
+        raise first
 
     def _refuse(self, e: Exception) -> None:
         self.refused = e

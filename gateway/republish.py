@@ -31,7 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="NAME", help="the [output.NAME] whose broker is to have it")
     parser.add_argument("--node", metavar="NAME", help="one node, by name or number; all of them by default")
     parser.add_argument(
-        "--forget", action="store_true", help="an output that was taken out: its broker is gone for good"
+        "--forget",
+        action="store_true",
+        help="of an output that was taken out, or has another address now: the former broker is gone for good. NAME@HOST:PORT names one of several",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -41,10 +43,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         config = load(args.config)
         subject = _subject(config, args)
+        told = _forget(config, args.output) if args.forget else _ask(config, args.output, subject)
     except ConfigError as e:
         return _fail("usage", e, e.hint, args.json, 2)
-    try:
-        told = _forget(config, args.output) if args.forget else _ask(config, args.output, subject)
     except StoreError as e:
         return _fail("failed", e, e.hint, args.json, 1)
     if args.json:
@@ -56,8 +57,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _subject(config: Config, args: argparse.Namespace) -> str:
     if args.forget:
-        if any(o.name == args.output for o in config.outputs):
-            raise ConfigError(f"output {args.output} is in the configuration", "--forget is for one that was taken out")
         return ""
     output = next((o for o in config.outputs if o.name == args.output), None)
     if not isinstance(output, MqttOutputConfig):
@@ -91,15 +90,23 @@ def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool]:
 
 
 def _forget(config: Config, output: str) -> dict[str, str | bool]:
+    """Forget what an output has left at brokers where it is no more; where it is now is never forgotten. output: its name, or NAME@ADDRESS.
+
+    Raises StoreError, and ConfigError when there is nothing of the kind.
+    """
     with closing(_open(config.store)) as db, db:
-        n = 0
-        for key, body in db.execute("SELECT place, body FROM places").fetchall():
-            place = ledger.read_place(body)
-            if place.output == output and place.now is None:
-                n += db.execute("DELETE FROM places WHERE place = ?", (key,)).rowcount
-    if not n:
-        raise StoreError(f"the store knows of no output {output!r} that was taken out", "look at gw/<id>/health")
-    return {"done": True, "text": f"forgotten: what {output} has published"}
+        places = {key: ledger.read_place(body) for key, body in db.execute("SELECT place, body FROM places")}
+        left = [key for key, place in places.items() if place.now is None]
+        gone = [key for key in left if output in (key, places[key].output)]
+        db.executemany("DELETE FROM places WHERE place = ?", [(key,) for key in gone])
+    if not gone:
+        there = [key for key, place in places.items() if place.now is not None and output in (key, place.output)]
+        known = f"left behind: {', '.join(left)}" if left else "the store knows of none that left anything behind"
+        if there:
+            raise ConfigError(f"output {output} is in use at {places[there[0]].address}",
+                              f"--forget is for one that was taken out or moved; {known}")  # fmt: skip
+        raise StoreError(f"the store knows of no output {output!r} that was taken out", known)
+    return {"done": True, "text": f"forgotten: what was published by {', '.join(gone)}"}
 
 
 def _open(path: Path) -> sqlite3.Connection:

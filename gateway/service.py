@@ -82,7 +82,7 @@ class Service:
             self._apply,
             self._notifier.say,
             self._line,
-            reloading.report,
+            partial(reloading.report, store=config.store),
             shrunk=self._shrunk,
         )
         self._started = datetime.now(UTC).timestamp()
@@ -434,17 +434,24 @@ class Service:
 
 def _areas(c: Config) -> dict[str, Entry]:
     """Return the areas about which anything may be published, by name."""
-    return {} if c.rules is None else {a.name: Entry.area(a.name, a.visibility, a.kind) for a in c.rules.areas}
+    if c.rules is None:
+        return {}
+    return {a.name: Entry.area(a.name, a.visibility, a.kind, c.nodes.values()) for a in c.rules.areas}
 
 
 async def _main(config: Config, level: str | None, bad_keys: list[Finding], accept: bool) -> None:
     service = Service(config, level, bad_keys, accept)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, "away"))
+    # not loop.add_signal_handler(): the closing loop would give SIGHUP its default back, which kills a process that has ended in order
     for sig in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(sig, service.stop, signal.Signals(sig).name)
-    loop.add_signal_handler(signal.SIGHUP, service.reload)
-    await service.run()
+        signal.signal(sig, lambda n, _frame: loop.call_soon_threadsafe(service.stop, signal.Signals(n).name))
+    signal.signal(signal.SIGHUP, lambda _n, _frame: loop.call_soon_threadsafe(service.reload))
+    try:
+        await service.run()
+    finally:
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(sig, signal.SIG_IGN)
 
 
 def _may_pass(e: ConfigError) -> bool:

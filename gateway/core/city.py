@@ -170,6 +170,10 @@ class Collector(Protocol):
 
     def follow(self, turn: Turn, event: Event) -> None: ...
 
+    def review(self, turn: Turn) -> None:
+        """The configuration may be another one than when the notes of an area, turn.subject, were made: tell what is true by this one."""
+        ...
+
     def forget(self) -> None: ...
 
 
@@ -280,8 +284,20 @@ class City:
                 self._again(turn, state)
                 notes.update(turn.notes)
                 events += turn.events
+            if key.startswith("@") and key not in self._gone:
+                self._gather(key, now, notes, events)
             if self._gone and not self._to_review:  # all of them are reviewed
                 self._list({*map(str, self.nodes), *(a.key for a in self.areas.values())}, notes)
+
+    def _gather(self, key: str, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
+        """Let the collectors compare an area with the configuration: who has left it is counted no more."""
+        turn = Turn(self.areas[key[1:]], now, None, _Over(notes, self._notes))
+        for collector in self.collectors:
+            collector.review(turn)
+        for told in list(turn.events):
+            self._at_area(turn, told)
+        notes.update(turn.notes)
+        events += turn.events
 
     def _known(self) -> set[str]:
         body = self._notes.get(f"{self.name}:known")

@@ -357,8 +357,12 @@ class Desk:
         return Follow((self._event(number, name, now, ident, told),))
 
     def _again(self, draft: _Draft, c: Command, request: Request, number: int, now: float) -> tuple[Follow, str]:
-        asked = request.args if c.open else redact(request.args, request.name)  # of what has ended no secret is kept
-        if (c.node, c.name, c.args) != (number, request.name, asked):
+        asked, kept = request.args, c.args
+        if (
+            not c.open
+        ):  # of what has ended no secret is kept; it may have been taken out by the rules of an older gateway
+            asked, kept = redact(asked, request.name), redact(kept, c.name)
+        if (c.node, c.name, kept) != (number, request.name, asked):
             raise Refused("id_conflict", f"{request.id} is the id of another command")
         told = {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": redact(c.args, c.name), "reason": c.reason,
                 "state": c.state, "detail": c.detail, "sends": c.sends, "expires": c.expires, "again": True}  # fmt: skip

@@ -2,8 +2,8 @@
 
 A secret is what stands under a key that names one (password, psk, key, pin ...), at any depth, also in JSON written as text; the rest of a text and
 of a list behind such a name; whatever stands beside such a name in an object ({"name": "psk", "value": ...}); what has the length of a key (16
-bytes: hex in any spelling, numbers, base64), a PEM block, and the password of a URL. Too much hidden does no harm: what is sent to the node is
-not touched.
+bytes: hex in any spelling, numbers, base64 of either alphabet, also in the midst of more), a PEM block, and the password of a URL. Too much hidden
+does no harm: what is sent to the node is not touched.
 """
 
 from __future__ import annotations
@@ -36,10 +36,14 @@ _GAP = r"(?:[\s:.,;_-]|0x|\\x){0,4}"
 _KEYS = (
     re.compile(rf"[0-9a-fA-F](?:{_GAP}[0-9a-fA-F]){{{2 * KEY_BYTES - 1},}}"),
     re.compile(rf"(?:(?:0x|\\x)?[0-9a-fA-F]{{1,3}}[\s,;:]{{1,4}}){{{KEY_BYTES - 1},}}(?:0x|\\x)?[0-9a-fA-F]{{1,3}}"),
-    re.compile(
-        r"(?<![\w+/-])(?=[a-z\d_+/-]*[A-Z])(?=[A-Z\d_+/-]*[a-z])(?=[a-zA-Z_+/-]*\d)[\w+/-]{21,}={0,2}", re.ASCII
-    ),
 )
+_DIGITS64 = r"(?:[A-Za-z0-9+/_-]|\\/)"  # of both alphabets; JSON may write a slash with a backslash
+_BASE64 = re.compile(rf"{_DIGITS64}+(?:(?:\r|\n|\\r|\\n)+{_DIGITS64}+)*={{0,2}}")
+_LINE = re.compile(rf"{_DIGITS64}+")
+LEAST_BASE64 = -(-8 * KEY_BYTES // 6)  # digits of such a key, padding left out
+# Names of several words ("air-quality-centre-0001") are shown. Of random keys one in 800,000 looks like one, far fewer of longer ones.
+_WORD64 = r"(?:(?:[A-Z]?[a-z]+|[A-Z]+)\d*|\d+)"
+_WORDS = re.compile(rf"[-_/+]{{0,3}}{_WORD64}(?:[-_/+]{_WORD64})+[-_/+]?")
 _URL = re.compile(r"(:(?!//)|://(?=[^\s/:@]+@))(.*)@", re.DOTALL)
 _BYTES = re.compile(r"(?:0x|\\x)?((?:[0-9a-fA-F]{2})+|[0-9a-fA-F]|\d{3})[hH]?")
 
@@ -60,6 +64,17 @@ def redact(value: Any, name: str = "") -> Any:
     if isinstance(value, Mapping) and not isinstance(shown, dict):
         return {HIDDEN: HIDDEN}
     return [shown] if isinstance(value, (list, tuple)) and not isinstance(shown, list) else shown
+
+
+def shown(command: dict[str, Any]) -> dict[str, Any]:
+    """Return what is told or kept of a command ("name", "args", "detail") without the secrets of its arguments; the same object when there are none."""
+    if not command.get("args"):
+        return command
+    args, name = command["args"], str(command.get("name", ""))
+    found = {**command, "args": redact(args, name)}
+    if isinstance(detail := command.get("detail"), str):
+        found["detail"] = scrub(detail, secrets(args, name))
+    return command if found == command else found
 
 
 def secrets(value: Any, name: str = "") -> frozenset[str]:
@@ -142,15 +157,18 @@ class _Walk:
         return self._patterns(text, _cut(text))
 
     def _patterns(self, text: str, cut: int | None) -> str:
+        spans = _key_spans(text)
         if cut is not None and cut < len(text):
-            text = text[:cut] + str(self._hide(text[cut:]))
-        end = text.rfind("@") + 1
-        self._found.update(m[2] for m in _URL.finditer(text, 0, end))
-        text = _URL.sub(lambda m: f"{m[1]}{HIDDEN}@", text[:end]) + text[end:]
-        for pattern in _KEYS:
-            self._found.update(pattern.findall(text))
-            text = pattern.sub(HIDDEN, text)
-        return text
+            self._hide(text[cut:])
+            spans.append((cut, len(text)))
+        end = text.rfind("@", 0, cut) + 1
+        spans += [m.span(2) for m in _URL.finditer(text, 0, end)]
+        self._found.update(text[start:stop] for start, stop in spans)
+        shown, end = "", 0
+        for start, stop in _joined(spans):
+            self._found.add(text[start:stop])
+            shown, end = shown + text[end:start] + HIDDEN, stop
+        return shown + text[end:]
 
     def _hide(self, value: Any) -> Any:
         """Return what stands for a secret: nothing of it is shown, but whether there is one."""
@@ -197,6 +215,31 @@ def _cut(text: str) -> int | None:
             rest = text[m.end() :]
             return m.end() + len(rest) - len(rest.lstrip(_AFTER))
     return pem if pem >= 0 else None
+
+
+def _key_spans(text: str) -> list[tuple[int, int]]:
+    """Return where keys stand. All are looked for in the same text: a rest of what one spelling takes is none of another.
+
+    The digits of a key may also spell a name of a secret ("...ncPw+..."): what follows the name and the key itself overlap then.
+    """
+    found = [m.span() for pattern in _KEYS for m in pattern.finditer(text)]
+    return found + [m.span() for m in _BASE64.finditer(text) if any(map(_is_base64, _LINE.findall(m[0])))]
+
+
+def _joined(found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans in order and apart: those that overlap or touch are one."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in sorted(found):
+        if spans and start <= spans[-1][1]:
+            start, stop = spans[-1][0], max(spans.pop()[1], stop)
+        spans.append((start, stop))
+    return spans
+
+
+def _is_base64(run: str) -> bool:
+    """True for digits of base64, all that stand in a row, that may hold a key: long enough for one, and no name of several words."""
+    run = run.replace("\\", "")
+    return len(run) >= LEAST_BASE64 and _WORDS.fullmatch(run) is None
 
 
 def _names_secret(value: Any) -> bool:

@@ -362,9 +362,9 @@ def gateway_event() -> dict[str, Any]:
 
 
 def mark() -> dict[str, Any]:
-    """What a broker remembers of what an output has published."""
-    return _object(
-        "Everything retained up to here is in this broker's memory (retained): <root>/v1/gw/<gw>/mark/<output>. For the gateway itself.",
+    """What a broker remembers of what an output has published, and the question who hears what is published there."""
+    kept = _object(
+        "Everything retained up to here is in this broker's memory (retained)",
         {
             "store": {
                 "type": "string",
@@ -377,6 +377,16 @@ def mark() -> dict[str, Any]:
         },
         ("store", "seq", "generation", "turn"),
     )
+    probe = _object(
+        "Published at every connect, to learn whether the topic can be read, and for another output's, to learn whether it is at this broker (never retained)",
+        {"probe": {"type": "string", "pattern": "^[0-9a-f]{16}$", "description": "random; answered by nothing"}},
+        ("probe",),
+    )
+    return {
+        "title": "The mark of an output, or a probe: <root>/v1/gw/<gw>/mark/<output>. For the gateway itself.",
+        "type": "object",
+        "oneOf": [kept, probe],
+    }
 
 
 def gateway_health() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The audit log: every step of every command, and every refusal, with who asked for it. Rows are added and never changed.
 
-Triggers keep it so whoever opens the file: no update, and nothing younger than KEEP_DAYS is deleted. `entries` reads it beside a running gateway.
+Triggers keep it so whoever opens the file: no update (but once, of secrets in rows of older gateways: redaction.py), and nothing younger than
+KEEP_DAYS is deleted. `entries` reads it beside a running gateway.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from urllib.parse import quote
 import msgspec
 
 from gateway.core.model import Event
+from gateway.core.redact import shown
 from gateway.store.engine import StoreError
 
 KEEP_DAYS = 366
+NOT_CHANGED = "audit_is_not_changed"
+NO_CHANGE = f"CREATE TRIGGER {NOT_CHANGED} BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END"
 AUDIT = f"""
 CREATE TABLE audit (seq INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, node TEXT NOT NULL, requester TEXT NOT NULL, id TEXT NOT NULL,
   number INTEGER, name TEXT NOT NULL, state TEXT NOT NULL, detail TEXT NOT NULL, body TEXT NOT NULL);
 CREATE INDEX audit_node ON audit (node, t);
-CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+{NO_CHANGE};
 CREATE TRIGGER audit_is_kept BEFORE DELETE ON audit WHEN OLD.t > strftime('%s', 'now') - {KEEP_DAYS * 86400}
   BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 """
@@ -165,7 +169,9 @@ def entries(
             ).fetchall():
                 for seq, t, where, who, ident, number, name, state, detail, body in found:
                     after = seq
-                    yield AuditEntry(seq, t, where, who, ident, number, name, state, detail, msgspec.json.decode(body))
+                    told = shown(msgspec.json.decode(body))  # an older gateway may have kept secrets
+                    detail = told.get("detail", detail) if "args" in told else detail
+                    yield AuditEntry(seq, t, where, who, ident, number, name, state, detail, told)
         finally:
             db.close()
     except sqlite3.Error as e:

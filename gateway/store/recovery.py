@@ -22,7 +22,7 @@ import structlog
 
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.core.replay import Replay
-from gateway.store import front, ledger, states
+from gateway.store import front, ledger, redaction, states
 from gateway.store.engine import STORE, StoreError
 from gateway.store.fill import fill
 from gateway.store.schema import (
@@ -100,6 +100,7 @@ def _opened(path: Path, now: float, check_s: float) -> sqlite3.Connection:
         if found:
             raise Damaged("; ".join(" ".join(found).split("\n")[:3])[:300])
         migrate(db, path, now)
+        redaction.apply(db, now)
         db.execute("DELETE FROM notes WHERE key = ?", (SALVAGED,))  # it is in its place: no copy of it is a salvage
         ledger.begin(db)
         fill(db)

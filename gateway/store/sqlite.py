@@ -21,7 +21,7 @@ import structlog
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Described, Event, NodeState
-from gateway.store import audit, private, recovery, states, wal
+from gateway.store import audit, private, recovery, redaction, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
 from gateway.store.ledger import Ledger, born
@@ -69,6 +69,7 @@ class SqliteEngine:
             self.unwiped = wal.size(path) > 0  # whoever wrote it may not have come to it
             now = clock()
             self._reader = self._open(now, log_found)
+            self.unwiped |= self.note(redaction.CHANGED) == str(now).encode()  # the log holds what was taken out
             self.full = not self._reserve.hold()
             self.newest_express: int = (
                 self._reader.execute("SELECT max(seq) FROM spool WHERE express").fetchone()[0] or 0

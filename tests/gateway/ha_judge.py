@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -157,12 +158,13 @@ class HomeAssistant:
         self.entities: dict[str, Entity] = {}
         self.refused: list[str] = []
         self.configs = 0
+        self._fences: set[str] = set()
         self._prefix = prefix
         self._by_device: dict[str, set[str]] = {}
         self._news = threading.Condition()
         ready = threading.Event()
         c = self._client = paho.Client(CallbackAPIVersion.VERSION2, "home-assistant")
-        c.on_connect = lambda *_: c.subscribe(f"{prefix}/+/+/config", 1)
+        c.on_connect = lambda *_: c.subscribe([(f"{prefix}/+/+/config", 1), ("fence/+", 1)])
         c.on_subscribe = lambda *_: ready.set()
         c.on_message = self._arrived
         c.connect(*address)
@@ -173,9 +175,17 @@ class HomeAssistant:
         """Tell that we have started, as Home Assistant does."""
         self._client.publish(f"{self._prefix}/status", "online", 1)
 
+    def catch_up(self) -> None:
+        """Return when all has arrived here that the broker had acknowledged to others before the call: it delivers in order."""
+        fence = f"fence/{secrets.token_hex(8)}"
+        self._client.publish(fence, b"", 1)
+        self.wait(lambda: fence in self._fences)
+
     def _arrived(self, client: paho.Client, _data: Any, m: paho.MQTTMessage) -> None:
         with self._news:
-            if m.topic.startswith(f"{self._prefix}/") and m.topic.endswith("/config"):
+            if m.topic.startswith("fence/"):
+                self._fences.add(m.topic)
+            elif m.topic.startswith(f"{self._prefix}/") and m.topic.endswith("/config"):
                 self._configured(client, m.topic, bytes(m.payload))
             else:
                 self._state(m.topic, bytes(m.payload))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gateway.core.model import Node
 from gateway.outputs import FORMATS
-from tests.gateway.town import NO_DEFAULTS, T0, D, H, Town
+from tests.gateway.town import NO_DEFAULTS, T0, D, H, Town, config
 
 BAYS = NO_DEFAULTS + '[area.market]\nkind = "lot"\nnodes = ["bay-*"]\ncapacity = 5\nvisibility = "open"\n'
 GATES = (
@@ -69,6 +69,80 @@ def test_a_doubtful_state_of_a_bay_is_no_occupancy(tmp_path: Path) -> None:
     town.row("bay-1", T0, occupied=0)
     town.send("bay-1", [T0 + 60], {"occupied": [1]}, suspect=(0,))
     assert lots(town, "market") == [{"capacity": 5, "occupied": 0, "free": 1, "unknown": 4}]
+
+
+def test_a_bay_that_has_left_the_registry_is_counted_no_more_at_once(tmp_path: Path) -> None:
+    rule = '[rule.full]\nquantity = "occupied"\naggregate = "lot"\narea = "market"\nabove = 1.5\nclear = 1.2\n'
+    nodes = [Node(i, f"bay-{i}", b"", profile="parking", interval_s=3600) for i in range(1, 4)]
+    town = Town(tmp_path, BAYS + rule, nodes)
+    town.row("bay-1", T0, occupied=1)
+    town.row("bay-2", T0 + 1, occupied=1)
+    town.row("bay-3", T0 + 2, occupied=0)
+    town.tick(T0 + 10)
+    assert town.alarms() == [("raised", "full")]
+    told = len(town.events)
+    town.restart()
+    town.tick(T0 + 20)
+    assert len(town.events) == told, "nothing is another than before"
+    gone = town.nodes.pop("bay-2")
+    town.restart()
+    town.tick(T0 + 30)
+    assert lots(town, "market")[-1] == {"capacity": 5, "occupied": 1, "free": 1, "unknown": 3}
+    assert town.alarms()[-1] == ("cleared", "full"), "rules look at it as at any other change"
+    assert [e.area.t for e in town.events if e.area and e.area.name == "lot"][-1] == T0 + 30
+    (m,) = [m for e in town.events if e.area and e.area.name == "lot" for m in FORMATS["native"](e, "city")][-1:]
+    assert (m.topic, m.retain) == ("city/v1/area/market/lot", True)
+    town.nodes["bay-2"] = gone
+    town.restart()
+    town.tick(T0 + 40)
+    assert lots(town, "market")[-1] == {"capacity": 5, "occupied": 1, "free": 1, "unknown": 3}, (
+        "unknown until it is heard"
+    )
+    town.latest.clear()
+    town.row("bay-2", T0 + 50, occupied=0)
+    assert lots(town, "market")[-1] == {"capacity": 5, "occupied": 1, "free": 2, "unknown": 2}
+
+
+def test_a_car_park_without_any_bay_left_or_with_another_capacity_is_told_anew(tmp_path: Path) -> None:
+    town = bays(tmp_path)
+    town.row("bay-1", T0, occupied=1)
+    town.tick(T0 + 1)
+    town.restart(config(tmp_path, BAYS.replace("capacity = 5", "capacity = 9"), list(town.nodes.values())))
+    town.tick(T0 + 2)
+    assert lots(town, "market")[-1] == {"capacity": 9, "occupied": 1, "free": 0, "unknown": 8}
+    town.config = config(tmp_path, BAYS, list(town.nodes.values()))
+    for name in [n for n in town.nodes if n.startswith("bay")]:
+        town.nodes.pop(name)
+    town.restart()
+    town.tick(T0 + 3)
+    assert lots(town, "market")[-1] == {"capacity": 5, "occupied": 0, "free": 0, "unknown": 5}
+
+
+@given(st.lists(st.tuples(st.sampled_from("rgct"), st.integers(1, 4), st.booleans()), max_size=24))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whoever_comes_and_goes_the_count_is_that_of_the_bays_that_are_there(
+    tmp_path: Path, steps: list[tuple[str, int, bool]]
+) -> None:
+    town = bays(tmp_path)
+    everyone = dict(town.nodes)
+    truth: dict[str, int] = {}
+    for n, (what, number, occupied) in enumerate(steps, 1):
+        name, now = f"bay-{number}", T0 + 60 * n
+        if what == "r" and name in town.nodes:
+            town.row(name, now, occupied=int(occupied))
+            truth[name] = int(occupied)
+        elif what == "g" and name in town.nodes:
+            town.nodes.pop(name)
+            truth.pop(name, None)
+        elif what == "c":
+            town.nodes[name] = everyone[name]
+        town.restart()
+        town.tick(now + 1)
+        if lots(town, "market"):
+            shown = lots(town, "market")[-1]
+            assert (shown["occupied"], shown["unknown"]) == (sum(truth.values()), 5 - len(truth))
+        else:
+            assert not truth
 
 
 def test_a_bay_of_a_time_when_the_hosts_clock_was_ahead_is_counted_again(tmp_path: Path) -> None:

@@ -287,6 +287,66 @@ def _digits(shown: Any) -> str:
     return "".join(re.findall(r"[0-9A-Fa-f]{2}", json.dumps(shown).replace("1000", "").replace(HIDDEN, "")))
 
 
+in_base64 = st.sampled_from(
+    [
+        lambda raw: base64.b64encode(raw).decode(),
+        lambda raw: base64.urlsafe_b64encode(raw).decode(),
+        lambda raw: base64.b64encode(raw).decode().rstrip("="),
+        lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        lambda raw: base64.b64encode(raw).decode().replace("/", "\\/"),
+        lambda raw: base64.encodebytes(raw).decode(),
+    ]
+)
+
+
+@given(
+    st.binary(min_size=16, max_size=32),
+    st.binary(max_size=70),
+    st.binary(max_size=70),
+    in_base64,
+    st.sampled_from(["", "set ", "a:", "../", "x=", "(", "\u00e9", "00:11:22:33:44:"]),
+    st.sampled_from(["", " now", ";", ".", ")", "\n", ":00:11:22:33:44"]),
+    st.sampled_from([lambda t: [1000, t], lambda t: {"blob": t}, lambda t: {t: 1}, lambda t: [json.dumps({"a": [t]})]]),
+)
+@example(b"\0" * 16, b"", b"", lambda raw: base64.b64encode(raw).decode(), "", "", lambda t: [t])
+@example(b"\xff" * 16, b"", b"", lambda raw: base64.b64encode(raw).decode(), "", "", lambda t: [t])
+@example(
+    KEY[:8] + b"\x0f\xc3\xe0" + bytes(13), b"", b"", lambda raw: base64.b64encode(raw).decode(), "", "", lambda t: [t]
+)
+def test_a_key_in_base64_is_hidden_at_any_offset_in_more(
+    key: bytes,
+    before: bytes,
+    behind: bytes,
+    spell: Callable[[bytes], str],
+    head: str,
+    tail: str,
+    wrap: Callable[[str], Any],
+) -> None:
+    spelt = spell(before + key + behind)
+    shown = json.dumps(redact(wrap(head + spelt + tail)))
+    digits = re.sub(r"[\n\\=]", "", spelt)[-(-len(before) * 8 // 6) : (len(before) + len(key)) * 8 // 6]
+    assert len(digits) >= 20, "digits that are of the key alone"
+    plain = shown.replace("\\\\", "").replace("\\n", "").replace("00:11:22:33:44", "")
+    assert not [digits[i : i + 4] for i in range(len(digits) - 3) if digits[i : i + 4] in plain]
+    assert HIDDEN in shown and (not spelt.strip() or spelt.strip() not in scrub(f"bad {spelt}", secrets(spelt)))
+
+
+@given(
+    st.lists(st.from_regex(r"[A-Z]?[a-z]{2,9}[0-9]{0,4}", fullmatch=True), min_size=2, max_size=8),
+    st.sampled_from("-_/"),
+)
+def test_names_of_several_words_are_shown_however_long_they_are(words: list[str], gap: str) -> None:
+    name = gap.join(words)
+    assert redact([name]) == [name] or is_secret(name) or re.search(r"[0-9a-fA-F_-]{32}", name)
+
+
+def test_random_keys_are_not_taken_for_names() -> None:
+    draw = random.Random(3)
+    for _ in range(20_000):
+        key = draw.randbytes(16)
+        assert redact([base64.urlsafe_b64encode(key).decode().rstrip("=")]) == [HIDDEN]
+
+
 def test_a_pem_block_is_hidden_with_what_follows() -> None:
     pem = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIIrY\n-----END EC PRIVATE KEY-----"
     assert redact({"a": f"x {pem}"}) == {"a": f"x {HIDDEN}"}

@@ -40,6 +40,23 @@ def start() -> Iterator[Start]:
         p.kill()
 
 
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("more", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_signals_while_it_ends_do_not_change_how_it_ends(
+    tmp_path: Path, start: Start, first: signal.Signals, more: signal.Signals
+) -> None:
+    """`systemctl reload` beside `systemctl stop`, an impatient hand: up to the last instant of the process."""
+    p = start(toml_of(tmp_path, ("127.0.0.1", 1), [Mote(i) for i in range(263, 300)]))
+    p.process.send_signal(signal.SIGHUP)
+    p.process.send_signal(first)
+    end = time.monotonic() + 30
+    while p.process.poll() is None and time.monotonic() < end:
+        p.process.send_signal(more)
+        time.sleep(0.001)
+    assert p.process.poll() == 0
+    assert p.lines()[-1]["event"] == "stopped"
+
+
 def test_a_frame_is_committed_acknowledged_and_published_in_both_formats(
     tmp_path: Path, mosquitto: BrokerAddress, start: Start
 ) -> None:

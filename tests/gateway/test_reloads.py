@@ -196,3 +196,72 @@ async def test_few_nodes_may_go_at_once(tmp_path: Path, lab: Lab) -> None:
     await lab.ask()
     lab.nodes(MOTES[:1])
     assert await lab.ask() == [], "two of three"
+
+
+RULES = "".join(f'[rule.own-{n}]\nquantity = "pm10"\nabove = {50 + n}\nclear = 40\n' for n in range(5))
+
+
+@pytest.fixture
+async def ruled(lab: Lab) -> Lab:
+    """The laboratory with rules of its own in force."""
+    text = lab.file.read_text().replace("[link.lora]", 'rules = "rules.toml"\n[link.lora]')
+    lab.file.write_text(text)
+    (lab.folder / "rules.toml").write_text(RULES)
+    assert await lab.ask() == []
+    lab.applied.clear()
+    return lab
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# nothing yet\n\n", RULES[: RULES.index("[rule.own-2]")]], ids=["empty", "comment", "half"]
+)
+async def test_a_rules_file_that_is_being_written_takes_no_rules_away(ruled: Lab, text: str) -> None:
+    before = ruled.config.rules
+    (ruled.folder / "rules.toml").write_text(text)
+    (problem,) = await ruled.ask()
+    assert f"{ruled.folder}/rules.toml: " in problem and "of 5 entries are gone" in problem
+    (ruled.folder / "rules.toml").write_text(RULES)
+    assert await ruled.ask() == [] and ruled.config.rules == before
+    (ruled.folder / "rules.toml").write_text(text)
+    assert await ruled.ask() != []
+    ruled.now += SURE_S
+    assert await ruled.ask() == [], "asked for again, it is meant"
+    assert ruled.config.rules is not None and len(ruled.config.rules.own) == text.count("[rule.")
+
+
+async def test_one_rule_of_its_own_is_guarded_against_an_empty_file_and_may_go_from_one_that_is_not(ruled: Lab) -> None:
+    one = RULES[: RULES.index("[rule.own-1]")]
+    ruled.now += SURE_S
+    (ruled.folder / "rules.toml").write_text(one)
+    await ruled.ask()
+    ruled.now += SURE_S
+    assert await ruled.ask() == []
+    (ruled.folder / "rules.toml").write_text("")
+    assert await ruled.ask() != []
+    (ruled.folder / "rules.toml").write_text('[rules]\ntime_zone = "Europe/Ljubljana"\n')
+    assert await ruled.ask() == []
+    ruled.file.write_text(ruled.file.read_text().replace('rules = "rules.toml"', ""))
+    (problem,) = await ruled.ask()
+    assert "1 of 1 entries" in problem, "a configuration without its line is half a file, too"
+
+
+async def test_all_that_is_missing_is_named_and_each_has_to_stay_as_it_is(ruled: Lab) -> None:
+    outputs = "".join(f'[output.o{n}]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\nroot = "r{n}"\n' for n in range(4))
+    text = ruled.file.read_text()
+    ruled.file.write_text(text + outputs)
+    assert await ruled.ask() == []
+    ruled.file.write_text(text)
+    ruled.nodes([])
+    (ruled.folder / "rules.toml").write_text("")
+    await ruled.ask()
+    said = [text for text, _ in ruled.reports[-1]]
+    assert [s.split("are gone")[0].split(": ")[-1] for s in said] == [
+        "10 of 10 nodes ",
+        "5 of 5 entries ",
+        "4 of 5 outputs ",
+    ]
+    ruled.now += SURE_S
+    (ruled.folder / "rules.toml").write_text(RULES[: RULES.index("[rule.own-1]")])
+    assert await ruled.ask() != [], "another file than the one that was asked for"
+    ruled.now += SURE_S
+    assert await ruled.ask() == []

@@ -68,6 +68,8 @@ def test_a_gateway_on_a_broker_keeps_to_the_schemas_and_keeps_what_it_cannot_rea
         code = p.stop()
     assert code == 0
     seen: set[str] = set()
+    probes = [kept for topic, payload, kept in backend.messages if topic == "gw/gw-1/mark/city" and b"probe" in payload]
+    assert probes and not any(probes), "a probe is for who listens now, and never in the broker's memory"
     for topic, payload, _ in backend.messages:
         level = topic.split("/")
         name = TOPICS.get((level[0], level[2]), level[2])
@@ -77,7 +79,7 @@ def test_a_gateway_on_a_broker_keeps_to_the_schemas_and_keeps_what_it_cannot_rea
             seen.add(name)
     backend.close()
     # the payloads of the other formats and of commands are validated in tests/wire/test_registry.py
-    assert seen == {"native-q", "senml", "alert", "event", "meta", "gateway-info", "gateway-health", "reject"}
+    assert seen == {"native-q", "senml", "alert", "event", "meta", "gateway-info", "gateway-health", "mark", "reject"}
     stored = kept(tmp_path / "gateway.db")
     assert unknown in stored and future in stored
 

@@ -16,6 +16,7 @@ from gateway.core.city import Turn
 from gateway.core.model import RESTRICTED, Aggregate, Area, Event
 
 KEEP_HOURS = 8 * 24
+MEMBERS = "@members"  # no name of a node
 AHEAD_S = 86_400  # marks further ahead of the present frame are of a time when the host's clock was wrong
 
 
@@ -56,9 +57,11 @@ class Bays:
     """Counts the occupied bays of each car park; a bay that went silent is unknown, and so is one never heard.
 
     note "<area>/<node>": [t, occupied or None]; the sums are in memory and made anew from the notes when first needed.
+    note "<area>/@members": [capacity, bays] of the configuration that was told last.
     """
 
     def __init__(self, specs: Sequence[AreaSpec], nodes: Sequence[str]) -> None:
+        self._specs = specs
         self._bays = {spec.name: [n for n in nodes if spec.has(n)] for spec in specs}
         self._of = {node: [s for s in specs if s.has(node)] for node in nodes}
         self._known: dict[str, dict[str, list[int | None]]] = {}
@@ -86,6 +89,22 @@ class Bays:
             if before is None or before[1] != value:
                 self._told(turn, spec, known, t)
 
+    def review(self, turn: Turn) -> None:
+        """Tell a car park anew when its bays or its capacity are others; a bay that has left is unknown when it comes back."""
+        spec = next((s for s in self._specs if s.name == turn.subject.name), None)
+        if spec is None:
+            return
+        now = [spec.capacity, sorted(self._bays[spec.name])]
+        before = turn.look(key_of(spec, MEMBERS))
+        if before == now:
+            return
+        turn.keep(key_of(spec, MEMBERS), now)
+        for node in set(before[1] if before is not None else ()) - set(now[1]):
+            turn.keep(key_of(spec, node), None)
+        known = self._all(turn, spec)
+        if known or before is not None:
+            self._told(turn, spec, known, int(turn.now))
+
     def _all(self, turn: Turn, spec: AreaSpec) -> dict[str, list[int | None]]:
         known = self._known.get(spec.name)
         if known is None:
@@ -104,7 +123,7 @@ class Bays:
             "free": max(heard - occupied, 0),
             "unknown": max(capacity - heard, 0),
         }
-        newest = max(x[0] or 0 for x in known.values())
+        newest = max((x[0] or 0 for x in known.values()), default=0)
         tell(turn, spec, "lot", max(t, newest), body)
 
 
@@ -138,6 +157,9 @@ class Balance:
 
     def forget(self) -> None:
         return None
+
+    def review(self, turn: Turn) -> None:
+        """Nothing: each hour is counted with the meters of the configuration as it is then."""
 
     def follow(self, turn: Turn, event: Event) -> None:
         if event.kind != "aggregate":
