@@ -37,6 +37,7 @@ from gateway.core.model import NodeState, fingerprint
 from gateway.store import states
 from gateway.store.sqlite import SqliteEngine
 from gateway.verbs import check, init
+from gateway.verbs import key as make_keys
 from tests.gateway.world import REPO, Mote, Process
 from tools.cli import cli
 
@@ -702,3 +703,17 @@ def test_no_registry_keeps_check_from_ending(tmp_path: Path, lines: list[str]) -
         load(tmp_path / "gateway.toml")
     except ConfigError as e:
         assert len({str(m) for m in (e, *e.more)}) == 1 + len(e.more) <= 100
+
+
+def test_a_key_is_made_that_check_takes_and_two_are_never_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_keys(200) == 0
+    made = capsys.readouterr().out.split()
+    assert len(set(made)) == 200 and all(
+        re.fullmatch("[0-9a-f]{32}", k) and weak(bytes.fromhex(k)) is None for k in made
+    )
+    assert check(write(tmp_path, "".join(node(n, k) for n, k in enumerate(made, 1)))) == 0
+    done = CliRunner().invoke(cli, ["gateway", "key", "--help"])
+    assert done.exit_code == 0 and "--number" in done.output
+    assert make_keys(0) == make_keys(10**9) == 2
