@@ -34,6 +34,7 @@ from gateway.config.manual import KEYS
 from gateway.config.table import masked
 from gateway.config.template import config_text
 from gateway.core.model import NodeState, fingerprint
+from gateway.install import InstallError, install
 from gateway.store import states
 from gateway.store.sqlite import SqliteEngine
 from gateway.verbs import check, init
@@ -717,3 +718,21 @@ def test_a_key_is_made_that_check_takes_and_two_are_never_the_same(
     done = CliRunner().invoke(cli, ["gateway", "key", "--help"])
     assert done.exit_code == 0 and "--number" in done.output
     assert make_keys(0) == make_keys(10**9) == 2
+
+
+def test_an_environment_made_with_an_interpreter_of_a_home_folder_is_named_with_what_to_make_it_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """pyenv, uv and conda: the environment is where it belongs, and its python is a link into a folder that the unit cannot see."""
+    monkeypatch.setattr(sys, "executable", "/opt/citymote/bin/python")
+    monkeypatch.setattr(os.path, "realpath", lambda _path: "/home/ana/.pyenv/versions/3.11.7/bin/python3.11")
+    with pytest.raises(InstallError) as e:
+        install(tmp_path, dry_run=True)
+    assert "/opt/citymote/bin/python is /home/ana/.pyenv" in str(e.value)
+    assert "/usr/bin/python3 -m venv --clear /opt/citymote," in e.value.hint
+    monkeypatch.setattr(os.path, "realpath", lambda path: path)
+    assert install(tmp_path, dry_run=True).wrote
+    monkeypatch.setattr(sys, "executable", "/root/venv/bin/python")
+    with pytest.raises(InstallError) as e:
+        install(tmp_path, dry_run=True)
+    assert e.value.hint.startswith("python3 -m venv /opt/citymote")
