@@ -725,12 +725,13 @@ def test_an_environment_made_with_an_interpreter_of_a_home_folder_is_named_with_
 ) -> None:
     """pyenv, uv and conda: the environment is where it belongs, and its python is a link into a folder that the unit cannot see."""
     monkeypatch.setattr(sys, "executable", "/opt/citymote/bin/python")
-    monkeypatch.setattr(os.path, "realpath", lambda _path: "/home/ana/.pyenv/versions/3.11.7/bin/python3.11")
+    links, real = {sys.executable: "/home/ana/.pyenv/versions/3.11.7/bin/python3.11"}, os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **more: links.get(path) or real(path, **more))
     with pytest.raises(InstallError) as e:
         install(tmp_path, dry_run=True)
     assert "/opt/citymote/bin/python is /home/ana/.pyenv" in str(e.value)
     assert "/usr/bin/python3 -m venv --clear /opt/citymote," in e.value.hint
-    monkeypatch.setattr(os.path, "realpath", lambda path: path)
+    links.clear()
     assert install(tmp_path, dry_run=True).wrote
     monkeypatch.setattr(sys, "executable", "/root/venv/bin/python")
     with pytest.raises(InstallError) as e:
