@@ -16,4 +16,7 @@ except (KeyboardInterrupt, Exception) as error:
 
         ended(error)  # returns only where the REPL is allowed
     except (KeyboardInterrupt, Exception):  # not even that works: start again (the port resets on SystemExit)
+        slots = sys.modules.get("slots")
+        if slots is not None and slots.problem:
+            slots.lost()  # no application in any slot: ctrl-C in here ends at the REPL
         sys.exit()

@@ -372,7 +372,7 @@ class Outputs:
             self._left = {
                 key: place.address
                 for key, (_, place) in self._engine.ledger.places().items()
-                if place.now is None and place.address not in addresses
+                if place.now is None and not place.empty and place.address not in addresses
             }
         for key, address in self._left.items():
             task = self._leaving.get(key)

@@ -434,7 +434,9 @@ class Service:
 
 def _areas(c: Config) -> dict[str, Entry]:
     """Return the areas about which anything may be published, by name."""
-    return {} if c.rules is None else {a.name: Entry.area(a.name, a.visibility, a.kind) for a in c.rules.areas}
+    if c.rules is None:
+        return {}
+    return {a.name: Entry.area(a.name, a.visibility, a.kind, c.nodes.values()) for a in c.rules.areas}
 
 
 async def _main(config: Config, level: str | None, bad_keys: list[Finding], accept: bool) -> None:

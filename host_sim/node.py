@@ -13,6 +13,7 @@ from host_sim import compile as mpy
 from host_sim.air import Modulation, Station, Transmission
 from host_sim.mqtt_endpoint import Endpoint
 from host_sim.protocol import NEVER, PWRON, Delivery, answer
+from host_sim.vm import mapped
 from host_sim.vm.run import STANDINS_BYTES, heap_bytes
 from host_sim.zygote import LINE_FD, Zygote, inside
 
@@ -31,7 +32,8 @@ class PowerCut:
 class NodeSpec:
     """What a node is. heap: of the firmware ("100wK"). flash: bytes of the littlefs image, or 0 for a plain folder.
 
-    drift_ppm: by how much the clock of deep sleep is fast. broken: {chip: fault} of drivers that are replaced.
+    drift_ppm: by how much the clock of deep sleep is fast. broken: {chip: fault} of drivers that are replaced. partition: file that is the board's
+    partition romfs, which the application runs from; None: from .mpy files.
     """
 
     index: int
@@ -51,6 +53,7 @@ class NodeSpec:
     flash: int = 1 << 20
     drift_ppm: float = 0.0
     broken: dict[str, str] = field(default_factory=dict)
+    partition: Path | None = None
 
     def powered_us(self, until: int) -> int:
         """How long before `until` the node had power (us). Cuts do not overlap."""
@@ -165,12 +168,14 @@ class Node:
             "cut_at": NEVER if cut is None else cut.at,
             **flash,
         }
+        if spec.partition is not None:
+            config["romfs"] = {"at": mapped.ADDRESS, "size": spec.partition.stat().st_size}
         (spec.folder / "boot.json").write_text(json.dumps(config))
         size = heap_bytes(spec.heap) + STANDINS_BYTES
         argv = ["micropython", "-X", f"heapsize={size}", f"{lib}/sim_boot.py", f"{home}/boot.json"]
         folders = [spec.folder, mpy.compiled(mpy.VM_FOLDER), mpy.chips_parent(), self._rom]
         with self.console.open("ab") as console:
-            self.pid, self.line = zygote.spawn(argv, folders, console.fileno())
+            self.pid, self.line = zygote.spawn(argv, folders, console.fileno(), spec.partition)
         self.line.setblocking(False)
         self.now, self.running, self.asking, self.buffer = t, True, None, b""
         self.inbox, self.radio, self.sockets = [], None, {}
@@ -180,6 +185,7 @@ class Node:
         if not folder.is_dir():
             folder.mkdir()
             for name, path in self.spec.files.items():
+                (folder / name.lstrip("/")).parent.mkdir(exist_ok=True)
                 (folder / name.lstrip("/")).write_bytes(path.read_bytes())
 
     def stop(self, zygote: Zygote) -> None:

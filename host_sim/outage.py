@@ -98,7 +98,7 @@ def outage(
         (folder / "nodes.toml").write_text(registry(list(district.motes.values()), HOUR))
         config = folder / "gateway.toml"
         config.write_text(
-            f'[gateway]\nid = "gw-1"\nclock = "forwarder"\ndrain_s = 120\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:{port}"\n'
+            f'[gateway]\nid = "gw-1"\nclock = "lockstep"\ndrain_s = 120\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:{port}"\n'
             f'[output.city]\nkind = "mqtt"\nbroker = "{broker.host}:{broker.port}"\n'
         )
         process = GatewayProcess(config)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
 
-from host_sim import chance, operator, series, worlds
+from host_sim import boards, chance, operator, romfs, series, worlds
 from host_sim import compile as mpy
 from host_sim.air import Station
 from host_sim.brownout import merged, with_brownouts
 from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario, names_node
+from host_sim.vm32.driver import radio_driver
 
 HOUR_US = 3_600_000_000
 FIRST_ID = 0x0101
@@ -29,8 +29,7 @@ CHIPS = {
 }
 
 
-def board(name: str) -> dict:
-    return tomllib.loads((mpy.boards_root() / f"{name}.toml").read_text())
+board = boards.wiring
 
 
 def hardware(profile: str, wiring: dict) -> dict:
@@ -101,6 +100,25 @@ def _drift(group: Group, seed: int, name: str) -> float:
     return low + (high - low) * chance.uniform(seed, "drift", name)
 
 
+def heap(group: Group) -> str:
+    """What the firmware of such a node has free at start: the scenario's word, or what the board leaves on this link, less the real radio driver's share."""
+    if group.heap:
+        return group.heap
+    kb = boards.heap_kb(group.board)
+    return f"{1000 * (kb.wifi if group.link == 'wifi' else kb.radio) - radio_driver(group.link, way(group))}w"
+
+
+def way(group: Group) -> str:
+    """What such a node runs from, "romfs" or "mpy": the scenario's word, or the board's."""
+    return group.way or boards.image(group.board).way
+
+
+def image_of(group: Group) -> romfs.Image:
+    """The ROMFS image of such a node: the firmware, with the drivers that are broken on it."""
+    root = mpy.firmware_root()
+    return romfs.image(mpy.with_faults(root, group.broken) if group.broken else mpy.compiled(root))
+
+
 def supply(group: Group, world: dict[str, series.Series]) -> series.Series:
     """Battery voltage: the group's, or the world's."""
     if isinstance(group.battery, tuple):
@@ -145,6 +163,14 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
         hw = hardware(group.profile, wiring) | {"node": node_id, "chip": wiring["board"]["chip"]}
         hw["wifi_down"] = [[round(w.from_h * HOUR_US), round(w.to_h * HOUR_US)] for w in scenario.wifi_down]
         hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))
+        files = {"/config.json": home / "config.json", "/board.json": home / "board.json"}
+        partition = None
+        if way(group) == "romfs":
+            image = image_of(group)
+            partition = romfs.cached_partition(image)
+            for i, (file, data) in enumerate(image.proven().items()):
+                files[file] = home / f"slot{i}"
+                files[file].write_bytes(data)
         gain = wiring.get("radio", {}).get("antenna_gain_dbi", 0)
         spec = NodeSpec(
             index=index,
@@ -154,7 +180,8 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             link=group.link,
             station=Station(name, _place(scenario, seed, name), gain),
             hw=hw,
-            files={"/config.json": home / "config.json", "/board.json": home / "board.json"},
+            files=files,
+            partition=partition,
             nvs={"citymote": {"key": key.hex(), "epoch": 0, "ceiling": 0}},
             world=home / "world.bin",
             folder=home,
@@ -163,7 +190,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             flash=1 << 20 if group.flash == "image" else 0,
             drift_ppm=_drift(group, seed, name),
             broken=dict(group.broken),
-            heap=group.heap,
+            heap=heap(group),
         )
         made.append(Member(with_brownouts(spec, world, wiring.get("limits", {})), group, key))
     return made

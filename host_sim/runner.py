@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance, provision
+from host_sim import chance, provision, romfs
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, BrokerError, reachable
@@ -90,7 +90,7 @@ def run(
     hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded. on_event gets
     dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}. progress gets
     {virtual_s, total_s, frames, sampled}, a few times a second. keep: folder that receives consoles, logs and the gateway's
-    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BrokerUnreachable,
+    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BoardError, ImageError, BrokerUnreachable,
     BrokerError, GatewayError, FleetError, CompileError; whatever happens, nothing it started is left running.
     """
     plan = load(scenario) if isinstance(scenario, str) else scenario
@@ -148,7 +148,8 @@ class _Run:
         )
         collector.start()
         self.stack.callback(collector.stop)
-        gateway = Gateway(config, gateway_command)
+        wifi = any(m.spec.link == "wifi" for m in self.members) and gateway_command is None
+        gateway = Gateway(config, gateway_command, ["wifi"] if wifi else [])
         self.stack.callback(gateway.kill)
         fleet = self._fleet(rom, udp, address)
         self._plan_outages(fleet, gateway, collector)
@@ -253,6 +254,9 @@ class _Run:
         return fleet
 
     def _rom(self, member: provision.Member, rom: Path) -> Path:
+        """The folder that stands for the node's flash root."""
+        if member.spec.partition is not None:
+            return romfs.root_folder()
         return mpy.with_faults(mpy.firmware_root(), member.spec.broken) if member.spec.broken else rom
 
     def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:

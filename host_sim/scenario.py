@@ -13,6 +13,7 @@ from typing import Any
 from motewire.quantities import KEY, QUANTITIES
 
 from host_sim import compile as mpy
+from host_sim.boards import WAYS
 from host_sim.schema import SchemaError, nearest, read
 from host_sim.worlds import WORLDS
 
@@ -62,7 +63,8 @@ class Group:
 
     drift_ppm: of the clock that counts deep sleep, positive = fast; one number, or [low, high] for a seeded one per node.
     battery: volts, or points [[hour, volts], ...]. broken: {chip = fault}: its driver is replaced by host_sim/faulty/<fault>.py,
-    whose options (`good`, ...) go into sensors.<chip>. heap: what the firmware has free at start, in words of a 32-bit board ("100wK").
+    whose options (`good`, ...) go into sensors.<chip>. heap: what the firmware has free at start, in words of a 32-bit board ("100wK"); without it, what
+    the board leaves on this link, less the real radio driver's share. way: "romfs" or "mpy", what the node runs from; without it, what the board does.
     """
 
     name: str
@@ -82,7 +84,8 @@ class Group:
     drift_ppm: float | tuple[float, ...] = 0.0
     battery: float | tuple[tuple[float, ...], ...] = ()
     broken: dict[str, str] = field(default_factory=dict)
-    heap: str = "100wK"
+    heap: str = ""
+    way: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +305,7 @@ def _check_groups(s: Scenario, file: str) -> None:
             ("link", g.link, ["lora", "wifi"]),
             ("board", g.board, boards),
             ("flash", g.flash, ["image", "folder"]),
+            ("way", g.way, ["", *WAYS]),
             ("visibility", g.visibility, ["open", "restricted", "personal"]),
         ):
             if value not in allowed:
@@ -310,7 +314,7 @@ def _check_groups(s: Scenario, file: str) -> None:
             raise ScenarioError(f'{where}: "sf" must be 7..12, not {g.sf}')
         if not 1 <= g.count <= 1000:
             raise ScenarioError(f'{where}: "count" must be 1..1000, not {g.count}')
-        if not re.fullmatch(r"[0-9]{2,4}w?[kK]", g.heap):
+        if g.heap and not re.fullmatch(r"[0-9]{2,4}w?[kK]", g.heap):
             raise ScenarioError(
                 f'{where}: "heap" must be kilobytes, "100wK" counts words of a 32-bit board, not {g.heap!r}'
             )

@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,13 @@ def _said(payload: bytes) -> Any:
         return payload
 
 
+def newest(store: Path) -> int:
+    """Return the number of the newest event of a store that a gateway is writing."""
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as db:
+        row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spool'").fetchone()
+    return 0 if row is None else row[0]
+
+
 class Backend:
     """Counts the events that arrive at the tortured broker, whatever becomes of it; its session outlives every broker."""
 
@@ -93,6 +100,12 @@ class Backend:
         c.loop_start()
         if not self._ready.wait(10):
             raise MosquittoError("the broker does not answer; next: look at its log")
+
+    def read(self, quiet_s: float = 0.15, longest_s: float = 3.0) -> None:
+        """Return when nothing has arrived for quiet_s."""
+        began = time.monotonic()
+        while time.monotonic() - max(self.last, began) < quiet_s and time.monotonic() - began < longest_s:
+            time.sleep(0.01)
 
     def close(self) -> None:
         """Leave; the session stays."""
@@ -153,12 +166,19 @@ class Tortured:
         if len(self._kept) > MEMORIES:
             self._kept.pop(0).unlink()
 
-    def begin(self, what: str, older: int) -> None:
-        """Begin a fault: it is out of order until end(). older: which of the kept memories, any number."""
+    def begin(self, what: str, older: int, read: Callable[[], None] = lambda: None) -> None:
+        """Begin a fault: it is out of order until end(). older: which of the kept memories, any number.
+
+        read: returns when the backend has read what was on its way. A power cut takes what a broker has acknowledged and not passed on,
+        which no gateway can know; so it happens when there is nothing of the kind, and what is missing then is the gateway's loss.
+        """
         broker, self.up = self._now, False
         if what == "frozen":
             broker.freeze()
         elif what == "exchanged":
+            broker.freeze()
+            read()
+            broker.thaw()
             broker.stop()
             self._at = (self._at + 1) % len(self._brokers)
         elif what in ("silent", "restarted"):
@@ -166,6 +186,8 @@ class Tortured:
             if what == "silent":
                 self._hole = socket.create_server((self.host, self.port), backlog=64, reuse_port=False)
         else:  # a power cut: what it had not written is gone, or all of it
+            broker.freeze()
+            read()
             broker.kill()
             shutil.copy(self._kept[older % len(self._kept)] if what == "older" else self._blank, broker.memory)
 

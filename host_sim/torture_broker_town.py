@@ -118,7 +118,6 @@ class Town:
         self.formats = dict.fromkeys(OPTIONAL_FORMATS, True)
         self.narrow = False
         self.portal = True
-        self.portal_judged = True  # what an output that was taken out left behind: not once a broker came back with it
 
     # the configuration
 
@@ -236,7 +235,6 @@ class Town:
         return self.portal and self._set("narrow", True, False)
 
     def output_out(self) -> bool:
-        self.portal_judged = True
         return self._set("portal", True, False)
 
     def output_in(self) -> bool:
@@ -467,8 +465,7 @@ class Town:
         for topic in tree:
             root, _, rest = topic.partition("/")
             if root == "portal" and not self.portal:
-                if self.portal_judged:
-                    yield "left_over", topic, "its output was taken out"
+                yield "left_over", topic, "its output was taken out"
                 continue
             output = "portal" if root == "portal" else "city"
             name = NAME.search(topic)

@@ -10,6 +10,8 @@ from collections import defaultdict
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from host_sim.forwarder import Forwarder
+
 UP, DOWN = "citymote/v1/up/", "citymote/v1/down/"
 
 
@@ -18,9 +20,10 @@ class BrokerUnreachable(Exception):
 
 
 class Bridge:
-    """The link to the real broker. wait_s: longest real wait for the gateway's answer to an uplink."""
+    """The link to the real broker. wait_s: longest real wait for the gateway's answer to an uplink, as long as a forwarder's: an answer that
+    came later would change the run."""
 
-    def __init__(self, host: str, port: int, wait_s: float = 5.0) -> None:
+    def __init__(self, host: str, port: int, wait_s: float = Forwarder.TIMEOUT_S) -> None:
         self._wait_s = wait_s
         self._down: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._held: dict[str, list[bytes]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """Forks node VMs: imports the MicroPython extension once, then one fork per boot (1 to 3 ms, half a MiB each).
 
 Runs as `python -m host_sim.zygote FD`. Over the inherited socket: one JSON request per message, descriptors attached,
-one JSON answer each. {"spawn": argv, "folders": [...]} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
+one JSON answer each. {"spawn": argv, "folders": [...], "mapping": file or null} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
 Both carry a number "n", which the answer repeats: a caller that was interrupted never reads its answer, the next one passes it over.
 Children die with the zygote, and the zygote ends when its socket closes.
 """
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from host_sim.vm.mapped import map_file
 from host_sim.vm.run import vm_environment
 
 PR_SET_PDEATHSIG = 1
@@ -42,14 +43,22 @@ class Zygote:
                 env=vm_environment(),
             )
 
-    def spawn(self, argv: list[str], folders: list[Path], console: int) -> tuple[int, socket.socket]:
+    def spawn(
+        self, argv: list[str], folders: list[Path], console: int, mapping: Path | None = None
+    ) -> tuple[int, socket.socket]:
         """Start a VM with `argv` (micropython's own); return its pid and our end of its line (fd LINE_FD there).
+
+        mapping: file that it has in its memory, read-only (vm/mapped.py).
 
         The VM sees folders[i] as inside(i): no path of this machine gets into its heap, whose use it reports.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            request = {"spawn": argv, "folders": [str(f) for f in folders]}
+            request = {
+                "spawn": argv,
+                "folders": [str(f) for f in folders],
+                "mapping": str(mapping) if mapping is not None else None,
+            }
             answer = self._ask(request, [theirs.fileno(), console])
         return answer["pid"], ours
 
@@ -93,7 +102,7 @@ def inside(index: int) -> str:
     return f"/proc/self/fd/{FOLDER_FD + index}"
 
 
-def _become_vm(argv: list[str], folders: list[str], line: int, console: int) -> None:
+def _become_vm(argv: list[str], folders: list[str], mapping: str | None, line: int, console: int) -> None:
     parent = os.getppid()
     die_with_parent()
     if os.getppid() != parent:
@@ -113,6 +122,8 @@ def _become_vm(argv: list[str], folders: list[str], line: int, console: int) -> 
             os.dup2(fd, FOLDER_FD + i)
             os.close(fd)
     os.chdir("/")
+    if mapping is not None:
+        map_file(mapping, False)
     from micropython_run import run_main
 
     os._exit(run_main(argv) or 0)
@@ -132,7 +143,7 @@ def serve(sock: socket.socket) -> None:
             pid = os.fork()
             if not pid:
                 try:
-                    _become_vm(request["spawn"], request["folders"], *fds)
+                    _become_vm(request["spawn"], request["folders"], request["mapping"], *fds)
                 finally:
                     os._exit(70)
             children.add(pid)

@@ -34,6 +34,7 @@ PIPELINE = ("tests/gateway/test_pipeline.py",)
 DECIDE = ("tests/gateway/test_decide.py", "tests/gateway/test_replay.py")
 TORTURE = ("tests/sim/test_torture.py", "-k", "comes_back")
 SLOTS = ("tests/vm/mpy/test_engine_slots.py",)
+IMAGES = ("tests/vm/test_slots_image.py", "-k")
 WIRE = ("tests/gateway/test_mqtt_wire.py",)
 PROCESS = ("tests/gateway/test_process.py", "-k", "sent_again")
 LADDER = ("tests/vm/mpy/test_engine_ladder.py",)
@@ -124,16 +125,27 @@ GUARDS = (
     Guard("G1", "a reading persisted with two values counts as lost", "host_sim/truth.py", "        return gone + [k for k in set(self.clashes) if delivered.get(k) == self.readings[k]]\n", "        return gone\n", ("tests/sim/test_expect.py", "-k", "two_values")),
     Guard("G4", "what a node leaves out must be what was expected", "host_sim/expect.py", "            if left_out != sorted(shed):\n", "            if not left_out and shed:\n", ("tests/sim/test_expect.py",)),
     Guard("G6", "erases of every boot count", "host_sim/node.py", "            self.stats.erases += n - self._erased\n", "            self.stats.erases = n\n", ("tests/sim/test_fleet.py", "-k", "erases")),
+    Guard("G6", "what only building needs is forgotten", "firmware/mote/main.py", '    mote.borrow("mote.start", "lean", node)\n', "", ("tests/vm/test_heap_32bit.py", "-k", "air_quality-lora")),
+    Guard("G6", "a configuration without room is refused aloud", "firmware/mote/remote.py", "            self.node.health.send([(_STATUS_PROBLEM, why)])\n", "            pass\n", ("tests/sim/test_commands.py", "-k", "no_room")),
+    Guard("G9", "a client hears what it subscribed to", "host_sim/broker.py", "            if any(subscriber.client_id == session.client_id for subscriber, _qos in own):\n", "            if True:\n", ("tests/sim/test_broker.py",)),
+    Guard("G9", "a start waits for the link", "host_sim/gateway_process.py", "                self._process.linked(link)\n", "                pass\n", ("tests/sim/test_runner.py", "-k", "started_when")),
     Guard("G1", "a record that rotted is not believed at start", "firmware/mote/outbox.py", "                if crc32(frame[:size], crc32(head)) != unpack_from(\">I\", frame, size)[0]:\n", "                if False:\n", PARTS),
     Guard("G1", "a stored frame is flushed (the torture sees it)", "firmware/mote/outbox.py", "        f.flush()\n        return segment", "        return segment", TORTURE),
     Guard("G2", "a block of counters is reserved before its first is used (the torture sees it)", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "", TORTURE),
     Guard("G4", "a broken configuration falls back to the last that reached the gateway", "firmware/mote/settings.py", "    for path in (c.path, c.good, c.factory):\n", "    for path in (c.path, c.factory):\n", BOOTS),
-    Guard("G4", "a boot on trial is counted down", "firmware/slots.py", "_kept(name, trying, tries - 1)", "_kept(name, trying, tries)", TORTURE),
-    Guard("G4", "a trial ends when its tries are used up", "firmware/slots.py", "(_slept() or tries and _kept", "(_slept() or _kept", SLOTS),
-    Guard("G4", "a slot state that does not check is not believed", "firmware/slots.py", " or crc32(d[:7]) != int.from_bytes(d[7:], \"big\")", "", SLOTS),
-    Guard("G4", "a proof that was cut half-way counts", "firmware/slots.py", " or state[1] and state[1] == sure:", ":", SLOTS),
-    Guard("G4", "a slot that changed after its check is not run", "firmware/slots.py", "        return mark == _crc(\"/\" + name + \"/manifest.json\").to_bytes(4, \"big\")\n", "        return len(mark) == 4\n", SLOTS),
-    Guard("G4", "an update that hangs on import is bitten", "firmware/slots.py", "            _guard()\n", "", ("tests/vm/test_slots_boot.py",)),
+    Guard("G4", "a boot on trial is counted down", "firmware/slotboot.py", "_kept(proven, trying, tries - 1)", "_kept(proven, trying, tries)", TORTURE),
+    Guard("G4", "a trial ends when its tries are used up", "firmware/slotboot.py", "(asleep or tries and _kept", "(asleep or _kept", SLOTS),
+    Guard("G4", "a slot state that does not check is not believed", "firmware/slotboot.py", " or crc32(d[:7]) != int.from_bytes(d[7:], \"big\")", "", SLOTS),
+    Guard("G4", "a proof that was cut half-way counts", "firmware/slotboot.py", " or now[1] and now[1] == sure:", ":", SLOTS),
+    Guard("G4", "a slot that changed after its check is not run", "firmware/slotboot.py", " and found[:4] == crc(\"/\" + slot + \"/manifest.json\").to_bytes(4, \"big\")", "", SLOTS),
+    Guard("G4", "an update that hangs on import is bitten", "firmware/slotboot.py", "            _guard()\n", "", ("tests/vm/test_slots_boot.py",)),
+    Guard("G4", "an image whose hash differs is not mounted", "firmware/slotboot.py", "            raise OSError(\"SHA-256 differs\")\n", "            pass\n", (*IMAGES, "one_byte")),
+    Guard("G4", "what the port mounts unasked is not imported", "firmware/slotboot.py", "    _leave_ports_mount()\n    proven", "    proven", (*IMAGES, "unasked")),
+    Guard("G4", "a slot that is written is no longer staged", "firmware/slotwork.py", "        _unmark(\"/\" + slot)  # before the first erase\n", "", (*IMAGES, "goes_anywhere")),
+    Guard("G4", "the slot that took over for a rotten one is proven by an answer", "firmware/slots.py", "    if trial or stray:\n", "    if trial:\n", (*IMAGES, "took_over")),
+    Guard("G4", "what a slot holds is the image that was sent", "firmware/slotwork.py", "    if not slotboot.whole(slotboot.half(slot), size, sha256):\n", "    if size < 0:\n", (*IMAGES, "refused_for")),
+    Guard("G4", "a board without an application waits for a technician and sleeps", "firmware/main.py", "        if slots is not None and slots.problem:\n", "        if slots is None:\n", (*IMAGES, "without_any")),
+    Guard("G6", "a fleet's nodes have what the board leaves less the radio driver", "host_sim/provision.py", " - radio_driver(group.link, way(group))", "", ("tests/sim/test_scenario.py", "-k", "what_the_board_leaves")),
     Guard("G4", "an application that ends is no way to the REPL", "firmware/main.py", "    raise RuntimeError(\"main ended\")\n", "", ("tests/vm/test_slots_boot.py",)),
     Guard("G1", "rows without a time keep their order over a cut", "firmware/mote/dating.py", "    for cycle, stage in parked:\n", "    for cycle, stage in reversed(parked):\n", ("tests/vm/test_engine.py", "-k", "undated")),
     Guard("G2", "the image of a sleep is believed once", "firmware/mote/hal/rtc.py", "            self.buf[_ASLEEP] = 0\n            self.save()\n", "            pass\n", ("tests/vm/test_engine_sleep.py", "-k", "believed_once")),
@@ -175,7 +187,7 @@ GUARDS = (
     Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", COMMANDS),
     Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/commands.py", "        if valve.auto_close and alarm is not None", "        if alarm is not None", COMMANDS),
     Guard("G3", "a command leaves after its commit only", "gateway/commit.py", "        if error is None and then is not None:\n", "        if then is not None:\n", ORDERS),
-    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;", "BEFORE UPDATE ON audit BEGIN SELECT 1; END;", ORDERS),
+    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END\"", "BEFORE UPDATE ON audit BEGIN SELECT 1; END\"", ORDERS),
     Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
     Guard("G3", "answers about a household leave through no output that may not see it", "gateway/outputs/filter.py", "            return e if visibility in f.visibility else None\n", "            return e\n", ("tests/gateway/test_commands_process.py", "-k", "personal")),
     Guard("G3", "a role is bound to its areas", "gateway/core/authorise.py", "        return named and here and ", "        return named and ", COMMANDS),
@@ -235,7 +247,14 @@ def main() -> int:
     """Try every guard (or those of the promises named, `G2 G3`); print a line each; --json prints one document."""
     console = Console(stderr=True)
     rows: list[dict[str, str]] = []
-    chosen = [g for g in GUARDS if g.promise in sys.argv[1:]] or list(GUARDS)
+    asked = [a for a in sys.argv[1:] if a != "--json"]
+    strange = [a for a in asked if a not in {g.promise for g in GUARDS}]
+    if strange:
+        console.print(
+            f"error: nothing guards {' '.join(strange)}; next: {' '.join(sorted({g.promise for g in GUARDS}))}"
+        )
+        return 2
+    chosen = [g for g in GUARDS if g.promise in asked] or list(GUARDS)
     with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:
         tree = Path(tmp)
         _copy(tree)

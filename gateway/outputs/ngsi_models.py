@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from gateway.core.current import Current, Device
 from gateway.core.model import Alarm, Area, Event, Node
+from gateway.core.shape import middle
 from gateway.outputs.message import Known, iso
 
 TYPES = (
@@ -215,12 +216,10 @@ def _lot(area: Area, known: Known) -> list[Entity]:
     """A car park's free places; it stands in the middle of its bays, and without a bay that has a place it is not told."""
     if area.name != "lot" or not area.latest:
         return []
-    places = [
-        (n.lon, n.lat) for n in known.nodes.values() if area.area in n.area and n.lat is not None and n.lon is not None
-    ]
-    if not places:
+    place = middle(n for n in known.nodes.values() if area.area in n.area)
+    if place is None:
         return []
-    lon, lat = (round(sum(x) / len(places), 6) for x in zip(*places, strict=True))
+    lat, lon = place
     body, t = area.body, area.t
     attrs = {
         "totalSpotNumber": Attr(PROPERTY, body["capacity"], "C62", t), "availableSpotNumber": Attr(PROPERTY, body["free"], "C62", t),

@@ -214,13 +214,15 @@ class Resync:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _agrees(self, kept: Mark) -> bool:
-        """True when a mark is one that this store, as it is, has had published."""
+        """True when a mark is one that this store, as it is, has had published, and what has changed since is known."""
         ledger = self._engine.ledger
+        _, place = ledger.places().get(self._place, (0, None))
         return (
             kept.store == ledger.life
             and kept.seq <= self._track.cursor
             and kept.generation <= ledger.generation
             and kept.turn < self._turn
+            and (kept.generation < 0 or place is None or kept.generation >= place.since)
         )
 
     async def _stored(self, job: Awaitable[int]) -> bool:
@@ -345,7 +347,9 @@ class Resync:
             elif place.address == self._address and place.now is not None:
                 turn.others.append(self._as(place.now))
             elif place.address == self._address:
-                turn.left[key] = [self._as(shape) for _, shape in place.past]
+                shapes = [self._as(shape) for g, shape in place.past if g > generation or not place.empty]
+                if shapes:
+                    turn.left[key] = shapes
         return turn
 
     def _follow(self, turn: _Turn) -> None:

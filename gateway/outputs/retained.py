@@ -93,15 +93,18 @@ class Tree:
             return {}
         return self.render(*seen, self.shape.formats if formats is None else formats)
 
-    def render(self, c: Current, name: str, node: Node | None, formats: Iterable[str]) -> dict[str, Message]:
-        """Return the messages of facts that were seen already."""
-        root, known = self.shape.root, self.known
+    def render(
+        self, c: Current, name: str, node: Node | None, formats: Iterable[str], nodes: Mapping[int, Node] | None = None
+    ) -> dict[str, Message]:
+        """Return the messages of facts that were seen already. nodes: another registry than the one of now."""
+        root, known = self.shape.root, self.known if nodes is None else self.known.with_nodes(nodes)
         return {m.topic: m for f in formats if f in RETAINED for m in RETAINED[f](c, name, root, node, known)}
 
     def under(self, subject: str, c: Current, entry: Entry) -> set[str]:
         """Return the topics that the facts, and those of former devices, give under another registry entry, however narrow their circle has become since."""
-        if subject.startswith("@"):
-            return set(self.render(with_ended(c), entry.name, None, self.shape.formats))
+        if subject.startswith("@"):  # with a member that has a place, whether it still has one or not
+            inside = Node(0, "", b"", lat=0.0, lon=0.0, area=(entry.name,))
+            return set(self.render(with_ended(c), entry.name, None, self.shape.formats, {0: inside}))
         node, topics = entry.node(int(subject)), set[str]()
         for device in c.devices():
             seen = self._sieve.facts(with_ended(device), node, lifted=True)

@@ -119,7 +119,7 @@ async def _once(
 ) -> int:
     ledger = engine.ledger
     place = ledger.places().get(key)
-    if place is None or place[1].now is not None:
+    if place is None or place[1].now is not None or place[1].empty:
         return 0  # it is back, or others have done it
     trees = [Tree(shape, gateway, nodes) for _, shape in place[1].past]
     # a successor of the same name may be at the same broker, which would take one for the other

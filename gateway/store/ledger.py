@@ -22,6 +22,7 @@ from gateway.core.shape import Entry, Shape
 
 CACHE = 2048  # subjects whose facts the writer keeps decoded
 PAST = 16  # former entries of a subject, former shapes of an output
+EMPTY = 64  # outputs at brokers that were taken out and emptied, and are remembered all the same
 GONE = 100_000  # subjects that have left the registry and whose topics are still known; the oldest are forgotten first
 LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current:filled", "current:turn:"
 
@@ -43,17 +44,29 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """An output at a broker: its shape now (None: taken out, but its topics may still be there) and what it was."""
+    """An output at a broker: its shape now (None: taken out) and what it was, each with the generation that ended it.
+
+    empty: it was taken out, and nothing of it is at the broker; but a broker may come back that remembers more. since: shapes that ended
+    before this generation are not known any more, so what a broker remembers from before it can be told by no one.
+    """
 
     output: str
     address: str
     now: Shape | None
     past: tuple[tuple[int, Shape], ...] = ()
+    empty: bool = False
+    since: int = 0
 
     @property
     def key(self) -> str:
         """The name of the row: another broker under the same output name is another place."""
         return f"{self.output}@{self.address}"
+
+    def then(self, generation: int, now: Shape | None) -> Place:
+        """Return the place with another shape from this generation on."""
+        past = self.past if self.now is None else (*self.past, (generation, self.now))
+        since = max((g for g, _ in past[:-PAST]), default=self.since)
+        return replace(self, now=now, past=past[-PAST:], empty=False, since=since)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -208,7 +221,7 @@ class Ledger:
         return [s for (s,) in found]
 
     def places(self) -> dict[str, tuple[int, Place]]:
-        """Return every output at every broker that was ever published to and is not known to be empty, with its generation."""
+        """Return every output at every broker that was ever published to, with its generation."""
         found = self.reader.execute("SELECT place, generation, body FROM places").fetchall()
         return {key: (generation, read_place(body)) for key, generation, body in found}
 
@@ -290,19 +303,21 @@ class Ledger:
             told = {key: read_place(body) for key, body in db.execute("SELECT place, body FROM places")}
             for key, place in wanted.items():
                 before = told.get(key)
-                if before is None or before.now != place.now:
-                    past = before.past if before is not None else ()
-                    if before is not None and before.now is not None:
-                        past = (*past, (generation, before.now))
-                    _put_place(db, key, generation, replace(place, past=past[-PAST:]))
-                    n += 1
+                if before is None:
+                    _put_place(db, key, generation, replace(place, since=generation))
+                elif before.now != place.now:
+                    _put_place(db, key, generation, before.then(generation, place.now))
+                else:
+                    continue
+                n += 1
             for key, before in told.items():
                 if key not in wanted and before.now is not None:
-                    past = (*before.past, (generation, before.now))[-PAST:]
-                    _put_place(db, key, generation, replace(before, now=None, past=past))
+                    _put_place(db, key, generation, before.then(generation, None))
                     n += 1
             if n:
                 _keep_generation(db, generation)
+                gone = [key for key, place in told.items() if place.empty and key not in wanted]
+                db.executemany("DELETE FROM places WHERE place = ?", [(key,) for key in gone[:-EMPTY]])
             return n
 
         return self.put(job)
@@ -320,9 +335,12 @@ class Ledger:
         """Nothing of an output that was taken out is at its broker any more."""
 
         def job(db: sqlite3.Connection) -> int:
-            for (body,) in db.execute("SELECT body FROM places WHERE place = ?", (key,)).fetchall():
-                if read_place(body).now is None:
-                    db.execute("DELETE FROM places WHERE place = ?", (key,))
+            for generation, body in db.execute(
+                "SELECT generation, body FROM places WHERE place = ?", (key,)
+            ).fetchall():
+                place = read_place(body)
+                if place.now is None:
+                    _put_place(db, key, generation, replace(place, empty=True))
             return 0
 
         return self.put(job)

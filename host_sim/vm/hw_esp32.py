@@ -66,6 +66,47 @@ class NVS:
         _link.send("N", json.dumps(_store))
 
 
+def romfs_partition():
+    """The class Partition, of which only the partition "romfs" is there: a board without it has no use for the class here."""
+    import sim_rom as _rom
+
+    class Partition:
+        TYPE_APP, TYPE_DATA = 0, 1
+
+        @staticmethod
+        def find(type=0, subtype=0xFF, label=None, block_size=4096):
+            there = _rom.memory is not None and type == _rom.TYPE and subtype in (0xFF, _rom.SUBTYPE)
+            return [Partition()] if there and label in (None, _rom.LABEL) else []
+
+        def info(self):
+            return (_rom.TYPE, _rom.SUBTYPE, 0x1E0000, len(_rom.memory), _rom.LABEL, False)
+
+        def readblocks(self, block, buf, offset=0):
+            at = block * _rom.BLOCK + offset
+            buf[:] = _rom.memory[at : at + len(buf)]
+
+        def writeblocks(self, block, buf, offset=None):
+            """Without an offset the blocks are erased first; OSError where the partition ends."""
+            at = block * _rom.BLOCK + (offset or 0)
+            if at + len(buf) > len(_rom.memory):
+                raise OSError(_INVALID_SIZE)
+            if offset is None:
+                for i in range(block, block + (len(buf) + _rom.BLOCK - 1) // _rom.BLOCK):
+                    _rom.erase(i)
+            _rom.program(at, buf)
+
+        def ioctl(self, op, arg):
+            if op == 4:
+                return len(_rom.memory) // _rom.BLOCK
+            if op == 5:
+                return _rom.BLOCK
+            if op == 6:
+                _rom.erase(arg)
+            return 0
+
+    return Partition
+
+
 class PCNT:
     """Pulse counter, a signed 16-bit register. `max` and `min` are off by default (0), as in the port: then it wraps from 32767 to
     -32768; with a limit set, reaching it resets it to zero. Dead in deep sleep and at reset, as on the chip."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from host_sim import compile as mpy
+from host_sim.vm import mapped
 
 HEAP = "100wK"
 STANDINS_BYTES = 224 * 1024  # room for stand-ins and chips; what they leave over is blocked before the firmware starts
@@ -78,13 +79,15 @@ def run_vm(
     argv: Iterable[str] = (),
     seed: int = 1,
     timeout_s: float = 120,
+    partition: Path | None = None,
     **boot: Any,
 ) -> VmResult:
     """Run `script` (a path, or source text) in a VM of its own and return what it printed.
 
-    node_dir: keeps flash.img between calls (None: a fresh flash). firmware: folder put on sys.path compiled as /rom
+    node_dir: keeps flash.img between calls (None: a fresh flash). firmware: folder put on sys.path compiled as /root
     (None: the repository's). path: more host folders for sys.path, read-only. hw: hardware description. boot: further
-    keys of the boot file (now, cause, rtc, nvs, cut_at). Raises subprocess.TimeoutExpired after timeout_s of real time.
+    keys of the boot file (now, cause, rtc, nvs, cut_at, romfs). partition: file that is the board's partition romfs; what the VM writes there stays.
+    Raises subprocess.TimeoutExpired after timeout_s of real time.
     machine.reset(), deepsleep() and a watchdog bite raise sim.Reset in the script.
     """
     work = Path(tempfile.mkdtemp(prefix="citymote-vm-"))
@@ -105,9 +108,12 @@ def run_vm(
             seed=seed,
             **boot,
         )
+        if partition is not None:
+            config["romfs"] = {"at": mapped.ADDRESS, "size": partition.stat().st_size, "writable": True}
         (work / "boot.json").write_text(json.dumps(config))
+        size = heap_bytes(heap) + STANDINS_BYTES
         done = subprocess.run(
-            vm_command(heap_bytes(heap) + STANDINS_BYTES, Path(config["lib"]) / "sim_boot.py", work / "boot.json"),
+            vm_command(size, Path(config["lib"]) / "sim_boot.py", work / "boot.json", mapping=partition),
             capture_output=True,
             text=True,
             errors="replace",
@@ -127,7 +133,8 @@ def vm_environment() -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent", "TZ": "UTC"}
 
 
-def vm_command(heap: int, *argv: Path | str) -> list[str]:
-    """Command line of one VM process."""
+def vm_command(heap: int, *argv: Path | str, mapping: Path | None = None) -> list[str]:
+    """Command line of one VM process; mapping: file that it has in its memory, writable."""
     start = "import sys; from micropython_run import run_main; sys.exit(run_main(sys.argv[1:]))"
-    return [sys.executable, "-c", start, "micropython", "-X", f"heapsize={heap}", *map(str, argv)]
+    begin = ["-c", start] if mapping is None else [str(Path(mapped.__file__)), str(mapping), "w"]
+    return [sys.executable, *begin, "micropython", "-X", f"heapsize={heap}", *map(str, argv)]

@@ -60,16 +60,24 @@ vfs.umount("/")
 vfs.mount(_root, "/")
 sys.path[:] = ["", ".frozen", "/lib"]
 if _rom:
-    vfs.mount(_rom, "/rom", readonly=True)
-    sys.path.insert(1, "/rom")
+    vfs.mount(_rom, "/root", readonly=True)
+    sys.path.insert(1, "/root")
 for _i, _x in enumerate(_extra):
     vfs.mount(_x, "/host%d" % _i, readonly=True)
     sys.path.append("/host%d" % _i)
 if _chips:
     vfs.mount(_chips, "/chips_parent", readonly=True)
     sys.path.append("/chips_parent")
+if _cfg.get("romfs"):
+    sys.modules["sim_rom"].mount()
 os.chdir("/")
 for _name in _files:
+    for _i in range(1, len(_name)):
+        if _name[_i] == "/":
+            try:
+                os.mkdir(_name[:_i])
+            except OSError:
+                pass  # made for the file before
     with open(_name, "wb") as _f:
         _f.write(_files[_name])
 sim_clock.now = sim_clock.boot  # formatting and provisioning happened at the factory
@@ -110,7 +118,7 @@ del _used, _want
 
 def _run(name):
     """Run a start-up file as the port does: exec in __main__; from the flash, else from /rom."""
-    for path in (name, "/rom/" + name):
+    for path in (name, "/root/" + name):
         try:
             with open(path) as f:
                 source = f.read()

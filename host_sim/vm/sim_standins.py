@@ -19,6 +19,12 @@ def load(cfg):
     sys.modules["lora"] = __import__("hw_lora")
     for m in ("sx126x", "sx127x", "async_modem", "sync_modem", "modem"):
         sys.modules["lora." + m] = sys.modules["lora"]
+    if cfg.get("romfs"):
+        import sim_rom
+
+        sim_rom.attach(cfg["romfs"])
+        sys.modules["vfs"] = __import__("hw_vfs")
+        sys.modules["esp32"].Partition = sys.modules["esp32"].romfs_partition()
     sys.modules["machine"]._state["cause"] = cfg.get("cause", 1)
     sys.modules["machine"].fill_rtc(bytes.fromhex(cfg.get("rtc", "")))
     sys.modules["esp32"]._store.update(cfg.get("nvs", {}))

@@ -47,6 +47,13 @@ for (const job of jobs) {
     mp.FS.mkdir(there);
     for (const [path, data] of tree(here)) data === null ? mp.FS.mkdir(there + path) : mp.FS.writeFile(there + path, data);
   }
+  if (job.romfs) {
+    // outside the VM's heap, as flash is: its collector would take the image's words for pointers
+    const image = readFileSync(job.romfs);
+    const at = mp._module._malloc(image.length);
+    mp._module.HEAPU8.set(image, at);
+    job.boot.romfs = { at, size: image.length, writable: true };
+  }
   mp.FS.writeFile("/v/script.py", job.script);
   mp.FS.writeFile("/vm32.json", JSON.stringify(job.boot));
   try {

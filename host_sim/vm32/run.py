@@ -29,7 +29,11 @@ class No32BitVm(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """One VM: `script` runs, then the steps, with a collection of garbage between them. paths: host folders as /host0, /host1..."""
+    """One VM: `script` runs, then the steps, with a collection of garbage between them. paths: host folders as /host0, /host1...
+
+    romfs: what the board's partition of that name holds; the VM works on a copy of its own.
+    root: compiled folder that stands for the flash root instead of all of the firmware.
+    """
 
     name: str
     script: str
@@ -38,6 +42,8 @@ class Job:
     argv: Sequence[str] = ()
     hw: Mapping[str, Any] = field(default_factory=dict)
     boot: Mapping[str, Any] = field(default_factory=dict)
+    romfs: Path | None = None
+    root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,11 @@ def run_jobs(jobs: Iterable[Job], *, firmware: Path | None = None, timeout_s: fl
         ("/v/lib32", HERE / "lib"),
         ("/v/lib", mpy.compiled(mpy.VM_FOLDER)),
         ("/v/chips", chips.resolve()),
-        ("/v/rom", mpy.compiled(firmware if firmware is not None else mpy.firmware_root())),
     ]
+    whole = mpy.compiled(firmware if firmware is not None else mpy.firmware_root())
     plan: list[dict[str, Any]] = []
     for job in jobs:
-        hosts = [(f"/v/host{i}", p) for i, p in enumerate(job.paths)]
+        hosts = [("/v/root", job.root or whole), *((f"/v/host{i}", p) for i, p in enumerate(job.paths))]
         plan.append(
             {
                 "name": job.name,
@@ -89,10 +95,11 @@ def run_jobs(jobs: Iterable[Job], *, firmware: Path | None = None, timeout_s: fl
                 "trees": [(there, str(here)) for there, here in (*trees, *hosts)],
                 "script": job.script,
                 "steps": list(job.steps),
+                "romfs": str(job.romfs) if job.romfs is not None else None,
                 "boot": {
                     "rom": True,
                     "keep_chips": True,
-                    "paths": len(hosts),
+                    "paths": len(job.paths),
                     "argv": [job.name, *job.argv],
                     "hw": dict(job.hw),
                     **job.boot,

@@ -61,7 +61,12 @@ def test_floods_of_garbage_of_strangers_and_of_one_node_do_not_hold_up_anothers_
     assert p.stop() == 0
     refused = p.lines()[-1]["refused"]
     assert refused["unknown_node"] >= 2000 and refused["rate_limited"] > 1500 and refused["bad_tag"] >= 32, refused
-    assert refused["bad_tag"] >= 1800 and sum(refused.values()) > 7000, refused
+    # a node in debt is not looked at before its tag: what its own flood left of that refuses the first hundred or so
+    assert (
+        refused["bad_tag"] >= 1800
+        and refused["bad_tag"] + refused["rate_limited"] >= 3800
+        and sum(refused.values()) > 7000
+    ), refused
     print(f"calm {calm:.1f} ms, worst in a flood {worst:.1f} ms, log {log} bytes, refused {refused}")
     assert log < 400_000, "8,000 refused frames are no flood of the log"
     assert set(backend.packs()) >= {"264:0:1"} and len(backend.packs()) < 600

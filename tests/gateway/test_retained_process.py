@@ -37,6 +37,7 @@ class Scene:
         self.visibility = dict.fromkeys(self.motes, "open")
         self.areas = dict.fromkeys(self.motes, "centre")
         self.outputs: dict[str, dict[str, object]] = {"city": {"formats": list(EVERYTHING), "visibility": list(ALL)}}
+        self.rules = ""
         self.process: Process | None = None
 
     def write(self, folder: Path | None = None, broker: Mosquitto | None = None) -> Path:
@@ -48,7 +49,9 @@ class Scene:
                 for n, name in self.names.items()
             )
         )
-        text = '[gateway]\nid = "gw-1"\n[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
+        (folder / "rules.toml").write_text(self.rules)
+        text = '[gateway]\nid = "gw-1"\nrules = "rules.toml"\n' if self.rules else '[gateway]\nid = "gw-1"\n'
+        text += '[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
         for name, keys in self.outputs.items():
             told = {"broker": f"{broker.host}:{broker.port}", **keys}
             text += f'[output.{name}]\nkind = "mqtt"\n' + "".join(f"{k} = {json.dumps(v)}\n" for k, v in told.items())
@@ -526,3 +529,75 @@ def wipe(broker: Mosquitto, topics: Mapping[str, bytes]) -> None:
         full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
         b._client.publish(full, b"", 1, True).wait_for_publish(5)
     b.close()
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("comes", [False, True])
+def test_an_area_belongs_to_an_output_of_some_profiles_for_as_long_as_it_has_members_of_them(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, running: bool, comes: bool
+) -> None:
+    scene.rules = '[area.yard]\nkind = "lot"\nnodes = ["bay-*"]\ncapacity = 2\nvisibility = "open"\n'
+    scene.motes[266], scene.names[266] = Mote(266), "bay-1"
+    scene.profiles[266], scene.visibility[266], scene.areas[266] = "parking", "open", "centre" if comes else "yard"
+    lots: dict[str, object] = {"root": "lots", "profiles": ["parking"], "formats": ["native"]}
+    scene.outputs["lots"] = lots
+    p = scene.start()
+    scene.live()
+    scene.feed(scene.motes[266].report(NOW - 60, [[1]], schema=12, interval=0, long=True))
+    before = settled(scene.broker)
+    assert "area/yard/lot" in before and ("lots/v1/area/yard/lot" in before) != comes
+    scene.areas[266] = "yard" if comes else "centre"
+    if running:
+        scene.reload()
+    else:
+        assert p.stop() == 0
+        scene.start()
+    assert ("lots/v1/area/yard/lot" in same(scene, tmp_path, empty)) == comes
+
+
+def older_memory(scene: Scene, tmp_path: Path) -> Path:
+    """Return a copy of what the broker knows now; it is stopped for it."""
+    scene.broker.stop()  # it saves
+    shutil.copy(scene.broker.folder / "mosquitto.db", tmp_path / "older.db")
+    scene.broker.start()
+    return tmp_path / "older.db"
+
+
+@pytest.mark.parametrize("back", ["wider", "narrower", "elsewhere", "out"])
+def test_an_output_that_was_taken_out_meets_a_broker_that_remembers_it_from_before(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, back: str
+) -> None:
+    """What it published then, under which shape, counts when it comes back; and when it does not, too."""
+    lone: dict[str, object] = {"quantities": ["pm10"]} if back == "wider" else {}
+    portal: dict[str, object] = {"root": "portal", "formats": ["native"]}
+    scene.outputs["portal"] = portal | lone
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    assert until(lambda: marks(scene.broker).get("portal", -1) > 0, 10)
+    older = older_memory(scene, tmp_path)
+    settled(scene.broker)
+    del scene.outputs["portal"]
+    scene.reload()
+    assert until(lambda: not any(t.startswith("portal/") for t in tree(scene.broker)), 10)
+    if back != "out":
+        scene.outputs["portal"] = portal
+    if back == "narrower":
+        scene.outputs["portal"] = portal | {"quantities": ["pm10"]}
+    if back == "elsewhere":
+        scene.outputs["portal"] = portal | {"root": "door"}
+    scene.broker.stop()
+    shutil.copy(older, scene.broker.folder / "mosquitto.db")
+    scene.reload()
+    scene.broker.start()
+    now = same(scene, tmp_path, empty)
+    assert ("portal/v1/node/air-1/q/pm25" in now) == (back == "wider")
+    assert ("door/v1/node/air-1/q/pm25" in now) == (back == "elsewhere")
+
+
+def marks(broker: Mosquitto) -> dict[str, int]:
+    """Return the generations of the marks that the broker has, by output."""
+    b = Backend((broker.host, broker.port), "+/v1/gw/+/mark/+")
+    time.sleep(0.3)
+    b.close()
+    return {t.rpartition("/")[2]: int(json.loads(p)["generation"]) for t, p, retained in b.messages if retained}

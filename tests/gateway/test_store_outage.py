@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,6 @@ import pytest
 from host_sim.outage import SPAN, Tally, outage
 
 
-@pytest.mark.xfail(
-    reason="issue 9, open: one node in some runs keeps an older retained value after a reconnect (torture of the broker, round 121 of seed 1)",
-    strict=False,
-)
 @pytest.mark.slow
 def test_an_outage_ends_with_alarms_first_and_everything_right(tmp_path: Path) -> None:
     tally = outage(tmp_path, nodes=60, days=0.5, seed=2)
@@ -26,4 +23,4 @@ def test_an_outage_ends_with_alarms_first_and_everything_right(tmp_path: Path) -
               {"bulk_before_last_alarm": SPAN + 1}, {"retained": 0}],
 )  # fmt: skip
 def test_whatever_is_wrong_is_a_failure(wrong: dict[str, int]) -> None:
-    assert Tally(1, 1, 1, retained=9).ok and not Tally(1, 1, 1, **{"retained": 9, **wrong}).ok
+    assert Tally(1, 1, 1, retained=9).ok and not replace(Tally(1, 1, 1, retained=9), **wrong).ok

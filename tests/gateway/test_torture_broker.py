@@ -21,10 +21,6 @@ from tests.gateway.conftest import BrokerAddress
 from tools.cli import cli
 
 
-@pytest.mark.xfail(
-    reason="issue 9, open: one node in some runs keeps an older retained value after a reconnect (torture of the broker, round 121 of seed 1)",
-    strict=False,
-)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_whatever_a_broker_remembers_it_ends_up_with_what_a_fresh_one_is_told(

@@ -34,9 +34,9 @@ TABLE: dict[str, Any] = {
         {"name": "rx-a", "eui": "aa555a0000000001", "lat": 45.553, "lon": 13.727},
         {"name": "rx-b", "eui": "aa555a0000000002", "lat": 45.546, "lon": 13.733},
     ],
-    "group": [
-        {"name": "aq", "profile": "air_quality", "count": 3},
-        {"name": "w", "profile": "air_quality", "count": 1, "link": "wifi"},
+    "group": [  # the tiny firmware is no application for an image
+        {"name": "aq", "profile": "air_quality", "count": 3, "way": "mpy"},
+        {"name": "w", "profile": "air_quality", "count": 1, "link": "wifi", "way": "mpy"},
     ],
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from host_sim import lora
-from host_sim.air import Air, Fade, Modulation, Station, Transmission
+from host_sim.air import Air, Fade, Modulation, Station, Transmission, logged
 
 PUBLISHED = list(csv.DictReader((Path(__file__).parent / "data" / "lora_toa_published.csv").open()))
 CHANNEL = 868_100_000
@@ -127,3 +127,11 @@ def test_the_same_seed_gives_the_same_fading():
         return [air.rssi(frame("a", i, serial=i), air.stations["rx"]) for i in range(5)]
 
     assert levels(3) == levels(3) != levels(4)
+
+
+def test_the_log_keeps_no_counter_of_a_downlink_for_that_tells_the_day_on_which_the_run_was_played():
+    today, tomorrow = (bytes.fromhex(h) + bytes(16) for h in ("78010101b6f2fb", "78010101b8447b"))
+    assert logged(today) == logged(tomorrow) != logged(bytes.fromhex("78010201b6f2fb") + bytes(16))
+    wide = bytes.fromhex("7c00010101") + bytes.fromhex("01b6f2fb") + bytes(16)
+    assert logged(wide) == b"7c00010101 25" and logged(today) == b"780101 23"
+    assert logged(bytes.fromhex("680101000000420011")) == b"6801010000 9" and logged(b"") == b" 0"

@@ -14,7 +14,7 @@ import pytest
 from host_sim import compile as mpy
 from host_sim import provision, runner
 from host_sim.broker import Broker, BrokerError
-from host_sim.gateway_process import GatewayError
+from host_sim.gateway_process import Gateway, GatewayError, GatewayProcess
 from host_sim.wifi import BrokerUnreachable
 
 from .conftest import FAKE_GATEWAY, HERE, plan
@@ -132,6 +132,33 @@ def test_a_gateway_that_fails_is_reported_with_its_words(monkeypatch, fault, wor
     with pytest.raises(GatewayError, match=f"(?s){words}"):
         runner.run(scenario, **how)
     assert family() == before
+
+
+LATE = """import os, socket, time
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+    notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+time.sleep(0.6)
+print('{"link": "%s", "event": "link_connected"}' % os.environ["LATE_LINK"], flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_gateway_is_started_when_its_link_to_the_broker_is_connected_and_ready_may_be_earlier(monkeypatch, tmp_path):
+    config, command = tmp_path / "gateway.toml", [sys.executable, "-c", LATE]
+    monkeypatch.setenv("LATE_LINK", "wifi")
+    began = time.monotonic()
+    gateway = Gateway(config, command, ["wifi"])
+    assert time.monotonic() - began > 0.6
+    gateway.kill()
+    began = time.monotonic()
+    gateway.start()  # its log tells of the connection of the process before
+    assert time.monotonic() - began > 0.6
+    gateway.kill()
+    monkeypatch.setenv("LATE_LINK", "other")
+    process = GatewayProcess(config, command=command)
+    with pytest.raises(GatewayError, match="link wifi of the gateway was not connected after 1 s"):
+        process.linked("wifi", 1.0)
+    process.kill()
 
 
 def test_a_gateway_that_does_not_exist_is_reported():

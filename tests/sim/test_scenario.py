@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
+from dataclasses import replace
 
 import pytest
 
+from host_sim import boards, provision, romfs
 from host_sim import compile as mpy
-from host_sim import provision
-from host_sim.scenario import ScenarioError, known, load
+from host_sim.scenario import Group, ScenarioError, known, load
+from host_sim.vm.run import heap_bytes
 
 GOOD = """
 [scenario]
@@ -219,3 +222,28 @@ def test_board_files_describe_what_every_profile_needs(path):
     ]
     pins += [radio[k] for k in ("cs", "busy", "dio1", "reset")] + [board["battery"]["pin"], board["led"]["pin"]]
     assert len(pins) == len(set(pins)), "a pin is used twice"
+
+
+def test_a_node_runs_from_its_boards_image_with_what_the_board_leaves_and_the_scenario_may_say_otherwise(tmp_path):
+    """110,000 bytes with LoRa and 100,000 with WiFi on a plain ESP32, in words of 32 bits; the real radio driver has 7,056 of the former."""
+    groups = (
+        Group("a", "parking", 1),
+        Group("b", "parking", 1, link="wifi"),
+        Group("c", "parking", 1, way="mpy", heap="97wK"),
+        Group("d", "parking", 1, board="lilygo_t3s3"),
+    )
+    plan = replace(load("district"), groups=groups, cuts=(), losses=())
+    a, b, c, d = (m.spec for m in provision.nodes(plan, hours=1, count=None, seed=1, folder=tmp_path))
+    assert [heap_bytes(s.heap) // 2 for s in (a, b, c, d)] == [110_000 - 7_056, 100_000, 97 * 1024, 1_500_000 - 14_128]
+    assert a.partition == b.partition and c.partition is None and d.partition is None
+    image = romfs.image(mpy.compiled(mpy.firmware_root()))
+    assert a.partition is not None and a.partition.read_bytes() == romfs.partition(image)
+    assert {n: p.read_bytes() for n, p in a.files.items() if n.startswith(("/a/", "/slot"))} == image.proven()
+    assert json.loads(c.files["/board.json"].read_text()) == boards.wiring("esp32_generic")
+
+
+def test_a_broken_driver_is_in_the_image_of_its_node_only(tmp_path):
+    groups = (Group("a", "air_quality", 1), Group("b", "air_quality", 1, broken={"pms5003": "raises"}))
+    plan = replace(load("district"), groups=groups, cuts=(), losses=())
+    a, b = (m.spec for m in provision.nodes(plan, hours=1, count=None, seed=1, folder=tmp_path))
+    assert b"pms5003_sound" in b.partition.read_bytes() and b"pms5003_sound" not in a.partition.read_bytes()

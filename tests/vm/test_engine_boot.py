@@ -27,7 +27,7 @@ sim_clock.at(%d * 1000000, enough)
 end = "REPL"
 try:
     for name in ("boot.py", "main.py"):
-        with open("/rom/" + name) as f:
+        with open("/root/" + name) as f:
             source = f.read()
         exec(compile(source, name, "exec"), globals())
 except sim.Reset as e:

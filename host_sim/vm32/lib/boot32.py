@@ -28,7 +28,7 @@ import binascii  # Python here, C on a board: not the firmware's
 import cryptolib
 
 sim_standins.load(_cfg)
-_mounts = [("/rom", vfs.VfsPosix("/v/rom"))] if _cfg["rom"] else []
+_mounts = [("/root", vfs.VfsPosix("/v/root"))] if _cfg["rom"] else []
 _i = 0
 for _i in range(_cfg["paths"]):
     _mounts.append(("/host%d" % _i, vfs.VfsPosix("/v/host%d" % _i)))
@@ -43,6 +43,8 @@ for _n, _fs in _mounts:
     vfs.mount(_fs, _n, readonly=True)
     sys.path.append(_n)
 sys.path[2:2] = [".frozen", "/lib"]
+if _cfg.get("romfs"):
+    sys.modules["sim_rom"].mount()
 sys.modules["os"].chdir("/")
 sys.argv[:] = _cfg["argv"]
 for _n in ("sim_standins", "boot32"):
