@@ -18,11 +18,11 @@ from gateway.config.manual import example
 from gateway.config.table import ConfigError, Table, parse, text_of
 from gateway.core.model import Node
 
+WORK = 32 << 20  # characters that are parsed again to find further broken lines: seconds
 MOST = 100  # mistakes that are told; who has more has taken the wrong file
 
 T = TypeVar("T")
 _KEY = re.compile(r"""\s*[\w"'.-]+\s*=""")
-_HEADER = re.compile(r"\s*\[")
 
 
 class Toml(NamedTuple):
@@ -35,11 +35,10 @@ class Toml(NamedTuple):
 
     def hurt(self, t: Table) -> bool:
         """True when a line of a table is broken: what is missing of it cannot be known."""
-        start = t.line_of(None) if t.where else 0
-        if not self.broken or start is None:
+        span = t.span() if self.broken else None
+        if span is None:
             return bool(self.broken)
-        lines = self.text.split("\n")
-        end = next((n for n in range(start + 1, len(lines) + 1) if _HEADER.match(lines[n - 1])), len(lines) + 1)
+        start, end = span
         return any(start < n < end for n in self.broken)
 
 
@@ -80,7 +79,8 @@ class Mistakes:
                 line = "" if e.line is None or e.line > len(lines) else lines[e.line - 1]
                 # a sound line stands behind a text or a list that does not end, as every other line behind it does
                 alone = _KEY.match(line) and (not _is_toml(line) or "overwrite" in str(e))
-                if e.line is None or e.line in broken or not alone or len(self.found) >= MOST:
+                enough = len(self.found) >= MOST or len(text) * (len(broken) + 1) > WORK
+                if e.line is None or e.line in broken or not alone or enough:
                     return Toml(text, {}, broken, False)
                 lines[e.line - 1] = ""
                 broken.add(e.line)

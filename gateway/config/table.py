@@ -6,6 +6,8 @@ import copy
 import difflib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,30 @@ class ConfigError(Exception):
         return {"file": file, "line": self.line, "text": str(self), "hint": self.hint}
 
 
+@dataclass(frozen=True)
+class _Index:
+    lines: list[str]
+    spans: dict[str, list[tuple[int, int]]]
+
+
+_HEADER = re.compile(r"\s*\[\[?([^\]]*)\]")
+
+
+@lru_cache(maxsize=2)
+def _index(text: str) -> _Index:
+    """Return where each table of a text stands: looked for once, since a registry has 25,000 of them."""
+    lines = text.splitlines()
+    spans: dict[str, list[tuple[int, int]]] = {}
+    name, start = "", 0
+    for number, line in enumerate(lines, 1):
+        if line.lstrip().startswith("["):
+            spans.setdefault(name, []).append((start, number))
+            header = _HEADER.match(line)
+            name, start = ".".join(p.strip() for p in header[1].split(".")) if header else "[", number
+    spans.setdefault(name, []).append((start, len(lines) + 1))
+    return _Index(lines, spans)
+
+
 class Table:
     """One table of a TOML file with checked access; `where` names it in messages, `line_of` finds keys in the text."""
 
@@ -77,23 +103,20 @@ class Table:
             )
         self.data: dict[str, Any] = data
 
+    def span(self) -> tuple[int, int] | None:
+        """Return the 1-based lines of this table's header (the nth of its kind; 0 for the top) and of the next one; a best guess."""
+        found = _index(self.text).spans.get(self.where, ())
+        return found[self.nth] if self.nth < len(found) else None
+
     def line_of(self, key: str | None) -> int | None:
-        """Best guess at the 1-based line of a key below this table's header (the nth of its kind), or of the header."""
-        header = re.compile(
-            r"\s*\[\[?\s*" + r"\s*\.\s*".join(re.escape(p) for p in self.where.split(".")) + r"\s*\]\]?"
-        )
-        seen, inside = -1, not self.where
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if line.lstrip().startswith("["):
-                inside = False
-                if header.match(line):
-                    seen += 1
-                    inside = seen == self.nth
-                    if inside and key is None:
-                        return number
-            elif inside and key is not None and re.match(r"\s*[\"']?" + re.escape(key) + r"[\"']?\s*=", line):
-                return number
-        return None
+        """Best guess at the 1-based line of a key below this table's header, or of the header."""
+        span = self.span()
+        if span is None or key is None:
+            return span[0] or None if span is not None else None
+        start, end = span
+        wanted = re.compile(r"\s*[\"']?" + re.escape(key) + r"[\"']?\s*=")
+        lines = _index(self.text).lines
+        return next((n for n in range(start + 1, end) if wanted.match(lines[n - 1])), None)
 
     def error(
         self,
