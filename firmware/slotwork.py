@@ -129,7 +129,8 @@ def _check_image(slot, image):
         raise ValueError("differs: image")
     import vfs
 
-    rom = vfs.VfsRom(slotboot.half(slot))  # OSError: no ROMFS, though it is what was sent
+    # OSError: no ROMFS, though it is what was sent
+    rom = vfs.VfsRom(slotboot.half(slot))  # pyright: ignore[reportAttributeAccessIssue]  (MICROPY_VFS_ROM)
     for file in ("mote/main.mpy", "motewire/__init__.mpy"):
         try:
             rom.stat(file)
