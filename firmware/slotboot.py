@@ -108,7 +108,7 @@ def _mount(slot, where, found, asleep):
     try:
         if not asleep and not whole(rom, int.from_bytes(found[4:8], "big"), found[8:]):
             raise OSError("SHA-256 differs")
-        vfs.mount(vfs.VfsRom(rom), where)  # pyright: ignore[reportAttributeAccessIssue]  (MICROPY_VFS_ROM)
+        vfs.mount(vfs.VfsRom(rom), where)  # pyright: ignore[reportAttributeAccessIssue]  (the stubs do not know it)
         return ""
     except OSError as e:
         wrong = str(e)

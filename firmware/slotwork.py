@@ -130,7 +130,7 @@ def _check_image(slot, image):
     import vfs
 
     # OSError: no ROMFS, though it is what was sent
-    rom = vfs.VfsRom(slotboot.half(slot))  # pyright: ignore[reportAttributeAccessIssue]  (MICROPY_VFS_ROM)
+    rom = vfs.VfsRom(slotboot.half(slot))  # pyright: ignore[reportAttributeAccessIssue]
     for file in ("mote/main.mpy", "motewire/__init__.mpy"):
         try:
             rom.stat(file)

@@ -34,6 +34,9 @@ def main() -> int:
     check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="refuse warnings, too")
+    check.add_argument(
+        "--brokers", action="store_true", help="connect to the brokers, too, and say what they cannot do"
+    )
     again = verbs.add_parser(
         "reload", help="have a running gateway read its configuration again, and say how that ended"
     )
@@ -71,7 +74,7 @@ def main() -> int:
 
     match args.verb:
         case "check":
-            return operator.check(args.config, args.json, args.strict)
+            return operator.check(args.config, args.json, args.strict, args.brokers)
         case "init":
             return operator.init(args.dir, args.json)
         case "install":

@@ -23,6 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from gateway import tls
 from gateway.config import Broker
 from gateway.credentials import read_secret
+from gateway.mqtt_ask import NO_RETAIN_NEXT, ask
 from gateway.mqtt_wire import Client, Wire
 
 CONNECT_S = 10.0
@@ -65,6 +66,7 @@ class MqttSession:
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._subscribed: dict[int, asyncio.Future[None]] = {}
+        self._will, self._refused = will is not None, False
         self._wire: Wire | None = None
         self._mid = FIRST_MID
         self._flying: set[int] = set()  # message ids without their PUBACK
@@ -115,9 +117,26 @@ class MqttSession:
             reason, hint = tls.explain(e)
             hint = hint if b.ca_file is not None else ""
             raise MqttError(f"{b.host}:{b.port}: {reason}", hint) from e
+        except MqttError as e:
+            self._drop("connect failed")
+            raise await self._explained(e) from e
         except BaseException:
             self._drop("connect failed")
             raise
+
+    async def _explained(self, e: MqttError) -> MqttError:
+        """Return why a broker closed the connection without a word, where MQTT 5 has one for it: it keeps no retained messages, not even our last will."""
+        if not self._will or self._refused:
+            return e
+        try:
+            answer = await asyncio.to_thread(ask, self._broker)
+        except (OSError, ValueError):
+            return e  # it is away now, which the next try says
+        if answer is None or answer.retains:
+            return e
+        return MqttError(
+            f"{self._where}: the broker keeps no retained messages, and lets no one in who has any", NO_RETAIN_NEXT
+        )
 
     async def subscribe(self, topic: str | list[tuple[str, int]], qos: int = 0) -> None:
         """Subscribe to a topic, or to several with a QoS each, and wait for SUBACK. Raises NotSubscribed (refused), MqttError."""
@@ -192,6 +211,7 @@ class MqttSession:
         if self._connected.done():
             return
         if code.is_failure:
+            self._refused = True
             self._connected.set_exception(MqttError(f"{self._where}: broker says {code}"))
         else:
             self._connected.set_result(None)

@@ -349,10 +349,11 @@ class Outputs:
                 self._since.forget((name, "stalled"))
             stalled = self._since.held((name, "stalled"), o.connected and behind > 0)
             if away > AWAY_S:
+                why, what = o.away or ("", "data are kept in the store; start the broker or correct the output")
                 yield Problem(
                     "output_away",
-                    f"output {name} has been away for {away:.0f} s, {behind} events wait for it",
-                    "data are kept in the store; start the broker or correct the output",
+                    f"output {name} has been away for {away:.0f} s, {behind} events wait for it{': ' if why else ''}{why}",
+                    what,
                 )
             elif stalled > STALLED_S:
                 yield Problem(

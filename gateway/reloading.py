@@ -1,7 +1,8 @@
 """A reload that whoever asks for it learns the end of: check the files, SIGHUP, wait for the running gateway's answer.
 
 A signal carries no answer, so the gateway writes how each reload ended into RUNTIME_DIRECTORY (which systemd gives the unit and its
-ExecReload=); `citymote gateway reload` waits for it there. Without that folder it can only check and signal.
+ExecReload=), without one beside its store; `citymote gateway reload` waits for it there. SIGHUP ends most programs: it is sent to nothing but
+a gateway that was started with this configuration.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +25,53 @@ POLL_S = 0.05
 log = structlog.get_logger(__name__)
 
 
-def runtime_folder() -> Path | None:
+def runtime_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder in RUNTIME_DIRECTORY (the first of a list), None when there is none."""
-    first = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    first = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     return Path(first) if first else None
 
 
-def report(began: float, mistakes: Sequence[tuple[str, str]]) -> None:
+def _outcome(folder: Path | None, store: Path | None) -> Path | None:
+    return (
+        folder / OUTCOME
+        if folder is not None
+        else store.with_name(f"{store.name}.{OUTCOME}")
+        if store is not None
+        else None
+    )
+
+
+def report(began: float, mistakes: Sequence[tuple[str, str]], store: Path | None = None) -> None:
     """Write how a reload ended. began: time.monotonic() before its files were read; mistakes: (text, hint) of each, empty when it is in force.
 
     A folder that cannot be written is logged: the reload itself has ended already.
     """
-    folder = runtime_folder()
-    if folder is None:
+    file = _outcome(runtime_folder(), store)
+    if file is None:
         return
-    new = folder / f"{OUTCOME}.new"
+    new = file.with_name(f"{file.name}.new")
     body = {"began": began, "mistakes": [{"text": text, "next": hint} for text, hint in mistakes]}
     try:
         new.write_text(json.dumps(body), encoding="utf-8")
-        new.replace(folder / OUTCOME)
+        new.replace(file)
     except OSError as e:
         log.warning(
-            "reload_outcome_not_written", error=str(e), next=f"look at {folder}; systemctl reload will time out"
+            "reload_outcome_not_written", error=str(e), next=f"look at {file.parent}; systemctl reload will time out"
         )
 
 
-def ask(pid: int, wait_s: float = WAIT_S) -> list[dict[str, Any]] | None:
+def ask(pid: int, wait_s: float = WAIT_S, store: Path | None = None) -> list[dict[str, Any]] | None:
     """Send SIGHUP to a gateway and return the mistakes for which it refused; [] when the files are in force, None when it cannot be known.
 
     Raises ProcessLookupError when it has ended, PermissionError when it is another user's, TimeoutError when it does not answer in wait_s.
     """
-    folder = runtime_folder()
+    file = _outcome(runtime_folder(_environment(pid)), store)
     asked = time.monotonic()  # the same clock for all processes of a host
     os.kill(pid, signal.SIGHUP)
-    if folder is None:
+    if file is None:
         return None
     while time.monotonic() - asked < wait_s:
-        outcome = _read(folder / OUTCOME)
+        outcome = _read(file)
         if (
             outcome is not None and outcome["began"] >= asked
         ):  # an earlier one may have read the files before they were written
@@ -68,6 +79,35 @@ def ask(pid: int, wait_s: float = WAIT_S) -> list[dict[str, Any]] | None:
         os.kill(pid, 0)
         time.sleep(POLL_S)
     raise TimeoutError(f"gateway {pid} has not ended its reload in {wait_s:.0f} s")
+
+
+def is_gateway(pid: int, file: Path) -> bool:
+    """True for a running gateway that was started with this configuration. Raises ProcessLookupError."""
+    try:
+        words = [os.fsdecode(w) for w in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(f"there is no process {pid}") from None
+    if "gateway" not in words or "run" not in words[words.index("gateway") :]:
+        return False
+    named = [
+        w.removeprefix("--config=")
+        for n, w in enumerate(words)
+        if w.startswith("--config=") or n and words[n - 1] == "--config"
+    ]
+    try:
+        where = Path(f"/proc/{pid}/cwd").readlink()
+    except PermissionError:
+        where = Path()  # another user's: the unit names the file from the root
+    return any((where / name).resolve() == file.resolve() for name in named)
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """Return the environment that a process was started with, our own when it is not ours to see."""
+    try:
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return dict(os.environ)
+    return dict(os.fsdecode(p).split("=", 1) for p in pairs if b"=" in p)
 
 
 def _read(file: Path) -> dict[str, Any] | None:
@@ -85,11 +125,19 @@ def reload(file: Path, pid: int) -> int:
     """
     from gateway import verbs  # which imports the installer: the running gateway needs neither
 
-    dangers = verbs.dangerous(file)
+    try:
+        if not is_gateway(pid, file):
+            print(f"error: process {pid} is no gateway that runs with {file}, so it was sent nothing\n"
+                  "next: systemctl show -p MainPID citymote-gateway, or: pgrep -af 'gateway run'", file=sys.stderr)  # fmt: skip
+            return verbs.FAILED
+    except ProcessLookupError as e:
+        print(f"error: {e}\nnext: systemctl status citymote-gateway", file=sys.stderr)
+        return verbs.FAILED
+    dangers, store = verbs.dangerous(file)
     if dangers:
         return verbs.USAGE
     try:
-        mistakes = ask(pid)
+        mistakes = ask(pid, store=store)
     except OSError as e:  # TimeoutError is one
         print(f"error: gateway {pid}: {e.strerror or e}\nnext: systemctl status citymote-gateway", file=sys.stderr)
         return verbs.FAILED
@@ -98,5 +146,5 @@ def reload(file: Path, pid: int) -> int:
     for m in mistakes or ():
         print(f"error: {m['text']}\nnext: {m['next']}", file=sys.stderr)
     if mistakes is None:
-        print("asked; how it ended is in its log (RUNTIME_DIRECTORY is not set)", file=sys.stderr)
-    return verbs.FAILED if mistakes else verbs.DONE
+        print("error: it was asked; how it ended is in its log", file=sys.stderr)
+    return verbs.DONE if mistakes == [] else verbs.FAILED

@@ -82,7 +82,7 @@ class Service:
             self._apply,
             self._notifier.say,
             self._line,
-            reloading.report,
+            partial(reloading.report, store=config.store),
             shrunk=self._shrunk,
         )
         self._started = datetime.now(UTC).timestamp()

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gateway import install as system
-from gateway import states
-from gateway.config import Config, ConfigError, load
-from gateway.config.advice import MOST, Finding, Lines, findings
+from gateway import states, tls
+from gateway.config import Broker, Config, ConfigError, MqttLinkConfig, MqttOutputConfig, load
+from gateway.config.advice import MOST, Finding, Lines, findings, keys_beside
 from gateway.config.identity import host_id
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
+from gateway.mqtt_ask import NO_RETAIN_NEXT, ask
 from gateway.store import glance
 from gateway.store.engine import StoreError
 
 DONE, FAILED, USAGE = 0, 1, 2
+SHORT = 16 << 10  # bytes of a packet that Home Assistant's discovery of a node with many quantities needs
 
 
 def complain(error: ConfigError | StoreError | LinkError) -> None:
@@ -33,20 +35,23 @@ def complain(error: ConfigError | StoreError | LinkError) -> None:
         print(f"{1 + len(more)} mistakes", file=sys.stderr)
 
 
-def check(file: Path, as_json: bool = False, strict: bool = False) -> int:
+def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool = False) -> int:
     """Read the configuration and the registry; print what a run would do. Exit code 0, or 2 with all complaints.
 
-    Dangerous findings (advice.py) are refused, others are warnings on stderr; strict: those are refused too.
+    Dangerous findings (advice.py) are refused, others are warnings on stderr; strict: those are refused too. brokers: connect to each once and
+    leave again, without publishing anything.
     """
     try:
         c = load(file)
     except ConfigError as e:
+        beside = keys_beside(e)
         if as_json:
-            mistakes = [m.document() for m in (e, *e.more)]
+            mistakes = [*(m.document() for m in (e, *e.more)), *(f.document() for f in beside)]
             _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
+        _mention(beside, strict)
         return USAGE
-    found = sorted([*findings(c), *_stored(c)], key=lambda f: not f.refuses)
+    found = sorted([*findings(c), *_stored(c), *(_asked(c) if brokers else ())], key=lambda f: not f.refuses)
     refused = [f for f in found if f.refuses or strict]
     _mention(found, strict)
     if refused:
@@ -81,16 +86,46 @@ def _stored(c: Config) -> list[Finding]:
     return found[:MOST]
 
 
-def dangerous(file: Path) -> int | None:
-    """For a reload: complain of what `check` refuses without --strict. How many findings that were; None when the file cannot be used."""
+def _asked(c: Config) -> Iterator[Finding]:
+    """What the brokers say of themselves: an output whose broker retains nothing leaves late subscribers without anything."""
+    outputs = [o for o in c.outputs if isinstance(o, MqttOutputConfig)]
+    named: dict[Broker, list[str]] = {}
+    for kind, x in (
+        *(("output", o) for o in outputs),
+        *(("link", x) for x in c.links if isinstance(x, MqttLinkConfig)),
+    ):
+        named.setdefault(x.broker, []).append(f"{kind}.{x.name}")
+    for broker, names in named.items():
+        place = f"{c.file}: {', '.join(names)}: broker {broker.host}:{broker.port}"
+        try:
+            answer = ask(broker)
+        except (OSError, ValueError) as e:
+            reason, hint = tls.explain(e)
+            yield Finding(
+                "broker_away", f"{place} cannot be reached: {reason}", hint or "start it, or correct the address"
+            )
+            continue
+        if answer is None:
+            continue  # it speaks 3.1.1 alone, which has no words for this
+        if answer.refused:
+            yield Finding("broker_refuses", f"{place} lets us not in: {answer.refused}", "correct username, password_file or the broker's users", True)  # fmt: skip
+        if not answer.retains and any(o.broker == broker for o in outputs):
+            yield Finding("broker_keeps_nothing", f"{place} keeps no retained messages", NO_RETAIN_NEXT, True)
+        if answer.longest is not None and answer.longest < SHORT and any(o.broker == broker for o in outputs):
+            yield Finding("broker_takes_short", f"{place} takes at most {answer.longest} bytes a packet; discovery and whole packs may be longer",
+                          "raise it (mosquitto: max_packet_size); what does not fit is set aside and named in health")  # fmt: skip
+
+
+def dangerous(file: Path) -> tuple[int | None, Path | None]:
+    """For a reload: complain of what `check` refuses without --strict. How many findings that were, None when the file cannot be used; and the store."""
     try:
         c = load(file)
     except ConfigError as e:
         complain(e)
-        return None
+        return None, None
     refused = [f for f in findings(c) if f.refuses]
     _mention(refused, False)
-    return len(refused)
+    return len(refused), c.store
 
 
 def _mention(found: list[Finding], strict: bool) -> None:

@@ -27,7 +27,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from host_sim.gateway_process import GatewayError, GatewayProcess
 from host_sim.load import PULL_ACK, PULL_DATA, PULL_RESP, TX_ACK, datagram, push_data
 from host_sim.mosquitto import Mosquitto, MosquittoError
-from host_sim.torture_broker_rig import EXCLUDED, Backend, Event, Mirror, Tortured, Watch, compared, snapshot
+from host_sim.torture_broker_rig import EXCLUDED, Backend, Event, Mirror, Tortured, Watch, compared, newest, snapshot
 from host_sim.torture_broker_town import NAME, Frame, Thing, Town
 
 BROKER_FAULTS: tuple[str, ...] = ("forgets", "older", "exchanged", "frozen", "silent", "restarted")
@@ -453,6 +453,7 @@ class _Run:
             raise GatewayError(f"the gateway ended by itself\n{self._gateway.tail() if self._gateway else ''}")
         outputs = 2 if self.town.portal else 1
         mirror: dict[str, bytes] | None = None
+        as_of = -1  # the newest event that the mirror knows
         faults: dict[Fault, str] = {}
         since = time.monotonic()
         while True:
@@ -463,7 +464,10 @@ class _Run:
                 time.sleep(0.05)
                 continue
             live = snapshot(self._broker.address)
-            if mirror is None:
+            if (
+                mirror is None or newest(self.store) != as_of and not over
+            ):  # an hour may have closed, or a node fallen silent meanwhile
+                as_of = newest(self.store)
                 mirror = self._mirror.compute(self.store, self.town.write, outputs)
                 continue
             found = self._compare(live, mirror)
@@ -474,9 +478,11 @@ class _Run:
                 faults = found
                 break
             if over or now - since > STEADY_S:
+                before = newest(self.store)
                 again = self._mirror.compute(self.store, self.town.write, outputs)
                 faults = self._compare(live := snapshot(self._broker.address), again)
-                break
+                if over or newest(self.store) == before:
+                    break
             time.sleep(0.1)
         return live, faults
 

@@ -76,6 +76,13 @@ def _said(payload: bytes) -> Any:
         return payload
 
 
+def newest(store: Path) -> int:
+    """Return the number of the newest event of a store that a gateway is writing."""
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as db:
+        row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'spool'").fetchone()
+    return 0 if row is None else row[0]
+
+
 class Backend:
     """Counts the events that arrive at the tortured broker, whatever becomes of it; its session outlives every broker."""
 

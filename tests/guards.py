@@ -125,6 +125,10 @@ GUARDS = (
     Guard("G1", "a reading persisted with two values counts as lost", "host_sim/truth.py", "        return gone + [k for k in set(self.clashes) if delivered.get(k) == self.readings[k]]\n", "        return gone\n", ("tests/sim/test_expect.py", "-k", "two_values")),
     Guard("G4", "what a node leaves out must be what was expected", "host_sim/expect.py", "            if left_out != sorted(shed):\n", "            if not left_out and shed:\n", ("tests/sim/test_expect.py",)),
     Guard("G6", "erases of every boot count", "host_sim/node.py", "            self.stats.erases += n - self._erased\n", "            self.stats.erases = n\n", ("tests/sim/test_fleet.py", "-k", "erases")),
+    Guard("G6", "what only building needs is forgotten", "firmware/mote/main.py", '    mote.borrow("mote.start", "lean", node)\n', "", ("tests/vm/test_heap_32bit.py", "-k", "air_quality-lora")),
+    Guard("G6", "a configuration without room is refused aloud", "firmware/mote/remote.py", "            self.node.health.send([(_STATUS_PROBLEM, why)])\n", "            pass\n", ("tests/sim/test_commands.py", "-k", "no_room")),
+    Guard("G9", "a client hears what it subscribed to", "host_sim/broker.py", "            if any(subscriber.client_id == session.client_id for subscriber, _qos in own):\n", "            if True:\n", ("tests/sim/test_broker.py",)),
+    Guard("G9", "a start waits for the link", "host_sim/gateway_process.py", "                self._process.linked(link)\n", "                pass\n", ("tests/sim/test_runner.py", "-k", "started_when")),
     Guard("G1", "a record that rotted is not believed at start", "firmware/mote/outbox.py", "                if crc32(frame[:size], crc32(head)) != unpack_from(\">I\", frame, size)[0]:\n", "                if False:\n", PARTS),
     Guard("G1", "a stored frame is flushed (the torture sees it)", "firmware/mote/outbox.py", "        f.flush()\n        return segment", "        return segment", TORTURE),
     Guard("G2", "a block of counters is reserved before its first is used (the torture sees it)", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "", TORTURE),
@@ -183,7 +187,7 @@ GUARDS = (
     Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", COMMANDS),
     Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/commands.py", "        if valve.auto_close and alarm is not None", "        if alarm is not None", COMMANDS),
     Guard("G3", "a command leaves after its commit only", "gateway/commit.py", "        if error is None and then is not None:\n", "        if then is not None:\n", ORDERS),
-    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;", "BEFORE UPDATE ON audit BEGIN SELECT 1; END;", ORDERS),
+    Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END\"", "BEFORE UPDATE ON audit BEGIN SELECT 1; END\"", ORDERS),
     Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
     Guard("G3", "answers about a household leave through no output that may not see it", "gateway/outputs/filter.py", "            return e if visibility in f.visibility else None\n", "            return e\n", ("tests/gateway/test_commands_process.py", "-k", "personal")),
     Guard("G3", "a role is bound to its areas", "gateway/core/authorise.py", "        return named and here and ", "        return named and ", COMMANDS),
@@ -243,7 +247,14 @@ def main() -> int:
     """Try every guard (or those of the promises named, `G2 G3`); print a line each; --json prints one document."""
     console = Console(stderr=True)
     rows: list[dict[str, str]] = []
-    chosen = [g for g in GUARDS if g.promise in sys.argv[1:]] or list(GUARDS)
+    asked = [a for a in sys.argv[1:] if a != "--json"]
+    strange = [a for a in asked if a not in {g.promise for g in GUARDS}]
+    if strange:
+        console.print(
+            f"error: nothing guards {' '.join(strange)}; next: {' '.join(sorted({g.promise for g in GUARDS}))}"
+        )
+        return 2
+    chosen = [g for g in GUARDS if g.promise in asked] or list(GUARDS)
     with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:
         tree = Path(tmp)
         _copy(tree)

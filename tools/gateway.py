@@ -8,7 +8,7 @@ import click
 
 from tools.gateway_audit import audit
 from tools.gateway_command import order
-from tools.gateway_store import backup, check_store
+from tools.gateway_store import backup, check_store, restore
 
 
 @click.group("gateway")
@@ -46,13 +46,15 @@ def run(config: Path, log_level: str | None, accept: bool) -> None:
 @_config
 @click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
 @click.option("--strict", is_flag=True, help="Refuse warnings, too.")
+@click.option("--brokers", is_flag=True, help="Connect to the brokers, too, and say what they cannot do.")
 @_json
-def check(config: Path, store: bool, strict: bool, as_json: bool) -> None:
+def check(config: Path, store: bool, strict: bool, brokers: bool, as_json: bool) -> None:
     """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
     if store:
         check_store(config, as_json)
         return
-    _become("check", "--config", str(config), *(["--strict"] if strict else []), *(["--json"] if as_json else []))
+    flags = {"--strict": strict, "--brokers": brokers, "--json": as_json}
+    _become("check", "--config", str(config), *(flag for flag, on in flags.items() if on))
 
 
 @command.command("reload")
@@ -115,5 +117,6 @@ _looking_back("replay", "Send what is stored of a time range to an MQTT output a
 _looking_back("republish", "Publish what is current to an MQTT output again, all of it or one node's.")
 _looking_back("export", "Write open data of a time range: JSON, CSV, GeoJSON.")
 command.add_command(backup)
+command.add_command(restore)
 command.add_command(audit)
 command.add_command(order)

@@ -16,6 +16,7 @@ from gateway.store.archive import archive
 from gateway.store.backup import backup as copy_store
 from gateway.store.backup import examine
 from gateway.store.engine import StoreError
+from gateway.store.restore import restore as put_back
 from tools.report import FAILED, USAGE, document, fail
 
 
@@ -41,7 +42,7 @@ def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
     """Copy the store to FILE (a new one), as of one moment, while the gateway works.
 
     To restore: stop the gateway, move gateway.db, gateway.db-wal and gateway.db-shm away, copy FILE to gateway.db, start. With --all:
-    `tar -xpf FILE -C /` in the place of the copy. FILE holds all keys then: keep it as you keep them.
+    `citymote gateway restore FILE`. FILE holds all keys then: keep it as you keep them.
     """
     c = config_of(config, as_json)
     store = c.store
@@ -69,6 +70,33 @@ def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
         )
         if everything:
             print("next: keep it where the keys are kept, encrypted: it holds all of them", file=sys.stderr)
+
+
+@click.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), default=Path("/"), help="Root of an image instead of /.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written and kept, and change nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def restore(file: Path, root: Path, dry_run: bool, as_json: bool) -> None:
+    """Put back what `backup --all` wrote to FILE, while the gateway is stopped.
+
+    What stands there is kept beside it as NAME.before-restore-TIME; when any file cannot be written, nothing is changed.
+    """
+    try:
+        made = put_back(file, time.time(), root, dry_run)
+    except StoreError as e:
+        fail("restore", str(e), hint=e.hint, as_json=as_json, code=FAILED)
+    if as_json:
+        document({"ok": True, **made})
+        return
+    would = "would write" if dry_run else "wrote"
+    for verb, names in ((would, made["files"]), ("would keep" if dry_run else "kept", made["kept"])):
+        click.echo("".join(f"{verb} {name}\n" for name in names), nl=False)
+    if not dry_run:
+        print(
+            "next: citymote gateway check --config FILE, citymote gateway check --store --config FILE, then start the gateway",
+            file=sys.stderr,
+        )
 
 
 def check_store(config: Path, as_json: bool) -> None:

@@ -47,6 +47,7 @@ def ready():
     node = make()
     for name in ("mote.links", "mote.drivers"):
         mote.let_go(name)  # built, and not needed again
+    mote.borrow("mote.start", "lean", node)
     gc.collect()
     return node
 

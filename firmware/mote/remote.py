@@ -11,6 +11,7 @@ from mote.config import note_problem
 from mote.errors import BadConfig, Planned
 from mote.hal import clock as board_clock
 
+_STATUS_PROBLEM = const(22)  # motewire.codes; a private copy costs no RAM, tests/wire/test_registry.py compares them
 _RESTART_MS = const(5000)  # time for an answer to leave; what does not leave waits on flash
 COMMANDS = "/commands.json"
 # what a change needs in turn; named here so that nothing of it stays when memory ends in the middle
@@ -98,7 +99,13 @@ class Remote:
             self.restart()
             return
         self.refused += 1
-        note_problem("no memory for this configuration")
+        why = "no memory for this configuration"
+        note_problem(why)
+        try:
+            self.node.health.send([(_STATUS_PROBLEM, why)])
+            self.node.uplink.fresh(True)
+        except MemoryError:
+            log.error("no memory to say so")  # the note is told at the next boot
         raise BadConfig("no memory")
 
     # --- commands

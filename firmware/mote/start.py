@@ -96,3 +96,25 @@ def safe_node(config, board, nvs, who, guard):
 
         config = Rescued(rtc=supervisor.rtc, nvs=nvs)
     return SafeNode(config, board, nvs, who, guard)
+
+
+_PARTS = (
+    "_sleeper", "alarms", "batcher", "clock", "control", "downlink", "health", "link", "outbox", "power", "sampler", "sealer",
+    "supervisor",
+)  # fmt: skip
+_ONCE = ("__init__", "_go_on", "_knows", "_scan", "_scan_segment", "_woke", "build")
+
+
+def lean(node):
+    """Forget how to make what there is one of until the next boot: the node, its parts and drivers (4 kB). Overwritten and not deleted, for
+    a deleted entry of a class keeps its value."""
+    made = [node] + [getattr(node, name) for name in _PARTS if getattr(node, name, None) is not None]
+    profile = getattr(node, "profile", None)
+    if profile is not None:
+        made.append(profile)
+        for sensor in profile.sensors:
+            made += [sensor, sensor.driver]
+    for it in made:
+        for name in _ONCE:
+            if hasattr(type(it), name):
+                setattr(type(it), name, None)

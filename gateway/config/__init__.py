@@ -28,7 +28,7 @@ from gateway.config.outputs import (
 from gateway.config.rules import RulesConfig, load_rules
 from gateway.config.store import StoreConfig
 from gateway.config.store import store as read_store
-from gateway.config.table import ConfigError, Table, level, read
+from gateway.config.table import ConfigError, Table, level
 from gateway.core.model import Node
 
 
@@ -92,8 +92,11 @@ class Config:
 def load(file: Path) -> Config:
     """Read a gateway configuration and the registry it names. Raises ConfigError, whose `more` are all further mistakes."""
     file = Path(file).resolve()
-    text, data = read(file, "configuration")
     book = Mistakes()
+    toml = book.toml(file, "configuration")
+    if not toml.whole:
+        book.close()
+    text, data = toml.text, toml.data
     top = Table(file, text, "", data)
     book.read(lambda t: t.only(tuple(s.name for s in SECTIONS)), top)
     nodes = load_registry(_registry(top), book)
@@ -106,26 +109,23 @@ def load(file: Path) -> Config:
                 table,
             )
             for name, table in _tables(section, top, book).items()
+            if not toml.hurt(table)
         ]
         outputs = [o for o in made.get("output", []) if o is not None]
     links = made["link"]
-    if not links:
+    if not links and not toml.broken:
         book.note(_none(top, "link", "no link, so no frame can arrive",
             'add [link.lora] with kind = "udp-forwarder" or [link.wifi] with kind = "mqtt"'))  # fmt: skip
-    if not made["output"]:
+    if not made["output"] and not toml.broken:
         book.note(_none(top, "output", "no output, so nobody is told",
             'add [output.city] with kind = "mqtt" and broker = "127.0.0.1:1883"'))  # fmt: skip
-    g, *_ = made["gateway"]
+    g = made["gateway"][0] if made["gateway"] else None
     if g is not None and g.clock != "host" and links and not any(isinstance(o, UdpForwarderConfig) for o in links):
         t = Table(file, text, "gateway", data["gateway"])
         book.note(t.error("clock", f'is "{g.clock}", but there is no udp-forwarder link', 'set clock = "host"'))
-    rules = None
-    if g is not None and g.rules is not None:
-        try:
-            rules = load_rules(g.rules, nodes)
-        except ConfigError as e:
-            book.note(e)
-    book.close()
+    where = g.rules if g is not None else _named(top, "rules")
+    rules = load_rules(where, nodes, book) if where is not None else None
+    book.close(nodes, _registry(top))
     assert g is not None  # or there was a mistake
     asked = made["commands"][0] if made["commands"] else None
     return Config(
@@ -147,10 +147,14 @@ def _mqtt(outputs: Sequence[OutputConfig]) -> list[MqttOutputConfig]:
 
 
 def _registry(top: Table) -> Path:
-    """Where the registry is, even when other keys of [gateway] are wrong."""
+    return _named(top, "registry") or (top.file.parent / "nodes.toml").resolve()
+
+
+def _named(top: Table, key: str) -> Path | None:
+    """Where a file of [gateway] is, even when other keys of it are wrong."""
     g = top.data.get("gateway", {})
-    name = g.get("registry") if isinstance(g, dict) else None
-    return (top.file.parent / (name if isinstance(name, str) else "nodes.toml")).resolve()
+    name = g.get(key) if isinstance(g, dict) else None
+    return (top.file.parent / name).resolve() if isinstance(name, str) else None
 
 
 def _tables(section: Section, top: Table, book: Mistakes) -> dict[str, Table]:

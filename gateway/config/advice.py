@@ -11,23 +11,24 @@ import difflib
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from gateway.config import Config
+from gateway.config import Config, ConfigError
 from gateway.config.filter import Filter
 from gateway.config.keys import shared_keys, weak_keys
 from gateway.config.links import MqttLinkConfig
 from gateway.config.outputs import PROFILES, FilesOutputConfig, MqttOutputConfig, NgsiHttpOutputConfig, OutputConfig
+from gateway.core.model import Node
 
 MOST = 100  # findings that are shown
 INSTALLED = ("etc", "citymote", "gateway.toml")  # the file that the unit runs, in / or in an image
 STATE = "/var/lib/citymote"  # the unit's StateDirectory=
 DROP_INS = "etc/systemd/system/citymote-gateway.service.d"
-NEW_KEY = "make one with: openssl rand -hex 16, and give it to the node"
+NEW_KEY = "make one with: citymote gateway key, and give it to the node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +47,34 @@ class Finding:
 
 def findings(c: Config, keys: list[Finding] | None = None) -> list[Finding]:
     """Return what is wrong with a configuration, dangerous things first, MOST at most. keys: its key_findings(), where they are known."""
-    found = [*(_keys(c) if keys is None else keys), *_names(c), *_outputs(c), *_profiles(c), *_modes(c), *_places(c)]
+    found = [
+        *(_keys(c.gateway.registry, c.nodes) if keys is None else keys),
+        *_names(c),
+        *_outputs(c),
+        *_profiles(c),
+        *_modes(c),
+        *_places(c),
+    ]
     return sorted(found, key=lambda f: not f.refuses)[:MOST]
 
 
 def key_findings(c: Config) -> list[Finding]:
     """Return only what is wrong with keys, for the running gateway's health."""
-    return list(_keys(c))
+    return list(_keys(c.gateway.registry, c.nodes))
 
 
-def _keys(c: Config) -> Iterator[Finding]:
-    at = Lines(c.gateway.registry)
-    for node, name, why in weak_keys(c.nodes.values()):
+def keys_beside(e: ConfigError) -> list[Finding]:
+    """Return what is wrong with keys of a registry that has other mistakes, or whose configuration has."""
+    return list(_keys(e.registry, e.nodes))[:MOST] if e.registry is not None else []
+
+
+def _keys(registry: Path, nodes: Mapping[int, Node]) -> Iterator[Finding]:
+    at = Lines(registry)
+    for node, name, why in weak_keys(nodes.values()):
         yield Finding(
             f"weak_{name}", f"{at(node.id)}: {name} of {node.name!r} {why}: others may know it", NEW_KEY, True
         )
-    for node, name, owner, whole in shared_keys(c.nodes):
+    for node, name, owner, whole in shared_keys(nodes):
         place = f"{at(node.id)}: {name} of {node.name!r}"
         if whole:
             text = f"{place} is a key of {owner.name!r} too: who has one node's speaks for both"

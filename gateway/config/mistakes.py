@@ -1,22 +1,54 @@
 """All mistakes of a configuration at once, though every section's reader stops at its first.
 
 A section is read again without the line that was wrong (or with an example in the place of what is missing), until it says nothing new.
-So a reader stays plain code that raises ConfigError, and knows nothing of this.
+So a reader stays plain code that raises ConfigError, and knows nothing of this. A line that is no TOML is left out, too, and what stands in
+its table is not judged any further, since half of it may be missing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import re
+from collections.abc import Callable, Mapping, Set
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import tomli
 
 from gateway.config.manual import example
-from gateway.config.table import ConfigError, Table
+from gateway.config.table import ConfigError, Table, parse, text_of
+from gateway.core.model import Node
 
 MOST = 100  # mistakes that are told; who has more has taken the wrong file
 
 T = TypeVar("T")
+_KEY = re.compile(r"""\s*[\w"'.-]+\s*=""")
+_HEADER = re.compile(r"\s*\[")
+
+
+class Toml(NamedTuple):
+    """What could be read of a file. broken: lines that are no TOML and were left out; whole: False when that was given up."""
+
+    text: str = ""
+    data: dict[str, Any] = {}
+    broken: Set[int] = frozenset()
+    whole: bool = True
+
+    def hurt(self, t: Table) -> bool:
+        """True when a line of a table is broken: what is missing of it cannot be known."""
+        start = t.line_of(None) if t.where else 0
+        if not self.broken or start is None:
+            return bool(self.broken)
+        lines = self.text.split("\n")
+        end = next((n for n in range(start + 1, len(lines) + 1) if _HEADER.match(lines[n - 1])), len(lines) + 1)
+        return any(start < n < end for n in self.broken)
+
+
+def _is_toml(line: str) -> bool:
+    try:
+        tomli.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class Mistakes:
@@ -31,6 +63,27 @@ class Mistakes:
         if str(e) not in self._texts and len(self.found) < MOST:
             self._texts.add(str(e))
             self.found.append(e)
+
+    def toml(self, file: Path, what: str) -> Toml:
+        """Return what can be read of a file; every line that is no TOML is noted."""
+        try:
+            text = text_of(file, what)
+        except ConfigError as e:
+            self.note(e)
+            return Toml(whole=False)
+        lines, broken = text.split("\n"), set[int]()
+        while True:
+            try:
+                return Toml(text, parse(file, "\n".join(lines)), broken)
+            except ConfigError as e:
+                self.note(e)
+                line = "" if e.line is None or e.line > len(lines) else lines[e.line - 1]
+                # a sound line stands behind a text or a list that does not end, as every other line behind it does
+                alone = _KEY.match(line) and (not _is_toml(line) or "overwrite" in str(e))
+                if e.line is None or e.line in broken or not alone or len(self.found) >= MOST:
+                    return Toml(text, {}, broken, False)
+                lines[e.line - 1] = ""
+                broken.add(e.line)
 
     def read(self, reader: Callable[[Table], T], t: Table) -> T | None:
         """Return what `reader` makes of a table; None, and every mistake noted, when it makes nothing of it."""
@@ -55,11 +108,56 @@ class Mistakes:
                 if e.key is None or e.where != t.where or e.key not in t.data or len(self.found) >= MOST:
                     return None
                 told.add(e.key)
-                t = t.without(e.key)
+                rest = t.data[e.key]
+                rest = [x for x in rest if x != e.item] if isinstance(rest, list) and e.item in rest else []
+                t = t.without(e.key, *e.also, **({e.key: rest} if rest else {}))
 
-    def close(self) -> None:
-        """Raise the first mistake, which carries the others."""
+    def table(self, top: Table, name: str) -> Table:
+        """Return [name] of a file, an empty one when there is none or it is no table, which is noted."""
+        try:
+            return Table(top.file, top.text, name, top.data.get(name, {}))
+        except ConfigError as e:
+            self.note(e)
+            return Table(top.file, top.text, name, {})
+
+    def tables(self, top: Table, name: str) -> dict[str, Table]:
+        """Return [name.NAME], {} when there are none or they are no tables, which is noted."""
+        try:
+            return top.tables(name)
+        except ConfigError as e:
+            self.note(e)
+            return {}
+
+    def parts(self, reader: Callable[[], T], entries: dict[str, tuple[Table, Any]], *tables: Table) -> T | None:
+        """Return what is made of entries of several files, and of tables beside them; None, and every mistake noted, when nothing is.
+
+        An entry that is wrong is taken out and the rest read again; a table is emptied of the key that is wrong.
+        """
+        sound, out = True, set[str]()
+        while True:
+            try:
+                made = reader()
+                return made if sound else None
+            except ConfigError as e:
+                sound = False
+                if e.missing in out:
+                    return None  # it was there, and wrong
+                self.note(e)
+                out |= {e.key} if e.key is not None else set()
+                at = next((t for t in tables if t.where == e.where), None)
+                if len(self.found) >= MOST:
+                    return None
+                if e.key in entries and entries[e.key][0].where == e.where:
+                    t, _ = entries.pop(e.key)
+                    t.data = {k: v for k, v in t.data.items() if k != e.key}
+                elif at is None or e.key not in at.data:
+                    return None
+                else:
+                    at.data = {k: v for k, v in at.data.items() if k != e.key}
+
+    def close(self, nodes: Mapping[int, Node] | None = None, registry: Path | None = None) -> None:
+        """Raise the first mistake, which carries the others, and the nodes of the registry that are sound."""
         if self.found:
             first, *more = self.found
-            first.more = tuple(more)
+            first.more, first.nodes, first.registry = tuple(more), nodes or {}, registry
             raise first

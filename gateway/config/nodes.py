@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from gateway.config.mistakes import Mistakes
-from gateway.config.table import ConfigError, Table, read
+from gateway.config.table import ConfigError, Table
 from gateway.core.model import RESTRICTED, Node
 from gateway.core.registry import VISIBILITIES
 
+NEW_KEY = "make one with: citymote gateway key"
 _NODE_KEYS = tuple(f.name for f in fields(Node))
 
 
@@ -19,33 +20,35 @@ def load_registry(file: Path, book: Mistakes | None = None) -> dict[int, Node]:
     own = book is None
     book = book or Mistakes()
     nodes: dict[int, Node] = {}
-    try:
-        text, data = read(file, "registry")
-    except ConfigError as e:
-        book.note(e)
-        text, data = "", {}
+    toml = book.toml(file, "registry")
+    text, data = toml.text, toml.data
     top = Table(file, text, "", data)
     book.read(lambda t: t.only(("node",)), top)
     entries = data.get("node", [])
     if not isinstance(entries, list):
         book.note(ConfigError(f"{file}: node must be a list of tables", "write [[node]] before each node", file))
         entries = []
+    ids: dict[int, str] = {}
     names: dict[str, int] = {}
     for nth, entry in enumerate(entries):
         if not isinstance(entry, dict):
             book.note(ConfigError(f"{file}: node must be a list of tables", "write [[node]] before each node", file))
             continue
         t = Table(file, text, "node", entry, nth)
-        node = book.read(read_node, t)
-        if node is None:
-            continue
-        if node.id in nodes:
-            book.note(t.error("id", f"{node.id} is taken by {nodes[node.id].name!r}", "give every node its own id"))
-        elif node.name in names:
-            taken = f"{node.name!r} is taken by node {names[node.name]}"
+        node = None if toml.hurt(t) else book.read(read_node, t)
+        # also of an entry with other mistakes: they are all to be seen at once
+        number, name = entry.get("id"), entry.get("name", f"node-{entry.get('id')}")
+        if not isinstance(number, int) or isinstance(number, bool):
+            number = None
+        if number is not None and number in ids:
+            book.note(t.error("id", f"{number} is taken by {ids[number]!r}", "give every node its own id"))
+        elif isinstance(name, str) and name in names:
+            taken = f"{name!r} is taken by node {names[name]}"
             book.note(t.error("name", taken, "give every node its own name"))
-        else:
-            nodes[node.id], names[node.name] = node, node.id
+        elif number is not None and isinstance(name, str):
+            ids[number], names[name] = name, number
+            if node is not None:
+                nodes[node.id] = node
     if own:
         book.close()
     return nodes
@@ -64,7 +67,9 @@ def read_node(t: Table) -> Node:
     if (lat is None) != (lon is None):
         raise t.error("lat" if lon is None else "lon", "stands alone", "give lat and lon, or neither")
     if lat is not None and not (-90 <= lat <= 90 and -180 <= lon <= 180):
-        raise t.error("lat", f"and lon are {lat}, {lon}", "degrees north -90..90, degrees east -180..180")
+        raise t.error(
+            "lat", f"and lon are {lat}, {lon}", "degrees north -90..90, degrees east -180..180", also=("lon",)
+        )
     return Node(
         number,
         t.name("name", f"node-{number}"),
@@ -88,8 +93,8 @@ def _next_key(t: Table, key: str) -> tuple[bytes | None, int | None]:
             raise t.error("next_epoch", "stands alone", "give next_key too, or neither")
         return None, None
     if not re.fullmatch(r"[0-9a-fA-F]{32}", following):
-        raise t.error("next_key", "is not 32 hex digits", "make one with: openssl rand -hex 16")
+        raise t.error("next_key", "is not 32 hex digits", NEW_KEY, also=("next_epoch",))
     if following.lower() == key.lower():
-        raise t.error("next_key", "is the key the node has", "make one with: openssl rand -hex 16")
+        raise t.error("next_key", "is the key the node has", NEW_KEY, also=("next_epoch",))
     epoch = t.number("epoch", 0, 0, (1 << 32) - 1)
     return bytes.fromhex(following), t.number("next_epoch", epoch + 1, epoch + 1, min(epoch + 3, (1 << 31) - 1))

@@ -16,7 +16,8 @@ from zoneinfo import ZoneInfo
 
 from motewire.quantities import EXPONENT, ID, KEY, QUANTITIES
 
-from gateway.config.table import ConfigError, Table, level, read
+from gateway.config.mistakes import Mistakes, Toml
+from gateway.config.table import Table, level, read
 from gateway.core.aggregates.areas import AreaSpec
 from gateway.core.aggregates.calendar import Calendar
 from gateway.core.aggregates.cells import ENERGY, MEAN, REGISTER
@@ -81,44 +82,67 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in DEFAULTS.glob("*.toml")))
 
 
-def load_rules(file: Path, nodes: Mapping[int, Node]) -> RulesConfig:
-    """Read rules.toml. Raises ConfigError with the file, the line and what to do."""
-    text, data = read(file, "rules")
-    top = Table(file, text, "", data)
-    top.only(TOP)
-    head = Table(file, text, "rules", data.get("rules", {}))
-    head.only(("defaults", "time_zone", "settle_s"))
-    names = () if head.data.get("defaults") == [] else head.choices("defaults", shipped(), shipped())
+def load_rules(file: Path, nodes: Mapping[int, Node], book: Mistakes | None = None) -> RulesConfig | None:
+    """Read rules.toml. Mistakes, each with the file, the line and what to do, go into `book` (None is returned then), or are raised as ConfigError."""
+    own, book = book is None, book or Mistakes()
+    before = len(book.found)
+    toml = book.toml(file, "rules")
+    made = _load(file, toml, nodes, book) if toml.whole else None
+    if own:
+        book.close()
+    return made if len(book.found) == before else None
+
+
+def _load(file: Path, toml: Toml, nodes: Mapping[int, Node], book: Mistakes) -> RulesConfig | None:
+    top = Table(file, toml.text, "", toml.data)
+    book.read(lambda t: t.only(TOP), top)
+    top = top.without(*(k for k in top.data if k not in TOP))
+    head = book.table(top, "rules")
+    top = top.without("rules")
+    known_head = book.read(lambda t: _head(t), head)
+    names, zone, settle_s = known_head or (shipped(), ZoneInfo("Europe/Ljubljana"), 900)
     got = _Read()
     for name in names:
         path = DEFAULTS / f"{name}.toml"
         shipped_text, shipped_data = read(path, "shipped rules")
-        _collect(got, Table(path, shipped_text, "", shipped_data), own=False)
-    _collect(got, top, own=True)
-    zone = _zone(head)
-    areas = tuple(_area(name, t, nodes) for name, t in got.tables.get("area", {}).items())
-    known = {a.name for a in areas} | {name for n in nodes.values() for name in n.area}
+        _collect(got, Table(path, shipped_text, "", shipped_data), book)
+    _collect(got, top, book)
+    for kind, tables in got.tables.items():
+        got.tables[kind] = {name: t for name, t in tables.items() if t.file != file or not toml.hurt(t)}
+    found = {name: book.read(lambda t, n=name: _area(n, t, nodes), t) for name, t in got.tables.get("area", {}).items()}
+    areas = tuple(a for a in found.values() if a is not None)
+    known = {*found} | {name for n in nodes.values() for name in n.area}
     rules = tuple(
         rule
         for name, t in got.tables.get("rule", {}).items()
-        if (rule := _rule(name, t, zone, known, strict=t.file == file)) is not None
+        if (rule := book.read(lambda t, n=name: _rule(n, t, zone, known, strict=t.file == file), t)) is not None
     )
-    return RulesConfig(
-        _plan(got, zone, areas), _faults(got), rules, areas, head.number("settle_s", 900, 0, 86_400), names,
-        frozenset(f"{section}.{name}" for section, entries in data.items() for name in entries),
-    )  # fmt: skip
+    plan = book.parts(lambda: _plan(got, zone, areas), got.aggregates, *got.tables.get("index", {}).values())
+    faults = book.parts(lambda: _faults(got), got.fault, *got.tables.get("battery", {}).values())
+    if plan is None or faults is None or toml.broken:
+        return None
+    entries = frozenset(
+        f"{section}.{name}" for section, entries in toml.data.items() if isinstance(entries, dict) for name in entries
+    )
+    return RulesConfig(plan, faults, rules, areas, settle_s, names, entries)
 
 
-def _collect(got: _Read, top: Table, own: bool) -> None:
-    top.only(TOP)
+def _head(t: Table) -> tuple[tuple[str, ...], tzinfo, int]:
+    t.only(("defaults", "time_zone", "settle_s"))
+    names = () if t.data.get("defaults") == [] else t.choices("defaults", shipped(), shipped())
+    return names, _zone(t), t.number("settle_s", 900, 0, 86_400)
+
+
+def _collect(got: _Read, top: Table, book: Mistakes) -> None:
     for section, keys in (("aggregates", _AGGREGATE_KEYS), ("fault", _FAULT_KEYS)):
         if section in top.data:
-            t = Table(top.file, top.text, section, top.data[section])
-            t.only(keys)
-            getattr(got, section).update({k: (t, v) for k, v in t.data.items()})
+            t = book.table(top, section)
+            book.read(lambda t, keys=keys: t.only(keys), t)
+            getattr(got, section).update({k: (t, v) for k, v in t.data.items() if k in keys})
     for kind in ("index", "battery", "area", "rule"):
-        for name, t in top.tables(kind).items():
-            got.tables.setdefault(kind, {})[level(t, name)] = t
+        for name, t in book.tables(top, kind).items():
+            if book.read(lambda t, n=name: level(t, n), t) is not None:
+                got.tables.setdefault(kind, {})[name] = t
 
 
 def _zone(head: Table) -> tzinfo:
@@ -156,7 +180,7 @@ def _quantity(t: Table, key: str, value: Any, known: Iterable[str]) -> str:
     if value not in known and base not in known:
         near = difflib.get_close_matches(str(value), known, 1, 0.4)
         hint = f"did you mean `{near[0]}`?" if near else "choose from " + ", ".join(sorted(known))
-        raise t.error(key, f"is or holds {value!r}", hint)
+        raise t.error(key, f"is or holds {value!r}", hint, item=value)
     return value
 
 
@@ -291,7 +315,7 @@ def _names(t: Table, key: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     for v in values:
         if not isinstance(v, str) or not re.fullmatch(r"[a-z0-9_*?-]{1,64}", v):
-            raise t.error(key, f"holds {v!r}", "write names of a-z 0-9 _ -, with * and ? for any")
+            raise t.error(key, f"holds {v!r}", "write names of a-z 0-9 _ -, with * and ? for any", item=v)
     return tuple(values)
 
 
@@ -437,4 +461,4 @@ def _hours(t: Table) -> tuple[int, int] | None:
     raise t.error("hours", f"is {value!r}", 'write local times, for example "22:00-06:00"')
 
 
-__all__ = ["ConfigError", "RulesConfig", "load_rules", "shipped"]
+__all__ = ["RulesConfig", "load_rules", "shipped"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def masked(text: str) -> str:
 
 class ConfigError(Exception):
     """A file that cannot be used; `hint` says what to do next. where, key: the table and the key in it that is wrong; missing: the
-    key that is not there. more: further mistakes of the same configuration."""
+    key that is not there; item: the one in the key's list that is wrong; also: keys that were judged together with it. more: further
+    mistakes of the same configuration; nodes: what could be read of its registry, the file `registry`."""
 
     def __init__(
         self,
@@ -44,6 +46,8 @@ class ConfigError(Exception):
         where: str = "",
         key: str | None = None,
         missing: str | None = None,
+        item: Any = None,
+        also: tuple[str, ...] = (),
     ) -> None:
         # the file's own path stays readable, whatever its folders are called
         super().__init__(
@@ -51,7 +55,10 @@ class ConfigError(Exception):
         )
         self.hint, self.file, self.line = masked(hint), file, line
         self.where, self.key, self.missing = where, key, missing
+        self.item, self.also = item, also
         self.more: tuple[ConfigError, ...] = ()
+        self.nodes: Mapping[int, Any] = {}
+        self.registry: Path | None = None
 
     def document(self) -> dict[str, Any]:
         """Return it for --json."""
@@ -88,11 +95,20 @@ class Table:
                 return number
         return None
 
-    def error(self, key: str | None, text: str, hint: str, missing: str | None = None) -> ConfigError:
+    def error(
+        self,
+        key: str | None,
+        text: str,
+        hint: str,
+        missing: str | None = None,
+        item: Any = None,
+        also: tuple[str, ...] = (),
+    ) -> ConfigError:
+        """Return the mistake of a key of this table, None for the table as a whole. missing, item, also: see ConfigError."""
         line = self.line_of(key)
         place = f"{self.file}:{line}" if line else f"{self.file}"
         name = f"{self.where}.{key}" if key and self.where else key or self.where
-        return ConfigError(f"{place}: {name} {text}", hint, self.file, line, self.where, key, missing)
+        return ConfigError(f"{place}: {name} {text}", hint, self.file, line, self.where, key, missing, item, also)
 
     def without(self, *keys: str, **more: Any) -> Table:
         """Return this table with some keys left out and others added."""
@@ -140,7 +156,9 @@ class Table:
         found = [value] if isinstance(value, str) else value
         for name in found:
             if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise self.error(key, f"holds {name!r}, it becomes a topic level", "use 1 to 32 of a-z 0-9 _ -")
+                raise self.error(
+                    key, f"holds {name!r}, it becomes a topic level", "use 1 to 32 of a-z 0-9 _ -", item=name
+                )
         return tuple(dict.fromkeys(found))
 
     def choice(self, key: str, allowed: tuple[str, ...], default: Any = ...) -> str:
@@ -158,7 +176,7 @@ class Table:
             if value not in allowed:
                 near = difflib.get_close_matches(str(value), allowed, 1, 0.5)
                 hint = f"did you mean `{near[0]}`?" if near else "choose from " + ", ".join(allowed)
-                raise self.error(key, f"holds {value!r}", hint)
+                raise self.error(key, f"holds {value!r}", hint, item=value)
         if not values:
             raise self.error(key, "is empty", "choose from " + ", ".join(allowed))
         return tuple(dict.fromkeys(values))
@@ -186,9 +204,14 @@ class Table:
 
 def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
     """Return a file's text and its TOML. Raises ConfigError for whatever it is: a pipe or a device would never end, depth and digits have ends."""
-    text = _text(file, what)
+    text = text_of(file, what)
+    return text, parse(file, text)
+
+
+def parse(file: Path, text: str) -> dict[str, Any]:
+    """Return the TOML of a file's text. Raises ConfigError."""
     try:
-        return text, tomli.loads(text)
+        return tomli.loads(text)
     except tomli.TOMLDecodeError as e:
         at = re.search(r" \(at line (\d+), column \d+\)$", str(e))
         line = int(at[1]) if at else None
@@ -204,7 +227,8 @@ def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f"{file}: not TOML: {str(e)[:80]}", "look for a number that is too long", file) from e
 
 
-def _text(file: Path, what: str) -> str:
+def text_of(file: Path, what: str) -> str:
+    """Return a file's text. Raises ConfigError."""
     try:
         if file.exists() and not file.is_file():
             raise ConfigError(f"{what} {file} is no file", "name a file; a pipe or a device cannot be read again", file)

@@ -203,7 +203,7 @@ def _fresh(epoch: int, state: NodeState) -> NodeState:
     Downlink counters continue: a former key that is given out again has been used up to here, and 32 bits have room.
     """
     alarms = {rule: replace(alarm, counter=0) for rule, alarm in state.alarms.items()}  # older than whatever comes
-    return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={})
+    return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={}, ahead={})
 
 
 def _told(
@@ -213,7 +213,7 @@ def _told(
     now = rx.received + rx.shift_s
     try:
         if isinstance(content, Report):
-            return *_report(node, state, content, now), None
+            return *_report(node, state, content, counter, now), None
         if isinstance(content, AlarmMessage):
             after, alarm = alarms.apply(state, content, counter, now, node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
@@ -264,7 +264,9 @@ def _answered(node: Node, state: NodeState, replay: Replay, counter: int, header
     return down, Answer(down, replay.ack(counter), with_time, rekey)
 
 
-def _report(node: Node, state: NodeState, report: Report, received: float) -> tuple[dict[str, Any], dict[str, Any]]:
+def _report(
+    node: Node, state: NodeState, report: Report, counter: int, received: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
     changes: dict[str, Any] = {}
     more = tuple(q for q in report.ids if q not in state.ids)
     if more:
@@ -273,7 +275,7 @@ def _report(node: Node, state: NodeState, report: Report, received: float) -> tu
         changes["ids"] = state.ids + more
     believed = believable(received, node.interval_s)
     columns = columns_of(report, believed)
-    latest, newest = dict(state.latest), []
+    latest, ahead, newest = dict(state.latest), state.ahead, []
     times, now = report.times, int(received)
     for c, column in enumerate(columns):
         best: int | None = None
@@ -283,12 +285,23 @@ def _report(node: Node, state: NodeState, report: Report, received: float) -> tu
                 best = row
         if best is None:
             continue
-        known = latest.get(column.key, -1)
-        # later than receipt was true by a clock that has been set since: it must not hold back what is measured now
-        if times[best] > known or known > now + CROSSING_S:
-            latest[column.key] = min(times[best], now)
+        known, t = latest.get(column.key, -1), times[best]
+        if (
+            known > now + CROSSING_S
+        ):  # true by a clock that has been set since: it must not hold back what is measured now
+            known = -1
+        elif column.key in ahead and counter < ahead[column.key][1]:  # sealed before what is shown
+            known = max(known, ahead[column.key][0])
+        if t > known:
+            latest[column.key] = min(t, now)
             newest.append((c, best))
-    changes["latest"] = latest
+            if t > now:
+                ahead = {**ahead, column.key: (t, counter)}
+            elif (
+                column.key in ahead and ahead[column.key][0] <= now
+            ):  # no frame sealed before it can hold more any more
+                ahead = {key: mark for key, mark in ahead.items() if key != column.key}
+    changes["latest"], changes["ahead"] = latest, ahead
     return changes, {
         "kind": "report",
         "times": times,

@@ -57,6 +57,8 @@ class Destination(ABC):
         self.untried = not self.OPEN_IS_ENOUGH
         """True while nothing is known of the other side, since nothing was handed over to it yet."""
         self.backoff = Backoff()
+        self.away: tuple[str, str] | None = None
+        """Why it is away, and what to do next; None while it is there or was not tried yet."""
 
     # what a kind of sink is made of
 
@@ -80,7 +82,7 @@ class Destination(ABC):
         """The other side has answered: it is there."""
         if not self.connected:
             log.info("output_connected", output=self.name, behind=self._engine.newest() - self._track.cursor)
-        self.connected, self.untried = True, False
+        self.connected, self.untried, self.away = True, False, None
 
     def problems(self) -> Iterable[Problem]:
         """Say what is wrong beside being away or stalled."""
@@ -161,10 +163,14 @@ class Destination(ABC):
                 self.untried = False
                 self._metrics.totals["output_connects_failed"] += 1
                 wait = self.backoff.pause()
+                self.away = str(e) or type(e).__name__, self.advice(e)
                 log.warning(
-                    "output_unreachable", output=self.name, error=str(e) or type(e).__name__, retry_s=round(wait, 1),
-                    next=self.advice(e),
-                )  # fmt: skip
+                    "output_unreachable",
+                    output=self.name,
+                    error=self.away[0],
+                    retry_s=round(wait, 1),
+                    next=self.away[1],
+                )
             finally:
                 self.connected = False
                 await self.shut()

@@ -1,7 +1,7 @@
 """`backup --all`: what a box made anew needs to be this gateway again, in one tar file: store, configuration, registry, rules, secrets.
 
-Names in it are the files' own paths without the leading slash, so that `tar -xpf FILE -C /` puts each back where the configuration looks for
-it, with owner and mode. The second copy of the downlink counters' floor is left out: what is on a box knows more than any backup.
+Names in it are the files' own paths without the leading slash, so that `restore` (or `tar -xpf FILE -C /`) puts each back where the
+configuration looks for it, with owner and mode. The second copy of the downlink counters' floor is left out: what is on a box knows more than any backup.
 """
 
 from __future__ import annotations

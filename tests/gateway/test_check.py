@@ -5,20 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
+import io
 import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway import service
@@ -369,6 +373,80 @@ async def test_a_backup_of_all_makes_the_same_gateway_on_another_box(tmp_path: P
         assert json.loads(tar.extractfile("citymote-backup.json").read())["gateway"] == "gw-7"  # type: ignore[union-attr]
 
 
+def box(folder: Path, key: str) -> Path:
+    """A gateway's files below a root, as absolute paths would lie."""
+    (folder / "etc").mkdir(parents=True)
+    return write(folder / "etc", node(1, key))
+
+
+async def test_a_restore_keeps_what_it_finds_and_changes_nothing_when_it_cannot_end(tmp_path: Path) -> None:
+    file = box(tmp_path / "here", KEY)
+    engine = SqliteEngine(tmp_path / "here" / "etc" / "gateway.db")
+    engine.close()
+    target, root = tmp_path / "all.tar", tmp_path / "root"
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    there = root / str(file.parent)[1:]
+    there.mkdir(parents=True)
+    for name in ("gateway.toml", "nodes.toml", "gateway.db", "gateway.db-wal", "gateway.db.floor", "other"):
+        (there / name).write_text(f"old {name}")
+    (there / "nodes.toml").chmod(0o600)
+    before = {f.name: f.read_bytes() for f in there.iterdir()}
+
+    def run(*more: str) -> tuple[int, str]:
+        done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root), *more])
+        return done.exit_code, done.output
+
+    assert run("--dry-run")[0] == 0 and {f.name: f.read_bytes() for f in there.iterdir()} == before
+    for harm in (target.read_bytes()[:-9000], b"no archive", b""):
+        whole = target.read_bytes()
+        target.write_bytes(harm)
+        code, said = run()
+        target.write_bytes(whole)
+        assert code == 1 and "error" in said and {f.name: f.read_bytes() for f in there.iterdir()} == before
+    room, copy = iter((True, True)), shutil.copyfileobj
+
+    def fill(*parts: Any) -> None:
+        if not next(room, False):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        copy(*parts)
+
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(shutil, "copyfileobj", fill)
+        code, said = run()
+    assert code == 1 and "No space" in said and "nothing was changed" in said
+    assert {f.name: f.read_bytes() for f in there.iterdir()} == before, "also when the last file has no room"
+    lock = (there / "gateway.db.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert "a gateway works with" in run()[1]
+    lock.close()
+    assert run()[0] == 0
+    names = {f.name for f in there.iterdir()}
+    (stamp,) = {n.partition(".before-restore-")[2].removesuffix("-wal") for n in names if ".before-restore-" in n}
+    kept = {f"{n}.before-restore-{stamp}" for n in ("gateway.toml", "nodes.toml", "gateway.db")}
+    assert names == {*before, "gateway.db.lock", *kept, f"gateway.db.before-restore-{stamp}-wal"} - {"gateway.db-wal"}
+    assert (there / f"nodes.toml.before-restore-{stamp}").read_text() == "old nodes.toml"
+    assert (there / "gateway.db.floor").read_text() == "old gateway.db.floor", "it knows more than the backup"
+    assert load(there / "gateway.toml").nodes[1].key.hex() == KEY
+    assert (there / "nodes.toml").stat().st_mode & 0o777 == 0o600
+    SqliteEngine(there / "gateway.db").close()
+
+
+@pytest.mark.parametrize("name", ["etc/shadow", "../up", "link"])
+def test_a_restore_takes_nothing_that_a_backup_does_not_hold(tmp_path: Path, name: str) -> None:
+    target, root = tmp_path / "all.tar", tmp_path / "root"
+    about = json.dumps({"gateway": "gw-7", "made": 1, "files": ["/a/gateway.db", "/../up", "/link"]}).encode()
+    with tarfile.open(target, "w") as tar:
+        head = tarfile.TarInfo("citymote-backup.json")
+        head.size = len(about)
+        tar.addfile(head, io.BytesIO(about))
+        m = tarfile.TarInfo(name)
+        if name == "link":
+            m.type, m.linkname = tarfile.SYMTYPE, "/etc/shadow"
+        tar.addfile(m, io.BytesIO(b""))
+    done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root)])
+    assert done.exit_code == 1 and "which no backup of ours does" in done.output and not root.exists()
+
+
 def test_a_file_that_cannot_be_read_for_now_is_no_bad_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -466,3 +544,161 @@ def test_every_option_of_the_service_is_one_of_the_command() -> None:
         for how in (("gateway", "run"), ("tools.cli", "gateway", "run"))
     ]
     assert {o for o in re.findall(r"--[a-z-]+", both[0]) if o != "--help"} <= set(re.findall(r"--[a-z-]+", both[1]))
+
+
+MANY = {
+    "gateway.toml": """\
+[gateway]
+id = "gw-1"
+rules = "rules.toml"
+drain = 4
+[link.lora]
+kind = "udp-forwarder"
+bind = "127.0.0.1"
+allow = ["xyz"]
+[output.city]
+kind = "mqtt"
+broker = "127.0.0.1:1x"
+formats = ["nativ", "senm"]
+visibility = ["opn"]
+""",
+    "nodes.toml": """\
+[[node]]
+id = 1
+name = "Aq 01"
+key = "00"
+profile = "air quality"
+interval_s = 0
+[[node]]
+id = 1
+name = "aq-02"
+key = "9f8b3a51c07d2e64f1a9035be7c8d216"
+visibility = "opn"
+lat = 95.0
+lon = 3
+[[node]]
+id = 70000000000
+key = "9f8b3a51c07d2e64f1a9035be7c8d21"
+nmae = "x"
+[[node]]
+name = "aq-02"
+lat = 3
+next_epoch = 3
+area = ["A B", 3]
+[[node]]
+id = 5
+name = "aq-05"
+key = "af8b3a51c07d2e64f1a9035be7c8d216"
+[[node]]
+id = 5
+name = "aq-05"
+key = "af8b3a51c07d2e64f1a9035be7c8d216"
+next_key = "af8b3a51c07d2e64f1a9035be7c8d216"
+""",
+    "rules.toml": """\
+[rules]
+time_zone = "Mars/Base"
+setle_s = 3
+[rule.a]
+quantity = "pm11"
+above = 50
+severity = "warn"
+[rule.b]
+quantity = "pm10"
+hours = "25:00-06:00"
+[area.x]
+kind = "lott"
+nodes = ["nobody-*"]
+[nonsense]
+a = 1
+""",
+}
+
+
+def mistakes(folder: Path, files: dict[str, str]) -> list[str]:
+    """Return file:line of all that `check` names, in its order."""
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(ConfigError) as e:
+        load(folder / "gateway.toml")
+    return [f"{m.file.name if m.file else None}:{m.line}" for m in (e.value, *e.value.more)]
+
+
+def test_every_mistake_of_every_file_is_named_in_one_pass(tmp_path: Path) -> None:
+    """Of entries with other mistakes too: a number given twice, the second wrong name of a list, rules beside a wrong configuration."""
+    found = mistakes(tmp_path, MANY)
+    assert sorted(x for x in found if x.startswith("nodes")) == sorted(
+        f"nodes.toml:{n}" for n in (3, 4, 5, 6, 8, 11, 12, 15, 16, 17, 18, 18, 20, 21, 22, 22, 28, 31)
+    )
+    assert sorted(x for x in found if x.startswith("gateway")) == sorted(
+        f"gateway.toml:{n}" for n in (4, 7, 8, 11, 12, 12, 13)
+    )
+    assert sorted(x for x in found if x.startswith("rules")) == sorted(
+        f"rules.toml:{n}" for n in (None, 2, 3, 5, 8, 11, 12)
+    )
+    (tmp_path / "nodes.toml").write_text(MANY["nodes.toml"].replace("af8b3a51c07d2e64f1a9035be7c8d216", "00" * 16, 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "check", "--config", str(tmp_path / "gateway.toml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2 and "key of 'aq-05' is all zeros" in done.stderr, "and keys that are no secret"
+
+
+def test_lines_that_are_no_toml_are_all_named_and_hide_nothing_elsewhere(tmp_path: Path) -> None:
+    broken = (
+        node(1, KEY, "interval_s = 60s", "lat = 45,1")
+        + node(2, "zz")
+        + node(3, fresh(), "name = aq-3")
+        + node(1, fresh())
+    )
+    config = (
+        BASE.replace('"gw-7"', '"gw-7"\nrules = "rules.toml"') + OUTPUT.replace('"mqtt"', "mqtt") + "[log]\nlevle = 3\n"
+    )
+    rules = "[rule.a]\nabove = 5O\n[rule.b]\nbelow = 3\n"
+    found = mistakes(tmp_path, {"nodes.toml": broken, "gateway.toml": config, "rules.toml": rules})
+    assert found == [
+        "gateway.toml:8", "nodes.toml:4", "nodes.toml:5", "nodes.toml:12", "nodes.toml:8", "nodes.toml:14",
+        "gateway.toml:11", "rules.toml:2", "rules.toml:3",
+    ]  # fmt: skip
+    for text in (
+        '[[node]]\nid = 1\narea = ["a",\nkey = 3\nname = "x"\n',
+        '[[node]]\nname = """x\nid = 1\n',
+        "[[node\nid = 1\n",
+        "\0",
+        "a = 1\na = 2\nb = \n",
+    ):
+        found = mistakes(tmp_path, {"nodes.toml": text, "gateway.toml": BASE + OUTPUT})
+        assert 1 <= len(found) <= 3, (text, found)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "[[node]]",
+                "id = 1",
+                "id = ",
+                'name = "x"',
+                'name = "',
+                "key = [",
+                "]",
+                '"""',
+                "lat = 1,5",
+                "[",
+                "a.b = 1",
+                "\\",
+            ]
+        ),
+        max_size=12,
+    )
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_no_registry_keeps_check_from_ending(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "nodes.toml").write_text("\n".join(lines))
+    (tmp_path / "gateway.toml").write_text(BASE + OUTPUT)
+    try:
+        load(tmp_path / "gateway.toml")
+    except ConfigError as e:
+        assert len({str(m) for m in (e, *e.more)}) == 1 + len(e.more) <= 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import cbor2
 import pytest
@@ -442,6 +443,34 @@ def test_a_row_a_little_ahead_of_receipt_does_not_hold_back_those_behind_it(row:
     assert ahead.event and len(ahead.event.latest) == 6, "within FUTURE_S it is believed"
     after = take(ahead.state, m.report(T0 + row, ROWS[:1]), T0 + received)
     assert after.event and len(after.event.latest) == 6
+
+
+@given(st.lists(st.integers(-400, 300), min_size=2, max_size=6, unique=True), st.randoms())
+def test_of_rows_around_receipt_the_newest_stays_in_whatever_order_they_come(offsets: list[int], order: Random) -> None:
+    m = mote()
+    frames = [(m.report(T0 + at, ROWS[:1]), T0 + at) for at in sorted(offsets)]
+    order.shuffle(frames)
+    state, shown = NodeState(), -1
+    for data, t in frames:
+        d = take(state, data, T0)
+        assert d.event is not None
+        state = d.state
+        if d.event.latest:
+            assert t > shown, "a newer one is shown already"
+            shown = t
+    assert shown == T0 + max(offsets)
+
+
+def test_a_clock_that_was_a_little_ahead_and_is_right_now_mutes_nothing_and_older_frames_stay_older() -> None:
+    m = mote()
+    overtaken, ahead = m.report(T0 + 270, ROWS[:1]), m.report(T0 + 290, ROWS[:1])
+    state = take(NodeState(), ahead, T0).state
+    right = m.report(T0 + 30, ROWS[:1])
+    d = take(state, right, T0 + 31)
+    assert d.event and len(d.event.latest) == 6, "sealed later, and later than the receipt of the other"
+    for before in (state, d.state):
+        late = take(before, overtaken, T0 + 32)
+        assert late.event and late.event.latest == (), "sealed earlier than what is shown"
 
 
 def test_a_newest_value_of_a_clock_that_was_wrong_gives_way_at_once() -> None:

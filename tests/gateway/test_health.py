@@ -23,6 +23,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.connected, self.cursor, self.told, self.untried = True, 0, [], False  # type: ignore[var-annotated]
+        self.away: tuple[str, str] | None = None
 
     def problems(self) -> tuple[Problem, ...]:
         return ()
@@ -59,6 +60,9 @@ async def test_an_output_that_is_away_is_told_after_half_a_minute_and_not_when_i
     assert codes(o) == []
     now[0] += parts.AWAY_S + 1
     assert codes(o) == ["output_away"]
+    fake.away = "10.0.0.1:1883: connection refused", "start it"
+    (problem,) = o.problems()
+    assert problem.text.endswith("wait for it: 10.0.0.1:1883: connection refused") and problem.next == "start it"
     fake.connected = True
     assert codes(o) == []
     fake.connected = False

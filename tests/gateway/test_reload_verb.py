@@ -70,7 +70,77 @@ def test_a_reload_ends_as_the_running_gateway_ended_it(running: tuple[Process, P
     assert {f.name for f in runtime.iterdir()} == {"reload.json"}
     p.kill()
     done = ask(config, pid)
-    assert done.returncode == 1 and "No such process" in done.stderr
+    assert done.returncode == 1 and f"no process {pid}" in done.stderr
+
+
+def test_by_hand_too_a_refused_reload_ends_with_an_error(
+    tmp_path: Path, mosquitto: BrokerAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the unit's RUNTIME_DIRECTORY, of the gateway or of who asks."""
+    monkeypatch.delenv("RUNTIME_DIRECTORY", raising=False)
+    config = toml_of(tmp_path, mosquitto, [Mote(263)])
+    p = Process(config)
+    try:
+        assert ask(config, p.process.pid).returncode == 0
+        config.write_text(config.read_text().replace('id = "gw-1"', 'id = "gw-9"'))
+        done = ask(config, p.process.pid)
+        assert done.returncode == 1 and "gateway.id has changed" in done.stderr
+        (tmp_path / "run").mkdir()
+        monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "run"))
+        assert ask(config, p.process.pid).returncode == 1, (
+            "where the gateway writes counts, not what the asker's shell has"
+        )
+    finally:
+        p.kill()
+
+
+def test_nothing_but_a_gateway_of_this_configuration_is_sent_a_signal(
+    tmp_path: Path, mosquitto: BrokerAddress, runtime: Path
+) -> None:
+    """SIGHUP ends what does not expect it."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    config, other = toml_of(here, mosquitto, [Mote(263)]), toml_of(there, mosquitto, [Mote(264)])
+    code = f"import sys, time; print(1, flush=True); time.sleep(600)  # gateway run --config {config}"
+    stranger = subprocess.Popen([sys.executable, "-c", code, "run", "--config", str(config)], stdout=subprocess.PIPE)
+    p = Process(config)
+    try:
+        assert stranger.stdout is not None and stranger.stdout.readline()
+        for pid, file in ((stranger.pid, config), (p.process.pid, other), (1, config), (2**22 + 1, config)):
+            done = ask(file, pid)
+            assert (
+                done.returncode == 1
+                and "next: " in done.stderr
+                and ("is no gateway" in done.stderr or "no process" in done.stderr)
+            )
+        time.sleep(0.3)
+        assert stranger.poll() is None
+        assert [x for x in p.lines() if x["event"] in ("reloaded", "reload_refused")] == []
+        (tmp_path / "link.toml").symlink_to(config)
+        assert ask(tmp_path / "link.toml", p.process.pid).returncode == 0, "another name of the same file"
+    finally:
+        stranger.kill()
+        stranger.communicate()
+        p.kill()
+
+
+def test_a_gateway_that_was_started_with_a_relative_name_is_known(tmp_path: Path, runtime: Path) -> None:
+    for words, known in (
+        (["gateway", "run", "--config", "g.toml"], True), (["gateway", "run", "--config=g.toml"], True), (["gateway", "check", "--config", "g.toml"], False),
+        (["gateway", "run", "--config", "h.toml"], False), (["run", "--config", "g.toml"], False), (["gateway", "run"], False),
+    ):  # fmt: skip
+        p = subprocess.Popen(
+            [sys.executable, "-c", "print(1, flush=True); import time; time.sleep(60)", *words],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+        )
+        try:
+            assert p.stdout is not None and p.stdout.readline()
+            assert reloading.is_gateway(p.pid, tmp_path / "g.toml") is known, words
+        finally:
+            p.kill()
+            p.communicate()
 
 
 @contextmanager

@@ -7,15 +7,15 @@ on_frame: set by the node, function(bytearray, rssi, snr) -> True when the frame
 async run(): what the link needs done in the background, for ever.
 """
 
-LINKS = {"lora": "lora_link:open_link", "wifi": "wifi_link:open_link"}
+LINKS = ("lora", "wifi")
 
 
 def open_link(config, board, rtc, nvs):
     """Return the link that the configuration names. Raises BadConfig."""
+    from mote import borrow
     from mote.errors import BadConfig
 
     name = config["link"]
     if name not in LINKS:
         raise BadConfig("link: " + name)
-    module, function = LINKS[name].split(":")
-    return getattr(__import__("mote.links." + module, None, None, (function,)), function)(config, board, rtc, nvs)
+    return borrow("mote.links.opening", name, config, board, rtc, nvs)

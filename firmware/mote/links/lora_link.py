@@ -1,9 +1,10 @@
 """LoRa: one frame on a random channel of the plan, and a receive window one second after it.
 
 The window is on the channel and spreading factor of the uplink. Time on air is charged to the ledger before the transmitter is
-switched on; the radio sleeps whatever happens. The modem is made when there is something to send: a boot that sends nothing leaves the
-radio asleep, and one whose radio is broken measures all the same. micropython-lib's drivers raise RuntimeError for whatever the chip
-complains of (BUSY stuck, an oscillator that did not start): that is an error of the link, and the modem is made anew, which resets it.
+switched on; the radio sleeps whatever happens. The modem is made by rest(), or when there is something to send: a boot out of a deep sleep
+that sends nothing leaves the radio asleep, and one whose radio is broken measures all the same. micropython-lib's drivers raise RuntimeError
+for whatever the chip complains of (BUSY stuck, an oscillator that did not start): that is an error of the link, and the modem is made anew,
+which resets it.
 """
 
 import asyncio
@@ -12,10 +13,8 @@ import random
 from micropython import const
 from time import ticks_add, ticks_diff, ticks_ms
 
-from mote import borrow, log, nobody
-from mote.duty import Duty, sub_band
-from mote.errors import BadConfig
-from mote.hal import clock as board_clock
+from mote import log, nobody
+from mote.duty import sub_band
 from motewire.frame import max_frame
 
 _RX_DELAY_MS = const(1000)
@@ -27,20 +26,24 @@ _PREAMBLE_SYMBOLS = const(
 _TX_SLACK_MS = const(3000)
 
 
-_CHIPS = ("sx1261", "sx1262", "sx1276", "sx1277", "sx1278", "sx1279")
-
-
 class LoraLink:
-    """make: function() -> lora async modem, reset and set up. sf: 7..12. channels: kHz. duty: mote.duty.Duty over the sub-bands of the
+    """make(*made_of) -> lora async modem, reset and set up. sf: 7..12. channels: kHz. duty: mote.duty.Duty over the sub-bands of the
     channels. cs: pin number. asleep: the radio is known to sleep (this boot follows a deep sleep)."""
 
     acks_all = False
     ack_wait_ms = 0
     up = True
 
-    def __init__(self, make, sf, channels, bands, duty, cs=None, asleep=False):
+    def __init__(self, make, made_of, sf, channels, bands, duty, cs=None, asleep=False):
         self.max_frame = max_frame(sf)
-        self._make, self._sf, self._channels, self._bands, self.duty = make, sf, channels, bands, duty
+        self._make, self._made_of, self._sf, self._channels, self._bands, self.duty = (
+            make,
+            made_of,
+            sf,
+            channels,
+            bands,
+            duty,
+        )
         self._modem = None
         self.asleep = asleep
         self.faults = 0  # complaints of the radio
@@ -102,10 +105,9 @@ class LoraLink:
             self._sleep()
 
     def _ready(self):
-        if self._modem is None:
-            self.asleep = False
-            self._modem = self._make()
         self.asleep = False
+        if self._modem is None:
+            self._modem = self._make(*self._made_of)
         return self._modem
 
     def _broken(self, error):
@@ -123,7 +125,8 @@ class LoraLink:
                 self._broken(e)
 
     def rest(self):
-        """The board is about to sleep deeply: the radio, which keeps its power, must be asleep too (standby is 0.6 mA)."""
+        """Make the modem while the heap is empty, or before the board sleeps deeply: the radio, which keeps its power, must be asleep too
+        (standby is 0.6 mA)."""
         if not self.asleep:
             try:
                 self._ready()
@@ -149,37 +152,3 @@ class LoraLink:
                 self.foreign += 1  # the end of somebody else's frame: ours may still come
         finally:
             self.radio_ms += ticks_diff(ticks_ms(), open_at)
-
-
-def open_link(config, board, rtc, nvs):
-    """Build the LoRa link of this board. Raises BadConfig."""
-    spec = board.radio_spec
-    if not spec:
-        raise BadConfig("board.json: no radio")
-    if spec.get("chip") not in _CHIPS:
-        raise BadConfig("board.json: radio chip %s" % spec.get("chip"))
-    for key in ("spi", "cs", "dio1" if spec["chip"] < "sx127" else "dio0"):
-        if key not in spec:
-            raise BadConfig("board.json: radio without " + key)
-    spi = board.spi_spec(spec["spi"])
-    bands = []
-    for khz in config["channels_khz"]:
-        band = sub_band(khz)
-        if band < 0:
-            raise BadConfig("channels_khz: %d is not ours to use" % khz)
-        if band not in bands:
-            bands.append(band)
-    if len(bands) > 2:
-        raise BadConfig("channels_khz: at most two sub-bands")
-    sf = config["sf"]
-    log.info("lora SF%d, %d channels", sf, len(config["channels_khz"]))
-    duty = Duty(rtc, nvs, board_clock.now, bands)
-    return LoraLink(
-        lambda: borrow("mote.hal.radio", "make", spec, spi, sf),
-        sf,
-        config["channels_khz"],
-        bands,
-        duty,
-        spec["cs"],
-        rtc.woke,
-    )

@@ -5,9 +5,8 @@ import random
 
 from micropython import const
 from mote import log, nobody
-from mote.errors import BadConfig, LinkDown
+from mote.errors import LinkDown
 from mote.hal import clock as board_clock
-from mote.hal.wlan import Wlan
 from mote.links.mqtt import Mqtt
 from motewire.frame import MAX_FRAME
 
@@ -89,19 +88,3 @@ class WifiLink:
             await mqtt.run()
         finally:
             await mqtt.close()
-
-
-def open_link(config, board, rtc, nvs):
-    """Build the WiFi link. Raises BadConfig."""
-    wifi = config["wifi"]
-    for key in ("ssid", "password", "host"):
-        if not isinstance(wifi.get(key), str):
-            raise BadConfig("wifi.%s is missing" % key)
-    port = wifi.get("port", 1883)
-    if not isinstance(port, int) or not 1 <= port <= 65535:
-        raise BadConfig("wifi.port")
-    name = config["name"] or "mote-%d" % config["node"]
-    wlan = Wlan(wifi["ssid"], wifi["password"], name)
-    return WifiLink(
-        wlan, wifi["host"], port, config["node"], config["name"], wifi.get("user"), wifi.get("mqtt_password")
-    )

@@ -56,7 +56,7 @@ def link(sf=7, allowed=True):
         built.append(sim_clock.now)
         return AsyncSX1262(None, 1, 2, lora_cfg={"freq_khz": 868100, "sf": sf, "preamble_len": 8})
 
-    made = LoraLink(make, sf, [868100, 868300, 868500], [1], Duty(rtc, nvs, lambda: sim_clock.now // 1000000, [1]))
+    made = LoraLink(make, (), sf, [868100, 868300, 868500], [1], Duty(rtc, nvs, lambda: sim_clock.now // 1000000, [1]))
     made.built = built
     hw_lora.trouble = None
     hw_lora._radio[:] = []

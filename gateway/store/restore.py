@@ -1,0 +1,167 @@
+"""Puts what `backup --all` wrote back where it was. What stands there is kept beside it, under its name and `.before-restore-<time>`.
+
+Everything is unpacked and on the disk before anything is moved, so a full disk or a cut archive changes nothing. The second copy of the downlink
+counters' floor stays where it is: it knows more than the backup.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import tarfile
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.store.archive import ABOUT
+from gateway.store.engine import StoreError
+
+BESIDE = ("-wal", "-shm")  # of a store; they go with it, so that what is kept can be opened
+
+
+def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = False) -> dict[str, Any]:
+    """Unpack an archive below `root`; return the files that are there now and those that were kept. now: Unix seconds. Raises StoreError.
+
+    Refused while a gateway works with the store, and for what is no archive of ours, or holds anything but the files it names.
+    """
+    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    try:
+        with tarfile.open(archive) as tar:
+            about, members = _look(archive, tar)
+            store = root / about["files"][-1].lstrip("/")
+            if _in_use(store):
+                raise StoreError(f"a gateway works with {store}", "stop it first: systemctl stop citymote-gateway")
+            targets = {root / m.name: m for m in members}
+            there = [*targets, *(Path(f"{store}{end}") for end in BESIDE)]
+            kept = [(old, _kept(old, store, stamp)) for old in there if os.path.lexists(old)]
+            told = {
+                "gateway": about["gateway"],
+                "made": about["made"],
+                "files": [str(t) for t in targets],
+                "kept": [str(to) for _, to in kept],
+            }
+            if dry_run:
+                return told
+            new = _unpacked(tar, targets, store, stamp)
+    except (OSError, tarfile.TarError, EOFError) as e:
+        raise StoreError(
+            f"restore from {archive}: {e}",
+            "nothing was changed: look at the file, at free space and at rights (run it as root)",
+        ) from e
+    try:
+        for old, to in kept:
+            old.rename(to)
+        for target, part in new.items():
+            part.rename(target)
+    except OSError as e:
+        raise StoreError(
+            f"restore from {archive}: {e}", f"what stood there is beside it, with .before-restore-{stamp}: move it back"
+        ) from e
+    for folder in {t.parent for t in targets}:
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    return told
+
+
+def _look(archive: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tarfile.TarInfo]]:
+    """Return what an archive says of itself, and its files. Raises StoreError."""
+    members = tar.getmembers()
+    first = members[0] if members else None
+    if first is None or first.name != ABOUT or first.size > 1 << 20 or (body := tar.extractfile(first)) is None:
+        raise StoreError(f"{archive} is no backup of all", "name a file that citymote gateway backup --all wrote")
+    try:
+        about = json.load(body)
+        named = {str(f).lstrip("/") for f in about["files"]}
+        about |= {
+            "gateway": str(about["gateway"]),
+            "made": int(about["made"]),
+            "files": [str(f) for f in about["files"]],
+        }
+        if not named:
+            raise ValueError("names no file")
+    except (ValueError, KeyError, TypeError, IndexError) as e:
+        raise StoreError(f"{archive}: its {ABOUT} cannot be read", "take another backup") from e
+    files = members[1:]
+    for m in files:
+        if not m.isfile() or m.name not in named or ".." in Path(m.name).parts:
+            raise StoreError(f"{archive} holds {m.name}, which no backup of ours does", "take another backup")
+    if {m.name for m in files} != named:
+        raise StoreError(f"{archive} lacks files that it names", "it was cut: take another backup")
+    return about, files
+
+
+def _unpacked(tar: tarfile.TarFile, targets: dict[Path, tarfile.TarInfo], store: Path, stamp: str) -> dict[Path, Path]:
+    """Write all files beside their places, or none; return where they are."""
+    new: dict[Path, Path] = {}
+    try:
+        for target, m in targets.items():
+            new[target] = _unpack(tar, m, target, target == store, stamp)
+    except BaseException:
+        for part in new.values():
+            part.unlink()
+        raise
+    return new
+
+
+def _unpack(tar: tarfile.TarFile, m: tarfile.TarInfo, target: Path, is_store: bool, stamp: str) -> Path:
+    """Write a file beside its place, with owner and mode; return where it is. Raises OSError."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.restoring-{stamp}")
+    source = tar.extractfile(m)
+    assert source is not None
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "wb") as f:
+            shutil.copyfileobj(source, f, 1 << 20)
+            if f.tell() != m.size:
+                raise EOFError(f"{m.name} is cut")
+            if os.geteuid() == 0:
+                os.fchown(fd, *_owner(m, target, is_store))
+            os.fchmod(fd, m.mode & 0o777)
+            f.flush()
+            os.fsync(fd)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            part.unlink()
+        raise
+    return part
+
+
+def _owner(m: tarfile.TarInfo, target: Path, is_store: bool) -> tuple[int, int]:
+    """Return user and group: on another box the same user may have another number. A store is whose its folder is."""
+    if is_store:
+        folder = target.parent.stat()
+        return folder.st_uid, folder.st_gid
+    try:
+        user = pwd.getpwnam(m.uname)
+    except KeyError:
+        return m.uid, m.gid
+    return user.pw_uid, m.gid if m.gname in ("", "root") or m.gname != m.uname else user.pw_gid
+
+
+def _kept(old: Path, store: Path, stamp: str) -> Path:
+    for end in BESIDE:
+        if old == Path(f"{store}{end}"):
+            return Path(f"{store}.before-restore-{stamp}{end}")
+    return Path(f"{old}.before-restore-{stamp}")
+
+
+def _in_use(store: Path) -> bool:
+    try:
+        fd = os.open(f"{store}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
