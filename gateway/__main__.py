@@ -44,13 +44,15 @@ def main() -> int:
     again.add_argument("--pid", type=int, required=True, help="of the running gateway")
     init = verbs.add_parser("init", help="write a commented configuration")
     init.add_argument("--dir", type=Path, default=Path(), metavar="DIR")
+    key = verbs.add_parser("key", help="make a key for a node")
+    key.add_argument("--number", type=int, default=1, metavar="N", help="how many (default 1), one a line")
     put = verbs.add_parser("install", help="write unit, user, folders and a first configuration")
     put.add_argument("--python", metavar="FILE", help="the interpreter as the unit sees it; this one by default")
     take = verbs.add_parser("uninstall", help="take away what install wrote; configuration and store stay")
     for verb in (put, take):
         verb.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="root of an image instead of /")
         verb.add_argument("--dry-run", action="store_true")
-    for verb in (check, init, put, take):
+    for verb in (check, init, key, put, take):
         verb.add_argument("--json", action="store_true", help="print one JSON document")
     for name, text in LOOKING_BACK.items():
         sub = verbs.add_parser(name, help=text)
@@ -77,6 +79,8 @@ def main() -> int:
             return operator.check(args.config, args.json, args.strict, args.brokers)
         case "init":
             return operator.init(args.dir, args.json)
+        case "key":
+            return operator.key(args.number, args.json)
         case "install":
             return operator.install(args.root.absolute(), args.python, args.dry_run, args.json)
         case _:

@@ -51,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         choices=VISIBILITIES,
         default=None,
-        help="what may be written; only open by default; may be repeated",
+        help="a circle whose readings are written, open by default; each that is wanted is named (--visibility open --visibility restricted)",
     )
     parser.add_argument("--licence", metavar="TEXT", help="said in the head of JSON and GeoJSON, for example CC-BY-4.0")
     parser.add_argument(

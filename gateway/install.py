@@ -151,13 +151,22 @@ def _interpreter(python: str | None) -> str:
         raise InstallError(
             f"the interpreter {path} is not a whole path", "name it with --python /opt/citymote/bin/python"
         )
-    for at in {path, os.path.realpath(path) if python is None else path}:
-        if any(at == h or at.startswith(f"{h}/") for h in HIDDEN):
-            raise InstallError(
-                f"the unit could not see its interpreter, {at}: home folders and /tmp are hidden from it",
-                "python3 -m venv /opt/citymote, install citymote there, and run /opt/citymote/bin/citymote gateway install",
-            )
+    if _hidden(path):
+        raise InstallError(
+            f"the unit could not see its interpreter, {path}: home folders and /tmp are hidden from it",
+            "python3 -m venv /opt/citymote, install citymote there, and run /opt/citymote/bin/citymote gateway install",
+        )
+    real = os.path.realpath(path) if python is None else path
+    if _hidden(real):  # the environment is in its place, and what it was made with (pyenv, uv, conda) is not
+        raise InstallError(
+            f"the unit could not see its interpreter: {path} is {real}, and home folders and /tmp are hidden from it",
+            f"make the environment with the system's Python: /usr/bin/python3 -m venv --clear {Path(path).parents[1]}, and install citymote there again",
+        )
     return path
+
+
+def _hidden(path: str) -> bool:
+    return any(path == h or path.startswith(f"{h}/") for h in HIDDEN)
 
 
 def _content(name: str, interpreter: str) -> str:

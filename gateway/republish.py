@@ -8,9 +8,7 @@ under any former registry entry, format or filter is emptied at the same time.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
-import os
 import sqlite3
 import sys
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gateway.config import Config, ConfigError, MqttOutputConfig, load
-from gateway.store import ledger
+from gateway.store import ledger, private
 from gateway.store.engine import StoreError
 
 WAIT_S = 30.0  # for a running gateway to begin; a whole city takes longer to end
@@ -121,19 +119,11 @@ def _open(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _is_running(path: Path) -> bool:
-    """True while a gateway holds the store's lock."""
+def _is_running(store: Path) -> bool:
     try:
-        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CLOEXEC)
+        return private.in_use(store)
     except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+        return False  # another user's lock: the request is noted, and served by whoever holds it
 
 
 def _fail(error: str, text: object, hint: str, as_json: bool, code: int) -> int:

@@ -1,9 +1,10 @@
-"""`check` and `init`: what an operator does before the gateway runs. Results on stdout, complaints on stderr, one document with --json."""
+"""`check`, `init` and `key`: what an operator does before the gateway runs. Results on stdout, complaints on stderr, one document with --json."""
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from gateway import states, tls
 from gateway.config import Broker, Config, ConfigError, MqttLinkConfig, MqttOutputConfig, load
 from gateway.config.advice import MOST, Finding, Lines, findings, keys_beside
 from gateway.config.identity import host_id
+from gateway.config.keys import weak
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
 from gateway.mqtt_ask import NO_RETAIN_NEXT, ask
@@ -21,6 +23,7 @@ from gateway.store import glance
 from gateway.store.engine import StoreError
 
 DONE, FAILED, USAGE = 0, 1, 2
+MOST_KEYS = 100_000
 SHORT = 16 << 10  # bytes of a packet that Home Assistant's discovery of a node with many quantities needs
 
 
@@ -169,6 +172,25 @@ def init(folder: Path, as_json: bool = False) -> int:
     else:
         print("\n".join(f"wrote {f}" for f in files))
         print(f"next: enter nodes in {folder / 'nodes.toml'}, then citymote gateway check --config {folder / 'gateway.toml'}", file=sys.stderr)  # fmt: skip
+    return DONE
+
+
+def key(number: int, as_json: bool = False) -> int:
+    """Print keys of 16 random bytes as hex, one a line; exit code 2 for a number that is none of 1..MOST_KEYS. Nothing keeps them."""
+    if not 1 <= number <= MOST_KEYS:
+        print(f"error: --number is {number}\nnext: choose 1..{MOST_KEYS}", file=sys.stderr)
+        return USAGE
+    made: list[str] = []
+    while len(made) < number:
+        one = secrets.token_bytes(16)
+        if weak(one) is None:  # `check` would refuse it: one of a thousand million looks like a pattern
+            made.append(one.hex())
+    if as_json:
+        _document({"ok": True, "keys": made})
+    else:
+        print("\n".join(made))
+        if sys.stdout.isatty():
+            print('next: key = "..." in nodes.toml and in the node\'s provisioning, and nowhere else', file=sys.stderr)
     return DONE
 
 

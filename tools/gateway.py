@@ -75,6 +75,14 @@ def init(folder: Path, as_json: bool) -> None:
     _become("init", "--dir", str(folder), *(["--json"] if as_json else []))
 
 
+@command.command("key")
+@click.option("--number", type=int, default=1, metavar="N", help="How many (default 1), one a line.")
+@_json
+def key(number: int, as_json: bool) -> None:
+    """Make a key for a node: 16 random bytes as 32 hex digits, for nodes.toml and for the node. It is kept nowhere."""
+    _become("key", "--number", str(number), *(["--json"] if as_json else []))
+
+
 _root = click.option(
     "--root", type=click.Path(path_type=Path), default=Path("/"), help="Root of an image instead of /."
 )

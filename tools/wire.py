@@ -68,14 +68,23 @@ def decode(
     """
     found: dict[str, Any] = {}
     refused: Refused | None = None
-    received = time.time() if received is None else received
     try:
         data = unhex(sys.stdin.read() if text == "-" else text)
-        if bare:
-            explain_payload(data, kind, received, schemas, found)
-        else:
-            key = None if key_file is None else _key(key_file, epoch, data)
-            explain_frame(data, key, received, schemas, found)
+        key = None if bare or key_file is None else _key(key_file, epoch, data)
+
+        def explain(at: float, out: dict[str, Any]) -> None:
+            if bare:
+                explain_payload(data, kind, at, schemas, out)
+            else:
+                explain_frame(data, key, at, schemas, out)
+
+        explain(time.time() if received is None else received, found)
+        if received is None and (newest := _newest(found)) is not None:
+            # an old frame is no wrong one: without a time of receipt its own stamp says when that was
+            explain(newest, found)
+            found["payload"]["received"] = "taken from the newest time in it, --received was not given"
+        elif received is None and "stamp" in found.get("payload", {}):
+            found["payload"]["received"] = "now, --received was not given: of an older frame the times are wrong"
     except Refused as e:
         refused = e
     if as_json:
@@ -91,6 +100,15 @@ def decode(
         print(f"error: {refused}", file=sys.stderr)
         print(f"next: {refused.hint}", file=sys.stderr)
         sys.exit(EXIT_CODES[refused.name])
+
+
+def _newest(found: dict[str, Any]) -> float | None:
+    """Return the newest time in a report or alarm that says so without the time of receipt, None in others."""
+    payload = found.get("payload", {})
+    unix = payload.get("unix")
+    return (
+        float(max([unix] if isinstance(unix, int) else unix)) if payload.get("stamp") == "absolute" and unix else None
+    )
 
 
 def _key(path: Path, epoch: int | None, data: bytes) -> Key:
@@ -173,6 +191,8 @@ def _seal(seal: dict[str, Any]) -> str:
 
 
 def _body(payload: dict[str, Any], say: Any, console: Console) -> None:
+    if "received" in payload:
+        say("received", payload["received"])
     match payload.get("type"):
         case "report" if "columns" in payload:
             schema = "columns listed in the report" if payload["schema"] is None else f"schema {payload['schema']}"

@@ -286,9 +286,7 @@ def _report(
         if best is None:
             continue
         known, t = latest.get(column.key, -1), times[best]
-        if (
-            known > now + CROSSING_S
-        ):  # true by a clock that has been set since: it must not hold back what is measured now
+        if known > now + CROSSING_S:  # by a clock that has been set since: it must not hold back what is measured now
             known = -1
         elif column.key in ahead and counter < ahead[column.key][1]:  # sealed before what is shown
             known = max(known, ahead[column.key][0])
@@ -297,9 +295,7 @@ def _report(
             newest.append((c, best))
             if t > now:
                 ahead = {**ahead, column.key: (t, counter)}
-            elif (
-                column.key in ahead and ahead[column.key][0] <= now
-            ):  # no frame sealed before it can hold more any more
+            elif column.key in ahead and ahead[column.key][0] <= now:  # whatever was sealed before it is older now
                 ahead = {key: mark for key, mark in ahead.items() if key != column.key}
     changes["latest"], changes["ahead"] = latest, ahead
     return changes, {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -23,6 +24,21 @@ def create(path: Path) -> None:
 def create_new(path: Path) -> int:
     """Make a file that was not there and return its descriptor; a link in its place is refused. Raises OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
+
+
+def in_use(store: Path) -> bool:
+    """True while a gateway holds a store's lock. Raises OSError when that cannot be found out."""
+    try:
+        fd = os.open(f"{store}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def close_to_others(*paths: Path) -> None:

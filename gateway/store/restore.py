@@ -6,7 +6,6 @@ counters' floor stays where it is: it knows more than the backup.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pwd
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.store import private
 from gateway.store.archive import ABOUT
 from gateway.store.engine import StoreError
 
@@ -33,7 +33,7 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
         with tarfile.open(archive) as tar:
             about, members = _look(archive, tar)
             store = root / about["files"][-1].lstrip("/")
-            if _in_use(store):
+            if private.in_use(store):
                 raise StoreError(f"a gateway works with {store}", "stop it first: systemctl stop citymote-gateway")
             targets = {root / m.name: m for m in members}
             there = [*targets, *(Path(f"{store}{end}") for end in BESIDE)]
@@ -151,17 +151,3 @@ def _kept(old: Path, store: Path, stamp: str) -> Path:
         if old == Path(f"{store}{end}"):
             return Path(f"{store}.before-restore-{stamp}{end}")
     return Path(f"{old}.before-restore-{stamp}")
-
-
-def _in_use(store: Path) -> bool:
-    try:
-        fd = os.open(f"{store}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

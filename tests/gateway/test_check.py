@@ -34,9 +34,11 @@ from gateway.config.manual import KEYS
 from gateway.config.table import masked
 from gateway.config.template import config_text
 from gateway.core.model import NodeState, fingerprint
+from gateway.install import InstallError, install
 from gateway.store import states
 from gateway.store.sqlite import SqliteEngine
 from gateway.verbs import check, init
+from gateway.verbs import key as make_keys
 from tests.gateway.world import REPO, Mote, Process
 from tools.cli import cli
 
@@ -702,3 +704,36 @@ def test_no_registry_keeps_check_from_ending(tmp_path: Path, lines: list[str]) -
         load(tmp_path / "gateway.toml")
     except ConfigError as e:
         assert len({str(m) for m in (e, *e.more)}) == 1 + len(e.more) <= 100
+
+
+def test_a_key_is_made_that_check_takes_and_two_are_never_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_keys(200) == 0
+    made = capsys.readouterr().out.split()
+    assert len(set(made)) == 200 and all(
+        re.fullmatch("[0-9a-f]{32}", k) and weak(bytes.fromhex(k)) is None for k in made
+    )
+    assert check(write(tmp_path, "".join(node(n, k) for n, k in enumerate(made, 1)))) == 0
+    done = CliRunner().invoke(cli, ["gateway", "key", "--help"])
+    assert done.exit_code == 0 and "--number" in done.output
+    assert make_keys(0) == make_keys(10**9) == 2
+
+
+def test_an_environment_made_with_an_interpreter_of_a_home_folder_is_named_with_what_to_make_it_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """pyenv, uv and conda: the environment is where it belongs, and its python is a link into a folder that the unit cannot see."""
+    monkeypatch.setattr(sys, "executable", "/opt/citymote/bin/python")
+    links, real = {sys.executable: "/home/ana/.pyenv/versions/3.11.7/bin/python3.11"}, os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path, **more: links.get(path) or real(path, **more))
+    with pytest.raises(InstallError) as e:
+        install(tmp_path, dry_run=True)
+    assert "/opt/citymote/bin/python is /home/ana/.pyenv" in str(e.value)
+    assert "/usr/bin/python3 -m venv --clear /opt/citymote," in e.value.hint
+    links.clear()
+    assert install(tmp_path, dry_run=True).wrote
+    monkeypatch.setattr(sys, "executable", "/root/venv/bin/python")
+    with pytest.raises(InstallError) as e:
+        install(tmp_path, dry_run=True)
+    assert e.value.hint.startswith("python3 -m venv /opt/citymote")

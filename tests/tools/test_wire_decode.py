@@ -11,11 +11,13 @@ from typing import Any
 
 import cbor2
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from motewire import codes, frame
 
 from tests.gateway.world import T0, Mote, report
+from tools.cli import cli
 from tools.wire_explain import EXIT_CODES, Key, Refused, diagnostic, explain_frame, explain_payload, unhex
 
 CITYMOTE = str(Path(sys.executable).with_name("citymote"))
@@ -280,3 +282,27 @@ _ITEMS = st.recursive(
 def test_any_cbor_is_explained_or_refused_by_name(item: Any, kind: str | None) -> None:
     with suppress(Refused):
         json.dumps(explain_payload(cbor2.dumps(item, canonical=True), kind, T0, {}, {}))
+
+
+def ask_payload(text: str, *more: str) -> dict[str, Any]:
+    done = CliRunner().invoke(cli, ["wire", "decode", text, "--payload", "--json", *more])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.output)["payload"]
+
+
+def test_the_examples_of_the_contract_are_old_frames_and_no_wrong_ones() -> None:
+    """Its rows are of 2026-01-01: read against the present, they would all be older than any outbox holds."""
+    for text in ("85031a6955b900080350463a4d28b169458b0838102977899040", "84031a6955b900088603050518e71902771879"):
+        found = ask_payload(text)
+        assert found["times"][0] == "2026-01-01T00:00:00Z" and not any(c["suspect_rows"] for c in found["columns"])
+        assert "taken from the newest time" in found["received"]
+        assert all(c["suspect_rows"] for c in ask_payload(text, "--received", "1893456000")["columns"]), (
+            "unless it is said"
+        )
+    found = ask_payload("85021a6955b9000518b51896")
+    assert found["time"] == "2026-01-01T00:00:00Z" and "taken from" in found["received"]
+    short = ask_payload("850319b900080350463a4d28b169458b0838102977899040")
+    assert "of an older frame the times are wrong" in short["received"]
+    told = CliRunner().invoke(cli, ["wire", "decode", "850319b900080350463a4d28b169458b0838102977899040", "--payload"])
+    assert "received now, --received was not given" in told.output
+    assert "received" not in ask_payload("850319b900080350463a4d28b169458b0838102977899040", "--received", "1767225800")
