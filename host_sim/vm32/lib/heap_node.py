@@ -67,7 +67,7 @@ def driver():
     names = [m for m in sys.modules if m == "lora" or m.startswith("lora.")]
     standins = [(name, sys.modules.pop(name)) for name in names]
     spi, machine.SPI = machine.SPI, _IdleSpi
-    modem = node.link._make()
+    modem = node.link._make(*node.link._made_of)
     machine.SPI = spi
     node.link.real = [modem] + [sys.modules.pop(m) for m in list(sys.modules) if m == "lora" or m.startswith("lora.")]
     sys.modules.update(dict(standins))
