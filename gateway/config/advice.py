@@ -31,6 +31,9 @@ DROP_INS = "etc/systemd/system/citymote-gateway.service.d"
 NEW_KEY = "make one with: citymote gateway key, and give it to the node"
 
 
+_PLACE = re.compile(r"(.*?):([0-9]+): ")  # how the text of what stands in a file begins
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is wrong. refuses: dangerous, so that `check` refuses it also without --strict."""
@@ -41,8 +44,17 @@ class Finding:
     refuses: bool = False
 
     def document(self) -> dict[str, Any]:
-        """Return it for --json."""
-        return {"code": self.code, "text": self.text, "hint": self.hint, "refuses": self.refuses}
+        """Return it for --json: as ConfigError does, with a code."""
+        place = _PLACE.match(self.text)
+        file, line = (place[1], int(place[2])) if place else (None, None)
+        return {
+            "code": self.code,
+            "file": file,
+            "line": line,
+            "text": self.text,
+            "hint": self.hint,
+            "refuses": self.refuses,
+        }
 
 
 def findings(c: Config, keys: list[Finding] | None = None) -> list[Finding]:

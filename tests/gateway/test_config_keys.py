@@ -204,7 +204,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_line(tmp_path: Path, capsys
         ("nodes.toml", n) for n in (6, 9, 10, 11)
     }
     assert not document["ok"] and all(m["hint"] for m in document["mistakes"])
-    assert told.err.count("error: ") == told.err.count("next: ") == len(document["mistakes"]) == 14
+    assert told.err.count("error: ") == told.err.count("next: ") == len(document["mistakes"]) == 15, "and a weak key"
     assert "1234567" not in told.err + told.out and "abab" not in told.err + told.out, "a key is never quoted"
     top = next(m for m in document["mistakes"] if m["line"] is None)
     assert "otput" in top["text"] and top["hint"] == "did you mean `output`?"

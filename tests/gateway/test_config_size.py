@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ def lines_run(folder: Path, nodes: int, wrong: str) -> int:
                                          '[output.c]\nkind = "mqtt"\nbroker = "127.0.0.1:1883"\n')  # fmt: skip
     count = 0
 
-    def trace(_frame: object, what: str, _arg: object) -> object:
+    def trace(_frame: FrameType, what: str, _arg: Any) -> Any:
         nonlocal count
         count += what == "line"
         return trace
