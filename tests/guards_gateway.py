@@ -186,4 +186,6 @@ GATEWAY = (
     Guard('G8', 'a restore keeps what it finds', 'gateway/store/restore.py', '            old.rename(to)\n', '            old.unlink()\n', ('tests/gateway/test_check.py', "-k", 'restore_keeps')),
     Guard('G8', 'a stranger gets no SIGHUP', 'gateway/reloading.py', '        if not is_gateway(pid, file):\n', '        if False:\n', ('tests/gateway/test_reload_verb.py', "-k", 'nothing_but_a_gateway')),
     Guard('G8', 'an id is compared in entries with mistakes', 'gateway/config/nodes.py', '        if number is not None and number in ids:\n', '        if node is not None and number in ids:\n', ('tests/gateway/test_check.py', "-k", 'one_pass')),
+    Guard('G8', 'alarms end when the rules file has gone', 'gateway/followers.py', '        return (WithoutRules(),)\n', '        return ()\n', ('tests/gateway/test_raised.py', "-k", 'without_a_rules_file')),
+    Guard('G8', 'a subject is listed with its first alarm', 'gateway/core/city.py', '        self._begin(turn.notes)  # whatever is raised, its subject is listed\n', '', ('tests/gateway/test_raised.py', "-k", 'listed_with_its_first')),
 )  # fmt: skip
