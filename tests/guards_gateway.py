@@ -188,4 +188,6 @@ GATEWAY = (
     Guard('G8', 'an id is compared in entries with mistakes', 'gateway/config/nodes.py', '        if number is not None and number in ids:\n', '        if node is not None and number in ids:\n', ('tests/gateway/test_check.py', "-k", 'one_pass')),
     Guard('G8', 'alarms end when the rules file has gone', 'gateway/followers.py', '        return (WithoutRules(),)\n', '        return ()\n', ('tests/gateway/test_raised.py', "-k", 'without_a_rules_file')),
     Guard('G8', 'a subject is listed with its first alarm', 'gateway/core/city.py', '        self._begin(turn.notes)  # whatever is raised, its subject is listed\n', '', ('tests/gateway/test_raised.py', "-k", 'listed_with_its_first')),
+    Guard('G8', 'a replay asks how who has gone was shown to last', 'gateway/store/history.py', '                yield self._narrowed(self._decode(body))\n', '                yield self._decode(body)\n', ('tests/gateway/test_history.py',)),
+    Guard('G8', 'a number that is another node opens nothing', 'gateway/store/history.py', ' and node is not None and node.name == e.name:', ' and node is not None:', ('tests/gateway/test_history.py',)),
 )  # fmt: skip
