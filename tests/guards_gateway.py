@@ -190,4 +190,6 @@ GATEWAY = (
     Guard('G8', 'a subject is listed with its first alarm', 'gateway/core/city.py', '        self._begin(turn.notes)  # whatever is raised, its subject is listed\n', '', ('tests/gateway/test_raised.py', "-k", 'listed_with_its_first')),
     Guard('G8', 'a replay asks how who has gone was shown to last', 'gateway/store/history.py', '                yield self._narrowed(self._decode(body))\n', '                yield self._decode(body)\n', ('tests/gateway/test_history.py',)),
     Guard('G8', 'a number that is another node opens nothing', 'gateway/store/history.py', ' and node is not None and node.name == e.name:', ' and node is not None:', ('tests/gateway/test_history.py',)),
+    Guard('G8', 'a refused reload counts as asked for ten minutes', 'gateway/reload.py', ' or now - self._asked[1] > SURE_FOR_S:', ':', ('tests/gateway/test_reloads.py', "-k", 'ten_minutes')),
+    Guard('G8', 'a file that was written again is asked for again', 'gateway/reload.py', '(c, stamps)\n', '(c, None)\n', ('tests/gateway/test_reloads.py', "-k", 'written_again')),
 )  # fmt: skip
