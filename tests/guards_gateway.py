@@ -191,5 +191,8 @@ GATEWAY = (
     Guard('G8', 'a replay asks how who has gone was shown to last', 'gateway/store/history.py', '                yield self._narrowed(self._decode(body))\n', '                yield self._decode(body)\n', ('tests/gateway/test_history.py',)),
     Guard('G8', 'a number that is another node opens nothing', 'gateway/store/history.py', ' and node is not None and node.name == e.name:', ' and node is not None:', ('tests/gateway/test_history.py',)),
     Guard('G8', 'a refused reload counts as asked for ten minutes', 'gateway/reload.py', ' or now - self._asked[1] > SURE_FOR_S:', ':', ('tests/gateway/test_reloads.py', "-k", 'ten_minutes')),
-    Guard('G8', 'a file that was written again is asked for again', 'gateway/reload.py', '(c, stamps)\n', '(c, None)\n', ('tests/gateway/test_reloads.py', "-k", 'written_again')),
+    Guard('G8', 'a file that was written again is asked for again', 'gateway/reload.py', 'self._clock(), (c, stamps)\n', 'self._clock(), (c, None)\n', ('tests/gateway/test_reloads.py', "-k", 'written_again')),
+    Guard('G8', 'a restore puts the configuration back last', 'gateway/store/restore.py', 'key=lambda t: (t == config, t != store)', 'key=lambda t: (t != config, t != store)', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
+    Guard('G8', 'a restore takes the configuration away first', 'gateway/store/restore.py', ', key=config.__ne__)', ', key=config.__eq__)', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
+    Guard('G8', 'what a killed restore left is removed', 'gateway/store/restore.py', '                part.unlink()  # of a restore that was killed; it may hold keys\n', '                pass\n', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
 )  # fmt: skip
