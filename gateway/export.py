@@ -60,7 +60,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; exit code 0 done, 1 the store or the file failed, 2 usage, 130 interrupted."""
+    """Export; exit code 0 done, 1 the store or the file failed, 2 usage."""
     try:
         config = load(args.config)
         if args.until <= args.since:
@@ -83,8 +83,6 @@ def run(args: argparse.Namespace) -> int:
         return _fail(
             "file", f"{e.filename or args.file or 'stdout'}: {e.strerror}", "name another place with --file", args, 1
         )
-    except KeyboardInterrupt:
-        return _fail("interrupted", "interrupted", "nothing was written to the file's name", args, 130)
     if written["hidden_nodes"] or written["hidden_readings"]:
         print(f"left out, since they are not {' or '.join(args.visibility or (OPEN,))}: {written['hidden_nodes']} nodes, and "
               f"{written['hidden_readings']} readings of other nodes (--visibility writes them)", file=sys.stderr)  # fmt: skip
