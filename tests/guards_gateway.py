@@ -187,4 +187,5 @@ GATEWAY = (
     Guard('G8', 'a stranger gets no SIGHUP', 'gateway/reloading.py', '        if not is_gateway(pid, file):\n', '        if False:\n', ('tests/gateway/test_reload_verb.py', "-k", 'nothing_but_a_gateway')),
     Guard('G8', 'an id is compared in entries with mistakes', 'gateway/config/nodes.py', '        if number is not None and number in ids:\n', '        if node is not None and number in ids:\n', ('tests/gateway/test_check.py', "-k", 'one_pass')),
     Guard('G8', 'Ctrl-C ends every verb with its exit code', 'gateway/__main__.py', '    except KeyboardInterrupt as e:\n', '    except SystemError as e:\n', ('tests/gateway/test_verbs_interrupted.py', "-k", 'wherever')),
+    Guard('G8', 'who sends no CONNACK is no broker', 'gateway/mqtt_ask.py', '    answer = _connect(broker, paho.MQTTv311, seconds)\n', '    return None\n', ('tests/gateway/test_mqtt_ask.py', "-k", 'not_taken_for_one')),
 )  # fmt: skip
