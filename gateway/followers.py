@@ -9,18 +9,32 @@ from gateway.core.aggregates.areas import AreaSpec, Balance, Bays
 from gateway.core.aggregates.gates import Counters
 from gateway.core.aggregates.hours import Hours
 from gateway.core.city import City, Collector, Subject
-from gateway.core.follow import Follower
-from gateway.core.model import Node
-from gateway.core.rules.faults import Faults
+from gateway.core.follow import Follow, Follower
+from gateway.core.model import Event, Node
+from gateway.core.rules.faults import FaultPlan, Faults
 from gateway.core.rules.limits import Limits, units
 
 AREA_INTERVAL_S = 3600
+NOTHING = Follow()
+
+
+class WithoutRules(City):
+    """Follows nothing. Every subject in the notes of a configuration with rules has gone by this one, so its alarms end.
+
+    Where there are no such notes it costs one look for them after a start or a reload.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({}, (Faults(FaultPlan()), Limits((), {})), settle_s=0)
+
+    def follow(self, node: Node, event: Event) -> Follow:
+        return NOTHING
 
 
 def build(config: RulesConfig | None, nodes: Mapping[int, Node]) -> tuple[Follower, ...]:
-    """Return the followers of a gateway; none without rules."""
+    """Return the followers of a gateway; without rules the one that ends what rules of before have raised."""
     if config is None:
-        return ()
+        return (WithoutRules(),)
     names = [n.name for n in nodes.values()]
 
     def of(kind: str) -> list[AreaSpec]:

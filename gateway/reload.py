@@ -28,6 +28,7 @@ MOST_GONE = 2  # a reload that takes away more than one in so many, and at least
 LEAST_GONE = 3
 NAMED = 3  # of the nodes that are missing
 SURE_S = 5.0  # between the two: longer than a file stands half written
+SURE_FOR_S = 600.0  # who asks for the second time later than this has seen to something else in between
 
 log = structlog.get_logger(__name__)
 
@@ -99,6 +100,23 @@ def _own(c: Config) -> frozenset[str]:
     return frozenset() if c.rules is None else c.rules.own
 
 
+Stamps = tuple[tuple[int, ...] | None, ...]
+"""Inode, time of writing (ns) and size of the files of a configuration: one that was written again with the same content is another write."""
+
+
+def _load(file: Path) -> tuple[Config, Stamps]:
+    c = load(file)
+    return c, tuple(map(_stamp, (c.file, c.gateway.registry, c.gateway.rules)))
+
+
+def _stamp(file: Path | None) -> tuple[int, ...] | None:
+    try:
+        found = file.stat() if file is not None else None
+    except FileNotFoundError:  # it has gone since it was read
+        return None
+    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
+
+
 Report = Callable[[float, list[tuple[str, str]]], None]
 """Gets when a reload began (monotonic seconds) and its mistakes, each with what to do next; no mistakes: it is in force."""
 
@@ -149,8 +167,8 @@ class Reloads:
 
     async def _once(self) -> None:
         try:
-            c = await self._read()
-            self._enough(c)
+            c, stamps = await self._read()
+            self._enough(c, stamps)
         except Exception as e:
             self._refuse(e)
             return
@@ -164,11 +182,11 @@ class Reloads:
         else:
             self.refused, self._in_part, self._asked = None, False, None
 
-    async def _read(self) -> Config:
+    async def _read(self) -> tuple[Config, Stamps]:
         file = self._current().file
         try:
             async with asyncio.timeout(READ_S):
-                return await asyncio.to_thread(load, file)
+                return await asyncio.to_thread(_load, file)
         except TimeoutError:
             raise ConfigError(
                 f"{file}: not read within {READ_S:.0f} s", "look at the disk, and at what the files are"
@@ -176,8 +194,8 @@ class Reloads:
         except RecursionError:
             raise ConfigError(f"{file} or a file it names is nested too deep", "correct it and reload again") from None
 
-    def _enough(self, c: Config) -> None:
-        """Raise ConfigError for files that lack most of what was there, unless the same was asked for before."""
+    def _enough(self, c: Config, stamps: Stamps) -> None:
+        """Raise ConfigError for files that lack most of what was there, unless they were asked for before, and stand as they stood."""
         before = self._current()
         lacking = [x for x in _lacking(before, c, self._shrunk.missing) if x is not None]
         if not lacking:
@@ -185,15 +203,15 @@ class Reloads:
             return
         if self._shrunk.missing and c.nodes == before.nodes and [x.what for x in lacking] == ["nodes"]:
             return  # it has stood there since the start, and someone has looked at it since
-        now, content = self._clock(), (c.nodes, _own(c), [o.name for o in c.outputs])
-        if self._asked is None or self._asked[0] != content:
+        now, content = self._clock(), (c, stamps)
+        if self._asked is None or self._asked[0] != content or now - self._asked[1] > SURE_FOR_S:
             self._asked = content, now
         elif now - self._asked[1] >= SURE_S:
             return
         first, *more = (
             ConfigError(
                 f"{x.file}: {x.gone} of {x.of} {x.what} are gone from it; is it still being written?",
-                f"if they are to go, reload again with the same file, {SURE_S:.0f} s from now or later",
+                f"if they are to go, reload again with the same file as it is, {SURE_S:.0f} s to {SURE_FOR_S / 60:.0f} min from now",
                 x.file,
             )
             for x in lacking

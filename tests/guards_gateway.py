@@ -188,4 +188,13 @@ GATEWAY = (
     Guard('G8', 'an id is compared in entries with mistakes', 'gateway/config/nodes.py', '        if number is not None and number in ids:\n', '        if node is not None and number in ids:\n', ('tests/gateway/test_check.py', "-k", 'one_pass')),
     Guard('G8', 'Ctrl-C ends every verb with its exit code', 'gateway/__main__.py', '    except KeyboardInterrupt as e:\n', '    except SystemError as e:\n', ('tests/gateway/test_verbs_interrupted.py', "-k", 'wherever')),
     Guard('G8', 'who sends no CONNACK is no broker', 'gateway/mqtt_ask.py', '    answer = _connect(broker, paho.MQTTv311, seconds)\n', '    return None\n', ('tests/gateway/test_mqtt_ask.py', "-k", 'not_taken_for_one')),
+    Guard('G8', 'alarms end when the rules file has gone', 'gateway/followers.py', '        return (WithoutRules(),)\n', '        return ()\n', ('tests/gateway/test_raised.py', "-k", 'without_a_rules_file')),
+    Guard('G8', 'a subject is listed with its first alarm', 'gateway/core/city.py', '        self._begin(turn.notes)  # whatever is raised, its subject is listed\n', '', ('tests/gateway/test_raised.py', "-k", 'listed_with_its_first')),
+    Guard('G8', 'a replay asks how who has gone was shown to last', 'gateway/store/history.py', '                yield self._narrowed(self._decode(body))\n', '                yield self._decode(body)\n', ('tests/gateway/test_history.py',)),
+    Guard('G8', 'a number that is another node opens nothing', 'gateway/store/history.py', ' and node is not None and node.name == e.name:', ' and node is not None:', ('tests/gateway/test_history.py',)),
+    Guard('G8', 'a refused reload counts as asked for ten minutes', 'gateway/reload.py', ' or now - self._asked[1] > SURE_FOR_S:', ':', ('tests/gateway/test_reloads.py', "-k", 'ten_minutes')),
+    Guard('G8', 'a file that was written again is asked for again', 'gateway/reload.py', 'self._clock(), (c, stamps)\n', 'self._clock(), (c, None)\n', ('tests/gateway/test_reloads.py', "-k", 'written_again')),
+    Guard('G8', 'a restore puts the configuration back last', 'gateway/store/restore.py', 'key=lambda t: (t == config, t != store)', 'key=lambda t: (t != config, t != store)', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
+    Guard('G8', 'a restore takes the configuration away first', 'gateway/store/restore.py', ', key=config.__ne__)', ', key=config.__eq__)', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
+    Guard('G8', 'what a killed restore left is removed', 'gateway/store/restore.py', '                part.unlink()  # of a restore that was killed; it may hold keys\n', '                pass\n', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
 )  # fmt: skip

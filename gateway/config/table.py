@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import glob
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -261,7 +262,9 @@ def text_of(file: Path, what: str) -> str:
             )
         return file.read_text(encoding="utf-8-sig")  # editors of other systems write a byte order mark
     except FileNotFoundError:
-        raise ConfigError(f"{what} {file} does not exist", "check the path", file) from None
+        cut = any(file.parent.glob(f"{glob.escape(file.name)}.before-restore-*"))
+        hint = "if a restore was cut off, do it again: citymote gateway restore ARCHIVE" if cut else "check the path"
+        raise ConfigError(f"{what} {file} does not exist", hint, file) from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(
             f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}",

@@ -210,6 +210,7 @@ class City:
 
     def follow(self, node: Node, event: Event) -> Follow:
         turn = Turn(self._subject_of(node), event.received, event, self._notes)
+        self._begin(turn.notes)  # whatever is raised, its subject is listed
         self._take(turn, event)
         return self._end(turn)
 
@@ -256,8 +257,8 @@ class City:
         for i, key in enumerate(keys):
             self._schedule(key, self._from + SPREAD_S * i / len(keys))
 
-    def _reviews(self, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
-        """Compare some subjects with the configuration, those that have left it among them."""
+    def _begin(self, notes: dict[str, bytes | None]) -> deque[str]:
+        """Return the subjects that are to be reviewed; the first time after a load, find them."""
         if self._to_review is None:
             known = self._known()
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
@@ -266,8 +267,13 @@ class City:
             if known != here:
                 # those that have gone stay listed until their alarms are cleared
                 self._list(known | here, notes)
-        for _ in range(min(REVIEWS, len(self._to_review))):
-            key = self._to_review.popleft()
+        return self._to_review
+
+    def _reviews(self, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
+        """Compare some subjects with the configuration, those that have left it among them."""
+        to_review = self._begin(notes)
+        for _ in range(min(REVIEWS, len(to_review))):
+            key = to_review.popleft()
             state = self._states.get(key)
             if state is None:
                 body = notes.get(f"{self.name}:{key}") or self._notes.get(f"{self.name}:{key}")
@@ -286,7 +292,7 @@ class City:
                 events += turn.events
             if key.startswith("@") and key not in self._gone:
                 self._gather(key, now, notes, events)
-            if self._gone and not self._to_review:  # all of them are reviewed
+            if self._gone and not to_review:  # all of them are reviewed
                 self._list({*map(str, self.nodes), *(a.key for a in self.areas.values())}, notes)
 
     def _gather(self, key: str, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:

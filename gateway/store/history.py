@@ -1,6 +1,6 @@
 """What the store holds, by time: for replay, export and whoever looks back. Read only, and safe beside a running gateway (WAL): in short transactions.
 
-Spooled events come back as they were. What the spool has let go of comes back from the frames and rows: reports with the same id and
+Spooled events come back as they were, but in no wider circle than their node or area was shown to last. What the spool has let go of comes back from the frames and rows: reports with the same id and
 the same values; alarms from a table of their own; single occurrences are in the spool alone.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -18,7 +19,9 @@ from motewire.quantities import ID, KEY, QUANTITIES
 
 from gateway.core.model import Column, Event, Node, frame_id
 from gateway.core.normalise import quantity_of
+from gateway.core.registry import strictest
 from gateway.store.engine import StoreError
+from gateway.store.ledger import read_known
 
 AT_ONCE = 200
 """Events of one read transaction: the store's log cannot be used again from its beginning while one lasts, and would grow."""
@@ -37,7 +40,7 @@ class History:
         try:
             self._db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
             self._db.execute("PRAGMA busy_timeout=10000")
-            self._db.execute("SELECT count(*) FROM alarms").fetchone()
+            self._db.execute("SELECT (SELECT count(*) FROM alarms), (SELECT count(*) FROM entries)").fetchone()
         except sqlite3.Error as e:
             raise StoreError(
                 f"store {path}: {e}", "run this as the gateway's own user, on the gateway's machine"
@@ -61,7 +64,20 @@ class History:
         ).fetchall():
             after = found[-1][0]
             for _, body in found:
-                yield self._decode(body)
+                yield self._narrowed(self._decode(body))
+
+    def _narrowed(self, e: Event) -> Event:
+        """Return an event in its own circle or the last one of whom it is about, whichever is narrower.
+
+        A node that is in the registry under that name is shown as the registry has it; of others, and of areas, the ledger knows the end.
+        """
+        node = self._nodes.get(e.node)
+        if e.area is None and node is not None and node.name == e.name:
+            return e
+        subject = str(e.node) if e.area is None else f"@{e.area.area}"
+        row = self._db.execute("SELECT body FROM entries WHERE subject = ?", (subject,)).fetchone()
+        entry = None if row is None else read_known(row[0]).last(e.name if e.area is None else e.area.area)
+        return e if entry is None else replace(e, visibility=strictest(e.visibility, entry.visibility or e.visibility))
 
     def spool_begins(self) -> float:
         """Return when the oldest spooled event was received, infinity when there is none."""

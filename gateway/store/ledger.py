@@ -41,6 +41,11 @@ class Known:
     now: Entry | None
     past: tuple[tuple[int, Entry], ...] = ()
 
+    def last(self, name: str) -> Entry | None:
+        """Return the newest entry under a name, None when there was none: a number may be another device's by now."""
+        entries = (*(entry for _, entry in self.past), *(() if self.now is None else (self.now,)))
+        return next((entry for entry in reversed(entries) if entry.name == name), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -71,7 +76,7 @@ class Place:
 
 _encode = msgspec.msgpack.Encoder().encode
 _current = msgspec.msgpack.Decoder(Current).decode
-_known = msgspec.msgpack.Decoder(Known).decode
+read_known = msgspec.msgpack.Decoder(Known).decode
 read_place = msgspec.msgpack.Decoder(Place).decode
 
 
@@ -199,7 +204,7 @@ class Ledger:
     def known(self, subject: str) -> Known | None:
         """Return what the registry says and said of a subject."""
         row = self.reader.execute("SELECT body FROM entries WHERE subject = ?", (subject,)).fetchone()
-        return None if row is None else _known(row[0])
+        return None if row is None else read_known(row[0])
 
     def entry(self, subject: str) -> Entry | None:
         """Return what the registry says of a subject now; None once it has left."""
@@ -209,7 +214,7 @@ class Ledger:
     def registry(self) -> dict[int, Entry]:
         """Return the entries of all nodes that are in the registry as far as the store knows, by number."""
         found = self.reader.execute("SELECT subject, body FROM entries WHERE NOT gone AND subject NOT LIKE '@%'")
-        known = ((int(subject), _known(body).now) for subject, body in found)
+        known = ((int(subject), read_known(body).now) for subject, body in found)
         return {number: entry for number, entry in known if entry is not None}
 
     def subjects(self, after: str, limit: int, seq: int, generation: int) -> list[str]:
@@ -268,7 +273,9 @@ class Ledger:
 
         def job(db: sqlite3.Connection) -> int:
             generation = self._next(db)
-            told: dict[str, Known] = {s: _known(body) for s, body in db.execute("SELECT subject, body FROM entries")}
+            told: dict[str, Known] = {
+                s: read_known(body) for s, body in db.execute("SELECT subject, body FROM entries")
+            }
             changed: dict[str, tuple[int, Known]] = {}
             for subject, entry in wanted.items():
                 before = told.get(subject)

@@ -1,16 +1,20 @@
 """Puts what `backup --all` wrote back where it was. What stands there is kept beside it, under its name and `.before-restore-<time>`.
 
-Everything is unpacked and on the disk before anything is moved, so a full disk or a cut archive changes nothing. The second copy of the downlink
+Everything is unpacked and on the disk before anything is moved, so a full disk or a cut archive changes nothing. The configuration leaves its place
+first and comes to it last: whenever a restore is killed, there is all of the old gateway or none that could start without its store, and the
+next restore ends it. The second copy of the downlink
 counters' floor stays where it is: it knows more than the backup.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import pwd
 import shutil
 import tarfile
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +25,7 @@ from gateway.store.archive import ABOUT
 from gateway.store.engine import StoreError
 
 BESIDE = ("-wal", "-shm")  # of a store; they go with it, so that what is kept can be opened
+RESTORING = ".restoring-"
 
 
 def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = False) -> dict[str, Any]:
@@ -32,11 +37,11 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     try:
         with tarfile.open(archive) as tar:
             about, members = _look(archive, tar)
-            store = root / about["files"][-1].lstrip("/")
+            config, store = (root / about["files"][n].lstrip("/") for n in (0, -1))
             if private.in_use(store):
                 raise StoreError(f"a gateway works with {store}", "stop it first: systemctl stop citymote-gateway")
             targets = {root / m.name: m for m in members}
-            there = [*targets, *(Path(f"{store}{end}") for end in BESIDE)]
+            there = sorted([*targets, *(Path(f"{store}{end}") for end in BESIDE)], key=config.__ne__)
             kept = [(old, _kept(old, store, stamp)) for old in there if os.path.lexists(old)]
             told = {
                 "gateway": about["gateway"],
@@ -46,6 +51,8 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
             }
             if dry_run:
                 return told
+            for part in (p for t in targets for p in t.parent.glob(f".{glob.escape(t.name)}{RESTORING}*")):
+                part.unlink()  # of a restore that was killed; it may hold keys
             new = _unpacked(tar, targets, store, stamp)
     except (OSError, tarfile.TarError, EOFError) as e:
         raise StoreError(
@@ -55,19 +62,28 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     try:
         for old, to in kept:
             old.rename(to)
-        for target, part in new.items():
-            part.rename(target)
+            if old == config:
+                private.sync(config.parent)
+        for target in sorted(new, key=lambda t: (t == config, t != store)):
+            if target == config:
+                _sync(targets)
+            new[target].rename(target)
+            del new[target]
+        _sync(targets)
     except OSError as e:
         raise StoreError(
-            f"restore from {archive}: {e}", f"what stood there is beside it, with .before-restore-{stamp}: move it back"
+            f"restore from {archive}: {e}",
+            f"restore again; or move back what stood there, it is beside it with .before-restore-{stamp}",
         ) from e
-    for folder in {t.parent for t in targets}:
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+    finally:
+        for part in new.values():
+            part.unlink(missing_ok=True)
     return told
+
+
+def _sync(files: Iterable[Path]) -> None:
+    for folder in {f.parent for f in files}:
+        private.sync(folder)
 
 
 def _look(archive: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tarfile.TarInfo]]:
@@ -113,7 +129,7 @@ def _unpacked(tar: tarfile.TarFile, targets: dict[Path, tarfile.TarInfo], store:
 def _unpack(tar: tarfile.TarFile, m: tarfile.TarInfo, target: Path, is_store: bool, stamp: str) -> Path:
     """Write a file beside its place, with owner and mode; return where it is. Raises OSError."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.restoring-{stamp}")
+    part = target.with_name(f".{target.name}{RESTORING}{stamp}")
     source = tar.extractfile(m)
     assert source is not None
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

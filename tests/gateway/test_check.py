@@ -36,6 +36,8 @@ from gateway.config.template import config_text
 from gateway.core.model import NodeState, fingerprint
 from gateway.install import InstallError, install
 from gateway.store import states
+from gateway.store.engine import StoreError
+from gateway.store.restore import restore
 from gateway.store.sqlite import SqliteEngine
 from gateway.verbs import check, init
 from gateway.verbs import key as make_keys
@@ -431,6 +433,80 @@ async def test_a_restore_keeps_what_it_finds_and_changes_nothing_when_it_cannot_
     assert load(there / "gateway.toml").nodes[1].key.hex() == KEY
     assert (there / "nodes.toml").stat().st_mode & 0o777 == 0o600
     SqliteEngine(there / "gateway.db").close()
+
+
+KILLED = """\
+import os, sys
+from pathlib import Path
+from gateway.store.restore import restore
+rename, left = Path.rename, [int(sys.argv[1])]
+def renamed(self, to):
+    left[0] -= 1
+    if left[0] < 0:
+        os._exit(9)
+    return rename(self, to)
+Path.rename = renamed
+restore(Path(sys.argv[2]), 1_767_222_000.0, Path(sys.argv[3]))
+"""
+
+
+async def test_a_restore_that_is_killed_anywhere_leaves_the_old_gateway_or_none_and_the_next_one_ends_it(
+    tmp_path: Path,
+) -> None:
+    """With the configuration in its place and no store beside it a gateway would begin anew, and empty its brokers."""
+    file = box(tmp_path / "here", KEY)
+    (file.parent / "nodes.toml").chmod(0o600)
+    SqliteEngine(file.parent / "gateway.db").close()
+    target = tmp_path / "all.tar"
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    whole = {name: (file.parent / name).read_bytes() for name in ("gateway.toml", "nodes.toml")}
+    code, n, seen = 9, 0, set()
+    while code == 9:
+        root = tmp_path / f"root-{n}"
+        there = root / str(file.parent)[1:]
+        there.mkdir(parents=True)
+        old = {name: f"old {name}".encode() for name in ("gateway.toml", "nodes.toml", "gateway.db", "gateway.db-wal")}
+        for name, body in old.items():
+            (there / name).write_bytes(body)
+        code = subprocess.run(
+            [sys.executable, "-c", KILLED, str(n), str(target), str(root)], cwd=REPO, timeout=60
+        ).returncode
+        if code == 9 and (there / "gateway.toml").exists():
+            assert {name: (there / name).read_bytes() for name in old} == old, f"killed before move {n}"
+        elif code == 9:
+            with pytest.raises(ConfigError) as refused:
+                load(there / "gateway.toml")
+            assert "citymote gateway restore" in refused.value.hint
+        seen.add((code, (there / "gateway.toml").exists()))
+        restore(target, 1_767_222_000.0 + 60, root)
+        assert not [f.name for f in there.iterdir() if "restoring" in f.name], "they hold keys"
+        assert {name: (there / name).read_bytes() for name in whole} == whole
+        SqliteEngine(there / "gateway.db").close()
+        kept = [f.read_bytes() for f in there.iterdir() if ".before-restore-" in f.name]
+        assert all(body in kept for body in old.values()), "what stood there is kept, however often it was begun"
+        n += 1
+    assert code == 0 and seen == {(9, True), (9, False), (0, True)}
+
+
+async def test_a_restore_that_fails_while_it_moves_leaves_no_keys_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = box(tmp_path / "here", KEY)
+    SqliteEngine(file.parent / "gateway.db").close()
+    target = tmp_path / "all.tar"
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    rename = Path.rename
+
+    def failing(self: Path, to: Path) -> Path:
+        if to.name == "nodes.toml":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StoreError):
+        restore(target, 1_767_222_000.0, tmp_path / "root")
+    there = tmp_path / "root" / str(file.parent)[1:]
+    assert [f.name for f in there.iterdir()] == ["gateway.db"]
 
 
 @pytest.mark.parametrize("name", ["etc/shadow", "../up", "link"])

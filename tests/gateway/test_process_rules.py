@@ -54,6 +54,13 @@ def test_an_alarm_and_an_hour_reach_the_broker_and_survive_a_kill(tmp_path: Path
         c.push(m.report(now, row(30)))
         c.pull()
         backend.wait(lambda: backend.on("node/n-263/alert/hot")[-1] == b"", what="cleared by the second life")
+        c.push(m.report(now + 1, row(41)))
+        c.pull()
+        backend.wait(lambda: backend.on("node/n-263/alert/hot")[-1] != b"")
+        p.kill()
+        file.write_text(file.read_text().replace('rules = "rules.toml"\n', ""))
+        p = Process(file)
+        backend.wait(lambda: backend.on("node/n-263/alert/hot")[-1] == b"", what="cleared by a life without rules")
     finally:
         p.kill()
         backend.close()

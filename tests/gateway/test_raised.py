@@ -134,6 +134,13 @@ def test_a_node_that_left_while_the_gateway_was_down_is_noticed_at_the_start(tow
     assert town.alarms()[-1] == ("cleared", "school-warning")
 
 
+def test_a_subject_is_listed_with_its_first_alarm_and_not_by_the_clock_after_it(town: Town, tmp_path: Path) -> None:
+    town.row("n-1", T0, pm10=50)  # and the process is killed before its next tick
+    other(town, tmp_path, NO_DEFAULTS + SCHOOL, [Node(2, "n-2", b"")])
+    town.tick(T0 + 10)
+    assert town.alarms()[-1] == ("cleared", "school-warning")
+
+
 def test_faults_of_a_node_that_leaves_are_cleared_too(town: Town, tmp_path: Path) -> None:
     text = "[rules]\nsettle_s = 0\n"
     other(town, tmp_path, text, list(town.nodes.values()))
@@ -277,6 +284,76 @@ def test_two_events_of_one_kind_in_one_frame_have_two_ids(town: Town) -> None:
     ]
 
 
+def raise_all(tmp_path: Path) -> tuple[Town, Trees]:
+    """A town in which one alarm of each kind is up: of a rule, of a fault, of an area."""
+    nodes = [
+        Node(1, "n-1", b"", profile="air_quality", interval_s=600, visibility="open", area=("centre",)),
+        Node(2, "bay-1", b"", profile="parking", visibility="open"),
+        Node(3, "bay-2", b"", profile="parking", visibility="open"),
+    ]
+    text = "[rules]\nsettle_s = 0\n" + SCHOOL + LOT.format("market") + FULL.format("market", "full", "")
+    town, trees = Town(tmp_path, text, nodes), Trees()
+    town.row("n-1", T0, pm10=50)
+    town.follow(town.event("n-1", T0 + 1, "status", status={"sensor_faults": [4]}))
+    for name in ("bay-1", "bay-2"):
+        town.row(name, T0 + 2, occupied=1)
+    town.tick(T0 + 5)
+    trees.catch_up(town)
+    assert len(trees.native("open")) == 3
+    return town, trees
+
+
+def test_without_a_rules_file_every_alarm_of_a_rule_a_fault_and_an_area_ends(tmp_path: Path) -> None:
+    town, trees = raise_all(tmp_path)
+    town.without_rules()
+    town.tick(T0 + 10)
+    trees.catch_up(town)
+    assert trees.native("open") == trees.native("everything") == set()
+    told = len(town.events)
+    town.row("n-1", T0 + 60, pm10=50)
+    town.tick(T0 + 60)
+    town.without_rules()
+    town.until(T0 + 60, T0 + 3 * H)
+    assert len(town.events) == told, "nothing follows, and what has ended does not end again"
+
+
+def test_the_rules_file_comes_back_and_alarms_are_raised_anew(tmp_path: Path) -> None:
+    town, trees = raise_all(tmp_path)
+    up = trees.native("open")
+    town.without_rules()
+    town.tick(T0 + 10)
+    town.restart()
+    town.tick(T0 + 20)
+    town.row("n-1", T0 + 60, pm10=50)
+    town.follow(town.event("n-1", T0 + 61, "status", status={"sensor_faults": [4]}))
+    for t, occupied in ((T0 + 62, 0), (T0 + 63, 1)):
+        for name in ("bay-1", "bay-2"):
+            town.row(name, t, occupied=occupied)
+    trees.catch_up(town)
+    assert trees.native("open") == up
+
+
+def test_a_gateway_that_never_had_rules_looks_at_one_note(tmp_path: Path) -> None:
+    looked: list[str] = []
+
+    class Notes(dict[str, bytes]):
+        def __getitem__(self, key: str) -> bytes:
+            looked.append(key)
+            return super().__getitem__(key)
+
+        def get(self, key: str, default: object = None) -> object:  # type: ignore[override]
+            looked.append(key)
+            return super().get(key, default)  # type: ignore[arg-type]
+
+    town = Town(tmp_path, NO_DEFAULTS)
+    town.store = Notes()
+    town.without_rules()
+    for n in range(100):
+        town.row("n-1", T0 + 60 * n, pm10=50)
+        town.tick(T0 + 60 * n)
+    assert looked == ["city:known"] and town.events == [] and dict(town.store) == {}
+
+
 def test_alarms_noted_before_names_were_remembered_end_by_their_rules_name(town: Town, tmp_path: Path) -> None:
     town.row("n-1", T0, pm10=50)
     state = msgspec.msgpack.decode(town.store["city:1"])
@@ -304,7 +381,7 @@ def test_a_failed_commit_makes_the_review_begin_anew(town: Town, tmp_path: Path)
 
 STEP = st.fixed_dictionaries(
     {
-        "rules": st.sets(st.sampled_from(["a", "b", "c"])),
+        "rules": st.one_of(st.none(), st.sets(st.sampled_from(["a", "b", "c"]))),
         "rule_visibility": st.sampled_from(VISIBILITIES),
         "quantity": st.sampled_from(["pm10", "temperature"]),
         "nodes": st.sets(st.integers(1, 3)),
@@ -339,9 +416,11 @@ def test_after_any_reloads_each_output_shows_what_is_up_and_nothing_else(
         ]
         text = NO_DEFAULTS + "".join(
             f'[rule.{r}]\nquantity = "{s["quantity"]}"\nabove = 20\nclear = 10\nvisibility = "{s["rule_visibility"]}"\n'
-            for r in sorted(s["rules"])  # type: ignore[call-overload]
+            for r in sorted(s["rules"] or ())  # type: ignore[call-overload]
         )
         other(town, tmp_path, text, nodes)
+        if s["rules"] is None:
+            town.without_rules()
         for _ in (1, 2):
             now += 60
             if s["frame_first"]:
@@ -357,7 +436,7 @@ def test_after_any_reloads_each_output_shows_what_is_up_and_nothing_else(
             expected = {
                 f"node/{n.name}/alert/{r}"
                 for n in nodes
-                for r in s["rules"]  # type: ignore[attr-defined]
+                for r in s["rules"] or ()  # type: ignore[attr-defined]
                 if strictest(n.visibility, s["rule_visibility"]) in f.visibility  # type: ignore[arg-type]
                 and (not f.profiles or n.profile in f.profiles)
                 and (not f.areas or f.areas.intersection(n.area))

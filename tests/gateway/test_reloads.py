@@ -13,7 +13,7 @@ from gateway import reload
 from gateway.config import Config, ConfigError, load
 from gateway.links.link import LinkError
 from gateway.metrics import Metrics
-from gateway.reload import SURE_S, Reloads
+from gateway.reload import SURE_FOR_S, SURE_S, Reloads
 from tests.gateway.world import Mote, registry, toml_of
 
 MOTES = [Mote(300 + n) for n in range(10)]
@@ -181,6 +181,37 @@ async def test_the_second_time_counts_only_for_the_same_nodes(lab: Lab) -> None:
     assert await lab.ask() == [] and len(lab.config.nodes) == 10
     lab.nodes([])
     assert await lab.ask() != [], "what was asked for before a sound reload is forgotten"
+
+
+async def test_the_second_time_counts_for_ten_minutes(lab: Lab) -> None:
+    lab.nodes([])
+    await lab.ask()
+    lab.now += SURE_FOR_S + 1
+    assert await lab.ask() != [], "no one who means it waits so long"
+    lab.now += SURE_S
+    assert await lab.ask() == []
+
+
+async def test_a_file_that_was_written_again_is_another_write_and_asked_for_anew(lab: Lab) -> None:
+    """The first half-written file was mended without a reload; the next one is as empty as the first."""
+    whole = (lab.folder / "nodes.toml").read_text()
+    lab.nodes([])
+    assert await lab.ask() != []
+    (lab.folder / "nodes.toml").write_text(whole)
+    lab.now += SURE_S
+    lab.nodes([])
+    assert await lab.ask() != [] and lab.applied == []
+    lab.now += SURE_S
+    assert await lab.ask() == [], "it has stood there as it is"
+
+
+async def test_the_second_time_counts_only_for_the_same_files(lab: Lab) -> None:
+    text = lab.file.read_text()
+    lab.nodes([])
+    await lab.ask()
+    lab.now += SURE_S
+    lab.file.write_text(text + '[output.more]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\nroot = "r"\n')
+    assert await lab.ask() != []
 
 
 @pytest.mark.parametrize("left", [5, 8, 10])

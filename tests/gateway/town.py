@@ -47,7 +47,14 @@ class Town:
         self.city = self.restart()
 
     def restart(self, config: RulesConfig | None = None) -> City:
-        (follower,) = build(config or self.config, {n.id: n for n in self.nodes.values()})
+        return self._use(config or self.config)
+
+    def without_rules(self) -> City:
+        """A reload, or a start, with a gateway.toml that names no rules."""
+        return self._use(None)
+
+    def _use(self, config: RulesConfig | None) -> City:
+        (follower,) = build(config, {n.id: n for n in self.nodes.values()})
         assert isinstance(follower, City)
         follower.load(self.store)
         self.city = follower
