@@ -83,7 +83,7 @@ read_place = msgspec.msgpack.Decoder(Place).decode
 def last_entry(body: bytes) -> Entry | None:
     """Return the entry that a subject has, or had last, of a row of `entries`; None when it has none that is known, or cannot be read."""
     try:
-        known = _known(body)
+        known = read_known(body)
     except msgspec.MsgspecError:
         return None
     return known.now or (known.past[-1][1] if known.past else None)
