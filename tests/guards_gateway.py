@@ -195,4 +195,5 @@ GATEWAY = (
     Guard('G8', 'a restore puts the configuration back last', 'gateway/store/restore.py', 'key=lambda t: (t == config, t != store)', 'key=lambda t: (t != config, t != store)', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
     Guard('G8', 'a restore takes the configuration away first', 'gateway/store/restore.py', ', key=config.__ne__)', ', key=config.__eq__)', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
     Guard('G8', 'what a killed restore left is removed', 'gateway/store/restore.py', '                part.unlink()  # of a restore that was killed; it may hold keys\n', '                pass\n', ('tests/gateway/test_check.py', "-k", 'killed_anywhere')),
+    Guard('G8', 'a missing line opens no personal node', 'gateway/reload.py', '    if wider := personal & after.unsaid:', '    if wider := personal & frozenset[int]():', ('tests/gateway/test_reloads.py', "-k", 'missing_line')),
 )  # fmt: skip
