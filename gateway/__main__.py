@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,11 +17,37 @@ LOOKING_BACK = {
 UMASK = (
     0o077  # store, copies, exports and daily files hold households' readings: they are their owner's, whoever starts us
 )
+INTERRUPTED = 130
+LEFT = {
+    "check": "nothing was changed",
+    "reload": "the gateway may have been asked already; how its reload ends is in its log",
+    "replay": "what was sent can be sent again: every message has its id",
+    "republish": "nothing was asked for",
+    "export": "nothing was written to the file's name",
+}
+"""What a verb that was interrupted leaves behind; one that knows more says so as the text of its KeyboardInterrupt."""
 
 
 def main() -> int:
-    """Parse arguments and run the verb; argparse itself ends with code 2 on bad usage."""
+    """Parse arguments and run the verb; argparse itself ends with code 2 on bad usage. Ctrl-C is exit code 130, whatever the verb waits for."""
     os.umask(UMASK)
+    args: argparse.Namespace | None = None
+    try:
+        args = _arguments()
+        return _run(args)
+    except KeyboardInterrupt as e:
+        return _interrupted(args, str(e))
+
+
+def _interrupted(args: argparse.Namespace | None, left: str) -> int:
+    left = left or ("" if args is None else LEFT.get(args.verb, ""))
+    if getattr(args, "json", False):
+        print(json.dumps({"ok": False, "error": "interrupted", "text": "interrupted", "hint": left}, indent=2))
+    print("error: interrupted" + (f"\nnext: {left}" if left else ""), file=sys.stderr)
+    return INTERRUPTED
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="citymote gateway", description="citymote gateway")
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="run until SIGTERM; SIGHUP reads the configuration again")
@@ -61,7 +88,10 @@ def main() -> int:
             sub.description = module.__doc__
             module.arguments(sub)
             sub.set_defaults(run=module.run)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.verb in LOOKING_BACK:
         return args.run(args)
     if args.verb == "run":

@@ -1,5 +1,5 @@
 """`export`: open data from the store, as JSON, CSV or GeoJSON. Only quantities whose visibility is open, of nodes that are open now, unless
---visibility says more; what was left out for it is counted on stderr.
+--visibility says more; what was left out for it is counted on stderr. A node that has left the registry (a stolen one) is judged by its last entry.
 
 JSON and CSV hold every reading of the time range; GeoJSON is a map: each node with its newest value of each quantity in the range.
 """
@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -29,6 +29,7 @@ from gateway.outputs.filter import Sieve
 from gateway.outputs.message import iso
 from gateway.outputs.records import COLUMNS, Record, records
 from gateway.period import add_period
+from gateway.store import glance
 from gateway.store.engine import StoreError
 from gateway.store.history import History
 
@@ -60,7 +61,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export; exit code 0 done, 1 the store or the file failed, 2 usage, 130 interrupted."""
+    """Export; exit code 0 done, 1 the store or the file failed, 2 usage."""
     try:
         config = load(args.config)
         if args.until <= args.since:
@@ -72,8 +73,9 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as e:
         return _fail("usage", e, e.hint, args, 2)
     try:
-        with History(config.store, config.nodes) as history, _sink(args.file) as f:
-            written = _write(config, history, f, args)
+        former = glance.departed(config.store, config.nodes)
+        with History(config.store, {**config.nodes, **former}) as history, _sink(args.file) as f:
+            written = _write(config, former, history, f, args)
     except StoreError as e:
         return _fail("store", e, e.hint, args, 1)
     except BrokenPipeError:  # `| head` has read what it wanted
@@ -83,8 +85,6 @@ def run(args: argparse.Namespace) -> int:
         return _fail(
             "file", f"{e.filename or args.file or 'stdout'}: {e.strerror}", "name another place with --file", args, 1
         )
-    except KeyboardInterrupt:
-        return _fail("interrupted", "interrupted", "nothing was written to the file's name", args, 130)
     if written["hidden_nodes"] or written["hidden_readings"]:
         print(f"left out, since they are not {' or '.join(args.visibility or (OPEN,))}: {written['hidden_nodes']} nodes, and "
               f"{written['hidden_readings']} readings of other nodes (--visibility writes them)", file=sys.stderr)  # fmt: skip
@@ -125,7 +125,11 @@ def _sink(file: Path | None) -> Iterator[TextIO]:
             beside.unlink()
 
 
-def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace) -> dict[str, int]:
+def _write(
+    config: Config, former: Mapping[int, Node], history: History, f: TextIO, args: argparse.Namespace
+) -> dict[str, int]:
+    nodes = {**config.nodes, **former}
+    since, until = int(args.since), int(args.until)
     circles = frozenset(args.visibility or (OPEN,))
     sieve = Sieve(Filter(circles, frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
     everything = Sieve(
@@ -142,21 +146,23 @@ def _write(config: Config, history: History, f: TextIO, args: argparse.Namespace
         head["licence"] = args.licence
 
     def readings(node: Node) -> Iterator[Record]:
-        for event in history.reports_of(node.id, int(args.since), int(args.until)):
-            seen, all_ = sieve.narrow(event, config.nodes), everything.narrow(event, config.nodes)
+        for event in history.reports_of(node.id, since, until):
+            seen, all_ = sieve.narrow(event, nodes), everything.narrow(event, nodes)
             counts["hidden_readings"] += _values(all_) - _values(seen)
             if seen is None:
                 continue
-            for t, record in ((r["t"], r) for r in records(seen, config.nodes)):
-                if iso(int(args.since)) <= t < iso(int(args.until)):
+            for t, record in ((r["t"], r) for r in records(seen, nodes)):
+                if iso(since) <= t < iso(until):
                     yield {name: record[name] for name in READING}
 
     def each() -> Iterator[tuple[Node, Iterator[Record]]]:
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as bar:
-            for node in bar.track(list(config.nodes.values()), description="nodes"):
+            for node in bar.track(list(nodes.values()), description="nodes"):
                 if any(strictest(node.visibility, circle) == circle for circle in circles):
                     yield node, readings(node)
+                elif node.id in former and next(history.reports_of(node.id, since, until), None) is None:
+                    continue  # it had left by then
                 elif not args.area or not set(args.area).isdisjoint(node.area):
                     counts["hidden_nodes"] += not args.profile or node.profile in args.profile
 

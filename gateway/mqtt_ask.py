@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
@@ -31,8 +31,29 @@ class Answer:
     longest: int | None = None
 
 
-def ask(broker: Broker, seconds: float = ASK_S) -> Answer | None:
-    """Connect, read what the broker can do, and leave; None when it does not speak MQTT 5. Raises OSError or ValueError: it is not to be reached."""
+class NoMqtt(OSError):
+    """What answers at a broker's address is no MQTT broker, or not by this way (plain where it wants TLS)."""
+
+
+def ask(broker: Broker, seconds: float | None = None) -> Answer | None:
+    """Connect, read what the broker can do, and leave; None when it is a broker that does not speak MQTT 5, and lets us in with 3.1.1.
+
+    seconds: for each of the two, ASK_S by default. Raises NoMqtt; another OSError (TimeoutError: no answer) or ValueError: it is not to be
+    reached.
+    """
+    seconds = ASK_S if seconds is None else seconds
+    try:
+        answer = _connect(broker, paho.MQTTv5, seconds)
+    except (NoMqtt, TimeoutError):
+        answer = None  # a broker of 3.1.1 alone may close, or be silent; so may what is none
+    if answer is not None and "rotocol" not in answer.refused:  # or it answers with "unsupported protocol version"
+        return answer
+    answer = _connect(broker, paho.MQTTv311, seconds)
+    return answer if answer.refused else None
+
+
+def _connect(broker: Broker, protocol: MQTTProtocolVersion, seconds: float) -> Answer:
+    """Return what a CONNACK holds. Raises as ask()."""
     found: list[Answer] = []
 
     def connected(_c: object, _d: object, _flags: object, code: ReasonCode, props: Properties | None) -> None:
@@ -43,7 +64,8 @@ def ask(broker: Broker, seconds: float = ASK_S) -> Answer | None:
             )
         )
 
-    c = paho.Client(CallbackAPIVersion.VERSION2, f"citymote-ask-{secrets.token_hex(4)}", protocol=paho.MQTTv5)
+    name = f"citymote-ask-{secrets.token_hex(4)}"
+    c = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=protocol, reconnect_on_failure=False)
     c.on_connect = connected
     c.connect_timeout = seconds
     if broker.username is not None:
@@ -54,10 +76,21 @@ def ask(broker: Broker, seconds: float = ASK_S) -> Answer | None:
     deadline = time.monotonic() + seconds
     try:
         while not found and time.monotonic() < deadline:
-            if c.loop(0.1) != paho.MQTT_ERR_SUCCESS:
-                break
+            code = c.loop(0.1)
+            if not found and code == paho.MQTT_ERR_CONN_LOST:
+                raise NoMqtt("it closes the connection without an answer")
+            if not found and code != paho.MQTT_ERR_SUCCESS:
+                raise NoMqtt(f"its answer is no MQTT ({paho.error_string(code)})")
+    except OSError:
+        raise
+    except Exception as e:  # of paho's decoder, which takes any bytes for a packet
+        raise NoMqtt(f"its answer is no MQTT ({type(e).__name__})") from e
     finally:
-        c.disconnect()
-        c.loop(0.1)
-    # a broker of 3.1.1 alone answers with "unsupported protocol version", or closes
-    return None if not found or "rotocol" in found[0].refused else found[0]
+        if found:
+            c.disconnect()
+            c.loop(0.1)
+        elif (wire := c.socket()) is not None:
+            wire.close()
+    if not found:
+        raise TimeoutError(f"it takes the connection and sends no CONNACK in {seconds:g} s")
+    return found[0]

@@ -41,8 +41,12 @@ def _outcome(folder: Path | None, store: Path | None) -> Path | None:
     )
 
 
-def report(began: float, mistakes: Sequence[tuple[str, str]], store: Path | None = None) -> None:
+def report(
+    began: float, mistakes: Sequence[tuple[str, str]], store: Path | None = None, did: Mapping[str, int] | None = None
+) -> None:
     """Write how a reload ended. began: time.monotonic() before its files were read; mistakes: (text, hint) of each, empty when it is in force.
+
+    did: how many nodes there are, and how many of them are new or changed, and have gone.
 
     A folder that cannot be written is logged: the reload itself has ended already.
     """
@@ -50,7 +54,9 @@ def report(began: float, mistakes: Sequence[tuple[str, str]], store: Path | None
     if file is None:
         return
     new = file.with_name(f"{file.name}.new")
-    body = {"began": began, "mistakes": [{"text": text, "next": hint} for text, hint in mistakes]}
+    body: dict[str, Any] = {"began": began, "mistakes": [{"text": text, "next": hint} for text, hint in mistakes]}
+    if did is not None and not mistakes:
+        body["did"] = dict(did)
     try:
         new.write_text(json.dumps(body), encoding="utf-8")
         new.replace(file)
@@ -60,8 +66,10 @@ def report(began: float, mistakes: Sequence[tuple[str, str]], store: Path | None
         )
 
 
-def ask(pid: int, wait_s: float = WAIT_S, store: Path | None = None) -> list[dict[str, Any]] | None:
-    """Send SIGHUP to a gateway and return the mistakes for which it refused; [] when the files are in force, None when it cannot be known.
+def ask(pid: int, wait_s: float = WAIT_S, store: Path | None = None) -> dict[str, Any] | None:
+    """Send SIGHUP to a gateway and return what it reports: "mistakes" for which it refused, [] when the files are in force, and what it "did".
+
+    None when it cannot be known.
 
     Raises ProcessLookupError when it has ended, PermissionError when it is another user's, TimeoutError when it does not answer in wait_s.
     """
@@ -75,7 +83,7 @@ def ask(pid: int, wait_s: float = WAIT_S, store: Path | None = None) -> list[dic
         if (
             outcome is not None and outcome["began"] >= asked
         ):  # an earlier one may have read the files before they were written
-            return outcome["mistakes"]
+            return outcome
         os.kill(pid, 0)
         time.sleep(POLL_S)
     raise TimeoutError(f"gateway {pid} has not ended its reload in {wait_s:.0f} s")
@@ -125,26 +133,37 @@ def reload(file: Path, pid: int) -> int:
     """
     from gateway import verbs  # which imports the installer: the running gateway needs neither
 
+    complaint, hint = "", "systemctl status citymote-gateway"
     try:
         if not is_gateway(pid, file):
-            print(f"error: process {pid} is no gateway that runs with {file}, so it was sent nothing\n"
-                  "next: systemctl show -p MainPID citymote-gateway, or: pgrep -af 'gateway run'", file=sys.stderr)  # fmt: skip
-            return verbs.FAILED
+            complaint = f"process {pid} is no gateway that runs with {file}, so it was sent nothing"
+            hint = "systemctl show -p MainPID citymote-gateway, or: pgrep -af 'gateway run'"
     except ProcessLookupError as e:
-        print(f"error: {e}\nnext: systemctl status citymote-gateway", file=sys.stderr)
+        complaint = str(e)
+    if complaint and not file.exists():
+        print(f"error: {file} does not exist, and {complaint}\n"
+              "next: give --config the file that the gateway was started with", file=sys.stderr)  # fmt: skip
+        return verbs.USAGE
+    if complaint:
+        print(f"error: {complaint}\nnext: {hint}", file=sys.stderr)
         return verbs.FAILED
     dangers, store = verbs.dangerous(file)
     if dangers:
         return verbs.USAGE
     try:
-        mistakes = ask(pid, store=store)
+        outcome = ask(pid, store=store)
     except OSError as e:  # TimeoutError is one
         print(f"error: gateway {pid}: {e.strerror or e}\nnext: systemctl status citymote-gateway", file=sys.stderr)
         return verbs.FAILED
     if dangers is None:
         return verbs.USAGE  # said already
-    for m in mistakes or ():
-        print(f"error: {m['text']}\nnext: {m['next']}", file=sys.stderr)
-    if mistakes is None:
+    if outcome is None:
         print("error: it was asked; how it ended is in its log", file=sys.stderr)
+        return verbs.FAILED
+    mistakes, did = outcome["mistakes"], outcome.get("did")
+    for m in mistakes:
+        print(f"error: {m['text']}\nnext: {m['next']}", file=sys.stderr)
+    if not mistakes:
+        nodes = f": {did['nodes']} nodes, {did['changed']} new or changed, {did['gone']} gone" if did else ""
+        print(f"{file} is in force{nodes}")
     return verbs.DONE if mistakes == [] else verbs.FAILED

@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay; exit code 0 done, 1 the store or the broker failed, 2 usage, 130 interrupted."""
+    """Replay; exit code 0 done, 1 the store or the broker failed, 2 usage."""
     try:
         config = load(args.config)
         output = _output(config, args.output)
@@ -55,10 +55,6 @@ def run(args: argparse.Namespace) -> int:
         told = asyncio.run(_replay(config, output, args))
     except (StoreError, MqttError) as e:
         return _fail("failed", e, e.hint or "start the broker, or correct the output", args.json, 1)
-    except KeyboardInterrupt:
-        return _fail(
-            "interrupted", "interrupted", "what was sent can be sent again: every message has its id", args.json, 130
-        )
     if args.json:
         print(json.dumps({"ok": True, **told}, indent=2))
     else:

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for it; exit code 0 done or noted, 1 the store failed, 2 usage."""
+    """Ask for it; exit code 0 done or noted, 1 the store failed, 2 usage. Interrupted, it leaves what it has asked for."""
     try:
         config = load(args.config)
         subject = _subject(config, args)
@@ -78,11 +78,16 @@ def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool]:
             "text": "noted: the gateway is not running and will do it when it connects",
         }
     deadline = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline:
-        with closing(_open(config.store)) as db:
-            if db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone() is None:
-                return {"running": True, "done": True, "text": f"published again to {output}, and acknowledged"}
-        time.sleep(0.2)
+    try:
+        while time.monotonic() < deadline:
+            with closing(_open(config.store)) as db:
+                if db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone() is None:
+                    return {"running": True, "done": True, "text": f"published again to {output}, and acknowledged"}
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the request stays noted, and the gateway goes through with it; gw/{config.id}/health names an output that is away"
+        ) from None
     return {"running": True, "done": False,
             "text": f"noted: under way, or {output} is away; gw/{config.id}/health says so"}  # fmt: skip
 

@@ -82,11 +82,12 @@ class Service:
             self._apply,
             self._notifier.say,
             self._line,
-            partial(reloading.report, store=config.store),
+            self._reloaded,
             shrunk=self._shrunk,
         )
         self._started = datetime.now(UTC).timestamp()
         self._began = time.monotonic()
+        self._did: dict[str, int] = {}  # by the last reload
         self._progress = (0, time.monotonic())
         self._ready = False
         self._bad_keys = key_findings(config) if bad_keys is None else bad_keys
@@ -321,8 +322,12 @@ class Service:
         for part in (*(f for f in self._pipeline.followers if isinstance(f, Part)), *self.parts):
             await part.apply(c)
         self.metrics.totals["reloads"] += 1
+        self._did = {"nodes": len(c.nodes), "changed": changed, "gone": len(before.nodes.keys() - c.nodes.keys())}
         log.info("reloaded", nodes=len(c.nodes), changed_nodes=changed, links=self._links.places,
                  outputs=[o.name for o in c.outputs], seconds=round(time.monotonic() - began, 3))  # fmt: skip
+
+    def _reloaded(self, began: float, mistakes: list[tuple[str, str]]) -> None:
+        reloading.report(began, mistakes, self.config.store, self._did)
 
     # what is told
 

@@ -18,7 +18,7 @@ from gateway.config.identity import host_id
 from gateway.config.keys import weak
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
-from gateway.mqtt_ask import NO_RETAIN_NEXT, ask
+from gateway.mqtt_ask import NO_RETAIN_NEXT, NoMqtt, ask
 from gateway.store import glance
 from gateway.store.engine import StoreError
 
@@ -102,6 +102,14 @@ def _asked(c: Config) -> Iterator[Finding]:
         place = f"{c.file}: {', '.join(names)}: broker {broker.host}:{broker.port}"
         try:
             answer = ask(broker)
+        except NoMqtt as e:
+            yield Finding(
+                "no_mqtt",
+                f"{place} is no MQTT broker as far as we can tell: {e}",
+                "correct host and port; a port with TLS (often 8883) needs ca_file, one without (1883) must not have it",
+                True,
+            )
+            continue
         except (OSError, ValueError) as e:
             reason, hint = tls.explain(e)
             yield Finding(

@@ -96,7 +96,7 @@ class Gathered(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """An alarm that is over: the number of the event that ended it, and the quantity."""
+    """The last end of an alarm, which may be up again: the number of the event that ended it, and the quantity."""
 
     seq: int
     quantity: str
@@ -237,8 +237,9 @@ def _alarm(c: Current, e: Event, a: Alarm, seq: int, circle: int, changes: dict[
             ended.pop(rule, None)  # the newest stands last
             ended[rule] = Ended(seq, a.quantity)
         else:
-            alerts[rule] = Up(a, e.received, circle)
-            ended.pop(rule, None)
+            alerts[rule] = Up(
+                a, e.received, circle
+            )  # its last end stays known: it may have been shown to others before that
     while len(ended) > MAX_ENDED:
         del ended[next(iter(ended))]
     changes["alerts"], changes["ended"] = alerts, ended

@@ -13,7 +13,7 @@ import asyncio
 import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from gateway.core.current import NOTHING, Current
+from gateway.core.shape import Entry
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.flight import Flight
@@ -36,6 +37,7 @@ GRACE_S = 0.2  # a broker may deliver what it retained behind what is new
 MARK_S = 5.0
 LOOK_S = 1.0  # how often requests of the operator are looked for
 PAGE = 200  # subjects read at once
+HEARD_S = 3.0  # for a probe to reach another output at the same broker
 NEVER = 1 << 62
 LONGEST_PROBE = 64  # bytes
 RESEND_S = (
@@ -135,6 +137,12 @@ class Resync:
         )  # that `tree` agrees with: the ledger is ahead of it while a reload is under way
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
+        self.siblings: Callable[[], Sequence[Resync]] = tuple  # of all outputs, this one among them
+        self._here: dict[
+            str, bool
+        ] = {}  # outputs under another address: whether they are at this broker, where that is known
+        self._spared: int | None = None  # generation behind which topics were spared for one that may be elsewhere
+        self._all_again = False
 
     @property
     def mark_topic(self) -> str:
@@ -148,11 +156,17 @@ class Resync:
         self.quiet = self._engine.newest()
         self._answered.clear()
         self._kept, self._marked, self._open, self._generation = None, None, 0, -1
+        self._here, self._spared = {}, None
         self.done.clear()
 
     def wake(self) -> None:
         """The registry or the outputs have changed, and `tree` follows them."""
         self._as_of = self._engine.ledger.generation
+        self._wanted.set()
+
+    def again(self) -> None:
+        """Publish everything again: something else may have been retained on topics of this output."""
+        self._all_again = True
         self._wanted.set()
 
     def heard(self, topic: str, payload: bytes, retained: bool = False) -> bool:
@@ -249,6 +263,12 @@ class Resync:
             if self._as_of != self._generation:
                 await self._pass(NEVER, self._generation)
                 marked_at = float("-inf")
+            if self._spared is not None and await self._ask_siblings():
+                spared, self._spared = self._spared, None
+                await self._pass(NEVER, spared)
+            if self._all_again:
+                self._all_again = False
+                await self._pass(-1, self._generation)
             for request, subject in ledger.requests(self.output):
                 log.info("republish", output=self.output, subject=subject or "all")
                 if subject:
@@ -266,7 +286,8 @@ class Resync:
         seq = min(track.durable, track.cursor)
         if lane is not None and (lane.waits or lane.cursor != lane.sent or lane.durable != lane.cursor):
             seq = min(seq, lane.durable)
-        return self._remember(Mark(ledger.life, seq, self._generation, self._turn))
+        generation = self._generation if self._spared is None else min(self._generation, self._spared)
+        return self._remember(Mark(ledger.life, seq, generation, self._turn))
 
     def _remember(self, mark: Mark) -> bool:
         session = self._session
@@ -327,15 +348,18 @@ class Resync:
         if turn.seq < NEVER:
             only_alarms = replace(turn, alarms=True)
             await self._walk(lambda after: ledger.alarmed(after, PAGE, turn.seq), only_alarms)
+            turn.spared = only_alarms.spared
         if foreign:
             assert self._session is not None
-            await sweep(self._session, self._tree, ledger, self.publish, self.heard)
+            await sweep(self._session, self._tree, ledger, self.publish, self.heard, lambda: self._spare(turn))
         await self._walk(lambda after: ledger.subjects(after, PAGE, turn.seq, generation), turn)
         await self._own(turn)
         await self._settled()
         self._follow(turn)
         for key in turn.left:
             await self._stored(ledger.left(key))
+        if turn.spared:
+            self._spared = generation if self._spared is None else min(generation, self._spared)
         self._generation = upto
 
     def _turn_of(self, seq: int, generation: int) -> _Turn:
@@ -351,6 +375,43 @@ class Resync:
                 if shapes:
                     turn.left[key] = shapes
         return turn
+
+    def _strangers(self) -> list[Resync]:
+        """Return the outputs that may share topics with this one, if their broker is this one under another address."""
+        mine = self._tree.shape
+        found: list[Resync] = []
+        for o in self.siblings():
+            its = o._tree.shape
+            both = its.root == mine.root or DISCOVERY in its.formats and its.discovery == mine.discovery
+            if o is not self and o._address != self._address and both and self._here.get(o._place, True):
+                found.append(o)
+        return found
+
+    def _spare(self, turn: _Turn) -> list[Tree]:
+        """Return the trees of other outputs that are at this broker, or may be."""
+        self._follow(turn)
+        return [*turn.others, *(o._tree for o in self._strangers())]
+
+    async def _ask_siblings(self) -> bool:
+        """Ask which of the outputs under other addresses are at this broker: a probe on the topic of their mark reaches them; True when
+        one has turned out to be elsewhere."""
+        session = self._session
+        assert session is not None
+        asked = {secrets.token_hex(8): o for o in self._strangers() if o._place not in self._here and o.hears}
+        for nonce, o in asked.items():
+            session.publish(o.mark_topic, probe(nonce), 1)
+        deadline = asyncio.get_running_loop().time() + (HEARD_S if asked else 0)
+        while asked and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.05)
+            for nonce in [n for n, o in asked.items() if o.has_heard(n)]:
+                self._here[asked.pop(nonce)._place] = True
+        away = [
+            o._place for o in asked.values() if o.hears
+        ]  # the others' connections have ended meanwhile: asked again
+        self._here |= dict.fromkeys(away, False)
+        if self._spared is not None and not away and all(o._place in self._here for o in self._strangers()):
+            self._spared = None  # it was theirs
+        return bool(away)
 
     def _follow(self, turn: _Turn) -> None:
         """An output that has come while a pass is under way is not emptied any further, and what it publishes is its own."""
@@ -402,24 +463,33 @@ class Resync:
         """Return the topics of a subject that may hold what is no longer true, but for those that are somebody else's at this broker."""
         ledger, tree = self._engine.ledger, self._tree
         _, c = ledger.current(subject) or (0, NOTHING)
-        if turn.alarms:
-            return sorted(tree.over(subject, c, turn.seq))
-        known = ledger.known(subject) or Known(None)
-        entries = [entry for g, entry in known.past if g > turn.generation]
-        if known.now is not None:
-            entries.append(known.now)
-        topics = tree.over(subject, c, turn.seq)
-        for shape in (*turn.shapes(), tree):
-            for entry in entries:
-                if shape is not tree or entry is not known.now:
-                    topics |= shape.under(subject, c, entry)
+        topics, entries = tree.over(subject, c, turn.seq), list[Entry]()
+        if not turn.alarms:
+            known = ledger.known(subject) or Known(None)
+            entries += [entry for g, entry in known.past if g > turn.generation]
+            if known.now is not None:
+                entries.append(known.now)
+            for shape in (*turn.shapes(), tree):
+                for entry in entries:
+                    if shape is not tree or entry is not known.now:
+                        topics |= shape.under(subject, c, entry)
         for other in turn.others if topics else ():
             topics -= other.desired(subject, c).keys()
+        strangers = [o._tree for o in self._strangers()] if topics else []
+        for other in strangers:
+            topics -= self._maybe(turn, topics & other.desired(subject, c).keys())
         for heir in tree.owners(entry.name for entry in entries) - {subject} if topics else ():
             _, c = ledger.current(heir) or (0, NOTHING)
             for other in (tree, *turn.others):  # a name that another node has now holds what that one says
                 topics -= other.desired(heir, c).keys()
+            for other in strangers:
+                topics -= self._maybe(turn, topics & other.desired(heir, c).keys())
         return sorted(topics)
+
+    def _maybe(self, turn: _Turn, topics: set[str]) -> set[str]:
+        """Return topics that are spared for an output that may be at this broker; that they were is noted."""
+        turn.spared = turn.spared or bool(topics)
+        return topics
 
     async def _own(self, turn: _Turn) -> None:
         """Empty what the gateway said of itself under former roots, and former marks."""
@@ -427,7 +497,7 @@ class Resync:
         def over() -> set[str]:
             topics = {topic for shape in turn.shapes() for topic in shape.own()}
             topics |= {mark_topic(shape, self.output) for shape in turn.former} - {self.mark_topic}
-            return topics.difference(self._tree.own(), *(other.own() for other in turn.others))
+            return topics.difference(self._tree.own(), *(other.own() for other in self._spare(turn)))
 
         for topic in sorted(over()):
             await self.room()
@@ -489,6 +559,7 @@ class _Turn:
     others: list[Tree] = field(default_factory=list)
     left: dict[str, list[Tree]] = field(default_factory=dict)
     alarms: bool = False
+    spared: bool = False
 
     def shapes(self) -> list[Tree]:
         """Return all shapes whose topics are to be emptied."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -40,8 +40,12 @@ async def sweep(
     ledger: Ledger,
     publish: Callable[[Message], None],
     heard: Callable[[str, bytes, bool], bool],
+    others: Callable[[], Sequence[Tree]] = tuple,
 ) -> None:
-    """Empty retained topics of our subjects that are not desired. Raises MqttError. A broker that does not answer is left as it is."""
+    """Empty retained topics of our subjects that are not desired. Raises MqttError. A broker that does not answer is left as it is.
+
+    others: the trees of this gateway's other outputs that are at this broker, or may be; what they publish is spared.
+    """
     found: dict[str, bytes] = {}
     echo = asyncio.Event()
     topic = f"{tree.shape.root}/v1/gw/{tree.gateway}/mark/sweep"
@@ -82,7 +86,7 @@ async def sweep(
                 log.warning("sweep_unanswered", topic=topic, next="let the gateway's user read what it publishes")
                 return
             await session.unsubscribe(filters)
-            emptied += await _empty(tree, ledger, part, found, publish)
+            emptied += await _empty(tree, ledger, part, found, publish, others())
             found = {t: p for t, p in found.items() if "/ngsi-ld/Alert/" in t}
     finally:
         session.on_retained, session.on_message = before
@@ -109,7 +113,12 @@ def _filters(tree: Tree, subject: str) -> list[str]:
 
 
 async def _empty(
-    tree: Tree, ledger: Ledger, subjects: list[str], found: dict[str, bytes], publish: Callable[[Message], None]
+    tree: Tree,
+    ledger: Ledger,
+    subjects: list[str],
+    found: dict[str, bytes],
+    publish: Callable[[Message], None],
+    others: Sequence[Tree],
 ) -> int:
     n = 0
     for subject in subjects:
@@ -117,7 +126,7 @@ async def _empty(
         if not mine:
             continue
         _, c = ledger.current(subject) or (0, NOTHING)
-        desired = tree.desired(subject, c).keys()
+        desired = {topic for t in (tree, *others) for topic in t.desired(subject, c)}
         for topic in mine - desired:
             publish(Message(topic, b"", retain=True))
             n += 1

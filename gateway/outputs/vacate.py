@@ -21,12 +21,11 @@ from gateway.mqtt_session import MqttError, MqttSession
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message
 from gateway.outputs.mqtt import MqttOutput
-from gateway.outputs.resync import PAGE, mark_topic, probe
+from gateway.outputs.resync import DISCOVERY, HEARD_S, PAGE, mark_topic, probe
 from gateway.outputs.retained import Tree
 from gateway.store.engine import Engine
 from gateway.store.ledger import Known
 
-HEARD_S = 3.0  # for a probe to reach another output at the same broker
 BOUND_S = 900.0
 RETRY_S = 10.0
 WAIT_S = 2.0
@@ -81,12 +80,13 @@ class _Unknown(Exception):
     """Whether another output is at the same broker is not known while it is away from its own."""
 
 
-async def _here(session: MqttSession, root: str, others: Sequence[MqttOutput]) -> list[MqttOutput]:
-    """Return the outputs of a root that are at the broker of `session`, or may be. Raises _Unknown."""
+async def _here(session: MqttSession, c: MqttOutputConfig, others: Sequence[MqttOutput]) -> list[MqttOutput]:
+    """Return the outputs that are at the broker of `session`, or may be, and share topics with `c`. Raises _Unknown."""
     found: list[MqttOutput] = []
     asked: dict[str, MqttOutput] = {}
     for o in others:
-        if o.tree.shape.root != root:
+        its = o.tree.shape
+        if its.root != c.root and (DISCOVERY not in its.formats or its.discovery != c.discovery):
             continue
         hears = o.resync.hears
         if hears is None:
@@ -149,7 +149,7 @@ async def _once(
 
     try:
         judged = others()
-        here = await _here(session, config.root, judged)
+        here = await _here(session, config, judged)
         own = {t for o in here for t in (*o.tree.own(), o.resync.mark_topic)}
         await empty({mark_topic(tree, config.name) for tree in trees} - own)
         await empty({topic for tree in trees for topic in tree.own()} - own)
@@ -171,4 +171,6 @@ async def _once(
     finally:
         await session.disconnect()
     await ledger.left(key)
+    for o in here:
+        o.resync.again()  # what was spared may hold what the other had said last
     return n

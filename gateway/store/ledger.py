@@ -80,6 +80,15 @@ read_known = msgspec.msgpack.Decoder(Known).decode
 read_place = msgspec.msgpack.Decoder(Place).decode
 
 
+def last_entry(body: bytes) -> Entry | None:
+    """Return the entry that a subject has, or had last, of a row of `entries`; None when it has none that is known, or cannot be read."""
+    try:
+        known = read_known(body)
+    except msgspec.MsgspecError:
+        return None
+    return known.now or (known.past[-1][1] if known.past else None)
+
+
 class Folding:
     """The writer's side: add() every event in order, flush() before COMMIT, forget() after ROLLBACK."""
 

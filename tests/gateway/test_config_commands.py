@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import time
 from pathlib import Path
 
 import pytest
 
 from gateway.config import ConfigError, load
+from gateway.core.authorise import Request, authorise
+from gateway.core.model import Node
 from tests.gateway.test_commands_process import COMMANDS
 from tests.gateway.test_config import GOOD, write
+from tests.gateway.world import REPO
+from tools.gateway_command import arguments, order
 
 MORE = """
 [commands.valve."wm-*"]
@@ -78,3 +85,28 @@ def test_somebody_must_be_allowed_to_ask(tmp_path: Path) -> None:
         with pytest.raises(ConfigError) as e:
             load(write(tmp_path, GOOD + text))
         assert words in f"{e.value} {e.value.hint}"
+
+
+def test_the_commands_of_the_readme_are_allowed_by_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (REPO / "gateway" / "README.md").read_text()
+    (example,) = [block for block in re.findall(r"```toml\n(.*?)```", text, re.S) if block.startswith("[commands]")]
+    c = load(write(tmp_path, GOOD + example))
+    assert c.commands is not None
+    nodes = {
+        "aq-01": Node(1, "aq-01", b"", profile="air_quality"),
+        "water-07": Node(7, "water-07", b"", profile="water_meter"),
+    }
+    monkeypatch.chdir(tmp_path)
+    for name in ("ca.pem", "pw"):
+        (tmp_path / name).touch()
+    lines = re.findall(r"^citymote gateway command (.*)$", text, re.M)
+    assert len(lines) == 2
+    for line in lines:
+        asked = order.make_context("command", shlex.split(line)).params
+        now = time.time()
+        until = asked["expires"] and time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now + asked["expires"]))
+        given = arguments(asked["args"], None)
+        request = Request("x", asked["name"], asked["requester"], given, until, asked["reason"])
+        assert authorise(c.commands.policy, request, asked["requester"], nodes[asked["node"]], now) > now, line

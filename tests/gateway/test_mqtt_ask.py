@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway import mqtt_ask
 from gateway.config import Broker
-from gateway.mqtt_ask import Answer, ask
+from gateway.mqtt_ask import Answer, NoMqtt, ask
 from gateway.mqtt_session import MqttError, MqttSession
 from gateway.verbs import check
 from tests.gateway.conftest import Mosquitto
@@ -53,12 +54,47 @@ def test_a_broker_says_what_it_can_do(made: Make) -> None:
     assert ask(at(made("max_packet_size 2000"))) == Answer(longest=2000)
 
 
+def only_311(answer: bytes | None, connack: bytes = CONNACK) -> Callable[[bytes], bytes | None]:
+    """A broker of 3.1.1 alone: `answer` is what it has for another level of the protocol, b"" nothing."""
+    return lambda connect: connack if connect[8] == 4 else answer
+
+
 async def test_a_broker_that_speaks_no_mqtt_5_is_not_judged_and_one_that_is_away_is_no_answer() -> None:
-    for script in (Script(REFUSED_PROTOCOL), Script(None), Script(CONNACK[:1], then_close=True), Script()):
-        async with serving(script) as broker:
+    for answer in (REFUSED_PROTOCOL, None, b""):
+        async with serving(Script(only_311(answer))) as broker:
             assert await asyncio.to_thread(ask, broker, 1.0) is None
+        async with serving(Script(only_311(answer, b"\x20\x02\x00\x05"))) as broker:
+            found = await asyncio.to_thread(ask, broker, 1.0)
+            assert found is not None and "uthorized" in found.refused
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(ask, broker, 1.0)
+
+
+HTTP = b"HTTP/1.1 400 Bad Request\r\nServer: nginx\r\nContent-Type: text/html\r\nConnection: close\r\n\r\n<html></html>"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(None),
+        Script(CONNACK[:1], then_close=True),
+        Script(HTTP, then_close=True),
+        Script(HTTP),
+        Script(b"\x15\x03\x01\x00\x02\x02\x16", then_close=True),  # an alert of TLS
+        Script(b"\xff" * 64),
+    ],
+)
+async def test_what_is_no_broker_is_not_taken_for_one(script: Script) -> None:
+    async with serving(script) as broker:
+        with pytest.raises(NoMqtt):
+            await asyncio.to_thread(ask, broker, 1.0)
+
+
+async def test_a_port_that_takes_connections_and_never_answers_is_away() -> None:
+    for script in (Script(), Script(b"SSH-2.0-OpenSSH_9.6\r\n")):  # which could be the beginning of a packet
+        async with serving(script) as broker:
+            with pytest.raises(TimeoutError):
+                await asyncio.to_thread(ask, broker, 0.5)
 
 
 async def test_a_session_says_why_a_broker_closes_it_without_a_word(made: Make) -> None:
@@ -130,3 +166,21 @@ def test_check_asks_the_brokers_where_it_is_told_to(
     assert refused.keys() == {"broker_keeps_nothing"} | ({"broker_refuses"} if locked else set())
     assert "output.bare, link.wifi" in refused["broker_keeps_nothing"]
     assert "output.away" in err and "cannot be reached" in err and "2000 bytes" in err and "output.good" not in err
+
+
+async def test_check_names_what_is_no_broker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mqtt_ask, "ASK_S", 0.5)
+    (tmp_path / "nodes.toml").write_text(node(1, KEY))
+    (tmp_path / "nodes.toml").chmod(0o600)
+    async with serving(Script()) as mute, serving(Script(HTTP, then_close=True)) as web:
+        text = '[gateway]\nid = "gw-7"\n'
+        for kind, name, b in (("link", "wifi", mute), ("output", "city", web)):
+            text += f'[{kind}.{name}]\nkind = "mqtt"\nbroker = "{b.host}:{b.port}"\n'
+        (tmp_path / "gateway.toml").write_text(text)
+        assert await asyncio.to_thread(check, tmp_path / "gateway.toml", as_json=True, brokers=True) == 2
+    out, err = capsys.readouterr()
+    (mistake,) = json.loads(out)["mistakes"]
+    assert mistake["code"] == "no_mqtt" and "output.city" in mistake["text"] and "8883" in mistake["hint"]
+    assert "link.wifi" in err and "cannot be reached: it takes the connection and sends no CONNACK" in err

@@ -31,7 +31,7 @@ def suback(packet: bytes, code: int) -> bytes:
 class Script:
     """A broker that answers packet n of a connection with answers[n] (bytes, or a function of the packet); None closes; past the end it is silent."""
 
-    def __init__(self, *answers: bytes | None | Callable[[bytes], bytes], then_close: bool = False) -> None:
+    def __init__(self, *answers: bytes | None | Callable[[bytes], bytes | None], then_close: bool = False) -> None:
         self.answers, self.then_close, self.connections = answers, then_close, 0
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -43,9 +43,10 @@ class Script:
             if len(head) < 2:
                 break
             packet = head + await reader.readexactly(head[1])
-            if answer is None:
+            said = answer(packet) if callable(answer) else answer
+            if said is None:
                 break
-            writer.write(answer(packet) if callable(answer) else answer)
+            writer.write(said)
         else:
             if not self.then_close:
                 await reader.read()

@@ -46,6 +46,7 @@ def test_a_reload_ends_as_the_running_gateway_ended_it(running: tuple[Process, P
     pid, good, nodes = p.process.pid, config.read_text(), (config.parent / "nodes.toml").read_text()
     done = ask(config, pid)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert done.stdout == f"{config} is in force: 1 nodes, 0 new or changed, 0 gone\n"
     config.write_text(good.replace('id = "gw-1"', 'id = "gw-9"'))  # only the running gateway can know that
     done = ask(config, pid)
     assert (
@@ -64,7 +65,8 @@ def test_a_reload_ends_as_the_running_gateway_ended_it(running: tuple[Process, P
     done = ask(config, pid)
     assert done.returncode == 2 and "is a key of" in done.stderr
     (config.parent / "nodes.toml").write_text(nodes + f'[[node]]\nid = 264\nkey = "{secrets.token_hex(16)}"\n')
-    assert ask(config, pid).returncode == 0
+    done = ask(config, pid)
+    assert (done.returncode, done.stdout) == (0, f"{config} is in force: 2 nodes, 1 new or changed, 0 gone\n")
     assert len([line for line in p.lines() if line["event"] == "reload_refused"]) == refused
     assert [line["nodes"] for line in p.lines() if line["event"] == "reloaded"] == [1, 2]
     assert {f.name for f in runtime.iterdir()} == {"reload.json"}
@@ -163,7 +165,8 @@ def test_an_older_reloads_answer_is_not_taken_for_this_ones(runtime: Path) -> No
         with pytest.raises(TimeoutError, match="has not ended its reload"):
             reloading.ask(p.pid, wait_s=0.3)
         reloading.report(time.monotonic() + 3600, [("x", "y")])
-        assert reloading.ask(p.pid, wait_s=5) == [{"text": "x", "next": "y"}]
+        answer = reloading.ask(p.pid, wait_s=5)
+        assert answer is not None and answer["mistakes"] == [{"text": "x", "next": "y"}]
 
 
 def test_without_a_runtime_folder_it_can_only_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -185,3 +188,16 @@ def test_an_outcome_that_cannot_be_written_ends_no_reload(monkeypatch: pytest.Mo
         "mistakes": [{"text": "a", "next": "b"}],
     }
     assert os.listdir(tmp_path / "gone") == ["reload.json"]
+
+
+def test_a_file_that_does_not_exist_is_named_instead_of_the_process(tmp_path: Path) -> None:
+    for pid in (1, 2**22 + 1):
+        done = ask(tmp_path / "nope.toml", pid)
+        assert done.returncode == 2 and "nope.toml does not exist" in done.stderr and "next: " in done.stderr
+
+
+def test_a_gateway_whose_file_has_gone_is_asked_all_the_same(running: tuple[Process, Path]) -> None:
+    p, config = running
+    config.unlink()
+    assert ask(config, p.process.pid).returncode == 2
+    assert until(lambda: any(line["event"] == "reload_refused" for line in p.lines()))

@@ -258,3 +258,44 @@ def test_an_export_counts_what_it_left_out_and_the_operator_may_have_it(
     assert ended.returncode == 0 and "error" not in ended.stderr and "Exception" not in ended.stderr, ended.stderr
     usage = subprocess.run(command[:4] + ["--nothing"], cwd=REPO, capture_output=True, text=True, timeout=60)
     assert "citymote gateway export: error:" in usage.stderr and "python" not in usage.stderr
+
+
+def rows(done: Ran) -> list[dict[str, Any]]:
+    return sorted(json.loads(done.stdout)["readings"], key=lambda r: r["id"])
+
+
+def test_what_a_node_sent_is_exported_after_it_has_left_the_registry_as_its_last_entry_allows(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Callable[[BrokerAddress], Process], motes: dict[int, Mote]
+) -> None:
+    p = start(mosquitto)
+    feed(p, motes)
+    times = ("--from", str(NOW - 3 * 3600), "--to", str(NOW))
+    before = gateway(tmp_path, "export", *times)
+    every = [w for v in ("open", "restricted", "personal") for w in ("--visibility", v)]
+    assert p.stop() == 0
+    registry = tmp_path / "nodes.toml"
+    entries = registry.read_text().split("[[node]]")[1:]
+    registry.write_text("".join(f"[[node]]{entry}" for entry in entries[1:3]))  # of n-264 and n-265
+    for _ in range(2):  # before the gateway has read the registry, and after
+        done = gateway(tmp_path, "export", *times)
+        assert rows(done) == rows(before)
+        assert done.stderr == before.stderr, "those that were not open are counted as before"
+        done = gateway(tmp_path, "export", *times, *every)
+        assert {r["node"] for r in json.loads(done.stdout)["readings"]} == {"n-263", "n-264", "n-265", "n-266"}
+        # of another time, nothing is left out
+        assert gateway(tmp_path, "export", "--from", "2020-01-01", "--to", "2020-01-02").stderr == ""
+        p = start(mosquitto)
+        with sqlite3.connect(tmp_path / "gateway.db") as db:
+            assert db.execute("SELECT count(*) FROM entries WHERE gone AND subject NOT LIKE '@%'").fetchone()[0] == 2
+        db.close()
+        assert p.stop() == 0
+    with sqlite3.connect(tmp_path / "gateway.db") as db:
+        db.execute(
+            "DELETE FROM entries WHERE subject = '263'"
+        )  # 100,000 have left since: nothing is known of its circle
+    db.close()
+    done = gateway(tmp_path, "export", *times)
+    assert {r["node"] for r in json.loads(done.stdout)["readings"]} == {"n-265"}
+    assert "not open: 2 nodes" in done.stderr
+    done = gateway(tmp_path, "export", *times, *every)
+    assert {r["node"] for r in json.loads(done.stdout)["readings"]} == {"263", "n-264", "n-265", "n-266"}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -601,3 +602,119 @@ def marks(broker: Mosquitto) -> dict[str, int]:
     time.sleep(0.3)
     b.close()
     return {t.rpartition("/")[2]: int(json.loads(p)["generation"]) for t, p, retained in b.messages if retained}
+
+
+NARROW = '[rule.hot]\nquantity = "{}"\nabove = 5\nclear = 1\nprofile = "air_quality"\nvisibility = "{}"\n'
+
+
+@pytest.mark.parametrize("how", ["away", "older", "quantity"])
+def test_an_alert_whose_rule_is_for_others_now_is_emptied_where_it_stands_though_it_is_up(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, how: str
+) -> None:
+    scene.rules = NARROW.format("temperature", "open")
+    portal: dict[str, object] = {"root": "portal", "formats": ["native", "ngsi-ld"], "visibility": ["open"]}
+    scene.outputs["portal"] = portal | ({"quantities": ["temperature"]} if how == "quantity" else {})
+    scene.start()
+    scene.live()
+    assert until(lambda: "portal/v1/node/air-1/alert/hot" in tree(scene.broker), 10)
+    settled(scene.broker)
+    time.sleep(6)  # the mark has caught up
+    scene.broker.stop()
+    shutil.copy(scene.broker.folder / "mosquitto.db", tmp_path / "older.db")
+    if how == "older":
+        scene.broker.start()
+        settled(scene.broker)
+    scene.rules = NARROW.format(*(("pm10", "open") if how == "quantity" else ("temperature", "restricted")))
+    scene.reload()
+    if how == "quantity":
+        scene.feed(scene.motes[263].report(NOW - 10, [[9, 9, 9, 231, 631, 121]]))
+    time.sleep(3)  # the rules are looked through
+    if how == "older":
+        scene.broker.stop()
+        shutil.copy(tmp_path / "older.db", scene.broker.folder / "mosquitto.db")
+    scene.broker.start()
+    now = same(scene, tmp_path, empty)
+    assert "node/air-1/alert/hot" in now and "portal/v1/node/air-1/alert/hot" not in now
+
+
+def test_an_output_that_comes_late_after_a_restore_leaves_what_others_at_the_broker_publish(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    passwords = scene.broker.folder / "passwords"
+    subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "late", "right"], check=True)
+    passwords.chmod(0o644)
+    scene.broker.stop()
+    config = scene.broker.folder / "mosquitto.conf"
+    config.write_text(f"{config.read_text()}\npassword_file {passwords}\n")
+    scene.broker.start()
+    word = scene.folder / "word"
+    word.write_text("right")
+    word.chmod(0o600)
+    scene.outputs = {
+        "all": {"formats": ["native", "homeassistant", "ngsi-ld"], "visibility": list(ALL)},
+        "late": {"formats": ["native"], "visibility": list(ALL), "username": "late", "password_file": "word"},
+    }
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    time.sleep(6)  # the marks have caught up
+    copy = tmp_path / "copy.db"
+    with closing(sqlite3.connect(scene.folder / "gateway.db")) as db, closing(sqlite3.connect(copy)) as to:
+        db.backup(to)
+    scene.feed(scene.motes[263].report(NOW, ROWS))
+    settled(scene.broker)
+    time.sleep(6)
+    assert p.stop() == 0
+    for end in ("", "-wal", "-shm"):
+        (scene.folder / f"gateway.db{end}").unlink(missing_ok=True)
+    shutil.copy(copy, scene.folder / "gateway.db")
+    word.write_text("wrong")
+    p = scene.start()
+    settled(scene.broker)
+    word.write_text("right")
+    scene.reload()
+    assert until(lambda: any(line["event"] == "swept" for line in p.lines() if line.get("subjects")), 20)
+    assert until(lambda: sum(line["event"] == "swept" for line in p.lines()) == 2, 20)
+    now = settled(scene.broker)
+    assert now.keys() >= {"ngsi-ld/Device/air-1", "homeassistant/device/air-1/config", "ngsi-ld/Alert/air-1-pm10-above"}
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1"])
+def test_a_filter_that_is_narrowed_spares_an_output_at_the_same_broker_by_whatever_address(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, address: str
+) -> None:
+    scene.outputs["portal"] = {"broker": f"{address}:{scene.broker.port}", "visibility": list(ALL)}
+    scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    scene.outputs["portal"]["visibility"] = ["open"]
+    scene.outputs["portal"]["quantities"] = ["pm10"]
+    scene.reload()
+    time.sleep(4)
+    assert settled(scene.broker).keys() == before.keys()
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1"])
+def test_an_output_that_is_taken_out_leaves_another_roots_discovery_and_nothing_of_its_own_content(
+    scene: Scene, address: str
+) -> None:
+    scene.outputs["city"]["visibility"] = ["open"]
+    lots: dict[str, object] = {
+        "formats": ["native", "homeassistant"],
+        "visibility": list(ALL),
+        "broker": f"{address}:{scene.broker.port}",
+    }
+    scene.start()
+    scene.live()
+    before = settled(scene.broker)
+    scene.outputs["lots"] = lots | {"root": "lots"}
+    scene.outputs["same"] = lots
+    scene.reload()
+    settled(scene.broker)
+    assert (
+        b"water_volume" in tree(scene.broker)["node/meter-1/meta"] or b"rssi" in tree(scene.broker)["node/air-1/meta"]
+    )
+    del scene.outputs["lots"], scene.outputs["same"]
+    scene.reload()
+    until(lambda: difference(tree(scene.broker), before) == NOTHING, 20)
+    assert difference(tree(scene.broker), before) == NOTHING
