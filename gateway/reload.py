@@ -1,7 +1,8 @@
 """Reading the configuration again while the gateway runs. Whatever is in the files, a reload ends with READY, and says how it ended.
 
 A refused reload changes nothing, and stays visible (log, STATUS, health) until one is accepted. One that would take most of the nodes, rules or
-outputs away is refused the first time: a file is empty, or half there, while an editor or a copy writes it.
+outputs away, or show a personal node to more because a line is missing, is refused the first time: a file is empty, or half there, while an
+editor or a copy writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from gateway.config import Config, ConfigError, load
-from gateway.core.model import Node
+from gateway.core.model import PERSONAL, Node
 from gateway.core.shape import Entry
 from gateway.health import Problem
 from gateway.links.link import LinkError
@@ -82,6 +83,9 @@ def _lacking(before: Config, after: Config, withheld: Mapping[int, Node]) -> Ite
     """Yield what each file would have to be asked for twice, None for what it has enough of. withheld: nodes of an earlier life."""
     nodes = before.nodes.keys() | withheld.keys()
     yield _lost(after.gateway.registry, "nodes", nodes, after.nodes.keys())
+    personal = {n for n, node in before.nodes.items() if node.visibility == PERSONAL and n in after.nodes}
+    if wider := personal & after.unsaid:  # the default is a wider circle, and the entry may be half there
+        yield Lacking(after.gateway.registry, 'lines visibility = "personal"', len(wider), len(personal))
     if before.gateway.rules is not None:
         rules, now = _own(before), _own(after)
         file = before.gateway.rules if after.gateway.rules is None else after.gateway.rules

@@ -70,6 +70,8 @@ class Config:
     commands: CommandsConfig | None = None
     rules: RulesConfig | None = None
     keep: StoreConfig = field(default_factory=StoreConfig)
+    unsaid: frozenset[int] = frozenset()
+    """Nodes whose entry names no visibility: the default holds."""
 
     def asked_through(self) -> MqttOutputConfig | None:
         """The output over whose broker commands come in, None without [commands]."""
@@ -99,7 +101,8 @@ def load(file: Path) -> Config:
     text, data = toml.text, toml.data
     top = Table(file, text, "", data)
     book.read(lambda t: t.only(tuple(s.name for s in SECTIONS)), top)
-    nodes = load_registry(_registry(top), book)
+    unsaid: set[int] = set()
+    nodes = load_registry(_registry(top), book, unsaid)
     made: dict[str, list[Any]] = {}
     outputs: list[OutputConfig] = []
     for section in SECTIONS:
@@ -139,6 +142,7 @@ def load(file: Path) -> Config:
         asked,
         rules,
         made["store"][0],
+        frozenset(unsaid),
     )
 
 

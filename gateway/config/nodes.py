@@ -15,8 +15,11 @@ NEW_KEY = "make one with: citymote gateway key"
 _NODE_KEYS = tuple(f.name for f in fields(Node))
 
 
-def load_registry(file: Path, book: Mistakes | None = None) -> dict[int, Node]:
-    """Read nodes.toml. Mistakes go into `book`, or are raised as ConfigError; a key is never quoted in a message."""
+def load_registry(file: Path, book: Mistakes | None = None, unsaid: set[int] | None = None) -> dict[int, Node]:
+    """Read nodes.toml. Mistakes go into `book`, or are raised as ConfigError; a key is never quoted in a message.
+
+    unsaid: gets the nodes whose entry has no line `visibility`.
+    """
     own = book is None
     book = book or Mistakes()
     nodes: dict[int, Node] = {}
@@ -49,6 +52,8 @@ def load_registry(file: Path, book: Mistakes | None = None) -> dict[int, Node]:
             ids[number], names[name] = name, number
             if node is not None:
                 nodes[node.id] = node
+                if unsaid is not None and "visibility" not in entry:
+                    unsaid.add(node.id)
     if own:
         book.close()
     return nodes

@@ -214,6 +214,28 @@ async def test_the_second_time_counts_only_for_the_same_files(lab: Lab) -> None:
     assert await lab.ask() != []
 
 
+async def test_a_node_that_a_missing_line_would_show_to_more_has_to_be_asked_for_twice(lab: Lab) -> None:
+    """A registry that is cut before the last line of its last entry: the default circle is wider than the one that was written."""
+    text = registry(MOTES[:5]).rpartition("visibility")[0]
+    file = lab.folder / "nodes.toml"
+    file.write_text(text + 'visibility = "personal"\n')
+    assert await lab.ask() == []
+    file.write_text(text)
+    (problem,) = await lab.ask()
+    assert f'{file}: 1 of 1 lines visibility = "personal" are gone from it' in problem
+    assert lab.config.nodes[MOTES[4].id].visibility == "personal"
+    lab.now += SURE_S
+    assert await lab.ask() == [] and lab.config.nodes[MOTES[4].id].visibility == "restricted"
+
+
+@pytest.mark.parametrize("visibility", ["restricted", "open"])
+async def test_a_node_that_is_opened_in_so_many_words_is_opened_at_once(lab: Lab, visibility: str) -> None:
+    text = registry(MOTES[:5]).rpartition("visibility")[0]
+    for circle in ("personal", visibility):
+        (lab.folder / "nodes.toml").write_text(f'{text}visibility = "{circle}"\n')
+        assert await lab.ask() == [] and lab.config.nodes[MOTES[4].id].visibility == circle
+
+
 @pytest.mark.parametrize("left", [5, 8, 10])
 async def test_half_of_the_nodes_may_go_at_once(lab: Lab, left: int) -> None:
     lab.nodes(MOTES[:left])
