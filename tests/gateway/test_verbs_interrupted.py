@@ -35,9 +35,11 @@ def run() -> Iterator[Callable[..., Started]]:
 
     def start(*args: object) -> Started:
         command = [sys.executable, "-m", "gateway", *map(str, args)]
-        started.append(subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        started.append(subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))  # fmt: skip
         return started[-1]
 
+    # SIG_DFL: what a shell starts behind & ignores Ctrl-C, and so would its children
     yield start
     for p in started:
         p.kill()
