@@ -52,7 +52,7 @@ class Place:
     """An output at a broker: its shape now (None: taken out) and what it was, each with the generation that ended it.
 
     empty: it was taken out, and nothing of it is at the broker; but a broker may come back that remembers more. since: shapes that ended
-    before this generation are not known any more, so what a broker remembers from before it can be told by no one.
+    before this generation are not known any more, so what a broker remembers from before it cannot be judged.
     """
 
     output: str
