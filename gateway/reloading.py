@@ -90,10 +90,16 @@ def ask(pid: int, wait_s: float = WAIT_S, store: Path | None = None) -> dict[str
 
 
 def is_gateway(pid: int, file: Path) -> bool:
-    """True for a running gateway that was started with this configuration. Raises ProcessLookupError."""
+    """True for a running gateway that was started with this configuration. Raises ProcessLookupError.
+
+    What a unit's reload cannot see (ProtectProc=invisible with PrivateUsers=yes hides the service from its own ExecReload) is one when
+    systemd names it as the unit's main process (MAINPID, systemd.exec(5)).
+    """
     try:
         words = [os.fsdecode(w) for w in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
     except (FileNotFoundError, ProcessLookupError):
+        if _runs(pid):
+            return os.environ.get("MAINPID") == str(pid)
         raise ProcessLookupError(f"there is no process {pid}") from None
     if "gateway" not in words or "run" not in words[words.index("gateway") :]:
         return False
@@ -107,6 +113,17 @@ def is_gateway(pid: int, file: Path) -> bool:
     except PermissionError:
         where = Path()  # another user's: the unit names the file from the root
     return any((where / name).resolve() == file.resolve() for name in named)
+
+
+def _runs(pid: int) -> bool:
+    """True when there is a process of this number, whether it can be seen in /proc or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def _environment(pid: int) -> dict[str, str]:

@@ -44,8 +44,8 @@ class Toml(NamedTuple):
 
 def _is_toml(line: str) -> bool:
     try:
-        tomli.loads(line)
-    except (ValueError, RecursionError):
+        parse(Path(), line)
+    except ConfigError:
         return False
     return True
 

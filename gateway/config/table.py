@@ -234,21 +234,46 @@ def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
 
 def parse(file: Path, text: str) -> dict[str, Any]:
     """Return the TOML of a file's text. Raises ConfigError."""
+    line = next((text.count("\n", 0, m.start()) + 1 for m in _LONG.finditer(text) if not _fits(m[0])), None)
     try:
-        return tomli.loads(text)
+        data = tomli.loads(text)
+        if line is None or not _holds_long(data):
+            return data
     except tomli.TOMLDecodeError as e:
         at = re.search(r" \(at line (\d+), column \d+\)$", str(e))
-        line = int(at[1]) if at else None
+        wrong = int(at[1]) if at else None
         raise ConfigError(
-            f"{file}:{line}: not TOML: {str(e)[: at.start()]}" if at else f"{file}: not TOML: {e}",
+            f"{file}:{wrong}: not TOML: {str(e)[: at.start()]}" if at else f"{file}: not TOML: {e}",
             "text values need quotes; a table starts with [name]; a key stands once in a table",
             file,
-            line,
+            wrong,
         ) from e
     except RecursionError:
         raise ConfigError(f"{file}: nested too deep", "no value of ours has more than a few levels", file) from None
     except ValueError as e:  # a number of thousands of digits
         raise ConfigError(f"{file}: not TOML: {str(e)[:80]}", "look for a number that is too long", file) from e
+    raise ConfigError(
+        f"{file}:{line}: not TOML: a whole number of more than 64 bits", "look for a digit too many", file, line
+    )
+
+
+_LONG = re.compile(r"""(?<![\w"'])[+-]?(?:0[xob])?[0-9a-fA-F_]{16,}(?![\w"'])""")
+
+
+def _fits(digits: str) -> bool:
+    """False for a number that TOML need not take (v1.0.0, Integer): nothing of ours is that large, and float() fails on larger ones."""
+    try:
+        return -(1 << 63) <= int(digits.replace("_", ""), 0) < 1 << 63
+    except ValueError:
+        return True  # no number: it stands in a comment or a text
+
+
+def _holds_long(data: Any) -> bool:
+    if isinstance(data, dict):
+        return any(_holds_long(v) for v in data.values())
+    if isinstance(data, list):
+        return any(_holds_long(v) for v in data)
+    return isinstance(data, int) and not -(1 << 63) <= data < 1 << 63
 
 
 def text_of(file: Path, what: str) -> str:

@@ -17,7 +17,7 @@ import pytest
 from gateway.config import ConfigError, load
 from gateway.config.manual import KEYS, SECTION_HELP, example, help_of
 from gateway.config.specs import Spec, sections
-from gateway.config.table import SECRETS
+from gateway.config.table import SECRETS, parse
 from gateway.config.template import toml
 from gateway.verbs import check, init
 
@@ -219,6 +219,26 @@ def test_a_whole_wrong_file_costs_bounded_work(tmp_path: Path) -> None:
 def test_a_toml_mistake_names_its_line(tmp_path: Path) -> None:
     config, _ = write(tmp_path, "gateway", {"id": "gw-1"})
     assert str(complaint(config)).startswith(f"{config}:3: not TOML: ")
+
+
+@pytest.mark.parametrize("digits", [str(1 << 63), f"-{'9' * 400}", "0x" + "f" * 16, "1_000_" * 9 + "000"])
+@pytest.mark.parametrize("place", ["drain_s = {}", "window = [1, {}]", "[rules.x]\nabove = {}", "a = {{ b = [{}] }}"])
+def test_a_whole_number_beyond_64_bits_is_named_with_its_line_beside_the_other_mistakes(
+    tmp_path: Path, digits: str, place: str
+) -> None:
+    config, _ = write(tmp_path, "gateway", {})
+    line = config.read_text().count("\n") + 1 + place.count("\n")
+    key = "0123456789" * 3  # digits in texts and comments are no numbers
+    config.write_text(f'{config.read_text()}{place.format(digits)} # {key}{digits}\n[otput.b]\nx = "{key}"\n')
+    e = complaint(config)
+    told = [str(m) for m in (e, *e.more)]
+    assert any(t == f"{config}:{line}: not TOML: a whole number of more than 64 bits" for t in told), told
+    assert any("otput" in t for t in told)
+
+
+def test_the_largest_whole_number_of_toml_is_read(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(f"a = {(1 << 63) - 1}\nb = -{1 << 63} # {10**40}\n")
+    assert parse(tmp_path / "x.toml", (tmp_path / "x.toml").read_text()) == {"a": (1 << 63) - 1, "b": -(1 << 63)}
 
 
 # init

@@ -132,7 +132,8 @@ def test_one_that_hangs_is_ended_by_the_watchdog_and_started_again(unit: Machine
 def test_a_reload_that_was_refused_fails_and_the_old_configuration_stays_in_force(unit: Machine) -> None:
     unit.ctl("start")
     before = pid(unit)
-    assert unit.ctl("reload", check=False).returncode == 0
+    first = unit.ctl("reload", check=False)
+    assert first.returncode == 0, unit.journal()
     config, registry = unit.root / CONFIG, unit.root / REGISTRY
     good, nodes = config.read_text(), registry.read_text()
     m: Mote = unit.mote  # type: ignore[attr-defined]
