@@ -137,7 +137,7 @@ class Alarms:
         for rule in self.rules:
             rule.run = get()
             if rule.active:
-                rule.told, rule.told_t = get(), get()
+                rule.told, rule.told_t = get(), get() & 0xFFFFFFFF
 
     def say_again(self, t, quantity):
         """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""

@@ -8,7 +8,7 @@ from micropython import const
 from mote import borrow, let_go, log, supervisor
 from mote.alarms import Alarms, Mask
 from mote.batcher import Batcher
-from mote.clock import Clock
+from mote.clock import CRYSTAL, RC, Clock
 from mote.counter import Counter
 from mote.downlink import Downlink
 from mote.errors import BadConfig
@@ -56,7 +56,7 @@ class Node:
         self.power.check()
         sleeps = config["mode"] == "sleep"
         self.woke = sleeps and self._woke(rtc)
-        self.clock = Clock(rtc)
+        self.clock = Clock(rtc, RC if sleeps else CRYSTAL)
         self.boots = nvs.get("boots") or 0
         self.cycle = nvs.get("cycles") or 0
         if not self.woke:
@@ -160,10 +160,11 @@ class Node:
 
     def _due_in(self):
         """Seconds until the node has something to do, 0 while it does."""
-        at, slot = self.uplink.due_s, self.sampler.due() if self.profile.sensors else 0x3FFFFFFF
+        at, slot = self.uplink.due_s, self.sampler.due() if self.profile.sensors else -1
         if self.control.busy or self.control.raised or not at or not slot:
             return 0
-        return min(at - board_clock.uptime_s(), self.health.due_in(), slot - self.clock.now())
+        left = min(at - board_clock.uptime_s(), self.health.due_in())
+        return left if slot < 0 else min(left, slot - self.clock.now())
 
     # --- what the sampler calls
 

@@ -14,6 +14,7 @@ from motewire.errors import Full
 from motewire.frame import REPORT
 
 _PARKED_MAX = const(64)  # files; days of rows of a node that nobody tells the time
+_LAPS = const(60)  # a row may lie so many seconds beside the grid (mote.sampler)
 _EXT_BYTES = const(4)  # of what says that a time is estimated
 
 
@@ -60,7 +61,7 @@ class Batcher:
                 self._staging.end()
             raise
         self.rows_taken += 1
-        if batch.interval_s and t % self.report_s == 0:
+        if batch.interval_s and t % self.report_s < min(batch.interval_s, _LAPS):
             self.close()
 
     def _fits(self, batch, ext=None):
@@ -111,7 +112,7 @@ class Batcher:
 
     def load(self, get):
         """Go on with the batch that was open before a deep sleep."""
-        self._t = get()
+        self._t = get() & 0xFFFFFFFF
         for rows in self._staging.resume(get):
             while rows.next_row():
                 self._batch.append(rows.t, rows.values, rows.present)

@@ -45,8 +45,9 @@ class Health:
             supervisor.climb("told")
 
     def due_in(self):
-        """Seconds until the next report: health_s after the last one, or the boot."""
-        return self._last + self._node.config["health_s"] - board_clock.uptime_s()
+        """Seconds until the next report: health_s after the last one, or the boot; sooner when the gateway is to be asked for the time."""
+        node = self._node
+        return min(self._last + node.config["health_s"] - board_clock.uptime_s(), node.clock.asks_in())
 
     def save(self, put):
         """Tell put(int) what load() needs after a deep sleep."""
@@ -59,6 +60,7 @@ class Health:
 
     def report(self):
         """Queue what is worth saying now: everything once a day, in between what moved and what is always said. Raises OSError, NeedsKey."""
+        self._node.clock.asked()
         now = self._last = board_clock.uptime_s()
         whole = now - self._whole_at >= _DAY_S
         if whole:

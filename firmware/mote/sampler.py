@@ -21,6 +21,7 @@ _GRACE_S = const(20)  # a row waits so long for slow sensors
 _LOW = const(8192)  # bytes
 _LATE_S = const(60)  # a slot or row that a deep sleep overslept by less is still taken
 _CHUNK_S = const(3600)  # asyncio.sleep() overflows at 6.2 days
+_LAPS = const(59)
 
 
 def heap_is_low():
@@ -68,7 +69,9 @@ class Sampler:
         self._values = array("i", bytes(4 * self._n))  # of one sample
         self._last = array("i", bytes(4 * self._n))  # event rows: what was said last
         self._said = 0
-        self._last_t = 0
+        self._last_t = 0  # event rows: of the last one; else the highest one yet
+        self._lap = 0  # how often the clock was set back
+        self._stepped = False
         self._tasks = []
         self._scales = None
         self.row_s = 0
@@ -88,13 +91,15 @@ class Sampler:
     def start(self, sample_s, row_s, heartbeat_s, woke=False):
         """Begin to sample, or begin anew with another rhythm. row_s 0: a row per change, and one every heartbeat_s.
 
-        woke: go on after a deep sleep with what load() brought.
+        woke: go on after a deep sleep with what load() brought. After stepped() the samples at hand go on into the next row.
         """
         self.stop()
         self.sample_s, self.row_s, self._heartbeat_s = sample_s, row_s, heartbeat_s
         self._late_s = min(_LATE_S, sample_s - 1) if woke else 0
         if not woke:
-            self._stats.clear()
+            if not self._stepped:
+                self._stats.clear()
+            self._stepped = False
             self._row_t = 0
         for i in range(len(self._sensors)):
             if not self._sensors[i].shed:
@@ -253,12 +258,13 @@ class Sampler:
         present = self._stats.row_into(row)
         self._stats.clear()
         present = self._profile.row(t, row, present)
-        if t <= self._last_t:
-            return  # the clock was set back by less than a row: this one is out already
         if not present:
             self.empty_rows += 1
             return
-        self._last_t = t
+        if t > self._last_t:
+            self._last_t = t
+        else:  # the clock was set back, and rows are told apart by their time: this one is so many seconds beside the grid
+            t += self._lap
         self._sink.take_row(t, row, present)
 
     async def read_aside(self, index, row=None):
@@ -293,14 +299,14 @@ class Sampler:
         """Return a time for a row out of turn: no other row has it."""
         t = self._clock.now()
         if self.row_s:
-            return t if t % self.row_s else t + 1
+            return max(t, t - t % self.row_s + self._lap + 1)
         self._last_t = max(t, self._last_t + 1)
         return self._last_t
 
     def due(self):
         """When the next reading or row begins, by the clock; 0 while one is under way."""
-        at = self._row_due if self.row_s else 0x3FFFFFFF
         now = self._clock.now()
+        at = self._row_due if self.row_s else now + 0xFFFFFFF
         for s in self._sensors:
             if s.shed:
                 continue
@@ -313,6 +319,7 @@ class Sampler:
         """Tell put(int) what load() needs to go on after a deep sleep."""
         put(self._last_t)
         put(self._row_t)
+        put(self._lap)
         for s in self._sensors:
             for n in (s.slot, s.failures, min(s.faults, 0x3FFFFFFF), s.skip, s.works):
                 put(int(n))
@@ -320,15 +327,19 @@ class Sampler:
 
     def load(self, get):
         """Go on after a deep sleep; start(..., woke=True) follows."""
-        self._last_t, self._row_t = get(), get()
+        self._last_t, self._row_t, self._lap = get() & 0xFFFFFFFF, get() & 0xFFFFFFFF, get()
         for s in self._sensors:
-            s.slot, s.failures, s.faults, s.skip, s.works = get(), get(), get(), get(), bool(get())
+            s.slot, s.failures, s.faults, s.skip, s.works = get() & 0xFFFFFFFF, get(), get(), get(), bool(get())
         self._stats.load(get)
 
     def stepped(self, step_s):
-        """The clock jumped: the grid is laid anew (call start() after it); an hour or more back opens the past again."""
-        if step_s <= -3600:
-            self._last_t = 0
+        """The clock jumped: the grid is laid anew by the start() that follows. No sample and no row is lost by it: after a step back rows have
+        their own time, but for some seconds that tell them from those that have been there, and events exactly theirs."""
+        self._stepped = True
+        if not self.row_s:
+            self._last_t += step_s
+        elif step_s < 0:
+            self._lap = self._lap % min(_LAPS, self.row_s - 1) + 1 if self.row_s > 1 else 0
 
     def check_hangs(self):
         """End readings that are past their deadline; call now and then."""

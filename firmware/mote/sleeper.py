@@ -57,8 +57,8 @@ class Sleeper:
             return next(numbers)
 
         get()
-        self._planned, self._start_s = get(), get()
-        uptime, slept_at = get(), get()
+        self._planned, self._start_s = get() & 0xFFFFFFFF, get()
+        uptime, slept_at = get(), get() & 0xFFFFFFFF  # a time is beyond 31 bits from 2068 on
         slept_s = max(0, board_clock.now() - slept_at)
         board_clock.go_on(uptime + slept_s)
         self._power.slept(slept_s)

@@ -1,7 +1,7 @@
 """RTC memory: what survives every reset and deep sleep but not a power cut. CRC and version, because it is noise after power-on.
 
 Head (big-endian): 0 magic u16, 2 crashes u8, 3 sensor entered last u8, 4 clock quality u8, 5 boots under an unproven configuration u8,
-6 sensor left out u8, 7 asleep u8, 8..247 duty ledger, 250 low supply u8, 256.. clock, 272.. seconds by power state, 288.. pulses, CRC-32. Behind it, each
+6 sensor left out u8, 7 asleep u8, 8..247 duty ledger, 248..255 doubt of the clock but for 250, low supply u8, 256.. clock, 272.. seconds by power state, 288.. pulses, CRC-32. Behind it, each
 with its own CRC-32: the rows that are not on flash yet, and the image of a sleeping node (valid for one wake only).
 """
 
@@ -18,6 +18,7 @@ TRIES = const(5)
 SHED = const(6)
 _ASLEEP = const(7)
 DUTY_AT = const(8)
+DOUBT_AT = const(248)  # u16, (LOW), u8, i32, see mote.clock
 LOW = const(250)  # see mote.power
 CLOCK_AT = const(256)  # 4 x 32 bits, see mote.clock
 POWER_AT = const(272)  # 4 x u32, see mote.power

@@ -136,7 +136,7 @@ async def test_downlinks_that_are_forged_cut_replayed_or_foreign_are_refused_and
     await asyncio.sleep(3 * 3600)
     down = node.downlink
     depth, quality, t0 = node.outbox.depth, node.clock.quality, node.clock.now()
-    good = gw.seal({DOWN_TIME: kit.unix_now() + 90000})
+    good = gw.seal({DOWN_TIME: kit.unix_now() + 84000})
     for cut in range(len(good)):
         assert not down.handle(bytearray(good[:cut]))
     for bit in range(8 * len(good)):
@@ -311,7 +311,7 @@ async def test_the_key_changes_when_nothing_waits_and_no_row_is_lost_or_doubled_
     await asyncio.sleep(12 * 3600)
     assert depths == [0], depths
     assert node._identity.epoch == 1 and gw.now is gw.new and min(gw.new.frames) == 1
-    assert not node.downlink.handle(gw.old.seal({DOWN_TIME: kit.unix_now() + 90000})), "the old key is over"
+    assert not node.downlink.handle(gw.old.seal({DOWN_TIME: kit.unix_now() + 84000})), "the old key is over"
     assert not node.downlink.handle(kit.Gateway().seal({9: [2, bytes(16)]}))
     for wrong in ([2, b"short"], [2], "x", [-1, bytes(16)]):
         assert node.downlink.handle(gw.new.seal({9: wrong}))
