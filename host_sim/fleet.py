@@ -213,6 +213,8 @@ class Fleet:
             node.nvs = json.loads(text)
         elif op == "F":
             node.erased(int(text), counted=t < self._end)
+        elif op == "I":
+            node.stats.injected[text] = node.stats.injected.get(text, 0) + 1
         elif op == "D":
             node.stats.peak_outbox = max(node.stats.peak_outbox, int(text))
         elif op == "M":

@@ -82,6 +82,7 @@ class NodeStats:
     erases: int = 0
     peak_outbox: int = 0
     resets: dict[str, int] = field(default_factory=dict)
+    injected: dict[str, int] = field(default_factory=dict)
 
 
 class Node:

@@ -13,6 +13,7 @@ VM -> world, one text line per message, `<op> <now_us> ...`:
 | O, W, C | sid host port / sid hex / sid | socket opens, writes, closes |
 | N, M, K | json / hex / off_us | NVS committed, RTC memory written, RTC set |
 | F | erases | blocks of the flash image erased in this boot; once a minute when changed, and before the last word |
+| I | kind | a fault of the hardware was met |
 | D | depth | truth probe: frames in the outbox, when that changed |
 | P | t2000 id:value,... | truth probe: this row is persisted |
 | R, Z, X, E | kind / ms / 0 / text | last word: reset, deep sleep, power gone, firmware ended at the REPL |

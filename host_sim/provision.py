@@ -93,6 +93,22 @@ def _cuts(scenario: Scenario, group: Group, name: str, hours: float, seed: int) 
     return merged(found)
 
 
+def _faults(scenario: Scenario, group: Group, name: str, hours: float) -> list[list[object]]:
+    """[what, kind, from_us, to_us] of every fault of this node's hardware that begins within `hours`."""
+    found: list[list[object]] = []
+    for what, kind, fault in (
+        *(("radio", f.kind, f) for f in scenario.radio_faults),
+        *((f.chip, f.fault, f) for f in scenario.chip_faults),
+    ):
+        at = fault.from_h
+        while names_node(fault.nodes, group, name) and at < hours:
+            found.append([what, kind, round(at * HOUR_US), round(at * HOUR_US + fault.minutes * 60_000_000)])
+            if not fault.every_h:
+                break
+            at += fault.every_h
+    return found
+
+
 def _drift(group: Group, seed: int, name: str) -> float:
     if not isinstance(group.drift_ppm, tuple):
         return group.drift_ppm
@@ -162,6 +178,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
         series.write(home / "world.bin", world)
         hw = hardware(group.profile, wiring) | {"node": node_id, "chip": wiring["board"]["chip"]}
         hw["wifi_down"] = [[round(w.from_h * HOUR_US), round(w.to_h * HOUR_US)] for w in scenario.wifi_down]
+        hw["faults"] = _faults(scenario, group, name, hours)
         hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))
         files = {"/config.json": home / "config.json", "/board.json": home / "board.json"}
         partition = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +30,20 @@ class Heard:
 
 
 class Receiver:
-    """name: station name on the air. boot_us: value of its free-running counter at virtual time 0."""
+    """name: station name on the air. boot_us: value of its free-running counter at virtual time 0. ahead_us: by how much the time that it says
+    is ahead of the true one, at a virtual time."""
 
-    def __init__(self, station: Station, eui: bytes, air: Air, forwarder: Forwarder, unix0: int, boot_us: int) -> None:
+    def __init__(
+        self,
+        station: Station,
+        eui: bytes,
+        air: Air,
+        forwarder: Forwarder,
+        unix0: int,
+        boot_us: int,
+        ahead_us: Callable[[int], int] = lambda _t: 0,
+    ) -> None:
+        self._ahead_us = ahead_us
         self.station, self.eui, self._air, self._forwarder = station, eui, air, forwarder
         self._unix0, self._boot_us = unix0, boot_us
         self._serial = 0
@@ -61,7 +73,7 @@ class Receiver:
         tx = heard.tx
         self._forwarder.push(
             {
-                "time": iso(self._unix0 * 1_000_000 + tx.end),
+                "time": iso(self._unix0 * 1_000_000 + tx.end + self._ahead_us(tx.end)),
                 "tmst": self.tmst(tx.end),
                 "freq": tx.mod.freq / 1e6,
                 "chan": CHANNELS.index(tx.mod.freq),
@@ -78,7 +90,7 @@ class Receiver:
         )
 
     def stat(self, now: int) -> None:
-        self._forwarder.stat(self._unix0 * 1_000_000 + now)
+        self._forwarder.stat(self._unix0 * 1_000_000 + now + self._ahead_us(now))
 
     def pull_begin(self) -> None:
         self._forwarder.pull_begin()

@@ -10,7 +10,7 @@ from typing import Any
 from host_sim import expect, operator, wear
 from host_sim.collect import Books
 from host_sim.fleet import Fleet
-from host_sim.provision import Member
+from host_sim.provision import HOUR_US, Member
 from host_sim.scenario import Scenario
 from host_sim.truth import Truth, delivered_hash, quantity
 
@@ -22,7 +22,8 @@ class Result:
 
     lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
     killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
-    (wear.py). unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
+    (wear.py). injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
+    leave sensors out at the end. alarms_up: those that nobody has cleared. unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
     """
 
     scenario: str
@@ -61,6 +62,10 @@ class Result:
     wear_exceeded: list[str]
     unmet: list[str]
     commands: dict[str, Any]
+    injected: dict[str, int]
+    misdated: int
+    shed: int
+    alarms_up: list[str]
     at_repl: list[str]
     per_node: dict[str, dict[str, Any]]
     lost_examples: list[str]
@@ -79,6 +84,7 @@ def assemble(
     rows: Mapping[str, int],
     *,
     end: int,
+    misdated: int,
     drained: int,
     wall_s: float,
 ) -> Result:
@@ -98,6 +104,7 @@ def assemble(
     worn = {n.spec.name: wear.per_day(n.stats.erases, n.spec.powered_us(end)) for n in fleet.nodes}
     budget = {m.spec.name: _wear_budget(m) for m in members if m.spec.flash}
     kinds = {n.spec.name: n.stats.resets for n in fleet.nodes}
+    injected = _injected(plan, fleet, end)
     return Result(
         scenario=plan.name,
         seed=seed,
@@ -141,6 +148,10 @@ def assemble(
         ],
         unmet=[*expect.unmet(plan.expect, members, books, delivered, truth.end, kinds), *missed],
         commands=commands,
+        injected=injected,
+        misdated=misdated,
+        shed=sum(bool(books.ladder(n.spec.name)[1]) for n in fleet.nodes),
+        alarms_up=sorted(books.active_alarms),
         at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
         per_node={
             n.spec.name: {
@@ -154,6 +165,22 @@ def assemble(
         },
         lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
     )
+
+
+def _injected(plan: Scenario, fleet: Fleet, end: int) -> dict[str, int]:
+    """Kind of fault -> how often it was met, or (power, the gateway's clock, chips) how often it began before the end; kinds that the scenario plans only."""
+    found = Counter[str]({f.kind: 0 for f in plan.radio_faults})
+    for node in fleet.nodes:
+        found.update(node.stats.injected)
+        for what, kind, start, _ in node.spec.hw.get("faults", ()):
+            if what not in ("radio", "adc") and start < end:
+                found[f"{what} {kind}"] += 1
+    hours = end / HOUR_US
+    if plan.cuts or plan.power:
+        found["power_cut"] = sum(n.stats.cuts for n in fleet.nodes)
+    if plan.gateway_clock:
+        found["gateway_clock"] = sum(c.from_h < hours for c in plan.gateway_clock)
+    return dict(sorted(found.items()))
 
 
 def _wear_budget(member: Member) -> float:

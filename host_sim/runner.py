@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from host_sim.forwarder import Forwarder, GatewaySilent
 from host_sim.gateway_process import Gateway, GatewayError
 from host_sim.node import Node
 from host_sim.operator import Operator
+from host_sim.protocol import EPOCH_2000
 from host_sim.receiver import Receiver
 from host_sim.result import Result, assemble
 from host_sim.scenario import CommandSpec, Scenario, ScenarioError, known, load, unix
@@ -52,6 +54,9 @@ __all__ = [
 
 HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000
+LEARNT_US = 3 * HOUR_US  # how fast a sleeper's clock runs is known 130 minutes after power-on
+SETTLED_US = 8 * HOUR_US  # a report every six hours asks for the time, and a jump is asked for again
+FUTURE_S = 120
 ROOT = "city"
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -132,6 +137,7 @@ class _Run:
         self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder)
         self.truth = Truth(self.unix0 + round(hours * 3600))
         self.rows: dict[str, int] = {m.spec.name: 0 for m in self.members}
+        self.misdated = 0
         self._told: set[tuple[str, int]] = set()
 
     def play(self, broker: str | None, gateway_command: list[str] | None) -> Result:
@@ -149,6 +155,8 @@ class _Run:
         collector.start()
         self.stack.callback(collector.stop)
         wifi = any(m.spec.link == "wifi" for m in self.members) and gateway_command is None
+        if self.plan.gateway_clock and gateway_command is None:
+            gateway_command = [sys.executable, "-m", "host_sim.set_gateway", "run"]
         gateway = Gateway(config, gateway_command, ["wifi"] if wifi else [])
         self.stack.callback(gateway.kill)
         fleet = self._fleet(rom, udp, address)
@@ -173,6 +181,7 @@ class _Run:
             collector.books,
             self.truth,
             self.rows,
+            misdated=self.misdated,
             end=self.end,
             drained=drained,
             wall_s=time.monotonic() - started,
@@ -234,6 +243,7 @@ class _Run:
                 Forwarder(bytes.fromhex(r.eui), ("127.0.0.1", udp)),
                 self.unix0,
                 chance.number(self.seed, "tmst", r.name) & 0xFFFFFFFF,
+                self._ahead_us,
             )
             for r in self.plan.receivers
         ]
@@ -253,6 +263,13 @@ class _Run:
         self.stack.callback(fleet.close)
         return fleet
 
+    def _ahead_us(self, t: int) -> int:
+        """By how much the gateway's clock is ahead at virtual time t."""
+        for c in self.plan.gateway_clock:
+            if c.from_h * HOUR_US <= t < c.to_h * HOUR_US:
+                return round(c.offset_s * 1e6 + (t - c.from_h * HOUR_US) * c.rate)
+        return 0
+
     def _rom(self, member: provision.Member, rom: Path) -> Path:
         """The folder that stands for the node's flash root."""
         if member.spec.partition is not None:
@@ -263,7 +280,15 @@ class _Run:
         if (node.spec.name, t2000) not in self._told:  # a node that takes up staged rows reads them again
             self._told.add((node.spec.name, t2000))
             self.rows[node.spec.name] += 1
+            self.misdated += self._misdated(node.now, t2000)
         self.truth.add(node.spec.name, t2000, row)
+
+    def _misdated(self, now: int, t2000: int) -> bool:
+        """True for a row of the future, though the gateway has been right for so long that the node knows."""
+        wrong = now < LEARNT_US or any(
+            c.from_h * HOUR_US <= now < c.to_h * HOUR_US + SETTLED_US for c in self.plan.gateway_clock
+        )
+        return not wrong and t2000 + EPOCH_2000 > self.unix0 + now / 1e6 + FUTURE_S
 
     def _progress(self, fleet: Fleet) -> None:
         if self.progress is not None:

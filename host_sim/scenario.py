@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from host_sim.boards import WAYS
 from host_sim.schema import SchemaError, nearest, read
 from host_sim.worlds import WORLDS
 
+RADIO_FAULTS = ("busy", "status", "absent", "lost_tx_done", "stuck_receive")
 FOLDER = Path(__file__).resolve().parent / "scenarios"
 
 
@@ -163,6 +165,39 @@ class WifiDown:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayClock:
+    """[[gateway_clock]]: between from_h and to_h the gateway's clock is off: offset_s ahead of time, and `rate` seconds more each second since from_h."""
+
+    from_h: float
+    to_h: float
+    offset_s: float = 0.0
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RadioFault:
+    """[[radio_fault]]: from from_h on, for `minutes`, the LoRa chips of the named nodes (or groups) fail as `kind` says (vm/hw_lora.py); every_h repeats it."""
+
+    nodes: tuple[str, ...]
+    kind: str
+    from_h: float
+    minutes: float = 1.0
+    every_h: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChipFault:
+    """[[chip_fault]]: likewise for a chip of a node and one of its model's FAULTS, or chip "adc" and fault "noise"."""
+
+    nodes: tuple[str, ...]
+    chip: str
+    fault: str
+    from_h: float
+    minutes: float
+    every_h: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Expect:
     """[expect]: what the backend must have seen by the end, per node (or group); what it did not is in Result.unmet.
 
@@ -192,6 +227,9 @@ class Scenario:
     gateway_down: tuple[GatewayDown, ...] = ()
     expect: Expect = field(default_factory=Expect)
     commands: tuple[CommandSpec, ...] = ()
+    gateway_clock: tuple[GatewayClock, ...] = ()
+    radio_faults: tuple[RadioFault, ...] = ()
+    chip_faults: tuple[ChipFault, ...] = ()
     requesters: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"operator": ("*",)})
 
     def members(self, nodes: int | None = None) -> list[tuple[Group, str]]:
@@ -221,6 +259,9 @@ _TABLES = (
     "gateway_down",
     "expect",
     "command",
+    "gateway_clock",
+    "radio_fault",
+    "chip_fault",
     "requesters",
 )
 
@@ -280,6 +321,9 @@ def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
         many("gateway_down", GatewayDown),
         read(Expect, table.get("expect", {}), f"{file}: [expect]"),
         many("command", CommandSpec),
+        many("gateway_clock", GatewayClock),
+        many("radio_fault", RadioFault),
+        many("chip_fault", ChipFault),
         _requesters(table.get("requesters", {"operator": ["*"]}), file),
     )
     _check_groups(scenario, file)
@@ -323,8 +367,8 @@ def _check_groups(s: Scenario, file: str) -> None:
 
 def _check_node(g: Group, where: str) -> None:
     drift = g.drift_ppm if isinstance(g.drift_ppm, tuple) else (g.drift_ppm,)
-    if len(drift) not in (1, 2) or drift != tuple(sorted(drift)) or any(abs(d) > 50_000 for d in drift):
-        raise ScenarioError(f'{where}: "drift_ppm" must be a number or [low, high] within 50000, not {g.drift_ppm}')
+    if len(drift) not in (1, 2) or drift != tuple(sorted(drift)) or any(abs(d) > 100_000 for d in drift):
+        raise ScenarioError(f'{where}: "drift_ppm" must be a number or [low, high] within 100000, not {g.drift_ppm}')
     if isinstance(g.battery, tuple) and (
         any(len(p) != 2 for p in g.battery) or [p[0] for p in g.battery] != sorted({p[0] for p in g.battery})
     ):
@@ -347,7 +391,12 @@ def _check_names(s: Scenario, file: str) -> None:
     keys = [str(row[KEY]) for row in QUANTITIES]
     named = [
         (f"[[{table}]] number {i + 1}", node)
-        for table, specs in (("power_cut", s.cuts), ("power", s.power))
+        for table, specs in (
+            ("power_cut", s.cuts),
+            ("power", s.power),
+            ("radio_fault", s.radio_faults),
+            ("chip_fault", s.chip_faults),
+        )
         for i, spec in enumerate(specs)
         for node in spec.nodes
     ]
@@ -392,6 +441,7 @@ def _check_times(s: Scenario, file: str) -> None:
             raise ScenarioError(
                 f"{file}: [[power]] number {i + 1}: needs on_h and off_h within 0..24, not equal, and spread_min below 30"
             )
+    _check_faults(s, file)
     back = 0.0
     for i, down in enumerate(s.gateway_down):
         if not back <= down.from_h < down.to_h:
@@ -399,6 +449,37 @@ def _check_times(s: Scenario, file: str) -> None:
                 f"{file}: [[gateway_down]] number {i + 1}: needs from_h < to_h, after the one before has ended"
             )
         back = down.to_h
+
+
+def _check_faults(s: Scenario, file: str) -> None:
+    back = 0.0
+    for i, clock in enumerate(s.gateway_clock):
+        if not back <= clock.from_h < clock.to_h or not -0.5 <= clock.rate <= 0.5:
+            raise ScenarioError(f"{file}: [[gateway_clock]] number {i + 1}: needs from_h < to_h, after the one before has ended, and rate within 0.5")  # fmt: skip
+        back = clock.to_h
+    if s.gateway_clock and not s.receivers:
+        raise ScenarioError(f"{file}: [[gateway_clock]] needs a [[receiver]], whose time the simulated gateway follows")
+    for i, fault in enumerate(s.radio_faults):
+        if fault.kind not in RADIO_FAULTS:
+            raise ScenarioError(
+                f'{file}: [[radio_fault]] number {i + 1}: kind "{fault.kind}" is unknown{nearest(fault.kind, RADIO_FAULTS)}'
+            )
+    from host_sim.chips import CHIPS  # the models, by name
+
+    for i, fault in enumerate(s.chip_faults):
+        where = f"{file}: [[chip_fault]] number {i + 1}"
+        if fault.chip not in (*CHIPS, "adc"):
+            raise ScenarioError(f'{where}: chip "{fault.chip}" is unknown{nearest(fault.chip, [*CHIPS, "adc"])}')
+        module, cls = CHIPS.get(fault.chip, ":").split(":")
+        kinds = getattr(import_module(f"host_sim.chips.{module}"), cls).FAULTS if cls else ("noise",)
+        if fault.fault not in kinds:
+            raise ScenarioError(f'{where}: fault "{fault.fault}" is unknown{nearest(fault.fault, kinds)}')
+    for table, faults in (("radio_fault", s.radio_faults), ("chip_fault", s.chip_faults)):
+        for i, fault in enumerate(faults):
+            if fault.from_h < 0 or fault.minutes <= 0 or fault.every_h < 0 or 0 < 60 * fault.every_h <= fault.minutes:
+                raise ScenarioError(
+                    f"{file}: [[{table}]] number {i + 1}: needs from_h >= 0, minutes > 0, and every_h longer than that"
+                )
 
 
 def names_node(names: Collection[str], group: Group, node: str) -> bool:

@@ -57,7 +57,8 @@ def short(result: Result) -> str:
         f"nodes      {result.boots} boots, {result.power_cuts} power cuts, {result.alarms} alarms raised, "
         f"{sum(result.resets.values())} resets, {sum(bool(n['shed']) for n in result.per_node.values())} with sensors left out\n"
         f"flash      at most {result.peak_outbox} frames waiting, {result.erases_per_day:.0f} erases a day (budget {result.wear_budget:.0f})\n"
-        f"hash       {result.result_hash}"
+        + (f"injected   {', '.join(f'{k} {n}' for k, n in result.injected.items())}\n" if result.injected else "")
+        + f"hash       {result.result_hash}"
     )
 
 
@@ -65,7 +66,17 @@ def verdict(result: Result) -> int:
     """0 only when every reading arrived once, with the value the node had, no rule was broken, no flash wears out, and what the
     scenario expects was seen."""
     r = result
-    wrong = r.lost or r.duplicates or r.unaccounted or r.at_repl or r.duty_violations or r.wear_exceeded or r.unmet
+    wrong = (
+        not all(r.injected.values())
+        or r.lost
+        or r.duplicates
+        or r.unaccounted
+        or r.at_repl
+        or r.duty_violations
+        or r.wear_exceeded
+        or r.unmet
+        or r.misdated
+    )
     return 1 if wrong or not r.sampled else 0
 
 
@@ -79,6 +90,8 @@ def complaints(result: Result) -> list[str]:
         + [f"duty cycle: {x}" for x in result.duty_violations[:5]]
         + [f"worn: {n} erases more than {result.wear_budget:.0f} blocks a day" for n in result.wear_exceeded]
         + [f"unmet: {x}" for x in result.unmet]
+        + [f"misdated: {result.misdated} rows of the future"] * bool(result.misdated)
+        + [f"injected: no {kind} was met" for kind, n in result.injected.items() if not n]
     )
 
 

@@ -2,7 +2,7 @@
 
 A rule watches one column. `above`: raised when the value exceeds the limit for `hold` samples in a row, cleared when it
 is at or under `clear`; `below` the other way round. While it is up and the value has become worse by `step` since it was told, it is
-told again, at most every `update_s`. Checking allocates nothing; only what is told does.
+told again, at most every `update_s`. Between two changes of its state lie at least `least_s`. Checking allocates nothing; only what is told does.
 """
 
 from micropython import const
@@ -19,28 +19,36 @@ UPDATE_S = const(600)
 class Rule:
     """One limit on one quantity, in raw units. `up`: True for above, False for below. boost: rates are raised while it is active."""
 
-    def __init__(self, column, quantity, up, limit, clear, hold, worse=0, update_s=UPDATE_S, boost=False):
+    def __init__(self, column, quantity, up, limit, clear, hold, worse=0, update_s=UPDATE_S, boost=False, least_s=0):
         self.column, self.quantity, self.up = column, quantity, up
         self.limit, self.clear, self.hold = limit, clear, hold
         self.worse = worse or max(abs(limit) // 10, abs(limit - clear), 1)
-        self.update_s, self.boost = update_s, boost
+        self.update_s, self.boost, self.least_s = update_s, boost, least_s
+        self.changed_t = 0  # when its state changed last; 0: not since boot
         self.active = False
         self.run = 0
         self.told, self.told_t = limit, 0
+
+    @property
+    def bit(self):
+        """Its place in the Mask: what is up is known by quantity and direction, which a restart under other rules leaves as they are."""
+        return 2 * self.column + self.up
 
     def step(self, v, t):
         """Take a value at t2000; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
         if self.active:
             if v <= self.clear if self.up else v >= self.clear:
-                self.active, self.run = False, 0
+                if self.changed_t and 0 <= t - self.changed_t < self.least_s:
+                    return 0
+                self.active, self.run, self.changed_t = False, 0, t
                 return _ALARM_CLEARED
             if (v - self.told if self.up else self.told - v) < self.worse or 0 <= t - self.told_t < self.update_s:
                 return 0
         elif v > self.limit if self.up else v < self.limit:
             self.run += 1
-            if self.run < self.hold:
+            if self.run < self.hold or self.changed_t and 0 <= t - self.changed_t < self.least_s:
                 return 0
-            self.active = True
+            self.active, self.changed_t = True, t
         else:
             self.run = 0
             return 0
@@ -69,18 +77,41 @@ class Mask:
 
 
 class Alarms:
-    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit) called whenever there is something to tell.
+    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit, tag) called whenever there is something to tell; what one rule tells
+    has one tag. ids: of the columns.
 
-    active: a Mask of the rules that are up, so that an alarm raised before a power cut is cleared after it. boosting: True while
+    active: a Mask of what is up, so that an alarm raised before a power cut or under other rules is cleared after it. boosting: True while
     a rule with `boost` is up.
     """
 
-    def __init__(self, rules, raised, active):
+    def __init__(self, rules, raised, active, ids):
         self.rules = rules
         self._raised, self._active = raised, active
-        for i in range(len(rules)):
-            rules[i].active = active.has(i)
+        self._gone = []  # quantities of what is up and has no rule any more
+        for bit in range(min(15, 2 * len(ids))):
+            if active.has(bit):
+                rule = self._easiest(bit)
+                if rule is None:
+                    self._gone.append(ids[bit >> 1])
+                    active.set(bit, False)
+                else:
+                    rule.active = True
         self._look()
+
+    def _easiest(self, bit):
+        """The rule of this place whose limit is exceeded first, or None."""
+        found = None
+        for rule in self.rules:
+            if rule.bit == bit and (found is None or (rule.limit < found.limit) == bool(rule.up)):
+                found = rule
+        return found
+
+    def _keep(self, bit):
+        up = False
+        for rule in self.rules:
+            if rule.bit == bit and rule.active:
+                up = True
+        self._active.set(bit, up)
 
     def _look(self):
         boosting = False
@@ -91,18 +122,29 @@ class Alarms:
 
     def check(self, t, values, present):
         """Step every rule whose column has a value."""
+        while self._gone:
+            self._clear(t, self._gone[-1], None, None, 0)
+            self._gone.pop()
         rules = self.rules
         for i in range(len(rules)):
             rule = rules[i]
             if present >> rule.column & 1:
                 code = rule.step(values[rule.column], t)
                 if code:
-                    self._raised(code, t, rule.quantity, values[rule.column], rule.limit)
-                    self._active.set(i, rule.active)
+                    if code == _ALARM_CLEARED:
+                        self._clear(t, rule.quantity, values[rule.column], rule.limit, i + 1)
+                    else:
+                        self._raised(code, t, rule.quantity, values[rule.column], rule.limit, i + 1)
+                    self._keep(rule.bit)
                     self._look()
 
-    def replace(self, rules, active, t):
-        """Go on with other rules and their Mask. What was up stays up under a rule of the same quantity and direction, and is told
+    def _clear(self, t, quantity, value, limit, tag):
+        """Say so; at the gateway that ends every alarm of the quantity, so what is still up of it is raised again."""
+        self._raised(_ALARM_CLEARED, t, quantity, value, limit, tag)
+        self.say_again(t, quantity)
+
+    def replace(self, rules, t):
+        """Go on with other rules. What was up stays up under a rule of the same quantity and direction, and is told
         again when its limit changed; what has none any more is cleared. Raises OSError."""
         gone = []
         for old in self.rules:
@@ -110,24 +152,26 @@ class Alarms:
                 continue
             for rule in rules:
                 if rule.quantity == old.quantity and rule.up == old.up and not rule.active:
-                    rule.active, rule.told, rule.told_t = True, old.told, old.told_t
+                    rule.active, rule.told, rule.told_t, rule.changed_t = True, old.told, old.told_t, old.changed_t
                     if rule.limit != old.limit:
-                        self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, rule.quantity, None, rule.limit)
+                        self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, rule.quantity, None, rule.limit, 0)
                     break
             else:
                 gone.append(old)
-        self.rules, self._active = rules, active
-        for i in range(len(rules)):
-            active.set(i, rules[i].active)
+        before, self.rules = self.rules, rules
+        for rule in before:
+            self._keep(rule.bit)
+        for rule in rules:
+            self._keep(rule.bit)
         for old in gone:
-            self._raised(_ALARM_CLEARED, t, old.quantity, None, old.limit)
-            self.say_again(t, old.quantity)
+            self._clear(t, old.quantity, None, old.limit, 0)
         self._look()
 
     def save(self, put):
         """Tell put(int) how long each rule's limit has been exceeded, and what was told of one that is up."""
         for rule in self.rules:
             put(rule.run)
+            put(rule.changed_t)
             if rule.active:
                 put(rule.told)
                 put(rule.told_t)
@@ -135,12 +179,13 @@ class Alarms:
     def load(self, get):
         """Go on after a deep sleep."""
         for rule in self.rules:
-            rule.run = get()
+            rule.run, rule.changed_t = get(), get() & 0xFFFFFFFF
             if rule.active:
                 rule.told, rule.told_t = get(), get() & 0xFFFFFFFF
 
     def say_again(self, t, quantity):
         """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""
-        for rule in self.rules:
+        for i in range(len(self.rules)):
+            rule = self.rules[i]
             if rule.active and rule.quantity == quantity:
-                self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, quantity, None, rule.limit)
+                self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, quantity, None, rule.limit, i + 1)

@@ -39,6 +39,8 @@ _GC_S = const(600)
 _LOOK_S = const(60)
 _ROWS_MAX = const(240)
 _EVENT_ROWS = const(64)
+_FAULTS_TAG = const(32)  # and the number of the sensor; rules have theirs below
+_PROFILE_TAG = const(64)
 
 
 class Node:
@@ -101,8 +103,9 @@ class Node:
         )  # fmt: skip
         specs = self.profile.alarm_specs(config)
         self.alarms = Alarms(
-            borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", repr(specs))
-        )
+            borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
+            self.ids,
+        )  # fmt: skip
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
@@ -193,7 +196,7 @@ class Node:
         if not columns or not active and not self._faults.has(n):
             return
         quantity = self.ids[columns[0]]
-        self.raise_alarm(_ALARM_FAULT if active else _ALARM_CLEARED, t, quantity, None, None)
+        self.raise_alarm(_ALARM_FAULT if active else _ALARM_CLEARED, t, quantity, None, None, _FAULTS_TAG + n)
         self._faults.set(n, active)
         if not active:
             self.alarms.say_again(t, quantity)
@@ -209,8 +212,10 @@ class Node:
 
     # --- alarms, batches, downlinks
 
-    def raise_alarm(self, code, t, quantity, value, limit):
-        """Seal an alarm at once; it overtakes everything."""
+    def raise_alarm(self, code, t, quantity, value, limit, tag=_PROFILE_TAG):
+        """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: none."""
+        if tag:
+            self.outbox.thin(tag)
         s = self.sealer
         at = s.begin(ALARM)
         if t >= FIRST:
@@ -220,7 +225,7 @@ class Node:
                 s.buf, at, code, t, quantity, value, limit, {_EXT_TIME: _TIME_ESTIMATED}, cbor.AGE, self.clock.now()
             )
         n = s.finish(n)
-        self.outbox.append(ALARM, s.counter, s.buf, n)
+        self.outbox.append(ALARM, s.counter, s.buf, n, tag)
         log.info("alarm %d on q%d", code, quantity)
         self.uplink.fresh(True)
 
@@ -277,6 +282,8 @@ class Node:
         self.batcher.date(self.clock.born)
         if self._sampling:
             self.sampler.stepped(step_s)
+            if self.clock.now() - step_s >= FIRST:
+                self.profile.stepped()
             self._start_sampler()
 
     def _count_lost(self, rows):

@@ -71,15 +71,13 @@ def judge(remote, values):
 def _rules(profile, values):
     specs = profile.alarm_specs(values)
     try:
-        return borrow("mote.rules", "rules_from", specs, profile.ids), repr(specs)
+        return borrow("mote.rules", "rules_from", specs, profile.ids)
     finally:
         let_go("motewire.quantities")
 
 
 def apply(control, before, values):
     """Let a new configuration take effect on a whole node."""
-    from mote.alarms import Mask
-
     node = control.node
     live = len(before) == len(values)
     for key in values:
@@ -87,8 +85,7 @@ def apply(control, before, values):
             live = False
     stripped = supervisor.level >= _LADDER_OPTIONS
     if values["alarms"] != before["alarms"] and values["profile"] == before["profile"] and not stripped:
-        rules, label = _rules(node.profile, values)
-        node.alarms.replace(rules, Mask(node.nvs, "alarms", label), node.clock.now())
+        node.alarms.replace(_rules(node.profile, values), node.clock.now())
     if not live:
         control.restart()
         return

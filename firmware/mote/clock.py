@@ -21,9 +21,7 @@ KEPT = const(1)
 SET = const(2)
 CRYSTAL = const(200)  # ppm that a board awake may be off: +-10 ppm of an ESP32's crystal by its datasheet, age, frost
 RC = const(112000)  # and one asleep: 10 % of the time, of what it counts itself
-_LAST = const(
-    3348282494
-)  # 2106-02-07, where the 32 bits of the wire end; above 2**30 (2034) a time costs an ESP32 a big integer
+_LAST = const(3348282494)  # 2106-02-07: the wire's 32 bits; from 2**30 (2034) on a time costs a big integer
 _SLACK_S = const(2)  # a downlink over SF12 is that late; smaller differences are not corrected
 _SLEW_S = const(20)  # more than that is a step
 _SLEW_EVERY_S = const(10)  # a second of it is brought in

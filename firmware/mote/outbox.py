@@ -25,6 +25,7 @@ _ENOSPC = const(28)
 FRESH = const(0)  # not sent since boot
 SENT = const(1)
 MISSING = const(2)  # sent, and the gateway says that it lacks it
+_FLAPPING = const(4)  # alarm frames of one rule that may wait
 
 
 class Outbox:
@@ -127,7 +128,7 @@ class Outbox:
     def append(self, kind, counter, buf, n, rows=0, stage=0, upto=0):
         """Store frame buf[0:n]; when this returns it survives a power cut. Evicts the oldest bulk when there is no room.
 
-        rows: in the frame; stage, upto: where they were staged. Raises NoSpace, OSError.
+        rows: in the frame, or the tag of an alarm; stage, upto: where they were staged. Raises NoSpace, OSError.
         """
         need = _HEAD + n + 4
         while self.depth == self._cap or self.bytes + need > self._cap_bytes:
@@ -199,7 +200,7 @@ class Outbox:
         lost = keep = 0
         for i in range(self.depth):
             if self._segment[i] == segment:
-                lost += self.rows[i]
+                lost += self._rows_of(i)
             else:
                 self._move(i, keep)
                 keep += 1
@@ -208,6 +209,19 @@ class Outbox:
         self.rows_lost += lost
         if lost:
             self._on_lost(lost)
+
+    def _rows_of(self, i):
+        return 0 if self.kinds[i] == ALARM else self.rows[i]
+
+    def thin(self, tag):
+        """An alarm of `tag` (1..255, the `rows` of its frames) is about to come: of those that wait the newest goes when there are four with it. So the first, which says when it
+        began, and the latest are always there, and an alarm that comes and goes through an outage pushes no measurements out."""
+        found, newest = 0, -1
+        for i in range(self.depth):
+            if self.kinds[i] == ALARM and self.rows[i] == tag:
+                found, newest = found + 1, i
+        if found >= _FLAPPING:
+            self.drop(newest)
 
     def _move(self, i, to):
         if i != to:
@@ -267,8 +281,8 @@ class Outbox:
         return size
 
     def drop(self, i):
-        """Forget frame i, which cannot be read; its rows count as lost."""
-        lost = self.rows[i]
+        """Forget frame i, which cannot be read or says nothing any more; its rows count as lost."""
+        lost = self._rows_of(i)
         segment = self._segment[i]
         for j in range(i + 1, self.depth):
             self._move(j, j - 1)
@@ -277,4 +291,5 @@ class Outbox:
         if not self._live[segment]:
             self._free(segment)
         self.rows_lost += lost
-        self._on_lost(lost)
+        if lost:
+            self._on_lost(lost)

@@ -5,6 +5,21 @@ from mote.alarms import UPDATE_S, Rule
 from mote.errors import BadConfig
 
 _MAX_RULES = const(15)
+_LEAST_S = const(900)
+# how far a value must come back before an alarm ends, where the rule does not say: what the sensor's noise and the world's do not exceed; else a
+# tenth of the limit
+_BACK = {
+    "temperature": 0.5, "humidity": 2, "pressure": 1, "laeq": 2, "lafmax": 3, "la10": 2, "la50": 2, "la90": 2, "water_volume": 0, "occupied": 0,
+    "fill_level": 3, "tilt": 3, "battery_voltage": 0.05, "toggle": 0, "count": 0, "confidence": 5, "lid_opens": 0, "rssi": 3, "snr": 2,
+}  # fmt: skip
+
+
+def _back(q, limit, up):
+    """Return where an alarm ends by default: on the way back from the limit, within the range of the quantity."""
+    from motewire.quantities import KEY
+
+    back = _BACK.get(q[KEY], abs(limit) / 10)
+    return limit - min(back, max(0, limit - q[5]) / 2) if up else limit + min(back, max(0, q[6] - limit) / 2)
 
 
 def raw_of(key, physical, difference=False):
@@ -21,7 +36,7 @@ def raw_of(key, physical, difference=False):
 
 
 def rules_from(specs, ids):
-    """Build rules from config entries {"q", "above" | "below", "clear", "hold", "step", "update_s", "boost"} for the columns `ids`.
+    """Build rules from config entries {"q", "above" | "below", "clear", "hold", "step", "update_s", "least_s", "boost"} for the columns `ids`.
 
     Raises BadConfig.
     """
@@ -32,17 +47,17 @@ def rules_from(specs, ids):
         raise BadConfig("alarms: more than %d" % _MAX_RULES)
     for spec in specs:
         key = spec.get("q")
-        quantity = 0
+        quantity, row = 0, None
         for q in QUANTITIES:
             if q[KEY] == key:
-                quantity = q[ID]
+                quantity, row = q[ID], q
         if quantity not in ids:
             raise BadConfig("alarms: this profile has no " + str(key))
         up = "above" in spec
         if up == ("below" in spec):
             raise BadConfig("alarms: one of above, below for " + key)
         limit = raw_of(key, spec["above" if up else "below"])
-        clear = raw_of(key, spec["clear"]) if "clear" in spec else limit
+        clear = raw_of(key, spec["clear"] if "clear" in spec else _back(row, spec["above" if up else "below"], up))
         if clear > limit if up else clear < limit:
             raise BadConfig("alarms: clear on the wrong side for " + key)
         hold = spec.get("hold", 1)
@@ -51,10 +66,15 @@ def rules_from(specs, ids):
         update_s = spec.get("update_s", UPDATE_S)
         if not isinstance(update_s, int) or not 1 <= update_s <= 86400:
             raise BadConfig("alarms: update_s 1..86400 for " + key)
+        least_s = spec.get("least_s", _LEAST_S)
+        if not isinstance(least_s, int) or not 0 <= least_s <= 86400:
+            raise BadConfig("alarms: least_s 0..86400 for " + key)
         worse = raw_of(key, spec["step"], True) if "step" in spec else 0
         if "step" in spec and worse < 1:
             raise BadConfig("alarms: step is too small for " + key)
         rules.append(
-            Rule(ids.index(quantity), quantity, up, limit, clear, hold, worse, update_s, bool(spec.get("boost")))
+            Rule(
+                ids.index(quantity), quantity, up, limit, clear, hold, worse, update_s, bool(spec.get("boost")), least_s
+            )
         )
     return rules

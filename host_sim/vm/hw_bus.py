@@ -225,7 +225,13 @@ class ADC:
     def read_uv(self):
         _c.spend(40)
         source = _hw.analog.get(self._pin)
-        return 0 if source is None else max(0, min(self._top, int(source() * 1000000)))
+        if source is None:
+            return 0
+        uv = int(source() * 1000000)
+        if _hw.faults and _hw.fault_of("adc") and _c.now // 40 * 40503 % 65536 < 6554:
+            _hw.hit("adc")  # one reading of ten, while the radio or a pump draws current
+            uv = uv * 3 // 4
+        return max(0, min(self._top, uv))
 
     def read(self):
         return self.read_uv() * 4095 // self._top

@@ -4,14 +4,15 @@ Same calls, results and traps: send() returns the ticks_ms at the end of the tra
 configure() raises while receiving; an undetected packet is silence, a detected one keeps recv() past its timeout.
 
 `trouble` makes the chip fail as the real driver reports it (sx126x.py: _wait_not_busy, _check_error, the constructor): "busy" (BUSY
-stays high), "status" (the oscillator did not start), "absent" (no chip), "lost_tx_done". Each lasts until it is taken back; "busy" until
-the chip is reset, which making a new modem does. `power()` is what the chip draws: "sleep", or "standby" (0.6 mA, for ever).
+stays high), "status" (the oscillator did not start), "absent" (no chip), "lost_tx_done", "stuck_receive" (neither a packet nor the timeout is reported). Each lasts until it
+is taken back, or as long as the hardware's `faults` say; "busy" until the chip is reset, which making a new modem does. `power()` is what the chip draws: "sleep", or "standby" (0.6 mA, for ever).
 """
 
 import asyncio
 import struct
 
 import sim_clock as _c
+import sim_hw as _hw
 import sim_link as _link
 from hw_time import ticks_ms
 
@@ -23,6 +24,20 @@ _START_US = 1500  # command, ramp-up
 _radio = []
 trouble = None
 _power = "standby"
+_reset_since = []  # places in sim_hw.faults of a stuck BUSY that a reset has ended
+
+
+def _wrong(*kinds):
+    """True when one of these is wrong now; the world counts it."""
+    kind = trouble
+    if kind is None and _hw.faults:
+        found = _hw.fault_of("radio")
+        if found is not None and found[0] not in _reset_since:
+            kind = found[1]
+    if kind not in kinds:
+        return False
+    _hw.hit(kind)
+    return True
 
 
 def power():
@@ -33,13 +48,13 @@ def power():
 def _command(state="standby"):
     """The driver talks to the chip, which wakes up by that; its state afterwards."""
     global _power
-    if trouble == "busy":
+    if _wrong("busy"):
         _c.spend(100000)
         raise RuntimeError("BUSY timeout", 100000)
-    if trouble == "absent":
+    if _wrong("absent"):
         raise RuntimeError("Unexpected silicon ID")
     _power = state
-    if trouble == "status" and state != "sleep":
+    if state != "sleep" and _wrong("status"):
         raise RuntimeError("Internal radio Status (2, 1) OpError 0x20")
 
 
@@ -76,6 +91,10 @@ class BaseModem:
         global trouble
         if trouble == "busy":
             trouble = None
+        found = _hw.fault_of("radio") if _hw.faults else None
+        if found is not None and found[1] == "busy" and found[0] not in _reset_since:
+            _hw.hit("busy")
+            _reset_since.append(found[0])
         _command()
 
     def configure(self, lora_cfg):
@@ -225,7 +244,7 @@ class AsyncModem(BaseModem):
             end = _c.now + us
             while _c.now < end:
                 await asyncio.sleep_ms((end - _c.now + 999) // 1000)
-            if trouble == "lost_tx_done":
+            if _wrong("lost_tx_done"):
                 await asyncio.sleep(86400)
             return self._end_send()
         finally:
@@ -238,6 +257,8 @@ class AsyncModem(BaseModem):
         flag = self._wake = asyncio.ThreadSafeFlag()
         timer = None
         try:
+            if _wrong("stuck_receive"):
+                await asyncio.sleep(86400)
             while True:
                 done = self._result(start, us)
                 if done is not None:

@@ -17,6 +17,7 @@ node_id = 1
 chip = "esp32"
 wifi_down = ()  # ((from_us, to_us), ...) the access point is away
 wifi_rssi = -61
+faults = ()  # (what, kind, from_us, to_us) ...: "radio", "adc" or a chip fails so for so long
 held = {}  # pin -> level of a latched pad (Pin hold=True)
 hold_digital = False  # esp32.gpio_deep_sleep_hold
 kept = False  # the world holds something of the RTC domain of an earlier boot
@@ -25,6 +26,38 @@ ballast = None  # heap the firmware may not have
 
 def now_us():
     return _c.now
+
+
+def fault_of(what):
+    """Return (its place in `faults`, kind) of what is wrong with the radio or the ADC now, or None."""
+    for i in range(len(faults)):
+        name, kind, start, end = faults[i]
+        if name == what and start <= _c.now < end:
+            return i, kind
+    return None
+
+
+def hit(kind):
+    """A fault was met: the world counts them."""
+    import sim_link
+
+    sim_link.send("I", kind)
+
+
+def _schedule(name, chip):
+    """Let a chip fail and recover as `faults` says."""
+
+    def turn(kind):
+        chip.fault = kind
+
+    for what, kind, start, end in faults:
+        if what == name:
+            if start <= _c.now < end:
+                chip.fault = kind
+            elif start > _c.now:
+                _c.at(start, turn, kind)
+            if end > _c.now:
+                _c.at(end, turn, None)
 
 
 def rtc_pins():
@@ -149,16 +182,18 @@ def _make(name):
         chip.when = when  # exact and quick on a series; the chip's own works on any function
     if hasattr(chip, "fill"):
         chip.fill(bytearray(64), 16, _c.now, 48000)  # makes its tables now, before the firmware's heap is measured
+    _schedule(name, chip)
     return chip
 
 
 def build(hw):
     """Attach the chips of a hardware description {"i2c": {"0": {"0x76": "bme280"}}, "uart": {"1": ..}, "i2s", "pulse", ..}."""
-    global node_id, chip, wifi_down, wifi_rssi
+    global node_id, chip, wifi_down, wifi_rssi, faults
     node_id = hw.get("node", 1)
     chip = hw.get("chip", "esp32")
     wifi_down = tuple((a, b) for a, b in hw.get("wifi_down", ()))
     wifi_rssi = hw.get("wifi_rssi", -61)
+    faults = tuple([tuple(f) for f in hw.get("faults", ())])
     for bus, chips in hw.get("i2c", {}).items():
         for addr, name in chips.items():
             i2c[int(bus), int(addr, 16)] = _make(name)

@@ -40,6 +40,9 @@ class Profile:
     def load(self, get):
         """Go on after a deep sleep."""
 
+    def stepped(self):
+        """The clock jumped."""
+
     def rhythm(self, config):
         """Return (sample_s, row_s) of this configuration; row_s 0 means event rows."""
         return config["sample_s"], config["row_s"] or config["sample_s"]

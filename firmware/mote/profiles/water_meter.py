@@ -10,6 +10,7 @@ from struct import pack_into, unpack_from
 
 from micropython import const
 from mote import supervisor
+from mote.hal.clock import FIRST
 from mote.hal.rtc import PULSES_AT
 from mote.profiles import Profile, chip
 from mote.sampler import Sensor
@@ -21,6 +22,8 @@ _ALARM_CLEARED = const(1)
 _VOLUME = const(0)
 _EVERY = const(10)  # pulses
 _HOUR = const(3600)
+_LATE = const(600)  # the first row of an hour may be missing
+_UNSEEN = const(3)  # hours
 
 
 class WaterMeter(Profile):
@@ -41,10 +44,10 @@ class WaterMeter(Profile):
         self._remember()
         leak = config["sensors"].get("leak") or {}
         self._leak_hours, self._leak_limit = leak.get("hours", 24), 10 * leak.get("litres", 1)
-        self._hour = self._hour_volume = 0
-        self._busy_hours = 0
+        kept = supervisor.nvs.get("leak") or 0  # hour, busy hours, leaking
+        self._hour, self._busy_hours, self._leaking = kept >> 9, kept >> 1 & 255, bool(kept & 1)
+        self._hour_volume = -1  # of the hour that a start falls into it is not known
         self._least = 0
-        self._leaking = False
         return [Sensor("pulse", self._meter)]
 
     def _remember(self):
@@ -86,17 +89,31 @@ class WaterMeter(Profile):
         self._saved, self._stored, self._hour, self._hour_volume = get(), get(), get(), get()
         self._busy_hours, self._least, self._leaking = get(), get(), bool(get())
 
+    def stepped(self):
+        """The clock jumped: the hour goes on under another name, and is not judged."""
+        self._hour = -1
+
     def _leak(self, t, volume):
-        """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak."""
+        """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak. An hour or two that nobody saw (a start, a step of
+        the clock) are neither; more begin the count anew. A leak ends with an hour without one, whatever lies between."""
         hour = t // _HOUR
-        if hour == self._hour:
+        if hour == self._hour or t < FIRST:
             return
+        passed = 1 if self._hour < 0 else hour - self._hour
         used = volume - self._hour_volume
-        consecutive = hour == self._hour + 1
-        self._hour, self._hour_volume = hour, volume
-        if not consecutive:
-            self._busy_hours = 0
+        seen = passed == 1 and self._hour > 0 and self._hour_volume >= 0
+        self._hour, self._hour_volume = hour, volume if t % _HOUR <= _LATE else -1
+        if not seen:
+            if not 0 < passed <= _UNSEEN:
+                self._busy_hours = 0
             return
+        self._judge(t, used)
+        kept = self._busy_hours > 1 or self._leaking
+        now = hour << 9 | min(self._busy_hours, 255) << 1 | self._leaking if kept else 0
+        if now or supervisor.nvs.get("leak"):
+            supervisor.nvs.put("leak", now)
+
+    def _judge(self, t, used):
         if used <= self._leak_limit:
             self._busy_hours = 0
             if self._leaking:

@@ -1,6 +1,10 @@
 # ruff: noqa: C419
 """The five profiles on the chip models: what the sensors feel arrives as rows in the registry's scale."""
 
+import asyncio
+import json
+
+import esp32
 import machine
 import nodekit as kit
 import sim
@@ -107,8 +111,6 @@ async def test_a_water_register_never_falls_over_reboots():
         volumes = column(rows, "water_volume")
         assert volumes == sorted(volumes) and len(volumes) >= 24
         assert all(abs(v - 360) < 40 for v in column(rows, "water_flow")[1:]), column(rows, "water_flow")
-        import esp32
-
         esp32.PCNT._units.clear()  # a reset forgets the hardware counter
         machine.fill_rtc(b"")
         node, more = await play("water_meter", 1.1)
@@ -117,6 +119,97 @@ async def test_a_water_register_never_falls_over_reboots():
         assert again[0] - volumes[-1] < 600
     finally:
         sim_hw.sense = real
+
+
+async def test_a_leak_is_found_and_ends_over_power_cuts_and_a_gateway_that_is_wrong_for_an_hour():
+    kit.clean()
+    kit.known_time()
+    flow = [0.1]  # pulses a second
+    last = [sim.now_us(), 0.0]
+    real = sim_hw.sense
+
+    def pulses():
+        last[1] += (sim.now_us() - last[0]) / 1e6 * flow[0]
+        last[0] = sim.now_us()
+        return last[1]
+
+    sim_hw.sense = lambda name: pulses() if name == "water_pulses" else real(name)
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    leak = {"leak": {"hours": 6, "litres": 1}}
+
+    async def hours(n):
+        """A boot of so long, and the power goes."""
+        esp32.PCNT._units.clear()
+        sim.attach_pulse(34, sim_hw._make("pulse"))
+        with open("/config.json", "w") as f:
+            json.dump(
+                {
+                    "node": kit.NODE,
+                    "profile": "water_meter",
+                    "sensors": leak,
+                    "health_s": 3600,
+                    "hello_s": 2,
+                    "wdt_s": 0,
+                },
+                f,
+            )
+        node = kit.make_node(kit.Link(gw), None, "water_meter", written=True)
+        task = asyncio.create_task(node.run())
+        for _ in range(int(n * 2)):
+            await asyncio.sleep(1800)
+            assert not task.done()
+        task.cancel()
+        node.sampler.stop()
+        for t in node.supervisor._tasks:
+            t.cancel()
+        await asyncio.sleep_ms(0)
+        now = kit.unix_now()
+        machine.fill_rtc(b"")
+        kit.known_time(now + 600)
+        return node
+
+    try:
+        await hours(4.5)
+        assert not gw.frames_of(1)
+        gw.clock = lambda: kit.unix_now() + (30000 if len(gw.frames) % 9 < 3 else 0)  # wrong now and then
+        await hours(4.5)
+        gw.clock = kit.unix_now
+        await hours(3)
+        assert [p[0] for p in gw.frames_of(1)] == [2], gw.frames_of(1)
+        flow[0] = 0
+        await hours(3)
+        assert [p[0] for p in gw.frames_of(1)] == [2, 1], gw.frames_of(1)
+        await hours(1)
+        assert not esp32._store["citymote"].get("leak")
+    finally:
+        sim_hw.sense = real
+
+
+async def test_a_bay_that_was_started_under_a_car_is_right_after_the_command():
+    kit.clean()
+    kit.known_time()
+    sim.values.update({"occupied": 1.0})
+    fit("i2c", 0x0D, "qmc5883l")
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    node = kit.make_node(kit.Link(gw), None, "parking", hello_s=1, jitter_s=2, sample_s=5)
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(600)
+    sim.values["occupied"] = 0.0
+    await asyncio.sleep(600)
+    assert [v[17] for _, v in gw.rows()] == [0, 1], "inverted: the car's field is its baseline"
+    assert node.downlink.handle(gw.seal({5: [7, "set_free"]}))
+    await asyncio.sleep(120)
+    sim.values["occupied"] = 1.0
+    await asyncio.sleep(300)
+    sim.values["occupied"] = 0.0
+    await asyncio.sleep(300)
+    assert [v[17] for _, v in gw.rows()][2:] == [0, 1, 0], gw.rows()
+    with open("/bay.json") as f:
+        assert json.load(f)["occupied"] == 0
+    task.cancel()
+    node.sampler.stop()
 
 
 async def test_parking_sends_an_event_soon_after_a_car_came():
@@ -128,8 +221,6 @@ async def test_parking_sends_an_event_soon_after_a_car_came():
     kit.known_time()
     link = kit.Link(gw)
     node = kit.make_node(link, None, "parking", hello_s=1, jitter_s=2, sample_s=5)
-    import asyncio
-
     task = asyncio.create_task(node.run())
     await asyncio.sleep(600)
     sim.values["occupied"] = 1.0

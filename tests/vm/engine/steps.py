@@ -137,6 +137,22 @@ async def test_events_after_a_step_back_have_their_own_time():
     node.sampler.stop()
 
 
+async def test_samples_before_a_step_are_in_the_row_after_it():
+    for step in (7200, -50, -7200):
+        gw, taken = Wrong(), Taken()
+        link, node = await fresh(gw)
+        taken.watch(node)
+        task = asyncio.create_task(node.run())
+        while not node.clock.quality or node.clock.now() % ROW_S != 290:
+            await asyncio.sleep(1)
+        node.profile.sensors[0].driver.error = OSError(19)  # nothing more comes
+        count = len(taken.rows)
+        assert node.downlink.handle(gw.seal({3: true() + step}))
+        await asyncio.sleep(2 * ROW_S)
+        assert len(taken.rows) == count + 1, (step, taken.rows[count:])
+        await end(task, node)
+
+
 async def life(seed):
     """A life of steps, drift, silence and resets; what was taken arrives with the values it had, or is counted."""
     random.seed(seed)

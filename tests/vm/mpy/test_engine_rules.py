@@ -24,10 +24,14 @@ def refused(call, *args):
 def test_an_alarm_is_raised_once_and_cleared_once():
     told = []
     rules = rules_from(
-        [{"q": "pm10", "above": 180, "clear": 150, "hold": 2}, {"q": "temperature", "below": -5.5}], (6, 1)
+        [
+            {"q": "pm10", "above": 180, "clear": 150, "hold": 2, "least_s": 0},
+            {"q": "temperature", "below": -5.5, "clear": -5.5, "least_s": 0},
+        ],
+        (6, 1),
     )
     nvs = kit.Store()
-    alarms = Alarms(rules, lambda *a: told.append(a), Mask(nvs, "alarms", "x"))
+    alarms = Alarms(rules, lambda *a: told.append(a[:5]), Mask(nvs, "alarms", "x"), (6, 1))
     row = array("i", (0, 0))
     for t, pm, temp in (
         (1, 190, 0),
@@ -44,11 +48,11 @@ def test_an_alarm_is_raised_once_and_cleared_once():
 
 
 def test_an_alarm_raised_before_a_reset_is_cleared_after_it():
-    specs = [{"q": "pm10", "above": 180, "clear": 150}]
+    specs = [{"q": "pm10", "above": 180, "clear": 150, "least_s": 0}]
     nvs, told = kit.Store(), []
     row = array("i", (200,))
-    Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", repr(specs))).check(1, row, 1)
-    again = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", repr(specs)))
+    Alarms(rules_from(specs, (6,)), lambda *a: told.append(a[:5]), Mask(nvs, "alarms", "x"), (6,)).check(1, row, 1)
+    again = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a[:5]), Mask(nvs, "alarms", "x"), (6,))
     again.check(2, row, 1)
     row[0] = 100
     again.check(3, row, 1)
@@ -103,7 +107,7 @@ def test_a_broken_configuration_falls_back_to_the_last_good_one():
 def told_of(specs, ids, samples):
     """Run one column's samples (t, v) through rules; return what was told and the Alarms."""
     told = []
-    alarms = Alarms(rules_from(specs, ids), lambda *a: told.append(a), Mask(kit.Store(), "alarms", "x"))
+    alarms = Alarms(rules_from(specs, ids), lambda *a: told.append(a[:5]), Mask(kit.Store(), "alarms", "x"), ids)
     row = array("i", (0,) * len(ids))
     for t, v in samples:
         row[0] = v
@@ -132,7 +136,7 @@ def test_the_usual_step_is_a_tenth_of_the_limit_and_at_least_the_hysteresis():
             [{"q": "pm10", "above": 400}, {"q": "pm10", "above": 100, "clear": 60}, {"q": "temperature", "below": 0}],
             (6, 1),
         )
-    ] == [40, 40, 1]
+    ] == [40, 40, 5]
     assert rules_from([{"q": "temperature", "above": 40, "step": 0.5}], (1,))[0].worse == 5
     for wrong in ({"step": 0}, {"update_s": 0}, {"step": "x"}, {"above": "much"}):
         spec = {"q": "pm10", "above": 100}
@@ -145,7 +149,7 @@ def test_what_was_told_is_remembered_over_a_deep_sleep():
     specs = [{"q": "pm10", "above": 100, "clear": 80}, {"q": "pm10", "above": 900}]
     nvs, told, row, image = kit.Store(), [], array("i", (400,)), []
     for wake in range(5):
-        alarms = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a), Mask(nvs, "alarms", "x"))
+        alarms = Alarms(rules_from(specs, (6,)), lambda *a: told.append(a[:5]), Mask(nvs, "alarms", "x"), (6, 1))
         if image:
             numbers = iter(image)
             alarms.load(lambda numbers=numbers: next(numbers))
@@ -160,7 +164,7 @@ def test_what_was_told_is_remembered_over_a_deep_sleep():
 
 def test_below_rules_are_updated_downwards():
     told, _ = told_of(
-        [{"q": "temperature", "below": 0, "step": 2, "update_s": 1}],
+        [{"q": "temperature", "below": 0, "clear": 0, "step": 2, "update_s": 1, "least_s": 0}],
         (1,),
         [(0, -1), (10, -15), (20, -21), (30, -10), (40, 0)],
     )
@@ -168,7 +172,7 @@ def test_below_rules_are_updated_downwards():
 
 
 def test_a_rule_may_ask_for_raised_rates_while_it_is_up():
-    told, alarms = told_of([{"q": "pm10", "above": 100, "clear": 80, "boost": True}], (6,), [(0, 90)])
+    told, alarms = told_of([{"q": "pm10", "above": 100, "clear": 80, "boost": True, "least_s": 0}], (6,), [(0, 90)])
     row = array("i", (101,))
     assert not alarms.boosting
     alarms.check(1, row, 1)
@@ -182,22 +186,24 @@ def test_other_rules_keep_what_is_up_say_a_new_limit_and_clear_what_has_no_rule_
     nvs, told = kit.Store(), []
     ids = (6, 5, 1)
     old = [{"q": "pm10", "above": 100, "clear": 80}, {"q": "pm25", "above": 50}, {"q": "temperature", "below": 0}]
-    alarms = Alarms(rules_from(old, ids), lambda *a: told.append(a), Mask(nvs, "alarms", repr(old)))
+    alarms = Alarms(rules_from(old, ids), lambda *a: told.append(a[:5]), Mask(nvs, "alarms", "x"), ids)
     row = array("i", (150, 60, -10))
     alarms.check(1, row, 7)
     assert len(told) == 3
     del told[:]
     new = [{"q": "temperature", "below": 0}, {"q": "pm10", "above": 120, "clear": 90}]
-    alarms.replace(rules_from(new, ids), Mask(nvs, "alarms", repr(new)), 5)
+    alarms.replace(rules_from(new, ids), 5)
     assert told == [(2, 5, 6, None, 120), (1, 5, 5, None, 50)], told
     row[0] = 100
     alarms.check(6, row, 7)
     assert len(told) == 2, "still above 90: up, and nothing new"
     del told[:]
-    again = Alarms(rules_from(new, ids), lambda *a: told.append(a), Mask(nvs, "alarms", repr(new)))  # after a power cut
+    again = Alarms(
+        rules_from(new, ids), lambda *a: told.append(a[:5]), Mask(nvs, "alarms", "x"), ids
+    )  # after a power cut
     row[0], row[2] = 90, 5
-    again.check(7, row, 7)
-    assert [t[:3] for t in told] == [(1, 7, 1), (1, 7, 6)], told
+    again.check(907, row, 7)
+    assert [t[:3] for t in told] == [(1, 907, 1), (1, 907, 6)], told
 
 
 def test_what_cannot_be_is_refused_key_by_key():
@@ -247,3 +253,79 @@ def test_raised_rates_fit_together_for_every_sensible_rhythm():
     assert emergency_of(check({"node": 1, "profile": "noise"})) == {"sample_s": 15, "row_s": 60, "report_s": 300}
     events = check({"node": 1, "profile": "parking", "row_s": 0, "sample_s": 10})
     assert emergency_of(events)["row_s"] == 0
+
+
+def test_a_rule_without_a_clear_ends_a_distance_away_from_its_limit_and_within_what_can_be():
+    for spec, clear in (
+        ({"q": "pm10", "above": 50}, 45),
+        ({"q": "pm10", "above": 1}, 1),
+        ({"q": "temperature", "above": 30}, 295),
+        ({"q": "temperature", "below": -10}, -95),
+        ({"q": "humidity", "below": 99}, 995),
+        ({"q": "humidity", "above": 1}, 5),
+        ({"q": "pressure", "below": 980}, -190),
+        ({"q": "pm10", "above": 50, "clear": 49}, 49),
+    ):
+        ids = {"pm10": 6, "temperature": 1, "humidity": 2, "pressure": 3}[spec["q"]]
+        assert rules_from([spec], (ids,))[0].clear == clear, (spec, rules_from([spec], (ids,))[0].clear)
+    for q, ids, limit in (("occupied", 17, 0), ("fill_level", 18, 100), ("fill_level", 18, 0), ("tilt", 19, 0)):
+        for way in ("above", "below"):
+            rule = rules_from([{"q": q, way: limit}], (ids,))[0]
+            most = {17: 1, 18: 100, 19: 180}[ids]
+            assert 0 <= rule.clear <= most, (q, way, limit, rule.clear)
+
+
+def test_a_value_that_swings_across_everything_changes_the_alarm_twice_an_hour_at_most():
+    for period in (60, 300, 420, 1000):
+        told, _ = told_of(
+            [{"q": "pm10", "above": 50}], (6,), [(t, 90 if t // period & 1 else 10) for t in range(60, 6 * 3600, 60)]
+        )
+        raised = [t for c, t, _, _, _ in told if c == 2]
+        assert len(raised) <= 12 and raised[0] <= 2 * period, (period, raised)
+        codes = [c for c, _, _, _, _ in told]
+        assert all(codes[i] != codes[i + 1] for i in range(len(codes) - 1)), codes
+    told, _ = told_of(
+        [{"q": "pm10", "above": 50, "least_s": 0}], (6,), [(t, 90 * (t // 60 & 1)) for t in range(60, 3600, 60)]
+    )
+    assert len(told) == 59
+    assert "least_s" in refused(rules_from, [{"q": "pm10", "above": 50, "least_s": -1}], (6,))
+
+
+def test_a_clock_that_is_set_does_not_hold_an_alarm_back():
+    told, _ = told_of([{"q": "pm10", "above": 50}], (6,), [(100000, 90), (5000, 10), (5060, 90), (9000, 90)])
+    assert [(c, t) for c, t, _, _, _ in told] == [(2, 100000), (1, 5000), (2, 9000)], told
+
+
+def test_what_was_raised_under_rules_that_a_restart_took_away_is_cleared():
+    ids = (6, 5, 1)
+    for new, want in (
+        ([], [(1, 9, 6), (1, 9, 1)]),
+        ([{"q": "pm10", "above": 500}], [(1, 9, 1), (1, 9, 6)]),
+        ([{"q": "temperature", "above": 60}, {"q": "pm10", "above": 100, "step": 200}], [(1, 9, 1)]),
+    ):
+        nvs, told = kit.Store(), []
+        old = [{"q": "pm10", "above": 100}, {"q": "pm10", "above": 140}, {"q": "temperature", "below": 0}]
+        row = array("i", (150, 60, -10))
+        Alarms(rules_from(old, ids), lambda *a, told=told: told.append(a), Mask(nvs, "alarms", "x"), ids).check(
+            1, row, 7
+        )
+        assert len(told) == 3
+        del told[:]
+        again = Alarms(rules_from(new, ids), lambda *a, told=told: told.append(a[:3]), Mask(nvs, "alarms", "x"), ids)
+        again.check(9, row, 7)
+        again.check(2000, row, 7)
+        assert sorted(told) == sorted(want), (new, told)
+        Alarms(rules_from(new, ids), lambda *a, told=told: told.append(a[:3]), Mask(nvs, "alarms", "x"), ids).check(
+            3000, row, 7
+        )
+        assert len(told) == len(want), "and once"
+
+
+def test_a_clear_of_one_rule_leaves_the_others_of_its_quantity_up():
+    """At the gateway a clear ends every alarm of the quantity."""
+    told, _ = told_of(
+        [{"q": "pm10", "above": 50, "least_s": 0}, {"q": "pm10", "above": 80, "least_s": 0}],
+        (6,),
+        [(1, 90), (2, 60), (3, 20)],
+    )
+    assert [(c, limit) for c, _, _, _, limit in told] == [(2, 50), (2, 80), (1, 80), (2, 50), (1, 50)], told
