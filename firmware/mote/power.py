@@ -11,6 +11,7 @@ from mote.hal import clock as board_clock
 from mote.hal.rtc import LOW, POWER_AT
 
 _NOT_THERE_MV = const(1500)  # no chip of the board would run: there is no battery, the supply is another one
+_LOOKS = const(7)
 _RELEASE_MV = const(100)  # so much above the limit after it was refused: no flutter
 
 
@@ -50,12 +51,16 @@ class Power:
         pack_into(">4I", self._rtc.buf, POWER_AT, *self._tenths())
 
     def check(self):
-        """Raise LowSupply when the supply is too low to write flash (a write that browns out tears what is there)."""
+        """Raise LowSupply when the supply is too low to write flash (a write that browns out tears what is there): the median of several readings,
+        for an ADC is off by tenths of a volt now and then, and a refusal costs ten minutes."""
         mv = self._board.battery_mv() if self._least else None
         if mv is None or mv < _NOT_THERE_MV:
             return
         buf = self._rtc.buf  # odd: refused at the moment
-        if mv < self._least + (_RELEASE_MV if buf[LOW] & 1 else 0):
+        least = self._least + (_RELEASE_MV if buf[LOW] & 1 else 0)
+        if mv < least or buf[LOW] & 1:
+            mv = sorted([self._board.battery_mv() for _ in range(_LOOKS)])[_LOOKS // 2]
+        if mv < least:
             if not buf[LOW] & 1 and buf[LOW] < 254:
                 buf[LOW] += 1
                 self._rtc.save()

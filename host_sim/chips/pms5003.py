@@ -16,10 +16,10 @@ class PMS5003Chip:
     """Senses pm1, pm25, pm10 (ug/m3). Powered up awake and in active mode; during the first 30 s after waking it reads low.
 
     fault: "silent"; "checksum" (each frame's sum is wrong); "noise" (garbage on the line, and every second frame loses two
-    bytes); "stuck" (the values stay those of the last good frame).
+    bytes); "stuck" (the values stay those of the last good frame); "dead" (fan or laser: good frames that count no particle at all).
     """
 
-    FAULTS = ("silent", "checksum", "noise", "stuck")
+    FAULTS = ("silent", "checksum", "noise", "stuck", "dead")
 
     def __init__(self, sense, now_us):
         self.sense, self.now_us = sense, now_us
@@ -93,6 +93,8 @@ class PMS5003Chip:
             cf1 = [v if v <= 30 else v * 3 // 2 - 15 for v in atm]
             counts = [atm[0] * 150 + 60, atm[0] * 45 + 18, atm[1] * 7, atm[1], max(0, atm[2] - atm[1]), atm[2] // 8]
             self._values = cf1 + atm + counts
+        if self.fault == "dead":
+            self._values = [0] * 12
         data = b"\x42\x4d\x00\x1c" + b"".join([bytes((v >> 8 & 255, v & 255)) for v in self._values]) + b"\x97\x00"
         return data + _sum(data)
 

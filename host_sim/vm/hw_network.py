@@ -6,6 +6,8 @@ import sim_hw as _hw
 STA_IF, AP_IF = 0, 1
 STAT_IDLE, STAT_CONNECTING, STAT_GOT_IP = 1000, 1001, 1010
 STAT_WRONG_PASSWORD, STAT_NO_AP_FOUND, STAT_CONNECT_FAIL, STAT_BEACON_TIMEOUT = 202, 201, 203, 200
+READY_US = 900_000  # connect() sooner than that after active(True): some chips then say "wrong password" until they are switched off
+NOTICE_US = 6_000_000  # beacons are missing for so long before the station knows
 ASSOCIATE_US = 2_300_000  # scan, four-way handshake, DHCP
 hostname_ = ["esp32"]
 
@@ -36,7 +38,7 @@ class WLAN:
     def __new__(cls, interface=0):
         if cls._self is None:
             cls._self = w = object.__new__(cls)
-            w._active, w._since, w._conf = False, None, {}
+            w._active, w._since, w._conf, w._on, w._deaf = False, None, {}, 0, False
         return cls._self
 
     def __init__(self, interface=0):
@@ -46,6 +48,8 @@ class WLAN:
     def active(self, on=None):
         if on is None:
             return self._active
+        if on and not self._active:
+            self._on, self._deaf = _c.now, False
         self._active = bool(on)
         if not on:
             self._since = None
@@ -57,18 +61,24 @@ class WLAN:
         if self._since is not None:
             raise OSError("Wifi Internal State Error")  # connect() while connecting or connected
         self._since = _c.now
+        self._deaf = _c.now < self._on + READY_US
 
     def disconnect(self):
         self._since = None
 
     def status(self, what=None):
         if what == "rssi":
+            if not ap_up():
+                raise OSError("STA not connected")
             return _hw.wifi_rssi
         if self._since is None:
             return STAT_IDLE
+        if self._deaf:
+            return STAT_WRONG_PASSWORD
         for start, end in _hw.wifi_down:  # an outage drops the association; the port reconnects by itself
             if start <= _c.now < end:
-                return STAT_NO_AP_FOUND
+                known = _c.now >= start + NOTICE_US or self._since + ASSOCIATE_US > start
+                return STAT_NO_AP_FOUND if known else STAT_GOT_IP
             if end <= _c.now < end + ASSOCIATE_US:
                 return STAT_CONNECTING
         return STAT_GOT_IP if _c.now >= self._since + ASSOCIATE_US else STAT_CONNECTING

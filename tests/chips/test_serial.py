@@ -132,6 +132,8 @@ def test_pms_faults_show_on_the_line(fault):
         assert data == b""
     elif fault == "stuck":
         assert {int.from_bytes(f[12:14], "big") for f in frames(data)} == {17}
+    elif fault == "dead":
+        assert {f[4:28] for f in frames(data)} == {bytes(24)}, "good frames that count nothing"
     else:
         with pytest.raises(AssertionError):
             frames(data)

@@ -6,7 +6,7 @@ The passive protocol with sleep: the laser lives about 8000 h, and asleep it doe
 from asyncio import sleep_ms
 from micropython import const
 
-from mote.drivers.errors import BadChecksum, NoAnswer
+from mote.drivers.errors import BadChecksum, NoAnswer, OutOfRange
 from mote.drivers.uart import Bytes, within
 
 # 42 4D, command, two data bytes, sum of all before (16 bit)
@@ -16,6 +16,7 @@ _PASSIVE = b"\x42\x4d\xe1\x00\x00\x01\x70"
 _READ = b"\x42\x4d\xe2\x00\x00\x01\x71"
 _HEADER = b"\x42\x4d\x00\x1c"
 _FRAME = const(32)
+_COUNTS = const(16)  # byte of the first of six words: particles in 0.1 l above 0.3 um and larger
 _ATMOSPHERIC = const(10)  # byte of the first of three words "under atmospheric environment"
 _BOOT_MS = const(1000)  # it is deaf for a moment after waking
 _ANSWER_MS = const(40)  # 32 bytes at 9600 baud take 33 ms
@@ -48,7 +49,7 @@ class PMS5003:
     async def read_into(self, out):
         """Wake, warm up, read, sleep; out[0:3] = PM1, PM2.5, PM10 in ug/m3 (atmospheric words).
 
-        Takes warm_up_ms + 0.1 s, at most tries * answer_ms more. NoAnswer, BadChecksum.
+        Takes warm_up_ms + 0.1 s, at most tries * answer_ms more. NoAnswer, BadChecksum, OutOfRange (a dead fan or laser).
         """
         try:
             if not self._awake:
@@ -81,14 +82,22 @@ class PMS5003:
             raise BadChecksum
         raise NoAnswer
 
+    def _alive(self):
+        """Raise OutOfRange when not one particle was counted, of any size: there is no such air, the fan or the laser is dead."""
+        for i in range(_COUNTS, _COUNTS + 12):
+            if self._frame[i]:
+                return
+        raise OutOfRange
+
     def take(self, out):
-        """Take received bytes up to the end of a good frame; True when out[0:3] was written. No allocation."""
+        """Take received bytes up to the end of a good frame; True when out[0:3] was written. OutOfRange. No allocation."""
         src = self._in
         buf = src.buf
         while src.pos < src.end:
             byte = buf[src.pos]
             src.pos += 1
             if self._byte(byte):
+                self._alive()
                 frame = self._frame
                 out[0] = frame[_ATMOSPHERIC] << 8 | frame[_ATMOSPHERIC + 1]
                 out[1] = frame[_ATMOSPHERIC + 2] << 8 | frame[_ATMOSPHERIC + 3]

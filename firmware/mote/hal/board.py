@@ -73,7 +73,7 @@ class Board:
         if not spec:
             return None
         uv = machine.ADC(machine.Pin(spec["pin"]), atten=machine.ADC.ATTN_11DB).read_uv()
-        return uv // 1000 * int(spec["divider"] * 100) // 100
+        return uv // 1000 * int(spec["divider"] * 1000 + 0.5) // 1000
 
     def temperature(self):
         """Temperature of the board's processor in degrees Celsius, or None where the port cannot tell."""

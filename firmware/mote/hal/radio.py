@@ -22,7 +22,8 @@ def make(spec, spi_spec, sf):
         "crc_en": True, "implicit_header": False, "output_power": power,
     }  # fmt: skip
     reset = pin(spec["reset"], pin.OUT, value=1) if "reset" in spec else None
-    esp32.gpio_deep_sleep_hold(False)  # pyright: ignore[reportAttributeAccessIssue]
+    if hasattr(esp32, "gpio_deep_sleep_hold"):  # not on chips that hold single pads
+        esp32.gpio_deep_sleep_hold(False)  # pyright: ignore[reportAttributeAccessIssue]
     cs = pin(spec["cs"], pin.OUT, value=1, hold=False)  # pyright: ignore[reportCallIssue]
     chip = spec["chip"]
     if chip in ("sx1261", "sx1262"):
@@ -31,7 +32,7 @@ def make(spec, spi_spec, sf):
         modem = AsyncSX1262(
             spi, cs, pin(spec["busy"], pin.IN), dio1=pin(spec["dio1"], pin.IN),
             dio2_rf_sw=spec.get("dio2_rf_switch", True), dio3_tcxo_millivolts=spec.get("tcxo_mv") or None,
-            reset=reset, lora_cfg=cfg,
+            dio3_tcxo_start_time_us=spec.get("tcxo_start_us", 1000), reset=reset, lora_cfg=cfg,
         )  # fmt: skip
         modem.calibrate_image()
         return modem

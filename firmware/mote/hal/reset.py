@@ -29,7 +29,8 @@ def sleep(ms, high=None):
     """
     if high is not None:
         machine.Pin(high, machine.Pin.OUT, value=1, hold=True)  # pyright: ignore[reportCallIssue]  (since v1.19)
-        esp32.gpio_deep_sleep_hold(True)  # pyright: ignore[reportAttributeAccessIssue]
+        if hasattr(esp32, "gpio_deep_sleep_hold"):  # chips that hold single pads need none, and have none
+            esp32.gpio_deep_sleep_hold(True)  # pyright: ignore[reportAttributeAccessIssue]
     machine.deepsleep(ms)
 
 

@@ -3,7 +3,13 @@
 import asyncio
 import network
 
+from micropython import const
 from mote.errors import LinkDown
+
+
+_START_MS = const(
+    1000
+)  # asked at once some chips say "wrong password" until they are switched off (micropython-mqtt#154)
 
 
 class Wlan:
@@ -19,7 +25,10 @@ class Wlan:
 
     def rssi(self):
         """RSSI of the access point in dBm, or None when not joined."""
-        return self._wlan.status("rssi") if self._wlan.isconnected() else None
+        try:
+            return self._wlan.status("rssi") if self._wlan.isconnected() else None
+        except OSError:  # it has gone, and the station does not know yet
+            return None
 
     async def join(self, deadline_s):
         """Join the access point. Raises LinkDown after deadline_s; the radio is then switched off and on again next time."""
@@ -28,6 +37,7 @@ class Wlan:
             return
         w.active(False)
         w.active(True)
+        await asyncio.sleep_ms(_START_MS)
         w.connect(self._ssid, self._password)
         for _ in range(4 * deadline_s):
             if w.isconnected():

@@ -24,6 +24,7 @@ _PREAMBLE_SYMBOLS = const(
     25
 )  # 8 + 4.25 of preamble and sync, 8 of the header, and some: detected by then, or there is nothing
 _TX_SLACK_MS = const(3000)
+_LONGEST = const(255)
 
 
 class LoraLink:
@@ -81,7 +82,7 @@ class LoraLink:
             await asyncio.sleep(3600)
 
     async def send(self, buf, n, kind, listen):
-        """Send buf[0:n]; with `listen` take what comes in the window. Raises OSError (no budget), TimeoutError (radio hangs)."""
+        """Send buf[0:n]; with `listen` take what comes in the window. Raises OSError (no budget, a complaint of the radio), TimeoutError (it hangs)."""
         need = self._air_ms(n)
         khz = self._channel(need, kind == 1)
         if not khz:
@@ -143,8 +144,8 @@ class LoraLink:
                 left = ticks_diff(close_at, ticks_ms())
                 if left <= 0:
                     return
-                # a detected packet may keep recv() longer than `left`; a radio that hangs is the watchdog's business
-                packet = await modem.recv(left)
+                # a packet that was detected may keep recv() longer than `left`, by its own length at most
+                packet = await asyncio.wait_for_ms(modem.recv(left), left + self._air_ms(_LONGEST) + _TX_SLACK_MS)
                 if packet is None:
                     return
                 if self.on_frame(packet, packet.rssi, packet.snr):

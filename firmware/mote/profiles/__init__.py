@@ -72,7 +72,10 @@ def chip(name, bus, config, **defaults):
     from mote.errors import BadConfig
 
     options = dict(defaults)
-    options.update(config["sensors"].get(name) or {})
+    given = config["sensors"].get(name) or {}
+    if not isinstance(given, dict):
+        raise BadConfig("sensors.%s: a table of options" % name)
+    options.update(given)
     unit = options.pop("unit", None)
     try:
         return open_driver(name, bus(unit), options)

@@ -7,7 +7,7 @@ from chips.a02yyuw import A02YYUWChip
 from chips.pms5003 import PMS5003Chip
 from machine import UART
 from mote.drivers import open_driver
-from mote.drivers.errors import BadChecksum, NoAnswer, NoEcho
+from mote.drivers.errors import BadChecksum, NoAnswer, NoEcho, OutOfRange
 
 GOOD = bytes.fromhex("424d001c000c00120019000b0011001807f802640076001500050001970003a3")
 LOST_TWO = bytes.fromhex("424d001c0004000500050004000500037e00e20017000200000000970002424d")
@@ -87,6 +87,19 @@ async def test_pms5003_silent_times_out_and_is_sent_to_sleep():
     out = [0, 0, 0]
     await d.read_into(out)
     assert out == [11, 17, 24]
+
+
+async def test_pms5003_that_counts_no_particle_at_all_is_dead_and_clean_air_is_not():
+    chip, d = board("pms5003", PMS5003Chip)
+    chip.fault = "dead"
+    await fails(OutOfRange, d, 33000)
+    assert chip._asleep
+    chip.fault = None
+    sim.values.update({"pm1": 0, "pm25": 0, "pm10": 0})
+    out = [9, 9, 9]
+    await d.read_into(out)
+    assert out == [0, 0, 0], "particles below the first ug/m3 are counted"
+    sim.values.update({"pm1": 11, "pm25": 17, "pm10": 24})
 
 
 async def test_pms5003_refuses_and_counts_a_bad_sum():

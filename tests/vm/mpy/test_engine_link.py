@@ -176,6 +176,24 @@ async def test_a_radio_that_fails_while_it_listens_or_falls_asleep_is_made_anew(
         assert hw_lora.power() == "sleep", at_ms
 
 
+async def test_a_window_that_never_ends_is_an_error_of_the_link_and_the_modem_is_made_anew():
+    for sf in (7, 9):
+        made, air = link(sf)
+        hw_lora.trouble = "stuck_receive"
+        began = sim_clock.now
+        try:
+            await made.send(bytearray(51), 40, 2, True)
+            raise AssertionError(sf)
+        except asyncio.TimeoutError:
+            pass
+        assert (sim_clock.now - began) < 25000000, (sf, sim_clock.now - began)
+        hw_lora.trouble = None
+        assert hw_lora.power() == "sleep" or not made.asleep
+        air.answers = [(1000, b"\x40answer")]
+        await made.send(bytearray(51), 40, 2, True)
+        assert made.heard and len(made.built) == 2 and hw_lora.power() == "sleep", sf
+
+
 async def test_what_a_radio_refused_to_send_costs_no_airtime():
     made, air = link()
     hw_lora.trouble = "absent"

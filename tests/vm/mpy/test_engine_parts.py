@@ -3,11 +3,18 @@
 from array import array
 
 import machine
+import network
 import nodekit as kit
 import sim
+import sim_hw
 from mote import duty as duty_module
 from mote.duty import Duty, sub_band
+from mote.errors import BadConfig, LowSupply
+from mote.hal.board import Board
 from mote.hal.rtc import RtcMemory
+from mote.hal.wlan import Wlan
+from mote.power import Power
+from mote.profiles import chip
 from mote.stats import LAST, MAX, MEAN, MIN, Stats
 
 
@@ -126,3 +133,76 @@ def test_rtc_memory_that_is_noise_counts_as_power_on():
     machine.fill_rtc(bytes(data))
     assert RtcMemory().fresh
     assert sim.now_us() >= 0
+
+
+class Supply:
+    """A board whose ADC is off by `mv` in every `every`-th reading."""
+
+    limits = {"flash_write_min_mv": 3300}
+
+    def __init__(self, true_mv, mv, every):
+        self.true_mv, self._mv, self._every, self._n = true_mv, mv, every, 0
+
+    def battery_mv(self):
+        self._n += 1
+        return self.true_mv + (self._mv if self._n % self._every == 0 else 0)
+
+
+def test_one_bad_reading_of_the_supply_costs_nothing_and_a_low_supply_is_seen_at_once():
+    machine.fill_rtc(b"")
+    for every in (1000, 7, 3):
+        p = Power(RtcMemory(), Supply(3900, -700, every), lambda: 0, lambda: 0)
+        for _ in range(2000):
+            p.check()
+        assert p.refused == 0
+    board = Supply(3250, 200, 5)
+    p = Power(RtcMemory(), board, lambda: 0, lambda: 0)
+    seen = 0
+    for mv in (3250, 3290, 3390, 3450):  # released 100 mV above
+        board.true_mv = mv
+        for _ in range(5):
+            try:
+                p.check()
+            except LowSupply:
+                seen += 1
+    assert p.refused == 1 and 8 <= seen <= 15, (p.refused, seen)
+
+
+async def test_a_station_is_given_the_time_that_it_takes_to_start():
+    """What is asked at once says "wrong password" until it is switched off, on some chips."""
+    w = Wlan("city", "simulated", "mote-1")
+    began = sim.now_us()
+    await w.join(20)
+    assert w.connected() and sim.now_us() - began < 6000000
+    network.WLAN(network.STA_IF).active(False)
+    await w.join(20)
+    assert w.connected(), "and again, the station being the same"
+
+
+async def test_an_access_point_that_has_just_gone_has_no_strength_and_ends_nothing():
+    w = Wlan("city", "simulated", "mote-1")
+    await w.join(20)
+    assert w.rssi() == -61
+    now = sim.now_us()
+    sim_hw.wifi_down = ((now, now + 60000000),)
+    try:
+        assert w.connected() and w.rssi() is None, "the station has not noticed yet"
+        sim.advance_ms(10000)
+        assert not w.connected() and w.rssi() is None
+    finally:
+        sim_hw.wifi_down = ()
+
+
+def test_a_divider_is_taken_as_it_is_written():
+    for divider, mv in ((2.01, 6030), (1.15, 3450), (2, 6000), (4.255, 12765)):
+        sim.attach_analog(35, lambda: 3.0)
+        assert Board({"battery": {"pin": 35, "divider": divider}}).battery_mv() == mv, divider
+
+
+def test_options_of_a_chip_that_are_no_table_are_refused_by_name():
+    for wrong in (5, "x", [1], True):
+        try:
+            chip("bme280", lambda unit: None, {"sensors": {"bme280": wrong}})
+            raise AssertionError(wrong)
+        except BadConfig as e:
+            assert "sensors.bme280" in str(e)
