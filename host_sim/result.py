@@ -22,7 +22,8 @@ class Result:
 
     lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
     killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
-    (wear.py). injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
+    (wear.py). unsampled: nodes with fewer rows than their rhythm demands, sensors that are left out, or bites of the watchdog, which [expect] does not
+    name. injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
     leave sensors out at the end. alarms_up: those that nobody has cleared. unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
     """
 
@@ -62,6 +63,7 @@ class Result:
     wear_exceeded: list[str]
     unmet: list[str]
     commands: dict[str, Any]
+    unsampled: list[str]
     injected: dict[str, int]
     misdated: int
     shed: int
@@ -148,6 +150,7 @@ def assemble(
         ],
         unmet=[*expect.unmet(plan.expect, members, books, delivered, truth.end, kinds), *missed],
         commands=commands,
+        unsampled=unsampled(plan, members, fleet, rows, end),
         injected=injected,
         misdated=misdated,
         shed=sum(bool(books.ladder(n.spec.name)[1]) for n in fleet.nodes),
@@ -165,6 +168,27 @@ def assemble(
         },
         lost_examples=[f"{n} {q} {t}" for n, q, t in sorted(missing)[:5]],
     )
+
+
+def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Mapping[str, int], end: int) -> list[str]:
+    """Sentences. A row may be missing at every start of a node, and a tenth of them besides (emergency rates, late sensors)."""
+    found: list[str] = []
+    nodes = {n.spec.name: n for n in fleet.nodes}
+    for m in members:
+        node, group = nodes[m.spec.name], m.group
+        named = [set(table) & {m.spec.name, group.name} for table in (plan.expect.shed, plan.expect.resets)]
+        wdt = node.stats.resets.get("wdt", 0)
+        if wdt and not named[1]:
+            found.append(f"{m.spec.name}: {wdt} bites of the watchdog")
+        row_s = group.config.get("row_s", group.row_s) or group.sample_s
+        if group.profile == "parking" or group.broken or named[0] or named[1]:
+            continue
+        wanted = (
+            0.9 * m.spec.powered_us(end) / 1e6 / row_s - 3 - 2 * (node.stats.cuts + sum(node.stats.resets.values()))
+        )
+        if rows[m.spec.name] < wanted:
+            found.append(f"{m.spec.name}: {rows[m.spec.name]} rows, at least {round(wanted)} are due")
+    return found
 
 
 def _injected(plan: Scenario, fleet: Fleet, end: int) -> dict[str, int]:

@@ -75,6 +75,7 @@ def verdict(result: Result) -> int:
         or r.duty_violations
         or r.wear_exceeded
         or r.unmet
+        or r.unsampled
         or r.misdated
     )
     return 1 if wrong or not r.sampled else 0
@@ -90,6 +91,7 @@ def complaints(result: Result) -> list[str]:
         + [f"duty cycle: {x}" for x in result.duty_violations[:5]]
         + [f"worn: {n} erases more than {result.wear_budget:.0f} blocks a day" for n in result.wear_exceeded]
         + [f"unmet: {x}" for x in result.unmet]
+        + [f"unsampled: {x}" for x in result.unsampled]
         + [f"misdated: {result.misdated} rows of the future"] * bool(result.misdated)
         + [f"injected: no {kind} was met" for kind, n in result.injected.items() if not n]
     )

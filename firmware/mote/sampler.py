@@ -336,6 +336,9 @@ class Sampler:
         """The clock jumped: the grid is laid anew by the start() that follows. No sample and no row is lost by it: after a step back rows have
         their own time, but for some seconds that tell them from those that have been there, and events exactly theirs."""
         self._stepped = True
+        self._row_t = 0
+        for s in self._sensors:
+            s.slot = 0  # one of the future would be waited for after the next sleep
         if not self.row_s:
             self._last_t += step_s
         elif step_s < 0:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from host_sim import expect, wear
+from host_sim import expect, provision, wear
 from host_sim.collect import Books
-from host_sim.scenario import Expect, Group
+from host_sim.fleet import Fleet
+from host_sim.node import NodeStats
+from host_sim.result import unsampled
+from host_sim.scenario import Expect, Group, load
 from host_sim.truth import Truth
 
 END = 100_000
@@ -82,3 +87,28 @@ def test_the_wear_budget_is_that_of_the_blocks_that_are_free_in_the_worst_case()
 def test_the_default_of_the_outbox_is_the_firmwares():
     config = (Path(__file__).parents[2] / "firmware" / "mote" / "settings.py").read_text()
     assert f'"outbox_kb": (int, 16, 4096, {wear.OUTBOX_KB})' in config
+
+
+def test_a_fleet_that_does_not_sample_or_is_bitten_is_said_to_though_all_it_took_arrived(tmp_path):
+    """Else a fleet that hardly measures passes, for nothing it took is lost."""
+    plan = replace(load("lossy"), expect=Expect())
+    members = provision.nodes(plan, hours=24, count=None, seed=1, folder=tmp_path)
+    end = 24 * provision.HOUR_US
+
+    def said(plan=plan, cuts=0, resets=None, **rows):
+        nodes = []
+        for m in members:
+            stats = NodeStats(cuts=cuts, resets=dict(resets or {}))
+            nodes.append(SimpleNamespace(spec=m.spec, stats=stats))
+        full = {m.spec.name: 96 if m.group.profile == "bin_fill" else 288 for m in members}
+        fleet = cast(Fleet, SimpleNamespace(nodes=nodes))
+        return unsampled(plan, members, fleet, full | {k.replace("_", "-"): v for k, v in rows.items()}, end)
+
+    assert said() == [] and said(bay_01=3) == [], "events have no rhythm"
+    assert said(aq_01=200) == ["aq-01: 200 rows, at least 256 are due"]
+    assert said(aq_01=200, cuts=29) == [], "a row may be missing at every start"
+    assert said(resets={"wdt": 2})[0] == "aq-01: 2 bites of the watchdog"
+    allowed = replace(plan, expect=Expect(resets={m.spec.name: ("wdt",) for m in members}))
+    assert said(allowed, resets={"wdt": 2}) == []
+    shed = replace(plan, expect=Expect(shed={"aq": ("pm10",)}))
+    assert said(shed, aq_01=0) == []

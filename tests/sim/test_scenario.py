@@ -103,6 +103,28 @@ def test_a_chosen_number_of_nodes_is_kept(count):
             GOOD + '[[loss]]\nfrom_h = 0\nto_h = 1\nfraction = 0.3\nreceivers = ["rxx"]\n',
             ['receiver "rxx" is unknown', 'did you mean "rx"'],
         ),
+        (
+            GOOD + "[[gateway_clock]]\nfrom_h = 3\nto_h = 2\noffset_s = 5\n",
+            ["[[gateway_clock]] number 1", "from_h < to_h"],
+        ),
+        (GOOD + "[[gateway_clock]]\nfrom_h = 1\nto_h = 2\nrate = 2\n", ["rate within 0.5"]),
+        (
+            GOOD + '[[radio_fault]]\nnodes = ["aq"]\nkind = "bussy"\nfrom_h = 1\n',
+            ['"bussy" is unknown', 'did you mean "busy"'],
+        ),
+        (GOOD + '[[radio_fault]]\nnodes = ["aqq"]\nkind = "busy"\nfrom_h = 1\n', ["[[radio_fault]] number 1", '"aqq"']),
+        (
+            GOOD + '[[radio_fault]]\nnodes = ["aq"]\nkind = "busy"\nfrom_h = 1\nminutes = 90\nevery_h = 1\n',
+            ["every_h longer"],
+        ),
+        (
+            GOOD + '[[chip_fault]]\nnodes = ["aq"]\nchip = "pms503"\nfault = "dead"\nfrom_h = 1\nminutes = 5\n',
+            ['"pms503" is unknown', 'did you mean "pms5003"'],
+        ),
+        (
+            GOOD + '[[chip_fault]]\nnodes = ["aq"]\nchip = "pms5003"\nfault = "ded"\nfrom_h = 1\nminutes = 5\n',
+            ['fault "ded" is unknown', 'did you mean "dead"'],
+        ),
     ],
 )
 def test_a_broken_file_is_named_with_key_and_fix(tmp_path, broken, words):
@@ -130,6 +152,20 @@ def cuts_of(tmp_path, scenario, **how):
     folder.mkdir()
     how = {"hours": 48.0, "count": None, "seed": 1} | how
     return {m.spec.name: m.spec for m in provision.nodes(scenario, folder=folder, **how)}
+
+
+def test_faults_of_hardware_come_to_the_nodes_that_are_named_as_often_as_they_are_said_to(tmp_path):
+    text = GOOD + (
+        '[[radio_fault]]\nnodes = ["aq-02"]\nkind = "busy"\nfrom_h = 1\nminutes = 2\nevery_h = 20\n'
+        '[[chip_fault]]\nnodes = ["aq"]\nchip = "adc"\nfault = "noise"\nfrom_h = 3\nminutes = 60\n'
+        "[[gateway_clock]]\nfrom_h = 5\nto_h = 6\noffset_s = -90\nrate = 0.01\n"
+    )
+    scenario = loaded(tmp_path, text)
+    specs = cuts_of(tmp_path, scenario)
+    adc = ["adc", "noise", 3 * 3_600_000_000, 4 * 3_600_000_000]
+    busy = [["radio", "busy", h * 3_600_000_000, h * 3_600_000_000 + 120_000_000] for h in (1, 21, 41)]
+    assert specs["aq-01"].hw["faults"] == [adc] and specs["aq-02"].hw["faults"] == [*busy, adc]
+    assert [(c.from_h, c.to_h, c.offset_s, c.rate) for c in scenario.gateway_clock] == [(5, 6, -90, 0.01)]
 
 
 def test_a_nightly_supply_becomes_a_cut_every_day_shifted_a_little_per_node(tmp_path):

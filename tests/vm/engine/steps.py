@@ -153,6 +153,25 @@ async def test_samples_before_a_step_are_in_the_row_after_it():
         await end(task, node)
 
 
+async def test_a_node_that_falls_asleep_after_a_step_back_has_no_slot_in_the_future():
+    """What it takes along into its sleep is where it goes on: it would sample no more until that time has come."""
+    gw = Wrong()
+    gw.off_s = 50000
+    link, node = await fresh(gw)
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(7200)
+    assert node.downlink.handle(gw.seal({3: true()}))
+    numbers = []
+    node.sampler.save(numbers.append)
+    sensors = node.profile.sensors
+    numbers = iter(numbers)
+    node.sampler.load(lambda: next(numbers))
+    slots = [s.slot for s in sensors]
+    assert max(slots) <= node.clock.now(), (slots, node.clock.now())
+    assert node.sampler._row_t <= node.clock.now()
+    await end(task, node)
+
+
 async def life(seed):
     """A life of steps, drift, silence and resets; what was taken arrives with the values it had, or is counted."""
     random.seed(seed)

@@ -128,6 +128,34 @@ async def test_an_alarm_overtakes_a_backlog():
     assert not task.done()
 
 
+async def test_two_alarms_and_a_radio_that_complains_at_once_do_not_keep_each_other_going():
+    """Each was sent without a pause because the other one was waited for, and nothing else of the node ran any more."""
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    link = kit.Link(gw)
+    node = build(link)
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(3600)
+    tries = []
+    send = link.send
+
+    async def complain(buf, n, kind, listen):
+        tries.append(kind)
+        if len(tries) > 500:
+            raise RuntimeError("without end")
+        raise OSError(5)
+
+    link.send = complain
+    for q in (4, 5, 6):
+        node.raise_alarm(2, node.clock.now(), q, 9, 8)
+    await asyncio.sleep(1800)
+    assert not task.done() and 3 <= len(tries) < 40, len(tries)
+    assert tries[:3] == [1, 1, 1], "each is tried at once"
+    link.send = send
+    await asyncio.sleep(1800)
+    assert len(gw.frames_of(1)) == 3 and not task.done()
+
+
 async def test_downlinks_that_are_forged_cut_replayed_or_foreign_are_refused_and_counted():
     gw = kit.Gateway()
     gw.clock = kit.unix_now

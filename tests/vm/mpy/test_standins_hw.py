@@ -155,3 +155,63 @@ async def test_lora_recv_ends_at_its_timeout():
     t = sim.now_us()
     assert await radio.recv(timeout_ms=300) is None
     assert 300_000 <= sim.now_us() - t < 310_000
+
+
+async def test_a_radio_fails_when_its_hardware_is_said_to_and_only_then():
+    import hw_lora
+    import sim_hw
+    from lora import AsyncSX1262
+
+    met = []
+    hit, sim_hw.hit = sim_hw.hit, met.append
+    t = sim.now_us()
+    second = 1000000
+    sim_hw.faults = (
+        ("radio", "busy", t + second, t + 9 * second),
+        ("radio", "status", t + 20 * second, t + 21 * second),
+        ("bme280", "silent", t, t + 99 * second),
+    )
+    hw_lora._reset_since[:] = []
+    try:
+        cfg = {"freq_khz": 868100, "sf": 7, "preamble_len": 8}
+        radio = AsyncSX1262(lora_cfg=cfg)
+        radio.sleep()
+        sim.advance_ms(2000)
+        for _ in range(2):
+            try:
+                radio.sleep()
+                raise AssertionError("BUSY is stuck")
+            except RuntimeError as e:
+                assert "BUSY" in str(e)
+        AsyncSX1262(lora_cfg=cfg).sleep()  # reset
+        sim.advance_ms(18300)
+        try:
+            AsyncSX1262(lora_cfg=cfg)
+            raise AssertionError("the oscillator did not start")
+        except RuntimeError as e:
+            assert "OpError" in str(e)
+        sim.advance_ms(2000)
+        AsyncSX1262(lora_cfg=cfg).sleep()
+        assert met.count("busy") == 3 and met.count("status") == 1, met
+    finally:
+        sim_hw.hit, sim_hw.faults = hit, ()
+
+
+def test_an_adc_is_off_now_and_then_when_its_board_is_said_to_be_noisy():
+    import machine
+    import sim_hw
+
+    sim.attach_analog(35, lambda: 2.0)
+    read = machine.ADC(machine.Pin(35), atten=machine.ADC.ATTN_11DB).read_uv
+    quiet = [read() for _ in range(500)]
+    sim_hw.faults = (("adc", "noise", 0, 1 << 60),)
+    try:
+        noisy = []
+        for _ in range(500):
+            sim.advance_ms(17)
+            noisy.append(read())
+    finally:
+        sim_hw.faults = ()
+    assert set(quiet) == {2000000}
+    off = len([v for v in noisy if v < 1900000])
+    assert 20 <= off <= 100, off
