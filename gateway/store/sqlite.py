@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import structlog
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Described, Event, NodeState
+from gateway.core.value import replace
 from gateway.store import audit, private, recovery, redaction, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
