@@ -425,12 +425,11 @@ class SqliteEngine:
     def _store(self, db: sqlite3.Connection, writes: Sequence[Prepared]) -> int:
         seq = 0
         self._floor.raise_to(db, max((w.down for w in writes), default=0))
+        db.executemany(
+            "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
+            [(w.node, w.online, w.state) for w in writes if w.state is not None],
+        )
         for w in writes:
-            if w.state is not None:
-                db.execute(
-                    "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
-                    (w.node, w.online, w.state),
-                )
             if w.raw is not None and not self._keep_frame(db, w, w.raw):
                 continue
             if w.event is not None:
