@@ -258,13 +258,15 @@ def parse(file: Path, text: str) -> dict[str, Any]:
 
 
 # begins with a digit, which is looked for fast: a registry of 8 MiB is searched at every reading
-_LONG = re.compile(r"""[0-9](?<![\w"'].)(?<![\w"'][+-].)[0-9a-zA-Z_]{15,}(?![\w"'])""", re.DOTALL)
+_LONG = re.compile(r"""[0-9](?<![\w"'].)[0-9a-zA-Z_]{15,}(?![\w"'])""", re.DOTALL)
+
+_SIGN = re.compile(r"""(?:[^\w"'])?[+-]\Z""", re.DOTALL)
 
 
 def _long_line(text: str) -> int | None:
     """Return the 1-based line of the first number that does not fit, None when there is none; it may stand in a comment or a text."""
     for m in _LONG.finditer(text):
-        start = m.start() - (m.start() > 0 and text[m.start() - 1] in "+-")
+        start = m.start() - bool(_SIGN.match(text[max(m.start() - 2, 0) : m.start()]))
         if not _fits(text[start : m.end()]):
             return text.count("\n", 0, start) + 1
     return None
