@@ -4,8 +4,8 @@ commit, never before."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 import structlog
 from motewire.frame import MAX_FRAME, max_frame
 
@@ -30,8 +30,7 @@ REPEAT_SHARE = (
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True):
     """An answer that may leave now: to a node under the key of its committed epoch, through the best receiver of uplink
     `counter`.
 

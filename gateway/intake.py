@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -21,6 +20,7 @@ from gateway.core.model import Decision, Node, NodeState, Reception, Refusal
 from gateway.core.rate import DERIVED, Rates, TagBudget, cost
 from gateway.core.receive import Header, parse
 from gateway.core.repeats import Repeats
+from gateway.core.value import replace
 from gateway.core.witness import Witnesses
 from gateway.derivation import Derivation, joined
 from gateway.health import Problem

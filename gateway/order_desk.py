@@ -4,7 +4,6 @@ committed."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -17,6 +16,7 @@ from gateway.core.authorise import Policy
 from gateway.core.commands import Desk, Offer
 from gateway.core.follow import Follow
 from gateway.core.model import Event, Node, NodeState, Reception
+from gateway.core.value import replace
 from gateway.downlinks import Downlinks
 from gateway.metrics import Metrics
 from gateway.states import States

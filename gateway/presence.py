@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import replace
 
 import structlog
 
@@ -11,6 +10,7 @@ from gateway.clock import Clock
 from gateway.commit import Commits
 from gateway.core.decide import goes_offline, offline_at
 from gateway.core.model import Decision, NodeState
+from gateway.core.value import replace
 from gateway.derivation import Derivation
 from gateway.states import States
 from gateway.store.engine import Engine, Write

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from gateway.config.advice import Finding, findings, key_findings
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
 from gateway.core.shape import Entry
+from gateway.core.value import replace
 from gateway.health import Health, Problem
 from gateway.http import HttpServer
 from gateway.links.link import LinkError

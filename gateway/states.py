@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
 from gateway.core.model import Described, Node, NodeState
+from gateway.core.value import replace
 from gateway.health import Problem
 from gateway.store.engine import Engine
 

@@ -6,11 +6,11 @@ It would be decided the same way again, so refusing it would only bring it back;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import structlog
 
 from gateway.core.decide import opaque
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.store.engine import Engine, Write
 from gateway.store.prepare import prepare

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gateway.core.commands import Offer
 from gateway.core.decide import opaque
 from gateway.core.dedupe import Heard
 from gateway.core.model import Decision, Event, Node
 from gateway.core.receive import Header
+from gateway.core.value import replace
 from gateway.store.engine import RawFrame, Write
 
 

@@ -234,7 +234,7 @@ def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
 
 def parse(file: Path, text: str) -> dict[str, Any]:
     """Return the TOML of a file's text. Raises ConfigError."""
-    line = next((text.count("\n", 0, m.start()) + 1 for m in _LONG.finditer(text) if not _fits(m[0])), None)
+    line = _long_line(text)
     try:
         data = tomli.loads(text)
         if line is None or not _holds_long(data):
@@ -257,7 +257,19 @@ def parse(file: Path, text: str) -> dict[str, Any]:
     )
 
 
-_LONG = re.compile(r"""(?<![\w"'])[+-]?(?:0[xob])?[0-9a-fA-F_]{16,}(?![\w"'])""")
+# begins with a digit, which is looked for fast: a registry of 8 MiB is searched at every reading
+_LONG = re.compile(r"""[0-9](?<![\w"'].)[0-9a-zA-Z_]{15,}(?![\w"'])""", re.DOTALL)
+
+_SIGN = re.compile(r"""(?:[^\w"'])?[+-]\Z""", re.DOTALL)
+
+
+def _long_line(text: str) -> int | None:
+    """Return the 1-based line of the first number that does not fit, None when there is none; it may stand in a comment or a text."""
+    for m in _LONG.finditer(text):
+        start = m.start() - bool(_SIGN.match(text[max(m.start() - 2, 0) : m.start()]))
+        if not _fits(text[start : m.end()]):
+            return text.count("\n", 0, start) + 1
+    return None
 
 
 def _fits(digits: str) -> bool:

@@ -7,7 +7,6 @@ clock did meanwhile. Times are told, not compared.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TypeVar
 
 from motewire import codes
@@ -17,6 +16,7 @@ from gateway.core.model import Alarm, AlarmState, NodeState
 from gateway.core.normalise import quantity_of
 from gateway.core.refusals import Malformed
 from gateway.core.report import believable
+from gateway.core.value import replace
 
 CODES = {
     codes.ALARM_CLEARED: "cleared",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,7 @@ import msgspec
 from gateway.core.follow import Follow
 from gateway.core.model import PERSONAL, Alarm, Area, Event, Node
 from gateway.core.raised import Raised, clearing, raising
+from gateway.core.value import replace
 
 CACHE = 1024
 CHECKS = 200  # subjects looked at in one tick: bounds how long a tick takes

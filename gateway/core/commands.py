@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
@@ -28,6 +28,7 @@ from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Refused, Request,
 from gateway.core.follow import Follow
 from gateway.core.model import RESTRICTED, Alarm, Event, Node
 from gateway.core.redact import redact, scrub, secrets
+from gateway.core.value import replace
 
 REMEMBERED = 8  # commands whose ids a node remembers
 RESETS = 2  # resets of a node behind sends of the same command, after which it is not sent again: it may be the cause

@@ -8,13 +8,15 @@ root or another format is rendered from the same facts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+import msgspec
 
 from gateway.core.model import RESTRICTED, Aggregate, Alarm, Area, Event
 from gateway.core.registry import VISIBILITIES
 from gateway.core.report import is_int
 from gateway.core.rhythm import DAY_S
+from gateway.core.value import replace
 
 MAX_VALUES = 128  # quantities and status values of one subject
 MAX_FORMER = 4  # devices that had a number before
@@ -113,19 +115,18 @@ class Device(NamedTuple):
     firmware: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Current:
+class Current(msgspec.Struct, frozen=True):
     """The facts. former: of devices that had this number before, which no one sees any more; their topics may have to be emptied yet. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last."""
 
     visibility: str = RESTRICTED
     online: bool | None = None
     meta: Mapping[str, Any] | None = None
     device: Device | None = None
-    values: Mapping[str, Value] = field(default_factory=dict)
-    alerts: Mapping[str, Up] = field(default_factory=dict)
-    ended: Mapping[str, Ended] = field(default_factory=dict)
-    aggregates: Mapping[str, Closed] = field(default_factory=dict)
-    areas: Mapping[str, Gathered] = field(default_factory=dict)
+    values: Mapping[str, Value] = msgspec.field(default_factory=dict)
+    alerts: Mapping[str, Up] = msgspec.field(default_factory=dict)
+    ended: Mapping[str, Ended] = msgspec.field(default_factory=dict)
+    aggregates: Mapping[str, Closed] = msgspec.field(default_factory=dict)
+    areas: Mapping[str, Gathered] = msgspec.field(default_factory=dict)
     former: Current | None = None
 
     def taken_over(self) -> Current:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from motewire import frame
@@ -31,6 +30,7 @@ from gateway.core.replay import Replay
 from gateway.core.report import Report, believable, is_int
 from gateway.core.report import decode as decode_report
 from gateway.core.rhythm import DEFAULT_S, health_s, next_rhythm
+from gateway.core.value import replace
 
 MAX_SCHEMAS = 8
 MAX_QUANTITIES = 64  # of one node; its sixteen channels and their instances are fewer

@@ -7,22 +7,22 @@ commit fails the pipeline makes it go back to what is committed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
+
+import msgspec
 
 from gateway.core.model import Event, Node
 
 
-@dataclass(frozen=True, slots=True)
-class Follow:
+class Follow(msgspec.Struct, frozen=True):
     """Events in the order in which they are to be told, and notes to keep (None removes one).
 
     refused: reason -> number of rows that nothing could follow from, for the counters.
     """
 
     events: tuple[Event, ...] = ()
-    notes: Mapping[str, bytes | None] = field(default_factory=dict)
-    refused: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, bytes | None] = msgspec.field(default_factory=dict)
+    refused: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 class Follower(Protocol):

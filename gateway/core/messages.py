@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from motewire import codes
 
 from gateway.core import cbor
@@ -43,8 +43,7 @@ STATUS_KEYS: Mapping[int, str] = {
 STATUS_NUMBERS: Mapping[str, int] = {name: number for number, name in STATUS_KEYS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmMessage:
+class AlarmMessage(msgspec.Struct, frozen=True):
     """A raw alarm: code (motewire.codes), Unix time, quantity id, raw value and limit; ext is kept as it came."""
 
     code: int
@@ -55,8 +54,7 @@ class AlarmMessage:
     ext: Mapping[int, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StatusMessage:
+class StatusMessage(msgspec.Struct, frozen=True):
     """Named values of a status map, and the schemas it announces. Keys without a name are kept as `s<key>`."""
 
     values: Mapping[str, Any]

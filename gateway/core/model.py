@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from gateway.core.replay import Replay
+from gateway.core.value import replace
 
 OPEN = "open"
 RESTRICTED = "restricted"
@@ -72,8 +75,7 @@ class Node:
         return after if after is not None and after.epoch == epoch else self
 
 
-@dataclass(frozen=True, slots=True)
-class Radio:
+class Radio(msgspec.Struct, frozen=True):
     """How a LoRa frame was heard: what a downlink into its receive window must copy. tmst: concentrator us, 32 bits."""
 
     freq_hz: int
@@ -83,8 +85,7 @@ class Radio:
     tmst: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reception:
+class Reception(msgspec.Struct, frozen=True):
     """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none.
 
     shift_s: by how much the true time lies ahead of `received`, where the gateway's clock is known to be wrong (core/witness.py).
@@ -100,8 +101,7 @@ class Reception:
     shift_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmState:
+class AlarmState(msgspec.Struct, frozen=True):
     """A rule that is up: since when, and the (time, counter) of the newest message that said so; counter 0: of a former key."""
 
     since: int
@@ -109,8 +109,7 @@ class AlarmState:
     counter: int
 
 
-@dataclass(frozen=True, slots=True)
-class NodeState:
+class NodeState(msgspec.Struct, frozen=True):
     """Everything the gateway remembers of a node between frames; committed with every decision.
 
     down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
@@ -122,24 +121,24 @@ class NodeState:
     """
 
     epoch: int = 0
-    replay: Replay = field(default_factory=Replay)
+    replay: Replay = msgspec.field(default_factory=Replay)
     down: int = 0
     heard: float = 0.0
     online: bool = False
-    latest: Mapping[str, float] = field(default_factory=dict)
-    alarms: Mapping[str, AlarmState] = field(default_factory=dict)
-    marks: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    schemas: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    latest: Mapping[str, float] = msgspec.field(default_factory=dict)
+    alarms: Mapping[str, AlarmState] = msgspec.field(default_factory=dict)
+    marks: Mapping[int, tuple[int, int]] = msgspec.field(default_factory=dict)
+    schemas: Mapping[int, tuple[int, ...]] = msgspec.field(default_factory=dict)
     ids: tuple[int, ...] = ()
     boots: int | None = None
     firmware: str | None = None
     meta: str = ""
-    said: Mapping[int, int] = field(default_factory=dict)
-    announced: Mapping[int, int] = field(default_factory=dict)
+    said: Mapping[int, int] = msgspec.field(default_factory=dict)
+    announced: Mapping[int, int] = msgspec.field(default_factory=dict)
     status: float = 0.0
     rhythm: tuple[int, int] = (0, 0)
-    keys: Mapping[int, bytes] = field(default_factory=dict)
-    ahead: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    keys: Mapping[int, bytes] = msgspec.field(default_factory=dict)
+    ahead: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=dict)
 
     def is_of(self, node: Node) -> bool:
         """True when this state may be of the device that has the keys of `node`. Without fingerprints its epoch is asked."""
@@ -177,8 +176,7 @@ class Described(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """All values of one quantity in a report. `suspect` lists the rows outside the valid range or with an impossible time."""
 
     key: str
@@ -187,16 +185,14 @@ class Column:
     suspect: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Circle:
+class Circle(msgspec.Struct, frozen=True):
     """Which filters an alarm was judged by when it was raised, beside its event's visibility: the node's profile and its areas."""
 
     profile: str
     areas: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm:
+class Alarm(msgspec.Struct, frozen=True):
     """One alarm message. `state` is raised, updated, cleared, event or late (older than what is known; history only).
 
     t: never more than FUTURE_S after receipt. suspect: the value lies outside its quantity's range, or the node's time could not be true.
@@ -220,8 +216,7 @@ class Alarm:
     circle: Circle | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AggregateValue:
+class AggregateValue(msgspec.Struct, frozen=True):
     """One quantity of an aggregate. value None: less than the asked share was captured. capture: percent, 0 to 100."""
 
     quantity: str
@@ -230,8 +225,7 @@ class AggregateValue:
     capture: float
 
 
-@dataclass(frozen=True, slots=True)
-class Aggregate:
+class Aggregate(msgspec.Struct, frozen=True):
     """What a closed period was, start < t <= end (Unix seconds). A later revision of the same period replaces it.
 
     latest: no newer period of this name was told before. detail: what is not a quantity (classes, flags, counts).
@@ -243,11 +237,10 @@ class Aggregate:
     revision: int
     latest: bool
     values: tuple[AggregateValue, ...]
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    detail: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(msgspec.Struct, frozen=True):
     """What is known of an area (a car park, a shaft): `name` is what, `body` says it; latest as in Aggregate."""
 
     area: str
@@ -262,8 +255,7 @@ def frame_id(node: int, epoch: int, counter: int) -> str:
     return f"{node}:{epoch}:{counter}"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """What one decision tells the outputs: the entry of the spool. `id` is frame_id(...), the same at every repeat; what follows from a
     frame appends to it; what the gateway declares by itself (offline, meta) has a word and a time in place of the counter.
 
@@ -311,8 +303,7 @@ class Event:
         return {key: value for key, value in status.items() if key not in self.stale} if self.stale else status
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """Why a frame, or its content, was not taken. `reason` is the metric label; `keep` asks for the raw frame to be kept."""
 
     reason: str
@@ -321,8 +312,7 @@ class Refusal:
     keep: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """A downlink that may be sent once the decision is committed: its counter, the ack map (and which schemas to announce) and whether to tell the time.
 
     rekey: the next key is due to be offered with it.
@@ -334,8 +324,7 @@ class Answer:
     rekey: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What one frame changes. event None and refusal set: refused. Both set: authentic, committed raw, told as opaque.
 
     offset_s: newest absolute row time less receive time, None where the frame has none.

@@ -6,10 +6,11 @@ clear, so what decided who sees it is noted with the alarm, and the clear is jud
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from gateway.core.model import Alarm, Circle
+from gateway.core.value import replace
 
 
 class Who(Protocol):

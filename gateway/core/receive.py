@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
+import msgspec
 from motewire import frame
 from motewire.errors import BadVersion, Truncated, WireError
 
@@ -15,8 +15,7 @@ Opener = Callable[[bytes, bytes, bytes, bytes], bytes | None]
 """(key, nonce, ciphertext and tag, associated data) -> plaintext, or None when the tag does not fit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """A parsed header; `counter` is its low 16 bits unless is_long; `end` is where the ciphertext starts."""
 
     kind: int

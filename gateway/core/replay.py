@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 WINDOW = 16384
 MAX_RUNS = 512
@@ -17,8 +18,7 @@ BITMAP_BYTES = 8
 ACK_NEXT, ACK_MISSING, ACK_SINCE = 1, 2, 8
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(msgspec.Struct, frozen=True):
     """next: one more than the highest counter accepted. missing: sorted half-open runs [start, stop) below `next`.
 
     floor: counters below it are forgotten, they count as too old; 1 <= floor <= next. At most MAX_RUNS runs, all of them

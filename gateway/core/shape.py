@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from gateway.core.model import Node
 
 GATHERED = {"bays": "lot", "counters": "lot", "balance": "balance"}
@@ -12,8 +14,7 @@ GATHERED = {"bays": "lot", "counters": "lot", "balance": "balance"}
 NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """What of a node's registry entry its retained topics depend on. Of an area: its name, visibility, as profile what it gathers, the
     profiles of the nodes in it (members), and their middle."""
 

@@ -10,7 +10,6 @@ it through it carries no value, since the node may have become personal in betwe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from gateway.config.filter import Filter
@@ -18,6 +17,7 @@ from gateway.core.current import Closed, Current
 from gateway.core.model import Alarm, Circle, Event, Node
 from gateway.core.registry import VISIBILITIES, strictest, visibility_of
 from gateway.core.shape import Entry
+from gateway.core.value import replace
 
 
 def may_see(key: str, visibility: str, f: Filter) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.config.filter import Filter
 from gateway.core.model import Node
+from gateway.core.value import replace
 
 
 class Message(NamedTuple):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from gateway import __version__
 from gateway.config import MqttOutputConfig
 from gateway.core.current import NOTHING, Current, subject_of
 from gateway.core.model import Event, Node
+from gateway.core.value import replace
 from gateway.health import Problem, twin
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed

@@ -8,12 +8,12 @@ told of a node without one. Units are UN/CEFACT Recommendation 20 codes; ratios 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from gateway.core.current import Current, Device
 from gateway.core.model import Alarm, Area, Event, Node
 from gateway.core.shape import middle
+from gateway.core.value import replace
 from gateway.outputs.message import Known, iso
 
 TYPES = (

@@ -14,7 +14,7 @@ import random
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -22,6 +22,7 @@ import structlog
 
 from gateway.core.current import NOTHING, Current
 from gateway.core.shape import Entry
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.flight import Flight

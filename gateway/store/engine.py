@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from gateway.core.model import Described, Event, NodeState
 
@@ -37,8 +38,7 @@ class Unstorable(Exception):
         self.what, self.at = what, at
 
 
-@dataclass(frozen=True, slots=True)
-class RawFrame:
+class RawFrame(msgspec.Struct, frozen=True):
     """A frame as it came, kept beside what was made of it. reason: why it could not be read, "" when it could."""
 
     node: int
@@ -54,8 +54,7 @@ class RawFrame:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """All that one decision changes; committed whole or not at all.
 
     more: events that follow from `event` (rules, aggregates), spooled behind it. notes: named states of whoever made them
@@ -69,7 +68,7 @@ class Write:
     event: Event | None = None
     raw: RawFrame | None = None
     more: tuple[Event, ...] = ()
-    notes: Mapping[str, bytes | None] = field(default_factory=dict)
+    notes: Mapping[str, bytes | None] = msgspec.field(default_factory=dict)
     again: bool = False
 
 
@@ -78,8 +77,7 @@ def is_express(event: Event) -> bool:
     return event.alarm is not None or event.kind == STORE
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """One spooled event and its place in the order of commits. express: it is in the lane of alarms, too."""
 
     seq: int

@@ -9,7 +9,6 @@ import ast
 import sqlite3
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import structlog
 from gateway.core.current import MAX_VALUES, VALID_INTERVALS, Current, Device, Reading, Up, Value
 from gateway.core.model import RESTRICTED, Alarm, Event, NodeState
 from gateway.core.registry import VISIBILITIES
+from gateway.core.value import replace
 from gateway.store.ledger import FILLED, Folding
 
 CHUNK = 1000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from motewire.quantities import ID, KEY, QUANTITIES
 from gateway.core.model import Column, Event, Node, frame_id
 from gateway.core.normalise import quantity_of
 from gateway.core.registry import strictest
+from gateway.core.value import replace
 from gateway.store.engine import StoreError
 from gateway.store.ledger import read_known
 

@@ -10,7 +10,7 @@ import secrets
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ import structlog
 from gateway.core.current import NOTHING, Current, fold, subject_of
 from gateway.core.model import Circle, Event, Node
 from gateway.core.shape import Entry, Shape
+from gateway.core.value import replace
 
 CACHE = 2048  # subjects whose facts the writer keeps decoded
 PAST = 16  # former entries of a subject, former shapes of an output
@@ -34,8 +35,7 @@ TakeOver = Callable[[sqlite3.Connection, Node], bool]
 """Leaves nothing but counters and keys of a stored state that is another device's; returns whether it was."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A subject in the registry: its entry now (None: it has left) and what it was, each with the generation that ended it."""
 
     now: Entry | None
@@ -47,8 +47,7 @@ class Known:
         return next((entry for entry in reversed(entries) if entry.name == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """An output at a broker: its shape now (None: taken out) and what it was, each with the generation that ended it.
 
     empty: it was taken out, and nothing of it is at the broker; but a broker may come back that remembers more. since: shapes that ended

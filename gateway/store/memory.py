@@ -6,12 +6,12 @@ import asyncio
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Described, Event, Node, NodeState
+from gateway.core.value import replace
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
 from gateway.store.ledger import Ledger, begin
 from gateway.store.prepare import encode_state, prepare

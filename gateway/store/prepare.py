@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -26,8 +25,7 @@ _state = msgspec.msgpack.Decoder(NodeState).decode
 _FAULTS = (msgspec.MsgspecError, OverflowError, TypeError, ValueError, RecursionError)
 
 
-@dataclass(frozen=True, slots=True)
-class Entered:
+class Entered(msgspec.Struct, frozen=True):
     """An event for the spool. step: its row of the audit log."""
 
     received: float
@@ -37,8 +35,7 @@ class Entered:
     step: Step | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True):
     """A Write as the tables take it; see there. down: the downlink counter that is given out with it, 0 for none."""
 
     node: int

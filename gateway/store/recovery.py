@@ -11,7 +11,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import structlog
 
 from gateway.core.model import OPEN, Event, NodeState
 from gateway.core.replay import Replay
+from gateway.core.value import replace
 from gateway.store import front, ledger, redaction, states
 from gateway.store.engine import STORE, StoreError
 from gateway.store.fill import fill

@@ -12,7 +12,6 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import structlog
 
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Described, Event, NodeState
+from gateway.core.value import replace
 from gateway.store import audit, private, recovery, redaction, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
@@ -425,12 +425,11 @@ class SqliteEngine:
     def _store(self, db: sqlite3.Connection, writes: Sequence[Prepared]) -> int:
         seq = 0
         self._floor.raise_to(db, max((w.down for w in writes), default=0))
+        db.executemany(
+            "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
+            [(w.node, w.online, w.state) for w in writes if w.state is not None],
+        )
         for w in writes:
-            if w.state is not None:
-                db.execute(
-                    "INSERT INTO nodes VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET online = excluded.online, state = excluded.state",
-                    (w.node, w.online, w.state),
-                )
             if w.raw is not None and not self._keep_frame(db, w, w.raw):
                 continue
             if w.event is not None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import msgspec
 
 from gateway.core.model import Node, NodeState
 from gateway.core.replay import Replay
+from gateway.core.value import replace
 
 _hints = get_type_hints(NodeState)
-_names = tuple(f.name for f in fields(NodeState))
+_names = NodeState.__struct_fields__
 
 decode = msgspec.msgpack.Decoder(NodeState).decode
 encode = msgspec.msgpack.Encoder().encode

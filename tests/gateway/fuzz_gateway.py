@@ -12,7 +12,6 @@ import base64
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from gateway.core.authorise import Policy, Role
 from gateway.core.commands import Desk
 from gateway.core.model import Event, Radio, Reception
 from gateway.core.rate import Rates
+from gateway.core.value import replace
 from gateway.links.udp_forwarder import UdpForwarderLink
 from gateway.metrics import Metrics
 from gateway.outputs import FORMATS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import cbor2
 import pytest
 from hypothesis import given
@@ -13,6 +11,7 @@ from motewire import frame
 from gateway.clock import LIVE_S, STEP_S, ForwarderClock, HostClock
 from gateway.core.airtime import HOUR_US, DutyLedger
 from gateway.core.model import Event, Node
+from gateway.core.value import replace
 from gateway.pipeline import Pipeline
 from tests.gateway.test_pipeline import ROWS, World
 from tests.gateway.world import T0, Mote

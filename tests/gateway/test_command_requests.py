@@ -10,7 +10,6 @@ import re
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from gateway.core.authorise import MAX_DEPTH, MAX_ITEMS, Policy, Role
 from gateway.core.commands import Desk
 from gateway.core.model import Node
 from gateway.core.redact import HIDDEN, is_secret, redact, scrub, secrets
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.store.backup import backup
 from gateway.store.sqlite import SqliteEngine

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +18,7 @@ from gateway.core.authorise import GATEWAY, Policy, Role, Valve
 from gateway.core.commands import BURST, KEEP_S, LEAK_NEWS_S, REMEMBERED, RESULT_S, ROUNDS, Desk
 from gateway.core.follow import Follow
 from gateway.core.model import Alarm, Event, Node
+from gateway.core.value import replace
 from tests.gateway.world import T0
 
 NODES = {

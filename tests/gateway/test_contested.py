@@ -7,7 +7,6 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ import msgspec
 import pytest
 
 from gateway.core.model import Node
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession, NotSubscribed
 from gateway.outputs.contested import AT_ONCE, GRACE_S, HEARD_S, SILENT_S, TOLD_S, Contested

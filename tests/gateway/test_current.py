@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from gateway.config.filter import Filter
 from gateway.core.current import MAX_ENDED, NOTHING, Current, fold, subject_of
 from gateway.core.model import OPEN, Alarm, AlarmState, Area, Circle, Event, Node, NodeState
 from gateway.core.shape import Entry
+from gateway.core.value import replace
 from gateway.outputs import FORMATS, RETAINED, WHOLE
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -20,6 +19,7 @@ from gateway.core.normalise import GAS_UG_M3_PER_PPB, columns_of
 from gateway.core.receive import Header, parse
 from gateway.core.replay import WINDOW, Replay
 from gateway.core.report import Report
+from gateway.core.value import replace
 from gateway.crypto import opener
 from tests.gateway.world import T0, Mote, report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +12,7 @@ from motewire.frame import HEADER_MAX, TAG
 from gateway.core.airtime import time_on_air_us
 from gateway.core.dedupe import COPY_S, COPY_US, MAX_RECENT, Recent, apart_us, strength
 from gateway.core.model import Radio, Reception
+from gateway.core.value import replace
 
 RX = Reception(b"frame", 1000.0, "lora", "aa", -80, 5.0, Radio(868_100_000, 7, 125_000, "4/5", 0))
 

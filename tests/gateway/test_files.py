@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import pytest
 from gateway import backoff
 from gateway.config import FilesOutputConfig, Filter
 from gateway.core.model import Aggregate, AggregateValue, Alarm, Area, Column, Event
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.files import FilesOutput

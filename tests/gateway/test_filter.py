@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.config import Filter
 from gateway.core.model import Aggregate, AggregateValue, Alarm, Area, Column, Event, Node
 from gateway.core.registry import ABOUT, VISIBILITIES, strictest, visibility_of
+from gateway.core.value import replace
 from gateway.outputs import FORMATS
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known

@@ -25,7 +25,7 @@ def native(e: Event) -> dict[str, Message]:
 
 
 def changed(**fields: Any) -> Event:
-    from dataclasses import replace
+    from gateway.core.value import replace
 
     return replace(BASE, **fields)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from gateway.config import Filter
 from gateway.core.model import Alarm, Area, Circle, Column, Event, Node
 from gateway.core.shape import Entry
+from gateway.core.value import replace
 from gateway.outputs.filter import Sieve
 from gateway.store.engine import Write
 from gateway.store.history import History

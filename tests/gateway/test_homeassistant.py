@@ -6,7 +6,6 @@ import copy
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 from motewire.quantities import KEY, QUANTITIES
 
 from gateway.core.model import Event
+from gateway.core.value import replace
 from gateway.outputs import FORMATS, homeassistant
 from gateway.outputs.message import Known
 from tests.gateway.conftest import BrokerAddress, Mosquitto

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import cbor2
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from motewire import frame
 
 from gateway.core.model import NodeState
+from gateway.core.value import replace
 from tests.gateway.test_decide import KEY, NODE, take
 from tests.gateway.world import T0, Mote
 

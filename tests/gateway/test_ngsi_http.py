@@ -7,7 +7,6 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from gateway import backoff
 from gateway.config import Filter, NgsiHttpOutputConfig
 from gateway.core.model import Alarm, Column, Event
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.outputs import ngsi_http
 from gateway.outputs.build import build

@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 
 from gateway.core.model import Area, Column, Event, Node
+from gateway.core.value import replace
 from gateway.outputs import FORMATS
 from gateway.outputs.message import Known, Message
 from gateway.outputs.ngsi_ld import CORE, OWN, concise, keyvalues, normalized

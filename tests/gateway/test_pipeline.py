@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from gateway.clock import HostClock
 from gateway.core.follow import Follow, Follower
 from gateway.core.model import Event, Node, Radio, Reception
+from gateway.core.value import replace
 from gateway.crypto import opener
 from gateway.metrics import Metrics
 from gateway.pipeline import Pipeline

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.config import Filter
 from gateway.core.model import Event, Node
 from gateway.core.registry import VISIBILITIES, strictest
+from gateway.core.value import replace
 from gateway.outputs import FORMATS
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known

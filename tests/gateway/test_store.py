@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -12,6 +11,7 @@ import pytest
 
 from gateway.core.model import Alarm, Column, Event, NodeState
 from gateway.core.replay import Replay
+from gateway.core.value import replace
 from gateway.store.engine import RawFrame, StoreError, Write
 from gateway.store.memory import MemoryEngine
 from gateway.store.schema import MIGRATIONS, down_floor

@@ -9,7 +9,6 @@ import os
 import resource
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -19,6 +18,7 @@ from click.testing import CliRunner
 from gateway.config.store import StoreConfig
 from gateway.core.model import Event, NodeState
 from gateway.core.replay import Replay
+from gateway.core.value import replace
 from gateway.outputs.native import messages
 from gateway.schemas import schema
 from gateway.store import recovery, sqlite

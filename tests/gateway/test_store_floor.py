@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from gateway.config.store import StoreConfig
 from gateway.core.decide import decide
 from gateway.core.model import Node, NodeState, Reception
 from gateway.core.receive import parse
+from gateway.core.value import replace
 from gateway.crypto import opener
 from gateway.store import floor, wal
 from gateway.store.engine import STORE, Write

@@ -7,7 +7,6 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
 from gateway.core.model import OPEN, Alarm, Area, Column, Event, Node
 from gateway.core.shape import Entry
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
 from gateway.outputs import track

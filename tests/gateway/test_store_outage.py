@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from gateway.core.value import replace
 from host_sim.outage import SPAN, Tally, outage
 
 

@@ -9,13 +9,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from motewire.codes import STATUS_SCHEMA
 
 from gateway.core.model import Node
+from gateway.core.value import replace
 from gateway.pipeline import Pipeline
 from gateway.store.sqlite import SqliteEngine
 from tests.gateway.conftest import BrokerAddress, Mosquitto

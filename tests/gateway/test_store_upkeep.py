@@ -11,7 +11,6 @@ import stat
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from gateway.caretaker import SHARE, Caretaker
 from gateway.config.store import StoreConfig
 from gateway.core.model import Event, Node, NodeState
 from gateway.core.replay import Replay
+from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.store import audit, retention, writer
 from gateway.store.backup import backup, bundle, examine

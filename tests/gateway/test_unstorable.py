@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from gateway import intake
 from gateway.core.follow import Follow
 from gateway.core.model import Decision, Event, Node
+from gateway.core.value import replace
 from gateway.store.engine import StoreError, Unstorable, Write
 from gateway.store.memory import MemoryEngine
 from gateway.store.prepare import encode_state, prepare

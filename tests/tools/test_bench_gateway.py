@@ -27,7 +27,7 @@ needs_mosquitto = pytest.mark.skipif(
 )
 KEYS = {
     "frames_per_s", "cpu_s_per_1000", "cpu_ratio_to_bare", "cpu_ratio_to_bare_min", "p50_ms", "p99_ms", "rss_peak_mib", "messages",
-    "share_of_core_at_42_frames_per_s", "bare_cpu_s_per_1000", "ready_s", "first_ready_s", "goals",
+    "share_of_core_at_42_frames_per_s", "bare_cpu_s_per_1000", "ready_s", "first_ready_s", "start", "goals",
 }  # fmt: skip
 
 
@@ -53,6 +53,9 @@ def test_a_short_run_measures_everything_it_promises() -> None:
     assert 0 < found["share_of_core_at_42_frames_per_s"] < 1
     assert 20 < found["rss_start_mib"] <= found["rss_peak_mib"]
     assert set(found["goals"]) == set(bench_gateway.GOALS)
+    start = found["start"]
+    assert start["second_cpu_s"] > 0 and start["first_cpu_s"] > 0
+    assert start["goals"]["first_cpu_s"] == {"at_most": 5.0, "met": start["first_cpu_s"] <= 5.0}
 
 
 @pytest.mark.slow
