@@ -179,6 +179,7 @@ GUARDS = (
     Guard("G1", "a node that sleeps after a step back waits for no slot of the future", "firmware/mote/sampler.py", "            s.slot = 0  # one of the future", "            pass  # one of the future", ("tests/vm/test_engine.py", "-k", "steps-a_node_that_falls")),
     Guard("G1", "a fleet that does not sample is no success", "host_sim/result.py", "        if rows[m.spec.name] < wanted:\n", "        if False:\n", ("tests/sim/test_expect.py",)),
     Guard("G4", "two alarms and a dead radio leave the node its pauses", "firmware/mote/uplink.py", "alarm < 0 and not (self._failures and box.times[i]):", "alarm < 0 and not (self._failures and box.counters[i] == self._probe):", ("tests/vm/test_engine.py", "-k", "uplink-two_alarms")),
+    Guard("G4", "a client that only hears pings too", "firmware/mote/links/mqtt.py", "                quiet = idle_ms - ticks_diff(ticks_ms(), self._wrote)\n", "                quiet = idle_ms\n", ("tests/vm/mpy/test_engine_mqtt.py",)),
     Guard("G4", "the clock does not end in 2034", "firmware/mote/clock.py", "_LAST = const(3348282494)", "_LAST = const(0x3FFFFFFF)", ("tests/vm/mpy/test_engine_clock.py",)),
     Guard("G5", "raised rates keep a node awake", "firmware/mote/app.py", "self.control.busy or self.control.raised or", "self.control.busy or", REMOTE),
     Guard("G1", "a safe node writes no flash at low supply", "firmware/mote/safe.py", "        self.supervisor.checks.append(self.power.check)\n", "", ("tests/vm/test_engine.py", "-k", "safe")),

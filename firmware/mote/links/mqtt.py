@@ -6,6 +6,7 @@ OASIS MQTT 3.1.1; section numbers below are its own.
 
 import asyncio
 from micropython import const
+from time import ticks_diff, ticks_ms
 
 _CONNECT = const(0x10)
 _CONNACK = const(0x20)
@@ -54,6 +55,7 @@ class Mqtt:
         self._max = max_packet
         self._id = 0
         self._ping_sent = False
+        self._wrote = 0  # ticks at the last packet that was sent
         self._inside = False  # between the first and the last byte of a packet
         self.keepalive_s = 0
 
@@ -70,6 +72,7 @@ class Mqtt:
         return data
 
     async def _write(self, packet):
+        self._wrote = ticks_ms()
         self._w.write(packet)  # one write: small ones would wait for each other's TCP acks (Nagle)
         try:
             await asyncio.wait_for_ms(self._w.drain(), self._ms)
@@ -137,11 +140,12 @@ class Mqtt:
         await self._write(_packet(_PUBLISH, body))
 
     async def run(self):
-        """Read for ever, keep the connection alive (3.1.2.10). Raises OSError when it is over, also when a ping goes unanswered."""
+        """Read for ever, keep the connection alive by a ping when nothing was sent for half the time (3.1.2.10). Raises OSError when it is over, also when a ping goes unanswered."""
         idle_ms = 1000 * self.keepalive_s // 2
         while True:
             try:
-                kind, body = await self._read_packet(self._ms if self._ping_sent else idle_ms)
+                quiet = idle_ms - ticks_diff(ticks_ms(), self._wrote)
+                kind, body = await self._read_packet(self._ms if self._ping_sent else max(1, quiet))
             except OSError as e:
                 if e.errno != _TIMEDOUT or self._ping_sent or self._inside:
                     raise

@@ -155,11 +155,34 @@ async def test_an_idle_connection_pings_and_a_missing_answer_ends_it():
     assert s.written[-1] == b"\xc0\x00" and sim.now_us() - t > 34_000_000
     s, c = await connected()
     task = asyncio.create_task(c.run())
-    for _ in range(20):
-        await asyncio.sleep(31)
+    pings = 0
+    for _ in range(620):
+        await asyncio.sleep(1)
+        if s.written.count(b"\xc0\x00") > pings:
+            pings += 1
+            s.data += b"\xd0\x00"
+    assert not task.done() and pings >= 19, pings
+    task.cancel()
+
+
+async def test_a_client_that_only_hears_pings_too():
+    """The broker ends a session in which the client has sent nothing for one and a half keepalive times, whatever it sent itself (3.1.2.10)."""
+    s, c = await connected()
+    task = asyncio.create_task(c.run())
+    since, longest = sim.now_us(), 0
+    for i in range(360):
+        await asyncio.sleep(3.3)
+        s.data += b"\x30\x05\x00\x03abc" if i % 3 else b"\xd0\x00"
+        if s.written[-1:] == [b"\xc0\x00"]:
+            longest, since = max(longest, sim.now_us() - since), sim.now_us()
+            s.written.clear()
+    assert not task.done() and 25000000 < longest <= 45000000, longest
+    await c.publish("abc", b"x")
+    s.written.clear()
+    for _ in range(3):
+        await asyncio.sleep(9)
         s.data += b"\xd0\x00"
-    assert not task.done()
-    assert s.written.count(b"\xc0\x00") >= 19
+    assert s.written == [], "what was sent is a sign of life, too"
     task.cancel()
 
 
