@@ -1,4 +1,4 @@
-# ruff: noqa: C419
+# ruff: noqa: C419, ASYNC230
 """The five profiles on the chip models: what the sensors feel arrives as rows in the registry's scale."""
 
 import asyncio
