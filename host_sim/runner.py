@@ -55,7 +55,7 @@ __all__ = [
 HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000
 LEARNT_US = 3 * HOUR_US  # how fast a sleeper's clock runs is known 130 minutes after power-on
-SETTLED_US = 8 * HOUR_US  # a report every six hours asks for the time, and a jump is asked for again
+SETTLED_US = 12 * HOUR_US  # a report every six hours asks for the time; a jump and a drift in doubt are asked for again
 FUTURE_S = 120
 ROOT = "city"
 
@@ -280,12 +280,14 @@ class _Run:
         if (node.spec.name, t2000) not in self._told:  # a node that takes up staged rows reads them again
             self._told.add((node.spec.name, t2000))
             self.rows[node.spec.name] += 1
-            self.misdated += self._misdated(node.now, t2000)
+            self.misdated += self._misdated(node, t2000)
         self.truth.add(node.spec.name, t2000, row)
 
-    def _misdated(self, now: int, t2000: int) -> bool:
+    def _misdated(self, node: Node, t2000: int) -> bool:
         """True for a row of the future, though the gateway has been right for so long that the node knows."""
-        wrong = now < LEARNT_US or any(
+        now = node.now
+        began = max([node.spec.power_on, *(c.back for c in node.spec.cuts if c.back <= now)])
+        wrong = now < began + LEARNT_US or any(
             c.from_h * HOUR_US <= now < c.to_h * HOUR_US + SETTLED_US for c in self.plan.gateway_clock
         )
         return not wrong and t2000 + EPOCH_2000 > self.unix0 + now / 1e6 + FUTURE_S

@@ -152,6 +152,7 @@ class Clock:
         room = passed * most // 1000000 + _NOISE_S
         if passed < (_FROM_S if most == CRYSTAL else _FROM_RC_S) or not -room <= won <= room:
             return
+        self._asks = min(self._asks, len(_ASKS_S))
         ppm = max(-most, min(won * 1000000 // passed, most))
         noise = _NOISE_S * 1000000 // passed
         known, doubt = self.drift_ppm, self._doubt
@@ -173,8 +174,12 @@ class Clock:
         raw = board_clock.now()
         if self._kind == _JUMP:
             return max(0, _APART_S + 64 - (((raw >> 6) - self._since & 0xFFFF) << 6))
-        if self._most == CRYSTAL or not self.quality or self._asks >= len(_ASKS_S):
+        if self._most == CRYSTAL or not self.quality:
             return 1 << 28
+        if self._asks >= len(_ASKS_S):  # a drift that is in doubt is asked about once more
+            if self._kind != _DRIFT or self._asks > len(_ASKS_S):
+                return 1 << 28
+            return max(0, _ASKS_S[-1] - raw + self._ref)
         return max(0, _ASKS_S[self._asks] - raw + self._ref)
 
     def asked(self):
@@ -184,7 +189,7 @@ class Clock:
         if self._kind == _JUMP:
             self._kind = _ASKED
         else:
-            self._asks += 1
+            self._asks = 1 if not self._asks else len(_ASKS_S) + 1  # until there is an answer
         self.keep()
 
     def keep(self, quality=-1):

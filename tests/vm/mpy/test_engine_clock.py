@@ -213,6 +213,29 @@ def test_time_is_asked_for_early_where_deep_sleep_counts_on_an_rc_oscillator():
         assert abs(c.now() - (true() - T2000)) <= 24, (ppm, c.drift_ppm, c.now() - (true() - T2000))
 
 
+def test_a_sleeper_in_doubt_about_its_drift_asks_again_and_is_right_within_hours():
+    """A gateway whose clock runs 1 % fast for a day, and right again: its rate was learnt, and is unlearnt before the next reports."""
+    c = fresh(RC)
+    c.set_unix(true())
+    fast = [0]
+    asks, last, worst_late = 0, 0, 0
+    for minute in range(60 * 72):
+        pass_s(60, -30000)
+        if 600 < minute < 2000:
+            fast[0] += 1  # ten hours in; 0.6 s a minute
+        ahead = fast[0] * 6 // 10 if minute < 2000 else 0
+        if c.asks_in() == 0 or minute - last >= 360:
+            asks += minute - last < 360
+            c.asked()
+            assert c.asks_in() > 0, "once"
+            last = minute
+            c.set_unix(true() + ahead)
+        if minute > 2000 + 720:
+            worst_late = max(worst_late, abs(c.now() - (true() - T2000)))
+    assert worst_late <= 90, worst_late
+    assert asks <= 16, asks
+
+
 def test_a_jump_of_more_than_a_day_needs_a_second_witness():
     for jump in (90000, -90000, 40 * 86400, -700 * 86400, 1200000000):
         c = fresh()
