@@ -196,6 +196,7 @@ class City:
         self._when: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._from: float | None = None
+        self._now = float("-inf")  # of the last tick
         self._to_review: deque[str] | None = None  # None: not begun
         self._gone: set[str] = set()
         self._reviewed: set[str] = set()  # with alarms up, and as the configuration wants them
@@ -218,6 +219,9 @@ class City:
         if self._from is None:
             self._start(now)
         assert self._from is not None
+        if now < self._now:  # the clock was set back: nothing is due later than it was
+            self._earlier(self._now - now)
+        self._now = now
         notes: dict[str, bytes | None] = {}
         events: list[Event] = []
         refused: dict[str, int] = {}
@@ -256,6 +260,13 @@ class City:
         keys = [*map(str, self.nodes), *(a.key for a in self.areas.values())]
         for i, key in enumerate(keys):
             self._schedule(key, self._from + SPREAD_S * i / len(keys))
+
+    def _earlier(self, seconds: float) -> None:
+        assert self._from is not None
+        self._from -= seconds
+        self._when = {key: due - seconds for key, due in self._when.items()}
+        self._heap = [(due, key) for key, due in self._when.items()]
+        heapq.heapify(self._heap)
 
     def _begin(self, notes: dict[str, bytes | None]) -> deque[str]:
         """Return the subjects that are to be reviewed; the first time after a load, find them."""
