@@ -98,7 +98,7 @@ GATEWAY = (
     Guard("G7", "a row of long ago opens no hour", "gateway/core/aggregates/hours.py", 'oldest = max(c.hour_of(int(event.received)), own["l"] if own else 0) - reach', 'oldest = (own["l"] if own else reach) - reach', HOURS_BOUNDS),
     Guard("G7", "periods are looked at near data only", "gateway/core/aggregates/hours.py", 'min(reached, own["l"] + LONGEST, before + LONGEST)', 'min(reached, own["l"] + LONGEST)', HOURS_BOUNDS),
     Guard("G7", "a row of the future opens no hour", "gateway/core/aggregates/hours.py", "                rows = [i for i in rows if times[i] <= future]\n", "", HOURS_BOUNDS),
-    Guard("G7", "marks of a clock that was ahead are taken back", "gateway/core/aggregates/hours.py", "                self._heal(own, c.hour_of(future + CROSSING_S))", "            pass", HOURS_BOUNDS),
+    Guard("G7", "marks of a clock that was ahead are taken back", "gateway/core/aggregates/hours.py", "self._heal(own, c.hour_of(future + CROSSING_S))", "pass", HOURS_BOUNDS),
     Guard("G7", "a time of an hour counts once", "gateway/core/aggregates/cells.py", "    if any(runs[i] < end <= runs[i + 1] for i in range(0, len(runs), 2)):\n        return False\n", "", HOURS_BOUNDS),
     Guard("G7", "a cell of another kind is not read", "gateway/core/aggregates/cells.py", "    return (len(cell) == 4) == (kind == REGISTER)", "    return True", HOURS_BOUNDS),
     Guard("G7", "a register that jumps is another meter's", "gateway/core/aggregates/periods.py", "not 0 <= end[0] - start[0] <= most", "end[0] < start[0]", ("tests/gateway/test_aggregates.py",)),

@@ -179,7 +179,10 @@ class Collector(Protocol):
 
 @dataclass
 class City:
-    """A Follower. nodes: number -> node; areas: their subjects by name. settle_s: see the module."""
+    """A Follower. nodes: number -> node; areas: their subjects by name. settle_s: see the module.
+
+    whole: False while the configuration may lack some of what it had: what is up stays, whatever the configuration says of it.
+    """
 
     nodes: Mapping[int, Node]
     stages: Sequence[Stage]
@@ -188,6 +191,7 @@ class City:
     belongs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     settle_s: float = 900.0
     name: str = "city"
+    whole: bool = True
 
     def __post_init__(self) -> None:
         self._notes: Mapping[str, bytes] = {}
@@ -270,6 +274,8 @@ class City:
 
     def _begin(self, notes: dict[str, bytes | None]) -> deque[str]:
         """Return the subjects that are to be reviewed; the first time after a load, find them."""
+        if not self.whole:
+            return deque()
         if self._to_review is None:
             known = self._known()
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
@@ -325,7 +331,7 @@ class City:
 
     def _review(self, turn: Turn, state: State) -> None:
         """Hold a subject's alarms against the configuration, once per configuration."""
-        if turn.subject.key in self._reviewed:
+        if not self.whole or turn.subject.key in self._reviewed:
             return
         if turn.up or state.get("rules"):
             self._reviewed.add(turn.subject.key)

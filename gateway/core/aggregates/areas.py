@@ -77,12 +77,13 @@ class Bays:
             t, value = news
             known = self._all(turn, spec)
             before = known.get(turn.subject.name)
-            if before is not None and value is None and before[1] is None:
-                continue
-            # of two states the decision says which was sealed last; of silence and a state, their times do, unless the clock was set back
-            silence = before is not None and (value is None) != (before[1] is None)
-            if silence and before[0] is not None and t <= before[0] <= turn.now + FUTURE_S:
-                continue
+            if before is not None:
+                since, is_silent = before[0], before[1] is None
+                if value is None and is_silent:
+                    continue
+                # of two states the decision says which was sealed last; of silence and a state, their times do, unless the clock was set back
+                if is_silent != (value is None) and since is not None and t <= since <= turn.now + FUTURE_S:
+                    continue
             known[turn.subject.name] = [t, value]
             turn.keep(key_of(spec, turn.subject.name), [t, value])
             if before is None or before[1] != value:
