@@ -137,7 +137,7 @@ def test_a_new_key_under_a_used_epoch_is_refused_by_a_reload_and_unanswered_afte
         c.push(new.report(NOW + i, [[7, 8, 99, 231, 631, 121]], long=True))
     assert c.pull() == [], "acknowledged, the node would delete them"
     c.close()
-    until(lambda: [x for x in p.lines() if x["event"] == "uplink_refused" and x["reason"] == "key_changed"])
+    until(lambda: any(x["event"] == "uplink_refused" and x["reason"] == "key_changed" for x in p.lines()))
     new.epoch = 1
     file = scene.write()
     text = (scene.folder / "nodes.toml").read_text()

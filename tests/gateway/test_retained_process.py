@@ -363,7 +363,7 @@ def test_a_format_that_is_added_is_published_at_once(scene: Scene, tmp_path: Pat
     scene.outputs["city"]["formats"] = list(EVERYTHING)
     scene.reload()
     now = same(scene, tmp_path, empty)
-    assert {"homeassistant/device/air-1/config", "ngsi-ld/Device/air-1", "ngsi-ld/Alert/air-1-pm10-above"} <= now.keys()
+    assert {"homeassistant/device/air-1/config", "ngsi-ld/Device/air-1", "ngsi-ld/Alert/air-1:pm10-above"} <= now.keys()
 
 
 def test_an_output_that_is_taken_out_leaves_an_empty_broker_and_returns_whole(
@@ -684,7 +684,7 @@ def test_an_output_that_comes_late_after_a_restore_leaves_what_others_at_the_bro
     assert until(lambda: any(line["event"] == "swept" for line in p.lines() if line.get("subjects")), 20)
     assert until(lambda: sum(line["event"] == "swept" for line in p.lines()) == 2, 20)
     now = settled(scene.broker)
-    assert now.keys() >= {"ngsi-ld/Device/air-1", "homeassistant/device/air-1/config", "ngsi-ld/Alert/air-1-pm10-above"}
+    assert now.keys() >= {"ngsi-ld/Device/air-1", "homeassistant/device/air-1/config", "ngsi-ld/Alert/air-1:pm10-above"}
 
 
 @pytest.mark.parametrize("address", ["localhost", "127.0.0.1"])
