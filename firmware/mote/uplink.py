@@ -17,7 +17,9 @@ _FIRST_RETRY_S = const(15)
 _ALARM_TRIES = const(3)  # so many at 10..60 s, then like everything else
 _IDLE_S = const(600)  # look around at least so often
 _NEVER_S = const(1 << 28)
-_GAP_MS = const(1200)  # between two frames of a backlog, at most, behind the gateway's answer: somebody else may want to speak
+_GAP_MS = const(
+    1200
+)  # between two frames of a backlog, at most, behind the gateway's answer: somebody else may want to speak
 
 
 class Uplink:

@@ -134,7 +134,7 @@ async def test_a_frame_of_a_backlog_waits_until_the_gateway_may_have_answered_th
             await asyncio.sleep(1)
         task.cancel()
         longest = made._air_ms(36)  # header 7, tag 4, an ack with 8 bytes of missing counters, time
-        for (before, _, us), (then, _, _) in zip(air.sent, air.sent[1:]):
+        for (before, _, us), (then, _, _) in zip(air.sent, air.sent[1:], strict=False):
             assert then - before - us >= 1000 * (1000 + longest), (sf, then - before - us)
 
 
