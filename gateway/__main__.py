@@ -56,7 +56,7 @@ def _arguments() -> argparse.Namespace:
     run.add_argument(
         "--accept",
         action="store_true",
-        help="the registry lacks most of the nodes that were there before, and is meant so",
+        help="the files lack nodes, rules, outputs or filters that were there before, and are meant so",
     )
     check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")

@@ -196,7 +196,7 @@ GUARDS = (
     Guard("G1", "a message id is not used again before its PUBACK", "gateway/mqtt_session.py", "while mid in self._flying:", "while False:", WIRE),
     Guard("G1", "bytes the kernel does not take wait", "gateway/mqtt_wire.py", "            del self._out[:sent]", "            self._out.clear()", WIRE),
     Guard("G1", "a PUBACK is taken only where a packet begins", "gateway/mqtt_wire.py", "        if not self._left and not self._skip:\n            end =", "        if True:\n            end =", WIRE),
-    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, _newest in event.latest:", "for c, _newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
+    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, newest in event.latest:", "for c, newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
     Guard("rules", "an old row raises nothing", "gateway/core/rules/machine.py", "    if not fresh:\n", "    if False:\n", (*RULES, "-k", "old_rows or backlog")),
     Guard("rules", "an alarm ends on the far side of its hysteresis", "gateway/core/rules/machine.py", "    elif rule.inside(v):\n", "    elif not rule.beyond(v):\n", (*RULES, "-k", "history or raised_updated")),
     Guard("rules", "what a failed commit had noted is forgotten", "gateway/derivation.py", "        self.notebook.forget()\n", "", ("tests/gateway/test_city.py", "-k", "fails or all")),

@@ -79,7 +79,7 @@ def _retained(
     known: Known = NOTHING,
 ) -> list[Message]:
     """Return all entities of a subject whole, from its facts."""
-    found = lots(c, known) if node is None else whole(c, node)
+    found = lots(c, known) if node is None else whole(c, node, known)
     return [
         Message("/".join((root, "v1", "ngsi-ld", e.type, e.local)), json(form(e)), retain=True, newest=e.t)
         for e in found
