@@ -29,8 +29,9 @@ from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
 from gateway.outputs.refusal import Refusals
-from gateway.outputs.resync import DISCOVERY, Resync, problems_of
+from gateway.outputs.resync import Resync, problems_of
 from gateway.outputs.retained import Tree, shape_of
+from gateway.outputs.siblings import DISCOVERY
 from gateway.outputs.track import Order
 from gateway.outputs.twin import Twin
 from gateway.store.engine import Engine, Entry
@@ -150,8 +151,7 @@ class MqttOutput(Destination):
 
     def problems(self) -> Iterator[Problem]:
         """Say that another gateway has our id, and what keeps the mark from being read."""
-        for text, what in problems_of(self.resync):
-            yield Problem("mark_unread", text, what)
+        yield from problems_of(self.resync)
         yield from self._contested.problems()
         yield from self._refusals.problems()
         other = self._twin.other()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from paho.mqtt.client import topic_matches_sub
 
 from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
@@ -20,8 +21,9 @@ from gateway.core.shape import Entry
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
 from gateway.outputs import track
+from gateway.outputs.mark import mark_topic
 from gateway.outputs.mqtt import MqttOutput, place_of
-from gateway.outputs.resync import Resync, mark_topic
+from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree
 from gateway.store.engine import Engine, StoreError, Write
 from gateway.store.memory import MemoryEngine
@@ -70,10 +72,15 @@ class Broker_(asyncio.Event):
         if not Broker_.up:
             raise MqttError("away")
 
-    async def subscribe(self, topic: str, _qos: int = 0) -> None:
-        self._topics.add(topic)
-        if topic in Broker_.memory:
-            self.on_retained(topic, Broker_.memory[topic])
+    async def subscribe(self, topic: str | list[tuple[str, int]], _qos: int = 0) -> None:
+        for f in [topic] if isinstance(topic, str) else [f for f, _ in topic]:
+            self._topics.add(f)
+            for at, payload in list(Broker_.memory.items()):
+                if payload and topic_matches_sub(f, at):
+                    self.on_retained(at, payload)
+
+    async def unsubscribe(self, topics: list[str]) -> None:
+        self._topics.difference_update(topics)
 
     async def disconnect(self) -> None:
         if not self.closed.done():
@@ -83,7 +90,7 @@ class Broker_(asyncio.Event):
         if self.closed.done():
             return None
         cls = type(self)
-        if topic.startswith("city/v1/node/"):
+        if topic.startswith("city/v1/node/") and "/probe/" not in topic:
             if cls.die_after is not None:
                 if cls.die_after == 0:
                     cls.die_after = None
@@ -93,7 +100,7 @@ class Broker_(asyncio.Event):
             cls.sent.append((topic.removeprefix("city/v1/node/n-263/"), payload, retain))
         if retain:
             cls.memory[topic] = payload
-        if topic in self._topics:
+        if any(topic_matches_sub(f, topic) for f in self._topics):
             asyncio.get_running_loop().call_soon(self.on_message, topic, payload)
         self._mid += 1
         if cls.acks:
