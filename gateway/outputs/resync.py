@@ -92,6 +92,7 @@ class Resync:
         self.unread: tuple[str, str] | None = None  # why, and what to do
         self._reader: Reader | None = None
         self._all_again = False
+        self._emptied: dict[str, None] = {}
 
     @property
     def tree(self) -> Tree:
@@ -109,6 +110,7 @@ class Resync:
         self.said.forget()
         self.quiet = self._engine.newest()
         self._answered.clear()
+        self._emptied.clear()
         self._kept, self._marked, self._open, self._generation = None, None, 0, -1
         self._spared, self._held = None, None
         self.neighbours.begin()
@@ -123,6 +125,11 @@ class Resync:
     def again(self) -> None:
         """Publish everything again: something else may have been retained on topics of this output."""
         self._all_again = True
+        self._wanted.set()
+
+    def republish(self, subject: str) -> None:
+        """Publish all of a subject again: somebody else may have emptied it."""
+        self._emptied[subject] = None
         self._wanted.set()
 
     def heard(self, topic: str, payload: bytes, retained: bool = False) -> bool:
@@ -231,6 +238,8 @@ class Resync:
             if self._all_again:
                 self._all_again = False
                 await self._pass(-1, self._generation)
+            while self._emptied:
+                await self.publish_again(self._emptied.popitem()[0])
             for request, subject in ledger.requests(self.output):
                 log.info("republish", output=self.output, subject=subject or "all")
                 if subject:
