@@ -8,18 +8,17 @@ so nothing newer can be overtaken by them. What is to be emptied and may be anot
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import structlog
 
 from gateway.core.current import NOTHING, Current
-from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
+from gateway.outputs.births import NEVER, PAGE, births
 from gateway.outputs.flight import Flight
 from gateway.outputs.mark import LONGEST_PROBE, Mark, mark_of, mark_topic, probe
 from gateway.outputs.message import Message, json
@@ -30,7 +29,7 @@ from gateway.outputs.said import Said
 from gateway.outputs.siblings import DISCOVERY
 from gateway.outputs.sweep import sweep
 from gateway.outputs.track import Track
-from gateway.outputs.turn import Doubt, Turn, look, over
+from gateway.outputs.turn import Doubt, Judge, Turn, look, over
 from gateway.store.engine import Engine, StoreError
 
 PROBE_S = 5.0  # for the broker to return our own message
@@ -38,12 +37,6 @@ GRACE_S = 0.2  # a broker may deliver what it retained behind what is new
 RETRY_S = 60.0, 3600.0  # until what could not be read is tried again: doubled each time
 MARK_S = 5.0
 LOOK_S = 1.0  # how often requests of the operator are looked for
-PAGE = 200  # subjects read at once
-NEVER = 1 << 62
-RESEND_S = (
-    0.5,
-    5.0,
-)  # random delay before Home Assistant is published to again: it is busy, and we are not the only device
 NATIVE = "native"
 
 log = structlog.get_logger(__name__)
@@ -179,7 +172,8 @@ class Resync:
         self.done.set()
         tasks = [asyncio.create_task(self._keep_true(), name=f"true-{self.output}")]
         if DISCOVERY in self._tree.shape.formats:
-            tasks.append(asyncio.create_task(self._births(), name=f"discovery-{self.output}"))
+            again = births(self._started, self._tree, ledger, self._metrics, self.room, self.publish)
+            tasks.append(asyncio.create_task(again, name=f"discovery-{self.output}"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -436,13 +430,17 @@ class Resync:
         assert self._reader is not None
         ledger, tree = self._engine.ledger, self._tree
 
-        async def empty(d: Doubt, mine: Callable[[], set[str]]) -> None:
+        async def empty(d: Doubt, judge: Judge) -> None:
             await self.room()
             self._follow(turn)
             _, c = ledger.current(d.subject) or (0, NOTHING)
             topics = d.topics & self._over(turn, d.subject)[1].get(d.name, set()) - tree.desired(d.subject, c).keys()
-            for topic in sorted(mine() & topics):
+            mine, others = judge()
+            for topic in sorted(mine & topics):
                 self.publish(Message(topic, b"", retain=True))
+            if spared := others & topics:
+                self._metrics.totals["retained_spared"] += len(spared)
+                log.info("name_spared", output=self.output, name=d.name.name, topics=len(spared))
 
         if self.problem is not None:  # the probe that shows where the end is would not come back
             turn.unread = f"it cannot read {self.problem}", advice(self.problem)
@@ -498,36 +496,3 @@ class Resync:
         while self._open:
             self._acked.clear()
             await self._acked.wait()
-
-    async def _births(self) -> None:
-        """Home Assistant is told of every node again when it has started."""
-        while True:
-            await self._started.wait()
-            await asyncio.sleep(random.uniform(*RESEND_S))
-            self._started.clear()
-            after = ""
-            while subjects := self._engine.ledger.subjects(after, PAGE, -1, NEVER):
-                for subject in subjects:
-                    await self.room()
-                    _, c = self._engine.ledger.current(subject) or (0, NOTHING)
-                    for m in self._tree.desired(subject, c, (DISCOVERY,)).values():
-                        self.publish(m)
-                after = subjects[-1]
-            self._metrics.totals["discovery_resent"] += 1
-
-
-def problems_of(resync: Resync) -> Iterator[Problem]:
-    """Say what cannot be read at the broker, and what is left undone for it."""
-    if resync.problem is not None:
-        yield Problem(
-            "mark_unread",
-            f"output {resync.output} cannot read its mark {resync.problem}, so it publishes everything after every connect",
-            f"let the gateway's user read it (mosquitto acl_file: topic readwrite {resync.problem})",
-        )
-    if resync.unread is not None:
-        yield Problem(
-            "retained_unread",
-            f"output {resync.output}: what it published under names that have left stays at the broker, since it cannot be read whether it is "
-            f"another gateway's by now: {resync.unread[0]}",
-            resync.unread[1],
-        )

@@ -100,8 +100,10 @@ def _others(
     return mine | maybe
 
 
-Empty = Callable[[Doubt, Callable[[], set[str]]], Awaitable[None]]
-"""Empties topics of a doubt: those of them that the second argument returns at that moment."""
+Judge = Callable[[], tuple[set[str], set[str]]]
+"""Returns what is there at that moment and ours, and what is there and not."""
+Empty = Callable[[Doubt, Judge], Awaitable[None]]
+"""Empties topics of a doubt, by what the judge returns."""
 
 
 async def look(reader: Reader, doubts: Sequence[Doubt], gateways: Set[str], ledger: Ledger, empty: Empty) -> set[str]:
@@ -114,14 +116,16 @@ async def look(reader: Reader, doubts: Sequence[Doubt], gateways: Set[str], ledg
         filters = sorted({f for d in page for f in d.name.filters(d.topics)})
         async with reader.reading(filters, {d.name.part(f) for d in page for f in d.name.filters(d.topics)}) as read:
             for d in page:
-                await empty(d, lambda d=d, read=read: _mine(read, d, gateways, ledger))
+                await empty(d, lambda d=d, read=read: _judge(read, d, gateways, ledger))
             deaf |= read.deaf
     return deaf
 
 
-def _mine(read: Read, d: Doubt, gateways: Set[str], ledger: Ledger) -> set[str]:
+def _judge(read: Read, d: Doubt, gateways: Set[str], ledger: Ledger) -> tuple[set[str], set[str]]:
     _, c = ledger.current(d.subject) or (0, NOTHING)
-    return ours(read.of(d.name.filters(d.topics)), gateways, newest(c))
+    found = read.of(d.name.filters(d.topics))
+    mine = ours(found, gateways, newest(c))
+    return mine, found.keys() - mine
 
 
 def _pages(doubts: Sequence[Doubt]) -> Iterator[list[Doubt]]:

@@ -15,15 +15,16 @@ from gateway.core.current import NOTHING
 from gateway.core.model import Node
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
+from gateway.outputs.births import PAGE
 from gateway.outputs.flight import Flight
 from gateway.outputs.mark import mark_topic
 from gateway.outputs.message import Message
 from gateway.outputs.mqtt import MqttOutput
 from gateway.outputs.reading import Name, Reader, Unread, advice
-from gateway.outputs.resync import PAGE, Resync
+from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
 from gateway.outputs.siblings import ask, shares
-from gateway.outputs.turn import Doubt, look, name_of
+from gateway.outputs.turn import Doubt, Judge, look, name_of
 from gateway.store.engine import Engine
 from gateway.store.ledger import Known
 
@@ -128,8 +129,10 @@ async def _once(
             flight.send(Message(topic, b"", retain=True))
             n += 1
 
-    async def empty_mine(d: Doubt, mine: Callable[[], set[str]]) -> None:
-        await empty(mine() & d.topics - spared(d.subject, d.name.name))
+    async def empty_mine(d: Doubt, judge: Judge) -> None:
+        mine, others = judge()
+        metrics.totals["retained_spared"] += len(others & d.topics)
+        await empty(mine & d.topics - spared(d.subject, d.name.name))
 
     def spared(subject: str, *names: str) -> set[str]:
         """Return what others here publish of a subject, and of whoever has these names of it now."""
