@@ -259,6 +259,27 @@ async def test_an_alarm_that_passes_what_is_newer_than_the_connection_is_not_und
     assert values("state")[-1] == "online", "the reports before it said offline"
 
 
+@pytest.mark.parametrize("end", ["personal", "open", "renamed"])
+async def test_what_waits_of_a_node_that_has_left_is_shown_to_no_more_than_it_was_last(
+    engine: Engine, end: str
+) -> None:
+    """An event keeps the circle that it was made in; the node was made personal before it was removed."""
+    await engine.ledger.keep_registry(NODES, {}, T0)
+    await commit(engine, report(1))
+    last = {n: replace(node, visibility="open" if end == "open" else "personal") for n, node in NODES.items()}
+    await engine.ledger.keep_registry(last, {}, T0)
+    left = {n: replace(node, name="other") for n, node in last.items()} if end == "renamed" else {}
+    await engine.ledger.keep_registry(left, {}, T0)
+    o = MqttOutput(CONFIG, "gw-1", engine, Metrics(), dict, left)
+    task = asyncio.create_task(o.run())
+    try:
+        await o.drain()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert bool(told()) == (end == "open")
+
+
 async def test_events_that_are_filtered_do_not_stop_the_lane(engine: Engine) -> None:
     await commit(engine, *[replace(alarm(n), visibility="personal") for n in range(1, 20)], alarm(20), report(21))
     async with output(engine) as o:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.conftest import Mosquitto
+from tests.gateway.test_process_reload import reload
 from tests.gateway.test_retained_process import (
     EVERYTHING,
     NOW,
@@ -94,7 +95,7 @@ def moved(scene: Scene) -> None:
 
 
 def rooted(scene: Scene) -> None:
-    scene.outputs["city"]["root"] = "town"
+    scene.outputs["main"]["root"] = "town"
     scene.reload()
 
 
@@ -220,7 +221,7 @@ def test_an_area_that_both_gateways_have_is_whose_word_stands_there(scene: Scene
     scene.rules = "# none\n"
     scene.reload()
     time.sleep(6)
-    scene.reload()
+    reload(scene.process)  # the same files: no rule of theirs is left
     assert until(lambda: any(line["event"] == "reloaded" for line in scene.process.lines()), 10)  # type: ignore[union-attr]
     stays(scene.broker, "yard", want)
 
