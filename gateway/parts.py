@@ -275,7 +275,7 @@ class Outputs:
                 destination = build(config, self._gateway, self._engine, self._metrics, self._info, nodes)
                 self._configs[name], self._all[name] = config, destination
                 if isinstance(destination, MqttOutput):
-                    destination.resync.siblings = lambda: [o.resync for o in self._mqtt()]
+                    destination.resync.neighbours.others = lambda: [o.resync for o in self._mqtt()]
                 self._tasks[name] = self._watch.keep(f"output {name}", destination.run)
 
     async def keep(

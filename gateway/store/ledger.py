@@ -74,6 +74,19 @@ class Place(msgspec.Struct, frozen=True):
         return replace(self, now=now, past=past[-PAST:], empty=False, since=since)
 
 
+def last_circle(e: Event, nodes: Mapping[int, Node], known: Callable[[str], Known | None]) -> str:
+    """Return the circle of whom an event is about, as it was last under that name; "" where the registry says it, or nothing is known.
+
+    known: what the ledger knows of a subject. Of areas, and of nodes that have left or have another name, only the ledger knows the end.
+    """
+    node = nodes.get(e.node)
+    if e.area is None and node is not None and node.name == e.name:
+        return ""
+    found = known(str(e.node) if e.area is None else f"@{e.area.area}")
+    entry = None if found is None else found.last(e.name if e.area is None else e.area.area)
+    return "" if entry is None else entry.visibility
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _current = msgspec.msgpack.Decoder(Current).decode
 read_known = msgspec.msgpack.Decoder(Known).decode

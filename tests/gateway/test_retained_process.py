@@ -42,7 +42,7 @@ class Scene:
         self.visibility = dict.fromkeys(self.motes, "open")
         self.areas = dict.fromkeys(self.motes, "centre")
         self.outputs: dict[str, dict[str, object]] = {"city": {"formats": list(EVERYTHING), "visibility": list(ALL)}}
-        self.rules = ""
+        self.rules, self.gateway = "", "gw-1"
         self.process: Process | None = None
 
     def write(self, folder: Path | None = None, broker: Mosquitto | None = None) -> Path:
@@ -56,7 +56,7 @@ class Scene:
             + END
         )
         (folder / "rules.toml").write_text(self.rules + END if self.rules else "")
-        text = '[gateway]\nid = "gw-1"\nrules = "rules.toml"\n' if self.rules else '[gateway]\nid = "gw-1"\n'
+        text = f'[gateway]\nid = "{self.gateway}"\n' + ('rules = "rules.toml"\n' if self.rules else "")
         text += '[link.lora]\nkind = "udp-forwarder"\nbind = "127.0.0.1:0"\n'
         for name, keys in self.outputs.items():
             told = {"broker": f"{broker.host}:{broker.port}", **keys}
