@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
@@ -19,10 +18,10 @@ from gateway.config.keys import weak
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
 from gateway.mqtt_ask import NO_RETAIN_NEXT, NoMqtt, ask
+from gateway.outcome import DONE, FAILED, USAGE, document, mistake
 from gateway.store import glance
 from gateway.store.engine import StoreError
 
-DONE, FAILED, USAGE = 0, 1, 2
 MOST_KEYS = 100_000
 SHORT = 16 << 10  # bytes of a packet that Home Assistant's discovery of a node with many quantities needs
 
@@ -50,7 +49,7 @@ def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool
         beside = keys_beside(e)
         if as_json:
             mistakes = [*(m.document() for m in (e, *e.more)), *(f.document() for f in beside)]
-            _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
+            document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
         _mention(beside, strict)
         return USAGE
@@ -60,11 +59,11 @@ def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool
     if refused:
         if as_json:
             first, mistakes = refused[0], [f.document() for f in refused]
-            _document({"ok": False, "error": first.code, "text": first.text, "hint": first.hint, "mistakes": mistakes})
+            document({"ok": False, "error": first.code, "text": first.text, "hint": first.hint, "mistakes": mistakes})
         return USAGE
     told = _told(c)
     if as_json:
-        _document({"ok": True, **told, "warnings": [f.document() for f in found]})
+        document({"ok": True, **told, "warnings": [f.document() for f in found]})
         return DONE
     outputs = ", ".join(f"{name} ({what})" for name, what in told["outputs"].items())
     print(
@@ -165,7 +164,7 @@ def init(folder: Path, as_json: bool = False) -> int:
     there = [f for f in files if f.exists() or f.is_symlink()]
     if there:
         return _refuse("exists", f"{', '.join(map(str, there))} is there already",
-                       "name another folder with --dir, or move it away", as_json)  # fmt: skip
+                       "name another folder with --dir, or move it away")  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, (text, mode) in files.items():
@@ -174,9 +173,9 @@ def init(folder: Path, as_json: bool = False) -> int:
                 os.fchmod(fd, mode)
                 f.write(text)
     except OSError as e:
-        return _refuse("cannot_write", f"{e.filename or folder}: {e.strerror}", "name a folder you may write to with --dir", as_json)  # fmt: skip
+        return _refuse("cannot_write", f"{e.filename or folder}: {e.strerror}", "name a folder you may write to with --dir")  # fmt: skip
     if as_json:
-        _document({"ok": True, "files": [str(f) for f in files]})
+        document({"ok": True, "files": [str(f) for f in files]})
     else:
         print("\n".join(f"wrote {f}" for f in files))
         print(f"next: enter nodes in {folder / 'nodes.toml'}, then citymote gateway check --config {folder / 'gateway.toml'}", file=sys.stderr)  # fmt: skip
@@ -186,7 +185,7 @@ def init(folder: Path, as_json: bool = False) -> int:
 def key(number: int, as_json: bool = False) -> int:
     """Print keys of 16 random bytes as hex, one a line; exit code 2 for a number that is none of 1..MOST_KEYS. Nothing keeps them."""
     if not 1 <= number <= MOST_KEYS:
-        print(f"error: --number is {number}\nnext: choose 1..{MOST_KEYS}", file=sys.stderr)
+        mistake("usage", f"--number is {number}", f"choose 1..{MOST_KEYS}")
         return USAGE
     made: list[str] = []
     while len(made) < number:
@@ -194,7 +193,7 @@ def key(number: int, as_json: bool = False) -> int:
         if weak(one) is None:  # `check` would refuse it: one of a thousand million looks like a pattern
             made.append(one.hex())
     if as_json:
-        _document({"ok": True, "keys": made})
+        document({"ok": True, "keys": made})
     else:
         print("\n".join(made))
         if sys.stdout.isatty():
@@ -216,9 +215,9 @@ def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> 
     try:
         done = change()
     except system.InstallError as e:
-        return _refuse("install", str(e), e.hint, as_json)
+        return _refuse("install", str(e), e.hint)
     if as_json:
-        _document(done.document())
+        document(done.document())
         return DONE
     would = "would " if dry_run else ""
     for verb, names in ((f"{would}write" if dry_run else "wrote", done.wrote), ("kept", done.kept), ("ran", done.ran),
@@ -228,12 +227,6 @@ def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> 
     return DONE
 
 
-def _refuse(error: str, text: str, hint: str, as_json: bool) -> int:
-    if as_json:
-        _document({"ok": False, "error": error, "text": text, "hint": hint})
-    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+def _refuse(error: str, text: str, hint: str) -> int:
+    mistake(error, text, hint)
     return FAILED
-
-
-def _document(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

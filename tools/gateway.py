@@ -1,6 +1,7 @@
 """`citymote gateway`: run, check or init the gateway service. This process becomes the gateway: signals and exit code are its own."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def command(context: click.Context) -> None:
 
 def _become(*arguments: str) -> None:
     sys.stdout.flush()
+    # Ctrl-C while the interpreter starts would end in its traceback: it waits until gateway/__main__.py can answer it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execv(sys.executable, [sys.executable, "-m", "gateway", *arguments])
 
 

@@ -16,9 +16,8 @@ from rich.console import Console
 
 from gateway.config import ConfigError, load
 from tools.duration import DURATION
-from tools.report import FAILED, USAGE, document, fail, plain
+from tools.report import FAILED, REFUSED, USAGE, document, fail, leaves, plain
 
-REFUSED = 4
 ANSWER_S = 10.0
 AGAIN_S = 300.0  # a step may have been told while nobody could hear it: the same id again asks for the state
 GRACE_S = 60.0  # after the expiry, for the gateway to say so
@@ -202,6 +201,9 @@ def order(
     if expires is not None:
         request["expires"] = (datetime.now(UTC) + timedelta(seconds=expires)).strftime("%Y-%m-%dT%H:%M:%SZ")
     console = Console(stderr=True, highlight=False, markup=False)
+    leaves(
+        f"if it was sent, the gateway goes through with it: citymote gateway audit --config FILE, id {request['id']}"
+    )
     try:
         with Client(where) as client:
             client.ask(node, request)
