@@ -192,6 +192,8 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
     done = gateway(tmp_path, "export", *times, "--format", "geojson", "--file", str(target), "--json")
     assert json.loads(done.stdout) | {"file": ""} == {
         "ok": True,
+        "exit_code": 0,
+        "reason": None,
         "file": "",
         "format": "geojson",
         "nodes": 2,
