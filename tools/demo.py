@@ -107,7 +107,7 @@ def command(hours: float | None, nodes: int | None, seed: int | None, stay: bool
                     hours=hours,
                     nodes=nodes,
                     seed=seed,
-                    broker=address,
+                    broker=broker,
                     on_event=show.event,
                     progress=show.progress,
                 )
