@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from gateway.config import Config, ConfigError, MqttOutputConfig, load
+from gateway.config.rights import denied
 from gateway.outcome import document, mistake
 from gateway.store import ledger, private
 from gateway.store.engine import StoreError
@@ -118,7 +119,8 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("SELECT count(*) FROM requests")
     except sqlite3.Error as e:
         raise StoreError(
-            f"store {path}: {e}", "run this as the gateway's own user; a gateway that never ran has no store"
+            f"store {path}: {e}",
+            denied(path, "run this as the gateway's own user; a gateway that never ran has no store", write=True),
         ) from e
     return db
 

@@ -33,8 +33,6 @@ def complain(error: ConfigError | StoreError | LinkError) -> None:
         print(f"error: {e}", file=sys.stderr)
         if e.hint:
             print(f"next: {e.hint}", file=sys.stderr)
-    if more:
-        print(f"{1 + len(more)} mistakes", file=sys.stderr)
 
 
 def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool = False) -> int:
@@ -52,6 +50,7 @@ def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool
             document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
         _mention(beside, strict)
+        _count(1 + len(e.more) + sum(f.refuses or strict for f in beside))
         return USAGE
     found = sorted([*findings(c), *_stored(c), *(_asked(c) if brokers else ())], key=lambda f: not f.refuses)
     refused = [f for f in found if f.refuses or strict]
@@ -132,10 +131,17 @@ def dangerous(file: Path) -> tuple[int | None, Path | None]:
         c = load(file)
     except ConfigError as e:
         complain(e)
+        _count(1 + len(e.more))
         return None, None
     refused = [f for f in findings(c) if f.refuses]
     _mention(refused, False)
     return len(refused), c.store
+
+
+def _count(mistakes: int) -> None:
+    """How many there are, as the last line: the first ones may have left the screen."""
+    if mistakes > 1:
+        print(f"{mistakes} mistakes", file=sys.stderr)
 
 
 def _mention(found: list[Finding], strict: bool) -> None:

@@ -128,7 +128,19 @@ def test_mosquitto_sub_sees_the_topic_tree(mosquitto: BrokerAddress, tmp_path: P
     out = tmp_path / "seen"
     with out.open("w") as f:
         sub = subprocess.Popen(
-            ["mosquitto_sub", "-h", mosquitto.host, "-p", str(mosquitto.port), "-t", "sim-district/#", "-v"], stdout=f
+            [
+                "mosquitto_sub",
+                "-h",
+                mosquitto.host,
+                "-p",
+                str(mosquitto.port),
+                "-t",
+                "sim-district/v1/gw/#",
+                "-t",
+                "sim-district/v1/node/#",
+                "-v",
+            ],
+            stdout=f,
         )
         try:
             done = citymote(
