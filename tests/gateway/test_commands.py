@@ -276,6 +276,18 @@ def test_what_is_not_allowed_or_makes_no_sense_is_refused_told_and_never_sent(
     assert all(b.offer(n) is None for n in NODES)
 
 
+def test_a_refusal_names_the_request_of_who_has_no_role() -> None:
+    b = Bench()
+    assert b.ask("stranger", "aq-01", "read_now", id="x1") == "unauthorised"
+    command = b.events[0].command
+    assert command is not None and (command["requester"], command["id"], command["name"]) == (
+        "stranger",
+        "x1",
+        "read_now",
+    )
+    assert b.raw("stranger", "aq-01", b"{") == "unauthorised" and "id" not in (b.events[1].command or {})
+
+
 @given(longest=st.integers(60, LONGEST_S), interval=st.integers(10, 86_400), name=st.sampled_from(["read_now", "interval"]))  # fmt: skip
 def test_the_expiry_that_no_one_gave_is_one_that_is_allowed(longest: int, interval: int, name: str) -> None:
     node = replace(NODES[265], interval_s=interval)
