@@ -47,7 +47,7 @@ class Verbs(click.Group):
 def cli() -> None:
     """Firmware framework for city sensor nodes, a gateway, and a simulator of both.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 no device, 4 refused by the device, 5 verification differs, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no device, 4 refused, 5 verification differs, 130 interrupted.
     """
 
 
