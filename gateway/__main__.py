@@ -65,14 +65,14 @@ def _arguments() -> argparse.Namespace:
         action="store_true",
         help="the registry lacks most of the nodes that were there before, and is meant so",
     )
-    check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
+    check = verbs.add_parser("check", help="read the configuration and print what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="refuse warnings, too")
     check.add_argument(
-        "--brokers", action="store_true", help="connect to the brokers, too, and say what they cannot do"
+        "--brokers", action="store_true", help="connect to the brokers, too, and report what they cannot do"
     )
     again = verbs.add_parser(
-        "reload", help="have a running gateway read its configuration again, and say how that ended"
+        "reload", help="have a running gateway read its configuration again, and report how that ended"
     )
     again.add_argument("--config", type=Path, required=True, metavar="FILE")
     again.add_argument("--pid", type=int, required=True, help="of the running gateway")

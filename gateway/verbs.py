@@ -88,7 +88,7 @@ def _stored(c: Config) -> list[Finding]:
 
 
 def _asked(c: Config) -> Iterator[Finding]:
-    """What the brokers say of themselves: an output whose broker retains nothing leaves late subscribers without anything."""
+    """What the brokers report of themselves: an output whose broker retains nothing leaves late subscribers without anything."""
     outputs = [o for o in c.outputs if isinstance(o, MqttOutputConfig)]
     named: dict[Broker, list[str]] = {}
     for kind, x in (

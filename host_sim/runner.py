@@ -93,7 +93,7 @@ def run(
 
     hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded, or a Broker that the caller has started
     and whose topics stay. root: of the topics; by default "city" at the
-    embedded broker, and sim-<scenario> at another. There the root must be nobody's (anyway: it may be), and the run's retained topics are removed at its end,
+    embedded broker, and sim-<scenario> at another. There the root must be one that no one uses (anyway: it may be used), and the run's retained topics are removed at its end,
     however it ends. on_event gets
     dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}, left {error}: the
     retained topics could not be removed. progress gets

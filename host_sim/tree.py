@@ -44,7 +44,7 @@ class Tree:
         """Look at what is retained below the root before a run. Removes what ended simulations have left there.
 
         Raises RootTaken when a gateway that is no simulation publishes there, a simulation is at work, or something else retains topics there;
-        `anyway` goes on all the same and keeps what is there. Raises BrokerUnreachable.
+        with `anyway` it returns all the same, and what is there is kept. Raises BrokerUnreachable.
         """
         found = self.retained()
         gateways = {levels[3] for levels in map(_levels, found) if levels[1:3] == ["v1", "gw"] and len(levels) > 3}

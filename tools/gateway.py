@@ -49,7 +49,7 @@ def run(config: Path, log_level: str | None, accept: bool) -> None:
 @_config
 @click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
 @click.option("--strict", is_flag=True, help="Refuse warnings, too.")
-@click.option("--brokers", is_flag=True, help="Connect to the brokers, too, and say what they cannot do.")
+@click.option("--brokers", is_flag=True, help="Connect to the brokers, too, and report what they cannot do.")
 @_json
 def check(config: Path, store: bool, strict: bool, brokers: bool, as_json: bool) -> None:
     """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
@@ -64,7 +64,7 @@ def check(config: Path, store: bool, strict: bool, brokers: bool, as_json: bool)
 @_config
 @click.option("--pid", type=int, required=True, help="Process id of the running gateway.")
 def reload(config: Path, pid: int) -> None:
-    """Have a running gateway read its configuration again, and say how that ended (systemctl reload does it)."""
+    """Have a running gateway read its configuration again, and report how that ended (systemctl reload does it)."""
     _become("reload", "--config", str(config), "--pid", str(pid))
 
 

@@ -1,4 +1,4 @@
-"""`citymote gateway command`: an operator's client. Publishes a request, shows each step as the gateway tells it, ends with the outcome."""
+"""`citymote gateway command`: an operator's client. Publishes a request, shows each step as the gateway publishes it, ends with the outcome."""
 
 import json
 import queue
@@ -21,8 +21,8 @@ from tools.duration import DURATION
 from tools.report import FAILED, REFUSED, USAGE, document, fail, leaves, plain
 
 ANSWER_S = 10.0
-AGAIN_S = 300.0  # a step may have been told while nobody could hear it: the same id again asks for the state
-GRACE_S = 60.0  # after the expiry, for the gateway to say so
+AGAIN_S = 300.0  # a step may have been published while no one listened: the same id again asks for the state
+GRACE_S = 60.0  # after the expiry, for the gateway to publish that
 OWN_S = 2.0  # a refusal without an id may be another request's of the same person: ours, if it is answered, is answered by then
 ENDED = ("done", "failed", "expired", "refused")
 
@@ -293,7 +293,7 @@ def _grant(where: Where) -> str:
 
 
 def _follow(client: Client, ident: str, wait: bool, console: Console) -> dict[str, Any]:
-    """Show the steps until the one that ends it, or the first when nobody waits."""
+    """Show the steps until the one that ends it, or the first without --wait."""
     seconds = ANSWER_S
     while True:
         try:

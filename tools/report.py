@@ -18,7 +18,7 @@ def fail(error: str, text: str, *, hint: str = "", as_json: bool = False, code: 
 
 
 def conclude(found: dict[str, Any], text: str, *, again: str = "", as_json: bool = False) -> NoReturn:
-    """Tell what a trial found ("ok", "examples" of what went wrong, and more), how to see it again when it failed, and exit with 0 or 1."""
+    """Print what a trial found ("ok", "examples" of what went wrong, and more), how to see it again when it failed, and exit with 0 or 1."""
     if as_json:
         document(found)
     else:

@@ -1,4 +1,4 @@
-"""`citymote sim`: play a scenario with simulated nodes on the real VM, and tell what arrived on MQTT."""
+"""`citymote sim`: play a scenario with simulated nodes on the real VM, and report what arrived on MQTT."""
 
 import sys
 from pathlib import Path
@@ -40,7 +40,7 @@ REFUSALS: dict[type[Exception], tuple[str, int]] = {
 
 
 def refuse(e: Exception, *, as_json: bool) -> None:
-    """Report a failure of the runner by its name and leave; anything unforeseen goes on as a traceback."""
+    """Report a failure of the runner by its name and leave; anything unforeseen is raised again."""
     for kind, (name, code) in REFUSALS.items():
         if isinstance(e, kind):
             text, hint = split_hint(str(e))
