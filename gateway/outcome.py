@@ -46,10 +46,10 @@ def leaves(text: str) -> None:
         _under_way.left = text
 
 
-def mistake(error: str, text: str, hint: str = "") -> None:
+def mistake(error: str, text: str, hint: str = "", as_json: bool = False) -> None:
     """Print a refusal on stderr; with --json it is the document, too. `error` is a stable snake_case name."""
-    if _under_way is not None:
-        _under_way.document = {"error": error, "text": text, "hint": hint}
+    if as_json or _under_way is not None:
+        document({"error": error, "text": text, "hint": hint} | ({"ok": False} if _under_way is None else {}))
     say(text, hint)
 
 

@@ -170,7 +170,7 @@ def init(folder: Path, as_json: bool = False) -> int:
     there = [f for f in files if f.exists() or f.is_symlink()]
     if there:
         return _refuse("exists", f"{', '.join(map(str, there))} is there already",
-                       "name another folder with --dir, or move it away")  # fmt: skip
+                       "name another folder with --dir, or move it away", as_json)  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, (text, mode) in files.items():
@@ -179,7 +179,7 @@ def init(folder: Path, as_json: bool = False) -> int:
                 os.fchmod(fd, mode)
                 f.write(text)
     except OSError as e:
-        return _refuse("cannot_write", f"{e.filename or folder}: {e.strerror}", "name a folder you may write to with --dir")  # fmt: skip
+        return _refuse("cannot_write", f"{e.filename or folder}: {e.strerror}", "name a folder you may write to with --dir", as_json)  # fmt: skip
     if as_json:
         document({"ok": True, "files": [str(f) for f in files]})
     else:
@@ -191,7 +191,7 @@ def init(folder: Path, as_json: bool = False) -> int:
 def key(number: int, as_json: bool = False) -> int:
     """Print keys of 16 random bytes as hex, one a line; exit code 2 for a number that is none of 1..MOST_KEYS. Nothing keeps them."""
     if not 1 <= number <= MOST_KEYS:
-        mistake("usage", f"--number is {number}", f"choose 1..{MOST_KEYS}")
+        mistake("usage", f"--number is {number}", f"choose 1..{MOST_KEYS}", as_json)
         return USAGE
     made: list[str] = []
     while len(made) < number:
@@ -221,7 +221,7 @@ def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> 
     try:
         done = change()
     except system.InstallError as e:
-        return _refuse("install", str(e), e.hint)
+        return _refuse("install", str(e), e.hint, as_json)
     if as_json:
         document(done.document())
         return DONE
@@ -233,6 +233,6 @@ def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> 
     return DONE
 
 
-def _refuse(error: str, text: str, hint: str) -> int:
-    mistake(error, text, hint)
+def _refuse(error: str, text: str, hint: str, as_json: bool) -> int:
+    mistake(error, text, hint, as_json)
     return FAILED
