@@ -244,6 +244,10 @@ def _pytest(tree: Path, tests: tuple[str, ...]) -> bool:
     return done.returncode == 0
 
 
+def _promises() -> str:
+    return " ".join(sorted({g.promise for g in GUARDS}, key=lambda name: (len(name), name)))
+
+
 def _sound(tree: Path, tests: tuple[str, ...], known: dict[tuple[str, ...], bool]) -> bool:
     """True when the tests pass on the untouched tree; tried once."""
     if tests not in known:
@@ -253,14 +257,15 @@ def _sound(tree: Path, tests: tuple[str, ...], known: dict[tuple[str, ...], bool
 
 def main() -> int:
     """Try every guard (or those of the promises named, `G2 G3`); print a line each; --json prints one document."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__}\nusage: python -m tests.guards [PROMISE ...] [--json]      PROMISE: {_promises()}")
+        return 0
     console = Console(stderr=True)
     rows: list[dict[str, str]] = []
     asked = [a for a in sys.argv[1:] if a != "--json"]
     strange = [a for a in asked if a not in {g.promise for g in GUARDS}]
     if strange:
-        console.print(
-            f"error: nothing guards {' '.join(strange)}; next: {' '.join(sorted({g.promise for g in GUARDS}))}"
-        )
+        console.print(f"error: nothing guards {' '.join(strange)}; next: name some of {_promises()}")
         return 2
     chosen = [g for g in GUARDS if g.promise in asked] or list(GUARDS)
     with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:

@@ -16,6 +16,7 @@ import msgspec
 from motewire.frame import REPORT
 from motewire.quantities import ID, KEY, QUANTITIES
 
+from gateway.config.rights import denied
 from gateway.core.model import Column, Event, Node, frame_id
 from gateway.core.normalise import quantity_of
 from gateway.core.registry import strictest
@@ -43,7 +44,7 @@ class History:
             self._db.execute("SELECT (SELECT count(*) FROM alarms), (SELECT count(*) FROM entries)").fetchone()
         except sqlite3.Error as e:
             raise StoreError(
-                f"store {path}: {e}", "run this as the gateway's own user, on the gateway's machine"
+                f"store {path}: {e}", denied(path, "run this as the gateway's own user, on the gateway's machine")
             ) from e
 
     def __enter__(self) -> History:
