@@ -224,5 +224,4 @@ GATEWAY = (
     Guard('G8', 'a simulation removes what it has retained and nothing else', 'host_sim/tree.py', '        if topic in self._before or len(levels) < 4:\n', '        if len(levels) < 4:\n', ('tests/sim/test_tree.py', "-k", 'not_taken')),
     Guard('G8', 'a dry run of a restore only looks', 'gateway/store/restore.py', '            if running and not dry_run:\n', '            if running:\n', ('tests/gateway/test_restore_verb.py', "-k", 'dry_run')),
     Guard('G10', 'numbers of a scenario are bounded', 'host_sim/schema.py', '        if isinstance(value, int | float) and abs(value) > LARGEST:\n', '        if False:\n', ('tests/sim/test_hostile_toml.py', "-k", 'named_with_file or bounded')),
-    Guard('G8', 'a missing line opens no personal node', 'gateway/reload.py', '    if wider := personal & after.unsaid:', '    if wider := personal & frozenset[int]():', ('tests/gateway/test_reloads.py', "-k", 'missing_line')),
 )  # fmt: skip
