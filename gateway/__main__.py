@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
+import signal
 import sys
 from pathlib import Path
+from typing import Any, NoReturn
+
+from gateway import outcome
 
 LOOKING_BACK = {
     "replay": "send a time range to an output again",
@@ -17,7 +20,6 @@ LOOKING_BACK = {
 UMASK = (
     0o077  # store, copies, exports and daily files hold households' readings: they are their owner's, whoever starts us
 )
-INTERRUPTED = 130
 LEFT = {
     "check": "nothing was changed",
     "reload": "the gateway may have been asked already; how its reload ends is in its log",
@@ -28,27 +30,32 @@ LEFT = {
 """What a verb that was interrupted leaves behind; one that knows more says so as the text of its KeyboardInterrupt."""
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse that complains as every other verb does: what is wrong, and what to do next."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **more)
+
+    def error(self, message: str) -> NoReturn:
+        outcome.mistake("usage", message, f"{self.prog} --help")
+        sys.exit(outcome.USAGE)
+
+
 def main() -> int:
-    """Parse arguments and run the verb; argparse itself ends with code 2 on bad usage. Ctrl-C is exit code 130, whatever the verb waits for."""
+    """Parse arguments and run the verb; bad usage is exit code 2, Ctrl-C is 130, whatever the verb waits for."""
     os.umask(UMASK)
-    args: argparse.Namespace | None = None
-    try:
-        args = _arguments()
-        return _run(args)
-    except KeyboardInterrupt as e:
-        return _interrupted(args, str(e))
+    return outcome.run(_verb, "--json" in sys.argv)
 
 
-def _interrupted(args: argparse.Namespace | None, left: str) -> int:
-    left = left or ("" if args is None else LEFT.get(args.verb, ""))
-    if getattr(args, "json", False):
-        print(json.dumps({"ok": False, "error": "interrupted", "text": "interrupted", "hint": left}, indent=2))
-    print("error: interrupted" + (f"\nnext: {left}" if left else ""), file=sys.stderr)
-    return INTERRUPTED
+def _verb() -> int:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # `citymote` holds Ctrl-C back until we can answer it
+    args = _arguments()
+    outcome.leaves(LEFT.get(args.verb, ""))
+    return _run(args)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="citymote gateway", description="citymote gateway")
+    parser = Parser(prog="citymote gateway", description="citymote gateway")
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="run until SIGTERM; SIGHUP reads the configuration again")
     run.add_argument("--config", type=Path, required=True, metavar="FILE")
@@ -56,16 +63,16 @@ def _arguments() -> argparse.Namespace:
     run.add_argument(
         "--accept",
         action="store_true",
-        help="the registry lacks most of the nodes that were there before, and is meant so",
+        help="the files lack nodes, rules, outputs or filters that were there before, and are meant so",
     )
-    check = verbs.add_parser("check", help="read the configuration and say what it means, or all that is wrong")
+    check = verbs.add_parser("check", help="read the configuration and print what it means, or all that is wrong")
     check.add_argument("--config", type=Path, required=True, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="refuse warnings, too")
     check.add_argument(
-        "--brokers", action="store_true", help="connect to the brokers, too, and say what they cannot do"
+        "--brokers", action="store_true", help="connect to the brokers, too, and report what they cannot do"
     )
     again = verbs.add_parser(
-        "reload", help="have a running gateway read its configuration again, and say how that ended"
+        "reload", help="have a running gateway read its configuration again, and report how that ended"
     )
     again.add_argument("--config", type=Path, required=True, metavar="FILE")
     again.add_argument("--pid", type=int, required=True, help="of the running gateway")

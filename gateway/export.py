@@ -25,6 +25,7 @@ from gateway import __version__
 from gateway.config import Config, ConfigError, Filter, load
 from gateway.core.model import OPEN, Event, Node
 from gateway.core.registry import LANGUAGES, VISIBILITIES, label, strictest
+from gateway.outcome import document, mistake
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import iso
 from gateway.outputs.records import COLUMNS, Record, records
@@ -71,25 +72,24 @@ def run(args: argparse.Namespace) -> int:
         if args.json and args.file is None:
             raise ConfigError("--json speaks on stdout, where the data would go", "add --file FILE")
     except ConfigError as e:
-        return _fail("usage", e, e.hint, args, 2)
+        return _fail("usage", e, e.hint, 2)
     try:
         former = glance.departed(config.store, config.nodes)
         with History(config.store, {**config.nodes, **former}) as history, _sink(args.file) as f:
             written = _write(config, former, history, f, args)
     except StoreError as e:
-        return _fail("store", e, e.hint, args, 1)
-    except BrokenPipeError:  # `| head` has read what it wanted
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        return 0
+        return _fail("store", e, e.hint, 1)
+    except BrokenPipeError:
+        raise  # `| head` has read what it wanted: gateway.outcome ends the verb
     except OSError as e:
         return _fail(
-            "file", f"{e.filename or args.file or 'stdout'}: {e.strerror}", "name another place with --file", args, 1
+            "file", f"{e.filename or args.file or 'stdout'}: {e.strerror}", "name another place with --file", 1
         )
     if written["hidden_nodes"] or written["hidden_readings"]:
         print(f"left out, since they are not {' or '.join(args.visibility or (OPEN,))}: {written['hidden_nodes']} nodes, and "
               f"{written['hidden_readings']} readings of other nodes (--visibility writes them)", file=sys.stderr)  # fmt: skip
     if args.json:
-        print(json.dumps({"ok": True, "file": str(args.file), "format": args.format, **written}, indent=2))
+        document({"file": str(args.file), "format": args.format, **written})
     elif args.file is not None:
         print(
             f"wrote {args.file}: {written['readings']} readings of {written['nodes']} nodes, {iso(args.since)} to {iso(args.until)}"
@@ -230,8 +230,6 @@ def _geojson(f: TextIO, head: dict[str, str], nodes: Nodes, counts: dict[str, in
 _FORMATS = {"json": _json, "csv": _csv, "geojson": _geojson}
 
 
-def _fail(error: str, text: object, hint: str, args: argparse.Namespace, code: int) -> int:
-    if args.json:
-        print(json.dumps({"ok": False, "error": error, "text": str(text), "hint": hint}, indent=2))
-    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+def _fail(error: str, text: object, hint: str, code: int) -> int:
+    mistake(error, str(text), hint)
     return code

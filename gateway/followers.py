@@ -24,17 +24,20 @@ class WithoutRules(City):
     Where there are no such notes it costs one look for them after a start or a reload.
     """
 
-    def __init__(self) -> None:
-        super().__init__({}, (Faults(FaultPlan()), Limits((), {})), settle_s=0)
+    def __init__(self, whole: bool = True) -> None:
+        super().__init__({}, (Faults(FaultPlan()), Limits((), {})), settle_s=0, whole=whole)
 
     def follow(self, node: Node, event: Event) -> Follow:
         return NOTHING
 
 
-def build(config: RulesConfig | None, nodes: Mapping[int, Node]) -> tuple[Follower, ...]:
-    """Return the followers of a gateway; without rules the one that ends what rules of before have raised."""
+def build(config: RulesConfig | None, nodes: Mapping[int, Node], whole: bool = True) -> tuple[Follower, ...]:
+    """Return the followers of a gateway; without rules the one that ends what rules of before have raised.
+
+    whole: False where the rules lack some of those before, and it is not known whether that is meant: what those have raised stays up.
+    """
     if config is None:
-        return (WithoutRules(),)
+        return (WithoutRules(whole),)
     names = [n.name for n in nodes.values()]
 
     def of(kind: str) -> list[AreaSpec]:
@@ -50,4 +53,4 @@ def build(config: RulesConfig | None, nodes: Mapping[int, Node]) -> tuple[Follow
     areas = {a.name: Subject(f"@{a.name}", a.name, "", a.visibility, AREA_INTERVAL_S) for a in config.areas}
     belongs = {n: found for n in names if (found := frozenset(a.name for a in config.areas if a.has(n)))}
     stages = (Hours(config.plan), Faults(config.faults), Limits(config.rules, units()))
-    return (City(nodes, stages, collectors, areas, belongs, config.settle_s),)
+    return (City(nodes, stages, collectors, areas, belongs, config.settle_s, whole=whole),)

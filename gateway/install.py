@@ -114,7 +114,7 @@ def install(root: Path, python: str | None = None, dry_run: bool = False) -> Don
 
 
 def uninstall(root: Path, dry_run: bool = False) -> Done:
-    """Remove what install wrote and nobody has changed since; configuration and store stay. Raises InstallError."""
+    """Remove what install wrote and no one has changed since; configuration and store stay. Raises InstallError."""
     ours = _manifest(root)
     if not ours:
         raise InstallError(f"{root / MANIFEST} does not exist, so nothing is known of an installation", "check --root")
@@ -140,7 +140,7 @@ def uninstall(root: Path, dry_run: bool = False) -> Done:
             _run(["systemctl", "daemon-reload"], done)
     done.kept += [f"/{d}" for d in ("etc/citymote", "var/lib/citymote") if (root / d).exists()]
     done.next.append(
-        "keys and readings are still there: remove /etc/citymote and /var/lib/citymote, and the user citymote, if nobody needs them"
+        "keys and readings are still there: remove /etc/citymote and /var/lib/citymote, and the user citymote, if no one needs them"
     )
     return done
 

@@ -249,7 +249,7 @@ class Intake:
         """A commit failed: what was decided may come again, and then it is no copy."""
         self._recent = Recent()
 
-    def stepped(self) -> None:
+    def stepped(self, seconds: float) -> None:
         """The host's clock was set: what is counted from receive times starts anew."""
         self._recent = Recent()
-        self.witnesses.forget()
+        self.witnesses.stepped(seconds)

@@ -30,12 +30,15 @@ from gateway.outputs.mqtt import MqttOutput, place_of
 from gateway.outputs.vacate import ADVICE, vacate
 from gateway.pipeline import Pipeline
 from gateway.store.engine import Engine, StoreError
+from gateway.store.ledger import Place
 from gateway.supervise import Kept, Watch
 
 AWAY_S = 30.0
 STALLED_S = 60.0
 RETIRE_S = 5.0
 LOOK_S = 5.0  # how often it is looked whether brokers keep what taken-out outputs have published
+
+NO_PLACES: Mapping[str, Place] = {}
 
 log = structlog.get_logger(__name__)
 
@@ -272,15 +275,23 @@ class Outputs:
                 destination = build(config, self._gateway, self._engine, self._metrics, self._info, nodes)
                 self._configs[name], self._all[name] = config, destination
                 if isinstance(destination, MqttOutput):
-                    destination.resync.siblings = lambda: [o.resync for o in self._mqtt()]
+                    destination.resync.neighbours.others = lambda: [o.resync for o in self._mqtt()]
                 self._tasks[name] = self._watch.keep(f"output {name}", destination.run)
 
     async def keep(
-        self, wanted: Sequence[OutputConfig], nodes: Mapping[int, Node], areas: Mapping[str, Entry], now: float
+        self,
+        wanted: Sequence[OutputConfig],
+        nodes: Mapping[int, Node],
+        areas: Mapping[str, Entry],
+        now: float,
+        stay: Mapping[str, Place] = NO_PLACES,
     ) -> None:
-        """Note in the ledger what has gone from registry, areas and outputs, and what is another device now."""
+        """Note in the ledger what has gone from registry, areas and outputs, and what is another device now. stay: places of outputs that
+        are not there and have not gone."""
         ledger = self._engine.ledger
-        places = {place.key: place for c in wanted if isinstance(c, MqttOutputConfig) for place in [place_of(c)]}
+        places = {**stay} | {
+            place.key: place for c in wanted if isinstance(c, MqttOutputConfig) for place in [place_of(c)]
+        }
         try:
             changed = await ledger.keep_registry(nodes, areas, now)
             await ledger.keep_places(places)

@@ -142,8 +142,9 @@ class Pipeline:
     # time
 
     def _shift_s(self, now: float) -> float:
-        shift_s = self._intake.witnesses.shift_s(now)
-        return 0.0 if shift_s and self._clock.is_set else shift_s
+        witnesses = self._intake.witnesses
+        shift_s = witnesses.shift_s(now)
+        return 0.0 if shift_s and self._clock.is_set and not witnesses.former else shift_s
 
     def _knows_time(self) -> bool:
         return not self._intake.witnesses.doubt(self._clock.now()) or self._clock.is_set
@@ -172,7 +173,7 @@ class Pipeline:
         """The host's clock was set: what is counted from receive times starts anew, what was sent stays as long ago as it was."""
         self._metrics.totals["clock_steps"] += 1
         log.warning("clock_stepped", seconds=round(seconds, 1), next="look at the host's time service (timedatectl)")
-        self._intake.stepped()
+        self._intake.stepped(seconds)
         self.downlinks.stepped(seconds)
         self._presence.stepped()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import secrets
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gateway.config import Config, ConfigError, MqttOutputConfig, load
 from gateway.core.model import Event
 from gateway.mqtt_session import MqttError, MqttSession
+from gateway.outcome import document, mistake
 from gateway.outputs import FORMATS
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known, Message, iso
@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
                 f"--to {iso(args.until)} is not after --from {iso(args.since)}", "give --from the earlier time"
             )
     except ConfigError as e:
-        return _fail("usage", e, e.hint, args.json, 2)
+        return _fail("usage", e, e.hint, 2)
     try:
         told = asyncio.run(_replay(config, output, args))
     except (StoreError, MqttError) as e:
-        return _fail("failed", e, e.hint or "start the broker, or correct the output", args.json, 1)
+        return _fail("failed", e, e.hint or "start the broker, or correct the output", 1)
     if args.json:
-        print(json.dumps({"ok": True, **told}, indent=2))
+        document(told)
     else:
         verb = "would send" if args.dry_run else "sent"
         print(
@@ -171,8 +171,6 @@ async def _replay(config: Config, output: MqttOutputConfig, args: argparse.Names
     }
 
 
-def _fail(error: str, text: object, hint: str, as_json: bool, code: int) -> int:
-    if as_json:
-        print(json.dumps({"ok": False, "error": error, "text": str(text), "hint": hint}, indent=2))
-    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+def _fail(error: str, text: object, hint: str, code: int) -> int:
+    mistake(error, str(text), hint)
     return code

@@ -8,15 +8,15 @@ under any former registry entry, format or filter is emptied at the same time.
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
 from gateway.config import Config, ConfigError, MqttOutputConfig, load
+from gateway.config.rights import denied
+from gateway.outcome import document, mistake
 from gateway.store import ledger, private
 from gateway.store.engine import StoreError
 
@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
         subject = _subject(config, args)
         told = _forget(config, args.output) if args.forget else _ask(config, args.output, subject)
     except ConfigError as e:
-        return _fail("usage", e, e.hint, args.json, 2)
+        return _fail("usage", e, e.hint, 2)
     except StoreError as e:
-        return _fail("failed", e, e.hint, args.json, 1)
+        return _fail("failed", e, e.hint, 1)
     if args.json:
-        print(json.dumps({"ok": True, "output": args.output, "node": args.node, **told}, indent=2))
+        document({"output": args.output, "node": args.node, **told})
     else:
         print(told["text"])
     return 0
@@ -119,7 +119,8 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("SELECT count(*) FROM requests")
     except sqlite3.Error as e:
         raise StoreError(
-            f"store {path}: {e}", "run this as the gateway's own user; a gateway that never ran has no store"
+            f"store {path}: {e}",
+            denied(path, "run this as the gateway's own user; a gateway that never ran has no store", write=True),
         ) from e
     return db
 
@@ -131,8 +132,6 @@ def _is_running(store: Path) -> bool:
         return False  # another user's lock: the request is noted, and served by whoever holds it
 
 
-def _fail(error: str, text: object, hint: str, as_json: bool, code: int) -> int:
-    if as_json:
-        print(json.dumps({"ok": False, "error": error, "text": str(text), "hint": hint}, indent=2))
-    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+def _fail(error: str, text: object, hint: str, code: int) -> int:
+    mistake(error, str(text), hint)
     return code

@@ -36,13 +36,14 @@ from gateway.notify import Notifier, watchdog_s
 from gateway.outputs.message import iso
 from gateway.parts import Commands, Links, Outputs, Part, Rules
 from gateway.pipeline import Pipeline
-from gateway.reload import Reloads, Shrunk
+from gateway.reload import Reloads
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
 from gateway.supervise import Kept, Watch, caught
 from gateway.taken import Taken
 from gateway.trouble import Flood, Rising
 from gateway.verbs import complain
+from gateway.withheld import Shrunk
 
 TICK_S = 0.5
 STUCK_S = 20.0
@@ -128,9 +129,9 @@ class Service:
             outputs.reject({**body, "t": iso(self._clock.now())})
 
         try:
-            if not self._accept:
-                self._shrunk.look(c.nodes, engine.ledger.registry())
-            whole = self._shrunk.whole(c.nodes)
+            self.config = c = self._shrunk.look(c, engine.ledger, self._accept)
+            engine.use_outputs(self._shrunk.outputs(c))
+            whole, areas = self._shrunk.whole(c.nodes), {**self._shrunk.areas, **_areas(c)}
             rates = Rates(c.gateway.node_burst, c.gateway.node_rate)
             desk = Desk(c.nodes, c.commands.policy, partial(caught, self.metrics, "commands")) if c.commands else None
             self._pipeline = pipeline = Pipeline(
@@ -140,7 +141,7 @@ class Service:
                 self.metrics,
                 outputs.wake,
                 rejected,
-                followers.build(c.rules, whole),
+                followers.build(c.rules, whole, not self._shrunk.rules),
                 desk,
                 rates,
             )
@@ -159,11 +160,11 @@ class Service:
                 self.watch.problems,
             ]
             # first: a number that is another device's now begins with an empty state
-            await outputs.keep(c.outputs, whole, _areas(c), self._clock.now())
+            await outputs.keep(c.outputs, whole, areas, self._clock.now(), self._shrunk.places)
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, whole, _areas(c), self._clock.now(), kept=True)
+            await outputs.apply(c.outputs, whole, areas, self._clock.now(), kept=True)
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()
@@ -173,6 +174,7 @@ class Service:
             await commands.up(OUTPUT_READY_S)
             await self._outputs_up()
             self.metrics.outputs = outputs.states()
+            await self._shrunk.keep(self._shrunk.was)
             self._ready = True
             gc.collect()
             gc.freeze()  # the registry lives as long as we do: the collector need not walk over it
@@ -308,7 +310,8 @@ class Service:
         logs.apply(replace(c.log, level=self._level or c.log.level))
         self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
         self._engine.use_outputs(o.name for o in c.outputs)
-        confirmed, self._shrunk.missing = bool(self._shrunk.missing), {}
+        confirmed = bool(self._shrunk.missing) or self._shrunk.rules
+        self._shrunk.end()
         self._pipeline.leave(c.nodes)
         await self._outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
         changed = await self._pipeline.use(c.nodes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
@@ -19,10 +18,10 @@ from gateway.config.keys import weak
 from gateway.config.template import config_text, registry_text
 from gateway.links.link import LinkError
 from gateway.mqtt_ask import NO_RETAIN_NEXT, NoMqtt, ask
+from gateway.outcome import DONE, FAILED, USAGE, document, mistake
 from gateway.store import glance
 from gateway.store.engine import StoreError
 
-DONE, FAILED, USAGE = 0, 1, 2
 MOST_KEYS = 100_000
 SHORT = 16 << 10  # bytes of a packet that Home Assistant's discovery of a node with many quantities needs
 
@@ -34,8 +33,6 @@ def complain(error: ConfigError | StoreError | LinkError) -> None:
         print(f"error: {e}", file=sys.stderr)
         if e.hint:
             print(f"next: {e.hint}", file=sys.stderr)
-    if more:
-        print(f"{1 + len(more)} mistakes", file=sys.stderr)
 
 
 def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool = False) -> int:
@@ -50,9 +47,10 @@ def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool
         beside = keys_beside(e)
         if as_json:
             mistakes = [*(m.document() for m in (e, *e.more)), *(f.document() for f in beside)]
-            _document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
+            document({"ok": False, "error": "bad_config", "text": str(e), "hint": e.hint, "mistakes": mistakes})
         complain(e)
         _mention(beside, strict)
+        _count(1 + len(e.more) + sum(f.refuses or strict for f in beside))
         return USAGE
     found = sorted([*findings(c), *_stored(c), *(_asked(c) if brokers else ())], key=lambda f: not f.refuses)
     refused = [f for f in found if f.refuses or strict]
@@ -60,11 +58,11 @@ def check(file: Path, as_json: bool = False, strict: bool = False, brokers: bool
     if refused:
         if as_json:
             first, mistakes = refused[0], [f.document() for f in refused]
-            _document({"ok": False, "error": first.code, "text": first.text, "hint": first.hint, "mistakes": mistakes})
+            document({"ok": False, "error": first.code, "text": first.text, "hint": first.hint, "mistakes": mistakes})
         return USAGE
     told = _told(c)
     if as_json:
-        _document({"ok": True, **told, "warnings": [f.document() for f in found]})
+        document({"ok": True, **told, "warnings": [f.document() for f in found]})
         return DONE
     outputs = ", ".join(f"{name} ({what})" for name, what in told["outputs"].items())
     print(
@@ -90,7 +88,7 @@ def _stored(c: Config) -> list[Finding]:
 
 
 def _asked(c: Config) -> Iterator[Finding]:
-    """What the brokers say of themselves: an output whose broker retains nothing leaves late subscribers without anything."""
+    """What the brokers report of themselves: an output whose broker retains nothing leaves late subscribers without anything."""
     outputs = [o for o in c.outputs if isinstance(o, MqttOutputConfig)]
     named: dict[Broker, list[str]] = {}
     for kind, x in (
@@ -133,10 +131,17 @@ def dangerous(file: Path) -> tuple[int | None, Path | None]:
         c = load(file)
     except ConfigError as e:
         complain(e)
+        _count(1 + len(e.more))
         return None, None
     refused = [f for f in findings(c) if f.refuses]
     _mention(refused, False)
     return len(refused), c.store
+
+
+def _count(mistakes: int) -> None:
+    """How many there are, as the last line: the first ones may have left the screen."""
+    if mistakes > 1:
+        print(f"{mistakes} mistakes", file=sys.stderr)
 
 
 def _mention(found: list[Finding], strict: bool) -> None:
@@ -176,7 +181,7 @@ def init(folder: Path, as_json: bool = False) -> int:
     except OSError as e:
         return _refuse("cannot_write", f"{e.filename or folder}: {e.strerror}", "name a folder you may write to with --dir", as_json)  # fmt: skip
     if as_json:
-        _document({"ok": True, "files": [str(f) for f in files]})
+        document({"ok": True, "files": [str(f) for f in files]})
     else:
         print("\n".join(f"wrote {f}" for f in files))
         print(f"next: enter nodes in {folder / 'nodes.toml'}, then citymote gateway check --config {folder / 'gateway.toml'}", file=sys.stderr)  # fmt: skip
@@ -186,7 +191,7 @@ def init(folder: Path, as_json: bool = False) -> int:
 def key(number: int, as_json: bool = False) -> int:
     """Print keys of 16 random bytes as hex, one a line; exit code 2 for a number that is none of 1..MOST_KEYS. Nothing keeps them."""
     if not 1 <= number <= MOST_KEYS:
-        print(f"error: --number is {number}\nnext: choose 1..{MOST_KEYS}", file=sys.stderr)
+        mistake("usage", f"--number is {number}", f"choose 1..{MOST_KEYS}", as_json)
         return USAGE
     made: list[str] = []
     while len(made) < number:
@@ -194,7 +199,7 @@ def key(number: int, as_json: bool = False) -> int:
         if weak(one) is None:  # `check` would refuse it: one of a thousand million looks like a pattern
             made.append(one.hex())
     if as_json:
-        _document({"ok": True, "keys": made})
+        document({"ok": True, "keys": made})
     else:
         print("\n".join(made))
         if sys.stdout.isatty():
@@ -218,7 +223,7 @@ def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> 
     except system.InstallError as e:
         return _refuse("install", str(e), e.hint, as_json)
     if as_json:
-        _document(done.document())
+        document(done.document())
         return DONE
     would = "would " if dry_run else ""
     for verb, names in ((f"{would}write" if dry_run else "wrote", done.wrote), ("kept", done.kept), ("ran", done.ran),
@@ -229,11 +234,5 @@ def _change(change: Callable[[], system.Done], dry_run: bool, as_json: bool) -> 
 
 
 def _refuse(error: str, text: str, hint: str, as_json: bool) -> int:
-    if as_json:
-        _document({"ok": False, "error": error, "text": text, "hint": hint})
-    print(f"error: {text}\nnext: {hint}", file=sys.stderr)
+    mistake(error, text, hint, as_json)
     return FAILED
-
-
-def _document(value: dict[str, Any]) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from host_sim import compile as mpy
-from host_sim.schema import SchemaError, nearest, read
+from host_sim.schema import SchemaError, nearest, read, toml_of
 
 WAYS = ("mpy", "romfs")
 
@@ -49,9 +48,15 @@ def load(name: str) -> dict[str, Any]:
     if name not in known():
         raise BoardError(f'unknown board "{name}"{nearest(name, known())}')
     try:
-        return tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as e:
-        raise BoardError(f"{path}: {e}") from e
+        board = toml_of(path)
+    except (SchemaError, FileNotFoundError) as e:
+        raise BoardError(str(e)) from e
+    for table, keys in board.items():
+        if not isinstance(keys, dict):
+            raise BoardError(f"{path}: write [{table}], a table")
+    if not isinstance(board.get("board", {}).get("chip"), str):
+        raise BoardError(f'{path}: [board] lacks "chip", the name of its microcontroller')
+    return board
 
 
 def wiring(name: str) -> dict[str, Any]:

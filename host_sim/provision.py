@@ -225,7 +225,9 @@ def registry(members: Iterable[Member]) -> str:
     return "\n".join(blocks)
 
 
-def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int], root: str = "city") -> str:
+def gateway_config(
+    scenario: Scenario, *, udp_port: int, broker: tuple[str, int], root: str = "city", gateway: str = "gw-1", wifi_root: str = "citymote"
+) -> str:  # fmt: skip
     """gateway.toml beside nodes.toml; gateway/config/ reads it strictly."""
     euis = ", ".join(f'"{r.eui}"' for r in scenario.receivers)
     host, port = broker
@@ -235,8 +237,8 @@ def gateway_config(scenario: Scenario, *, udp_port: int, broker: tuple[str, int]
         else ""
     )
     return (
-        f'[gateway]\nid = "gw-1"\nstore = "gateway.db"\nregistry = "nodes.toml"\nclock = "{"lockstep" if scenario.receivers else "host"}"\n\n'
-        f'{lora}[link.wifi]\nkind = "mqtt"\nbroker = "{host}:{port}"\n\n'
+        f'[gateway]\nid = "{gateway}"\nstore = "gateway.db"\nregistry = "nodes.toml"\nclock = "{"lockstep" if scenario.receivers else "host"}"\n\n'
+        f'{lora}[link.wifi]\nkind = "mqtt"\nbroker = "{host}:{port}"\nroot = "{wifi_root}"\n\n'
         f'[output.city]\nkind = "mqtt"\nbroker = "{host}:{port}"\nroot = "{root}"\nformats = ["native", "senml"]\n'
         # the simulation's books compare every reading, water meters' too, which no output gets unless it asks for them
         'visibility = ["open", "restricted", "personal"]\n'

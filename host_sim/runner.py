@@ -29,8 +29,9 @@ from host_sim.receiver import Receiver
 from host_sim.result import Result, assemble
 from host_sim.scenario import CommandSpec, Scenario, ScenarioError, known, load, unix
 from host_sim.torture import TortureError, torture
+from host_sim.tree import RootTaken, Tree, own_root
 from host_sim.truth import Truth
-from host_sim.wifi import Bridge, BrokerUnreachable
+from host_sim.wifi import TREE, Bridge, BrokerUnreachable
 from host_sim.zygote import Zygote
 
 # The simulator's face: tools import from here and from nowhere else in host_sim (tests/test_layers.py).
@@ -42,6 +43,7 @@ __all__ = [
     "FleetError",
     "GatewayError",
     "Result",
+    "RootTaken",
     "Scenario",
     "ScenarioError",
     "TortureError",
@@ -84,18 +86,24 @@ def run(
     hours: float | None = None,
     nodes: int | None = None,
     seed: int | None = None,
-    broker: str | None = None,
+    broker: str | Broker | None = None,
     on_event: OnEvent | None = None,
     progress: Progress | None = None,
     keep: Path | None = None,
     gateway_command: list[str] | None = None,
+    root: str | None = None,
+    anyway: bool = False,
 ) -> Result:
     """Play `scenario` (a shipped name, a .toml path, or a Scenario) and return what came of it.
 
-    hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded. on_event gets
-    dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}. progress gets
+    hours, nodes, seed: override the file's. broker: "HOST:PORT" of a running one instead of the embedded, or a Broker that the caller has started
+    and whose topics stay. root: of the topics; by default "city" at the
+    embedded broker, and sim-<scenario> at another. There the root must be one that no one uses (anyway: it may be used), and the run's retained topics are removed at its end,
+    however it ends. on_event gets
+    dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}, left {error}: the
+    retained topics could not be removed. progress gets
     {virtual_s, total_s, frames, sampled}, a few times a second. keep: folder that receives consoles, logs and the gateway's
-    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BoardError, ImageError, BrokerUnreachable,
+    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BoardError, ImageError, BrokerUnreachable, RootTaken,
     BrokerError, GatewayError, FleetError, CompileError; whatever happens, nothing it started is left running.
     """
     plan = load(scenario) if isinstance(scenario, str) else scenario
@@ -107,7 +115,7 @@ def run(
         if keep is not None:
             stack.callback(_keep, folder, keep)
         return _Run(plan, hours, nodes, seed, folder, stack, on_event or (lambda _e: None), progress).play(
-            broker, gateway_command
+            broker, gateway_command, root, anyway
         )
 
 
@@ -140,15 +148,32 @@ class _Run:
         self.misdated = 0
         self._told: set[tuple[str, int]] = set()
 
-    def play(self, broker: str | None, gateway_command: list[str] | None) -> Result:
+    def play(
+        self,
+        broker: str | Broker | None,
+        gateway_command: list[str] | None,
+        root: str | None = None,
+        anyway: bool = False,
+    ) -> Result:
         started = time.monotonic()
         rom = mpy.compiled(mpy.firmware_root())
-        address = _address(broker) if broker else self._broker()
+        own = broker if isinstance(broker, Broker) else None
+        address = (own.host, own.port) if own else _address(broker) if isinstance(broker, str) else self._broker()
+        self.root, gateway_id, self.wifi_root = root or ROOT, "gw-1", TREE
+        if isinstance(broker, str):
+            tree = Tree(*address, root or own_root(self.plan.name), [m.spec.name for m in self.members])
+            tree.claim(anyway)
+            self.stack.callback(self._clear, tree)  # behind the gateway's end, which publishes once more
+            self.root, gateway_id, self.wifi_root = tree.root, tree.gateway, tree.root
         udp = _free_udp_port()
         (self.folder / "nodes.toml").write_text(provision.registry(self.members))
         config = self.folder / "gateway.toml"
-        config.write_text(provision.gateway_config(self.plan, udp_port=udp, broker=address, root=ROOT))
-        collector = Collector(*address, ROOT)
+        config.write_text(
+            provision.gateway_config(
+                self.plan, udp_port=udp, broker=address, root=self.root, gateway=gateway_id, wifi_root=self.wifi_root
+            )
+        )
+        collector = Collector(*address, self.root)
         collector.on_message = lambda topic, payload: self.on_event(
             {"event": "message", "topic": topic, "payload": payload}
         )
@@ -162,7 +187,7 @@ class _Run:
         fleet = self._fleet(rom, udp, address)
         self._plan_outages(fleet, gateway, collector)
         self._plan_commands(fleet, address, collector)
-        self.on_event({"event": "ready", "broker": address, "root": ROOT, "nodes": [m.spec for m in self.members]})
+        self.on_event({"event": "ready", "broker": address, "root": self.root, "nodes": [m.spec for m in self.members]})
         try:
             fleet.run_to(self.end)
             drained = self._drain(fleet, collector)
@@ -186,6 +211,12 @@ class _Run:
             drained=drained,
             wall_s=time.monotonic() - started,
         )
+
+    def _clear(self, tree: Tree) -> None:
+        try:
+            tree.clear()
+        except BrokerUnreachable as e:
+            self.on_event({"event": "left", "error": str(e)})
 
     def _plan_outages(self, fleet: Fleet, gateway: Gateway, collector: Collector) -> None:
         """End the gateway process and start it again at the scenario's times; at the end of the run it is back at the latest."""
@@ -214,7 +245,7 @@ class _Run:
         """Let people ask at the scenario's times."""
         if not self.plan.commands:
             return
-        operator = Operator(*address, ROOT, collector.books, self.unix0)
+        operator = Operator(*address, self.root, collector.books, self.unix0)
         self.stack.callback(operator.close)
 
         def ask(t: int, nth: int, spec: CommandSpec) -> None:
@@ -253,7 +284,7 @@ class _Run:
             [Node(m.spec, self._rom(m, rom), self.seed) for m in self.members],
             air,
             receivers,
-            Bridge(*address) if wifi else None,
+            Bridge(*address, root=self.wifi_root) if wifi else None,
             zygote,
             end=self.end,
             probe=self._probe,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -15,7 +14,7 @@ from motewire.quantities import KEY, QUANTITIES
 
 from host_sim import compile as mpy
 from host_sim.boards import WAYS
-from host_sim.schema import SchemaError, nearest, read
+from host_sim.schema import SchemaError, nearest, read, toml_of
 from host_sim.worlds import WORLDS
 
 RADIO_FAULTS = ("busy", "status", "absent", "lost_tx_done", "stuck_receive")
@@ -266,6 +265,12 @@ _TABLES = (
 )
 
 
+_NAME = re.compile(
+    r"[a-z0-9_-]{1,28}"
+)  # of nodes (less the number), receivers and people: folders and topics are named so
+_WORD = re.compile(r"[a-z0-9_*?]{1,64}")  # commands, and patterns of them
+
+
 def known() -> list[str]:
     """Names of the shipped scenarios."""
     return sorted(p.stem for p in FOLDER.glob("*.toml"))
@@ -275,13 +280,9 @@ def load(name: str) -> Scenario:
     """Read a shipped scenario by name, or any file by a path that ends in .toml. Raises ScenarioError."""
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse(path.stem, toml_of(path), str(path))
     except FileNotFoundError as e:
         raise ScenarioError(f'unknown scenario "{name}"{nearest(name, known())}; next: citymote sim list') from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ScenarioError(f"{path}: not TOML: {e}") from e
-    try:
-        return parse(path.stem, table, str(path))
     except ScenarioError:
         raise
     except SchemaError as e:
@@ -327,6 +328,7 @@ def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
         _requesters(table.get("requesters", {"operator": ["*"]}), file),
     )
     _check_groups(scenario, file)
+    _check_ranges(scenario, file)
     _check_names(scenario, file)
     _check_times(scenario, file)
     return scenario
@@ -335,15 +337,26 @@ def parse(name: str, table: Mapping[str, Any], file: str) -> Scenario:
 def _requesters(table: Any, file: str) -> Mapping[str, tuple[str, ...]]:
     """Read [requesters]: name = ["command", ...], what each may ask for."""
     lists = table.values() if isinstance(table, dict) else [None]
-    if not all(isinstance(x, list) and x and all(isinstance(w, str) for w in x) for x in lists):
+    if not all(isinstance(x, list) and x and all(isinstance(w, str) and _WORD.fullmatch(w) for w in x) for x in lists):
         raise ScenarioError(f'{file}: [requesters]: write name = ["command", ...]')
+    for who in table:
+        if not _NAME.fullmatch(who):
+            raise ScenarioError(f'{file}: [requesters]: "{who[:40]}" is no name; next: 1 to 28 of a-z 0-9 _ -')
     return {who: tuple(names) for who, names in table.items()}
 
 
 def _check_groups(s: Scenario, file: str) -> None:
     boards = sorted(p.stem for p in mpy.boards_root().glob("*.toml"))
+    if not s.groups:
+        raise ScenarioError(f"{file}: there is no [[group]]")
     for i, g in enumerate(s.groups):
         where = f"{file}: [[group]] number {i + 1}"
+        if not _NAME.fullmatch(g.name):
+            raise ScenarioError(f'{where}: name "{g.name[:40]}" is none; next: 1 to 28 of a-z 0-9 _ -')
+        if g.name in [other.name for other in s.groups[:i]]:
+            raise ScenarioError(f'{where}: name "{g.name}" is that of another group')
+        for key in ("sample_s", "row_s", "report_s"):
+            _within(where, key, getattr(g, key), key != "row_s", 604_800)  # row_s 0: alarms alone
         for key, value, allowed in (
             ("profile", g.profile, list(WORLDS)),
             ("link", g.link, ["lora", "wifi"]),
@@ -363,6 +376,32 @@ def _check_groups(s: Scenario, file: str) -> None:
                 f'{where}: "heap" must be kilobytes, "100wK" counts words of a 32-bit board, not {g.heap!r}'
             )
         _check_node(g, where)
+
+
+def _within(where: str, key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ScenarioError(f'{where}: "{key}" must be {low:g}..{high:g}, not {value:g}')
+
+
+def _check_ranges(s: Scenario, file: str) -> None:
+    """What would make a run without an end, or a place that is none."""
+    at = f"{file}: [scenario]"
+    _within(at, "hours", s.head.hours, 0.1, 9600)
+    _within(at, "drain_hours", s.head.drain_hours, 0, 9600)
+    _within(at, "power_on_s", s.head.power_on_s, 0, 86_400)
+    _within(at, "seed", s.head.seed, 0, 1 << 31)
+    if not 2000 <= s.head.start.year <= 2100:
+        raise ScenarioError(f'{at}: "start" must be in the years 2000..2100, not {s.head.start.year}')
+    places = [(f"{file}: [area]", s.area.lat, s.area.lon)]
+    places += [(f"{file}: [[receiver]] number {i + 1}", r.lat, r.lon) for i, r in enumerate(s.receivers)]
+    for where, lat, lon in places:
+        _within(where, "lat", lat, -90, 90)
+        _within(where, "lon", lon, -180, 180)
+    _within(f"{file}: [area]", "radius_m", s.area.radius_m, 0, 100_000)
+    for i, c in enumerate(s.commands):
+        where = f"{file}: [[command]] number {i + 1}"
+        _within(where, "expires_h", c.expires_h or 0, -100_000, 100_000)
+        _within(where, "at_h", c.at_h, 0, 100_000)
 
 
 def _check_node(g: Group, where: str) -> None:

@@ -12,7 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from host_sim.forwarder import Forwarder
 
-UP, DOWN = "citymote/v1/up/", "citymote/v1/down/"
+TREE = "citymote"  # the root that nodes publish below
+UP, DOWN = f"{TREE}/v1/up/", f"{TREE}/v1/down/"
 
 
 class BrokerUnreachable(Exception):
@@ -20,16 +21,16 @@ class BrokerUnreachable(Exception):
 
 
 class Bridge:
-    """The link to the real broker. wait_s: longest real wait for the gateway's answer to an uplink, as long as a forwarder's: an answer that
+    """The link to the real broker, below `root` there: beside other gateways simulated frames must not be on the topics of real ones. wait_s: longest real wait for the gateway's answer to an uplink, as long as a forwarder's: an answer that
     came later would change the run."""
 
-    def __init__(self, host: str, port: int, wait_s: float = Forwarder.TIMEOUT_S) -> None:
-        self._wait_s = wait_s
+    def __init__(self, host: str, port: int, wait_s: float = Forwarder.TIMEOUT_S, root: str = TREE) -> None:
+        self._wait_s, self._root = wait_s, root
         self._down: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._held: dict[str, list[bytes]] = defaultdict(list)
         self.unanswered = 0
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"citymote-sim-wifi-{os.getpid()}")
-        self._client.on_message = lambda _c, _u, m: self._down.put((m.topic, bytes(m.payload)))
+        self._client.on_message = lambda _c, _u, m: self._down.put((_under(m.topic, root, TREE), bytes(m.payload)))
         ready: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._client.on_connect = self._subscribe
         self._client.on_subscribe = lambda *_: ready.put(True)
@@ -44,13 +45,12 @@ class Bridge:
             self._client.loop_stop()
             raise BrokerUnreachable(f"the MQTT broker at {host}:{port} does not answer SUBSCRIBE") from e
 
-    @staticmethod
-    def _subscribe(client: mqtt.Client, *_: object) -> None:
-        client.subscribe(DOWN + "#", 0)
+    def _subscribe(self, client: mqtt.Client, *_: object) -> None:
+        client.subscribe(_under(DOWN, TREE, self._root) + "#", 0)
 
     def exchange(self, topic: str, payload: bytes) -> list[tuple[str, bytes]]:
         """Publish an uplink; return the (topic, payload) the gateway sent that node until its first answer, bounded."""
-        self._client.publish(topic, payload, 0)
+        self._client.publish(_under(topic, TREE, self._root), payload, 0)
         if not topic.startswith(UP):
             return []
         answer = DOWN + topic[len(UP) :]
@@ -69,3 +69,8 @@ class Bridge:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+
+def _under(topic: str, root: str, other: str) -> str:
+    """Return a topic below `root` as it is below another root."""
+    return other + topic.removeprefix(root) if topic.startswith(f"{root}/") else topic

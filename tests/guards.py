@@ -222,7 +222,7 @@ GUARDS = (
     Guard("G1", "a message id is not used again before its PUBACK", "gateway/mqtt_session.py", "while mid in self._flying:", "while False:", WIRE),
     Guard("G1", "bytes the kernel does not take wait", "gateway/mqtt_wire.py", "            del self._out[:sent]", "            self._out.clear()", WIRE),
     Guard("G1", "a PUBACK is taken only where a packet begins", "gateway/mqtt_wire.py", "        if not self._left and not self._skip:\n            end =", "        if True:\n            end =", WIRE),
-    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, _newest in event.latest:", "for c, _newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
+    Guard("rules", "late columns change no rule", "gateway/core/rules/limits.py", "for c, newest in event.latest:", "for c, newest in [(i, 0) for i in range(len(event.columns))]:", (*RULES, "-k", "late")),
     Guard("rules", "an old row raises nothing", "gateway/core/rules/machine.py", "    if not fresh:\n", "    if False:\n", (*RULES, "-k", "old_rows or backlog")),
     Guard("rules", "an alarm ends on the far side of its hysteresis", "gateway/core/rules/machine.py", "    elif rule.inside(v):\n", "    elif not rule.beyond(v):\n", (*RULES, "-k", "history or raised_updated")),
     Guard("rules", "what a failed commit had noted is forgotten", "gateway/derivation.py", "        self.notebook.forget()\n", "", ("tests/gateway/test_city.py", "-k", "fails or all")),
@@ -270,6 +270,10 @@ def _pytest(tree: Path, tests: tuple[str, ...]) -> bool:
     return done.returncode == 0
 
 
+def _promises() -> str:
+    return " ".join(sorted({g.promise for g in GUARDS}, key=lambda name: (len(name), name)))
+
+
 def _sound(tree: Path, tests: tuple[str, ...], known: dict[tuple[str, ...], bool]) -> bool:
     """True when the tests pass on the untouched tree; tried once."""
     if tests not in known:
@@ -279,14 +283,15 @@ def _sound(tree: Path, tests: tuple[str, ...], known: dict[tuple[str, ...], bool
 
 def main() -> int:
     """Try every guard (or those of the promises named, `G2 G3`); print a line each; --json prints one document."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__}\nusage: python -m tests.guards [PROMISE ...] [--json]      PROMISE: {_promises()}")
+        return 0
     console = Console(stderr=True)
     rows: list[dict[str, str]] = []
     asked = [a for a in sys.argv[1:] if a != "--json"]
     strange = [a for a in asked if a not in {g.promise for g in GUARDS}]
     if strange:
-        console.print(
-            f"error: nothing guards {' '.join(strange)}; next: {' '.join(sorted({g.promise for g in GUARDS}))}"
-        )
+        console.print(f"error: nothing guards {' '.join(strange)}; next: name some of {_promises()}")
         return 2
     chosen = [g for g in GUARDS if g.promise in asked] or list(GUARDS)
     with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:

@@ -69,6 +69,7 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
                 "tools",
                 "gateway.config",
                 "gateway.core",
+                "gateway.outcome",
                 "gateway.store",
                 "host_sim.runner",
                 "host_sim.boards",

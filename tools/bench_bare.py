@@ -2,7 +2,7 @@
 
     python -m tools.bench_bare BROKER_PORT
 
-Prints its UDP port, then for ever: receives a CBOR report in plain form, unsealed; decodes it with cbor2; publishes `messages`
+Prints its UDP port, then without end: receives a CBOR report in plain form, unsealed; decodes it with cbor2; publishes `messages`
 (byte 0 of the datagram) JSON messages of QoS 1 with paho: all but one a single value, the last one the whole report. No tag, no
 counter, no disk, no state, no log. One thread drives the socket and paho, which is cheaper than paho's own network thread
 (`--thread`, for comparison).

@@ -18,7 +18,7 @@ T0 = 820540800  # device seconds of 2026-01-01
 
 
 def values_at(i):
-    """A row of an ordinary day: slow temperature, humidity and pressure, restless particles. Fixed for ever."""
+    """A row of an ordinary day: slow temperature, humidity and pressure, restless particles. It never changes."""
     noise = (i * i * 7 + i * 13) % 11
     return (4 + noise % 5, 8 + noise, 12 + noise * 3 // 2, 231 - i // 3, 631 + i // 2, 121 - i // 5)
 

@@ -5,6 +5,8 @@ import sys
 
 import click
 
+from gateway import outcome
+
 VERBS = {
     "bench": ("tools.bench", "measure: bytes on air, instructions, code size"),
     "boards": ("tools.boards", "what is wired where; does a profile fit a board"),
@@ -45,22 +47,29 @@ class Verbs(click.Group):
 def cli() -> None:
     """Firmware framework for city sensor nodes, a gateway, and a simulator of both.
 
-    Exit codes: 0 done, 1 failed, 2 usage, 3 no device, 4 refused by the device, 5 verification differs, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 usage, 3 no device, 4 refused, 5 verification differs, 130 interrupted.
     """
 
 
 def main() -> None:
-    """Entry point: turns Ctrl-C into exit code 130."""
+    """Entry point: every verb ends in gateway.outcome.run(), with its exit code and, with --json, one document."""
+    sys.exit(outcome.run(_verb, "--json" in sys.argv))
+
+
+def _verb() -> object:
     try:
-        sys.exit(cli(standalone_mode=False) or 0)
+        return cli(standalone_mode=False)
     except click.exceptions.Exit as e:
-        sys.exit(e.exit_code)
+        return e.exit_code
+    except click.Abort as e:  # click's word for Ctrl-C
+        raise KeyboardInterrupt(*getattr(e.__cause__, "args", ())) from e
     except click.ClickException as e:
-        e.show()
-        sys.exit(e.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        what, _, hint = e.format_message().partition("\nnext: ")
+        context = getattr(e, "ctx", None)
+        if not hint and context is not None:
+            hint = f"{context.command_path} --help"
+        outcome.mistake("usage" if isinstance(e, click.UsageError) else "failed", what, hint)
+        return e.exit_code
 
 
 if __name__ == "__main__":

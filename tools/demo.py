@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import click
@@ -107,7 +107,7 @@ def command(hours: float | None, nodes: int | None, seed: int | None, stay: bool
                     hours=hours,
                     nodes=nodes,
                     seed=seed,
-                    broker=address,
+                    broker=broker,
                     on_event=show.event,
                     progress=show.progress,
                 )
@@ -123,7 +123,8 @@ def command(hours: float | None, nodes: int | None, seed: int | None, stay: bool
             )
             if stay:
                 console.print(f"broker stays on {address}; Ctrl-C ends it", highlight=False)
-                threading.Event().wait()
+                with suppress(KeyboardInterrupt):  # how it is meant to end
+                    threading.Event().wait()
     except tuple(REFUSALS) as e:
         refuse(e, as_json=as_json)
         return

@@ -1,6 +1,7 @@
 """`citymote gateway`: run, check or init the gateway service. This process becomes the gateway: signals and exit code are its own."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,8 @@ def command(context: click.Context) -> None:
 
 def _become(*arguments: str) -> None:
     sys.stdout.flush()
+    # Ctrl-C while the interpreter starts would end in its traceback: it waits until gateway/__main__.py can answer it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execv(sys.executable, [sys.executable, "-m", "gateway", *arguments])
 
 
@@ -46,7 +49,7 @@ def run(config: Path, log_level: str | None, accept: bool) -> None:
 @_config
 @click.option("--store", is_flag=True, help="Check the whole store instead, while the gateway may be at work.")
 @click.option("--strict", is_flag=True, help="Refuse warnings, too.")
-@click.option("--brokers", is_flag=True, help="Connect to the brokers, too, and say what they cannot do.")
+@click.option("--brokers", is_flag=True, help="Connect to the brokers, too, and report what they cannot do.")
 @_json
 def check(config: Path, store: bool, strict: bool, brokers: bool, as_json: bool) -> None:
     """Check a configuration and its registry without starting anything; all mistakes, each with its line and the fix."""
@@ -61,7 +64,7 @@ def check(config: Path, store: bool, strict: bool, brokers: bool, as_json: bool)
 @_config
 @click.option("--pid", type=int, required=True, help="Process id of the running gateway.")
 def reload(config: Path, pid: int) -> None:
-    """Have a running gateway read its configuration again, and say how that ended (systemctl reload does it)."""
+    """Have a running gateway read its configuration again, and report how that ended (systemctl reload does it)."""
     _become("reload", "--config", str(config), "--pid", str(pid))
 
 

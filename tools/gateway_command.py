@@ -1,4 +1,4 @@
-"""`citymote gateway command`: an operator's client. Publishes a request, shows each step as the gateway tells it, ends with the outcome."""
+"""`citymote gateway command`: an operator's client. Publishes a request, shows each step as the gateway publishes it, ends with the outcome."""
 
 import json
 import queue
@@ -11,17 +11,19 @@ from typing import Any, NoReturn
 
 import click
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
 from rich.console import Console
 
 from gateway.config import ConfigError, load
+from gateway.outcome import say
 from tools.duration import DURATION
-from tools.report import FAILED, USAGE, document, fail, plain
+from tools.report import FAILED, REFUSED, USAGE, document, fail, leaves, plain
 
-REFUSED = 4
 ANSWER_S = 10.0
-AGAIN_S = 300.0  # a step may have been told while nobody could hear it: the same id again asks for the state
-GRACE_S = 60.0  # after the expiry, for the gateway to say so
+AGAIN_S = 300.0  # a step may have been published while no one listened: the same id again asks for the state
+GRACE_S = 60.0  # after the expiry, for the gateway to publish that
+OWN_S = 2.0  # a refusal without an id may be another request's of the same person: ours, if it is answered, is answered by then
 ENDED = ("done", "failed", "expired", "refused")
 
 
@@ -36,6 +38,7 @@ class Where:
     password: str | None
     ca_file: Path | None
     login: bool = True
+    stranger: bool = False  # the configuration that was read gives the requester no role
 
 
 class NoAnswer(Exception):
@@ -66,33 +69,66 @@ def _value(text: str) -> Any:
     return text if isinstance(value, str | list | dict) else value
 
 
+class Forbidden(Exception):
+    """The broker does not let this person ask."""
+
+
 class Client:
-    """One request and its answers, as a context manager. Raises NoAnswer."""
+    """One request and its answers, as a context manager. Raises NoAnswer, and Forbidden.
+
+    It speaks MQTT 5 where the broker does: only there a broker says that a message was not let through.
+    """
 
     def __init__(self, where: Where) -> None:
         self._where = where
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        c = self._client = mqtt.Client(CallbackAPIVersion.VERSION2, f"citymote-command-{secrets.token_hex(4)}")
+        self._client = self._made(MQTTProtocolVersion.MQTTv5)
+
+    def _made(self, protocol: MQTTProtocolVersion) -> mqtt.Client:
+        where = self._where
+        name = f"citymote-command-{secrets.token_hex(4)}"
+        c = mqtt.Client(CallbackAPIVersion.VERSION2, name, protocol=protocol)
         if where.login:
             c.username_pw_set(where.requester, where.password)
         if where.ca_file is not None:
             c.tls_set(ca_certs=str(where.ca_file))
         c.on_connect = lambda _c, _d, _f, code, _p: self._inbox.put(("connected", code))
+        c.on_connect_fail = lambda *_: self._inbox.put(("connected", None))
         c.on_subscribe = lambda _c, _d, _m, codes, _p: self._inbox.put(("subscribed", codes))
         c.on_message = lambda _c, _d, m: self._inbox.put(("message", bytes(m.payload)))
+        c.on_publish = lambda _c, _d, _m, code, _p: self._inbox.put(("message", code)) if code.is_failure else None
+        return c
 
     def __enter__(self) -> "Client":
         place = f"{self._where.host}:{self._where.port}"
+        code = self._connected(place)
+        if code is None or "rotocol" in str(code):  # a broker of 3.1.1 alone closes, or says so
+            self.__exit__()
+            self._client = self._made(MQTTProtocolVersion.MQTTv311)
+            code = self._connected(place)
+        if code is None or code.is_failure:
+            self.__exit__()
+            if code is None:
+                raise NoAnswer(
+                    f"the broker at {place} does not answer", "is it an MQTT broker? with TLS give --ca-file"
+                )
+            raise NoAnswer(f"the broker at {place} says: {code}", "check --as and --password-file")
+        return self
+
+    def _connected(self, place: str) -> ReasonCode | None:
+        """Return the broker's answer, None when it closes the connection or is silent."""
         try:
             self._client.connect(self._where.host, self._where.port)
         except OSError as e:
             raise NoAnswer(f"no broker at {place}: {e.strerror or e}", "start it, or correct --broker") from e
+        self._client.on_disconnect = lambda *_: self._inbox.put(("connected", None))
         self._client.loop_start()
-        code = self._next("connected", ANSWER_S, f"the broker at {place} does not answer")
-        if code.is_failure:
-            self.__exit__()
-            raise NoAnswer(f"the broker at {place} says: {code}", "check --as and --password-file")
-        return self
+        try:
+            return self._next("connected", ANSWER_S / 2, "")
+        except NoAnswer:
+            return None
+        finally:
+            self._client.on_disconnect = None
 
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
@@ -116,9 +152,7 @@ class Client:
             code.is_failure
             for code in self._next("subscribed", ANSWER_S, "the broker does not confirm the subscription")
         ):
-            raise NoAnswer(
-                f"the broker does not let {w.requester} read answers to it", "see the ACL in gateway/README.md"
-            )
+            raise Forbidden(f"the broker does not let {w.requester} read {w.root}/v1/cmd/{w.requester}/{node}/ack")
         self._request = f"{w.root}/v1/cmd/{w.requester}/{node}", json.dumps(request)
         self.ask_again()
 
@@ -127,14 +161,33 @@ class Client:
         self._client.publish(*self._request, 1)
 
     def answer(self, ident: str, seconds: float) -> dict[str, Any]:
-        """Return the next step of the request."""
+        """Return the next step of the request.
+
+        A refusal before the request was read (its sender has no role, its text is no request) has no id: it is ours when no answer with our id comes.
+        """
         deadline = time.monotonic() + seconds
+        refused: dict[str, Any] | None = None
         while True:
-            body = json.loads(
-                self._next("message", deadline - time.monotonic(), f"no answer from the gateway within {seconds:.0f} s")
-            )
-            if body.get("id") == ident and body.get("requester") == self._where.requester:
+            try:
+                said = self._next(
+                    "message", deadline - time.monotonic(), f"no answer from the gateway within {seconds:.0f} s"
+                )
+            except NoAnswer:
+                if refused is not None:
+                    return refused
+                raise
+            if isinstance(said, ReasonCode):
+                raise Forbidden(
+                    f"the broker does not let {self._where.requester} publish on {self._request[0]}: {said}"
+                )
+            body = json.loads(said)
+            if body.get("requester") != self._where.requester:
+                continue
+            if body.get("id") == ident:
                 return body
+            if "id" not in body and body.get("state") == "refused":
+                refused = body
+                deadline = min(deadline, time.monotonic() + OWN_S)
 
 
 @click.command("command")
@@ -160,7 +213,11 @@ class Client:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON object with the arguments (config).",
 )
-@click.option("--expires", type=DURATION, help="Must not begin later than so: 10m. Without it three report intervals.")
+@click.option(
+    "--expires",
+    type=DURATION,
+    help="Must not begin later than so: 10m. Without it three report intervals (configuration: a day), or what the role allows (longest_s) when that is less.",
+)
 @click.option("--reason", default="", help="Why; a valve command needs one of the list.")
 @click.option("--id", "ident", help="Your id of the command: the same one again only asks for its state.")
 @click.option("--wait", is_flag=True, help="Wait until it is done, failed or expired.")
@@ -202,18 +259,41 @@ def order(
     if expires is not None:
         request["expires"] = (datetime.now(UTC) + timedelta(seconds=expires)).strftime("%Y-%m-%dT%H:%M:%SZ")
     console = Console(stderr=True, highlight=False, markup=False)
+    leaves(
+        f"if it was sent, the gateway goes through with it: citymote gateway audit --config FILE, id {request['id']}"
+    )
     try:
         with Client(where) as client:
             client.ask(node, request)
             with console.status(f"{name} to {node}, id {request['id']}: ctrl-C leaves it to the gateway"):
                 body = _follow(client, request["id"], wait, console)
     except NoAnswer as e:
+        if where.stranger:  # who has no role is answered seldom (a flood), and by no gateway that is stopped
+            fail(
+                "unauthorised",
+                f"{where.requester} has no role in {config}, and {e}",
+                hint=_grant(where),
+                as_json=as_json,
+                code=REFUSED,
+            )
         fail("no_answer", str(e), hint=e.hint, as_json=as_json)
-    _end(body, wait, as_json)
+    except Forbidden as e:
+        fail(
+            "broker_acl",
+            str(e),
+            hint="the broker's ACL forbids it; gateway/README.md shows the lines of a person's ACL",
+            as_json=as_json,
+            code=REFUSED,
+        )
+    _end(body, where, as_json)
+
+
+def _grant(where: Where) -> str:
+    return f"who runs the gateway adds [commands.requester.{where.requester}] with roles = [...] to its configuration"
 
 
 def _follow(client: Client, ident: str, wait: bool, console: Console) -> dict[str, Any]:
-    """Show the steps until the one that ends it, or the first when nobody waits."""
+    """Show the steps until the one that ends it, or the first without --wait."""
     seconds = ANSWER_S
     while True:
         try:
@@ -233,26 +313,31 @@ def _follow(client: Client, ident: str, wait: bool, console: Console) -> dict[st
         seconds = max(left, 0.0) + GRACE_S
 
 
-def _end(body: dict[str, Any], wait: bool, as_json: bool) -> None:
+def _end(body: dict[str, Any], where: Where, as_json: bool) -> None:
+    """Print the outcome. In the document the requester's own reason is `why`: `reason` is how the verb ended (gateway.outcome)."""
     state = body["state"]
     text = f"{body.get('name', 'command')} to {body['node']}: {state}" + (
         f", {body['detail']}" if body.get("detail") else ""
     )
+    told = {("why" if key == "reason" else key): value for key, value in body.items()}
     if state == "refused":
-        _failed(str(body.get("error", "refused_by_node")), text, body, REFUSED, as_json)
+        error = str(body.get("error", "refused_by_node"))
+        _failed(error, text, told, REFUSED, as_json, _grant(where) if error == "unauthorised" else "")
     if state in ("failed", "expired"):
-        _failed(state, text, body, FAILED, as_json)
+        _failed(state, text, told, FAILED, as_json)
     if as_json:
-        document({"ok": True, **body})
+        document(told)
     else:
         print(plain(text))
 
 
-def _failed(error: str, text: str, body: dict[str, Any], code: int, as_json: bool) -> NoReturn:
+def _failed(error: str, text: str, told: dict[str, Any], code: int, as_json: bool, hint: str = "") -> NoReturn:
+    hint = hint or "citymote gateway audit --config FILE, on the gateway, has every step"
+    text = f"{text} ({error})" if error not in text else text
     if as_json:
-        document({"ok": False, "error": error, "text": text, "hint": "citymote gateway audit --config FILE", **{k: v for k, v in body.items() if k != "error"}})  # fmt: skip
-        raise SystemExit(code)
-    fail(error, text, hint="see `citymote gateway audit` on the gateway for every step", code=code)
+        document({**told, "error": error, "text": text, "hint": hint})
+    say(plain(text), hint)
+    raise SystemExit(code)
 
 
 def _where(
@@ -278,7 +363,14 @@ def _where(
         if who is None:
             fail("no_requester", "several may ask", hint="add --as " + " or ".join(known), as_json=as_json, code=USAGE)
         return Where(
-            o.broker.host, o.broker.port, o.root, who, password, ca_file or o.broker.ca_file, password is not None
+            o.broker.host,
+            o.broker.port,
+            o.root,
+            who,
+            password,
+            ca_file or o.broker.ca_file,
+            password is not None,
+            who not in known,
         )
     if broker is None or requester is None:
         fail("usage", "where to, and who asks?", hint="give --config FILE, or --broker HOST:PORT and --as NAME", as_json=as_json, code=USAGE)  # fmt: skip

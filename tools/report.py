@@ -1,30 +1,24 @@
 """How every verb speaks: the result on stdout, advice on stderr, one JSON document with --json, exit codes that mean something."""
 
-import json
 import sys
 import unicodedata
 from typing import Any, NoReturn
 
-DONE, FAILED, USAGE = 0, 1, 2
+from gateway.outcome import DONE, FAILED, REFUSED, USAGE, document, leaves, say
 
-
-def document(value: dict[str, Any]) -> None:
-    """Print the one JSON document of a --json run."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+__all__ = ["DONE", "FAILED", "REFUSED", "USAGE", "conclude", "document", "fail", "leaves", "plain", "split_hint"]
 
 
 def fail(error: str, text: str, *, hint: str = "", as_json: bool = False, code: int = FAILED) -> NoReturn:
     """Say what went wrong and what to do next, then exit with `code`. `error` is a stable snake_case name."""
     if as_json:
         document({"ok": False, "error": error, "text": text, "hint": hint})
-    print(f"error: {text}", file=sys.stderr)
-    if hint:
-        print(f"next: {hint}", file=sys.stderr)
+    say(text, hint)
     sys.exit(code)
 
 
 def conclude(found: dict[str, Any], text: str, *, again: str = "", as_json: bool = False) -> NoReturn:
-    """Tell what a trial found ("ok", "examples" of what went wrong, and more), how to see it again when it failed, and exit with 0 or 1."""
+    """Print what a trial found ("ok", "examples" of what went wrong, and more), how to see it again when it failed, and exit with 0 or 1."""
     if as_json:
         document(found)
     else:

@@ -1,4 +1,4 @@
-"""`citymote sim`: play a scenario with simulated nodes on the real VM, and tell what arrived on MQTT."""
+"""`citymote sim`: play a scenario with simulated nodes on the real VM, and report what arrived on MQTT."""
 
 import sys
 from pathlib import Path
@@ -17,18 +17,20 @@ from host_sim.runner import (
     FleetError,
     GatewayError,
     Result,
+    RootTaken,
     ScenarioError,
     known,
     load,
     run,
 )
 from tools import torture
-from tools.report import FAILED, USAGE, document, fail, split_hint
+from tools.report import FAILED, REFUSED, USAGE, document, fail, split_hint
 
 REFUSALS: dict[type[Exception], tuple[str, int]] = {
     ScenarioError: ("bad_scenario", USAGE),
     BrokerUnreachable: ("no_broker", FAILED),
     BrokerError: ("no_broker", FAILED),
+    RootTaken: ("root_taken", REFUSED),
     GatewayError: ("gateway", FAILED),
     FleetError: ("simulator", FAILED),
     CompileError: ("firmware", FAILED),
@@ -38,7 +40,7 @@ REFUSALS: dict[type[Exception], tuple[str, int]] = {
 
 
 def refuse(e: Exception, *, as_json: bool) -> None:
-    """Report a failure of the runner by its name and leave; anything unforeseen goes on as a traceback."""
+    """Report a failure of the runner by its name and leave; anything unforeseen is raised again."""
     for kind, (name, code) in REFUSALS.items():
         if isinstance(e, kind):
             text, hint = split_hint(str(e))
@@ -119,6 +121,17 @@ def list_scenarios() -> None:
 @click.option("--seed", type=click.IntRange(0, 2**31), help="Same seed, same result hash.")
 @click.option("--broker", metavar="HOST:PORT", help="Play on a running MQTT broker instead of the embedded one.")
 @click.option(
+    "--root",
+    metavar="NAME",
+    help="With --broker: the topics' root there, sim-SCENARIO by default. What the run retains is removed at its end.",
+)
+@click.option(
+    "--yes",
+    "anyway",
+    is_flag=True,
+    help="With --root: also below a root where a gateway or something else has its topics.",
+)
+@click.option(
     "--keep", type=click.Path(path_type=Path), help="Folder that receives consoles, logs and the gateway's store."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -128,11 +141,32 @@ def run_scenario(
     nodes: int | None,
     seed: int | None,
     broker: str | None,
+    root: str | None,
+    anyway: bool,
     keep: Path | None,
     as_json: bool,
 ) -> None:
     """Play SCENARIO (a shipped name, see `citymote sim list`, or a .toml file). Exit code 0 only if nothing was lost."""
-    console = Console(stderr=True)
+    if broker is None and (root is not None or anyway):
+        fail(
+            "usage",
+            "--root and --yes are for a broker of your own",
+            hint="add --broker HOST:PORT",
+            as_json=as_json,
+            code=USAGE,
+        )
+    if anyway and root is None:
+        fail("usage", "--yes is for a root that you name", hint="add --root NAME", as_json=as_json, code=USAGE)
+    console = Console(stderr=True, highlight=False)
+
+    def on_event(e: dict[str, Any]) -> None:
+        if broker is not None and e["event"] == "ready":
+            console.print(f"publishes below {e['root']}/v1/ at {broker}; what it retains there is removed at the end")
+        elif e["event"] == "left":
+            console.print(
+                f"warning: retained topics stay at {broker}: {e['error']}\nnext: run it again, which removes them"
+            )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -148,7 +182,10 @@ def run_scenario(
             bar.update(task, total=p["total_s"], completed=p["virtual_s"], tail=tail)
 
         try:
-            result = run(scenario, hours=hours, nodes=nodes, seed=seed, broker=broker, keep=keep, progress=progress)
+            result = run(
+                scenario, hours=hours, nodes=nodes, seed=seed, broker=broker, keep=keep, progress=progress,
+                on_event=on_event, root=root, anyway=anyway,
+            )  # fmt: skip
         except tuple(REFUSALS) as e:
             bar.stop()
             refuse(e, as_json=as_json)

@@ -132,7 +132,7 @@ def _key(path: Path, epoch: int | None, data: bytes) -> Key:
 def _registered(path: Path, text: str, epoch: int | None, data: bytes) -> Key:
     try:
         nodes = tomllib.loads(text).get("node", [])
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, a number of thousands of digits, thousands of levels
         raise Refused(
             "bad_key", f"{path}: neither 32 hex digits, 16 bytes nor a nodes.toml", "write 32 hex digits"
         ) from None

@@ -17,7 +17,9 @@ _FIRST_RETRY_S = const(15)
 _ALARM_TRIES = const(3)  # so many at 10..60 s, then like everything else
 _IDLE_S = const(600)  # look around at least so often
 _NEVER_S = const(1 << 28)
-_GAP_MS = const(1200)  # between two frames of a backlog, at most: somebody else may want to speak
+_GAP_MS = const(
+    1200
+)  # between two frames of a backlog, at most, behind the gateway's answer: somebody else may want to speak
 
 
 class Uplink:
@@ -227,7 +229,8 @@ class Uplink:
                 self._missed(counter, kind)
                 return
         if self._count(FRESH):
-            await asyncio.sleep_ms(random.randint(100, _GAP_MS))
+            # out of order each frame is answered, whether we listen or not, and while it answers the gateway hears nobody
+            await asyncio.sleep_ms((0 if want else self._link.answer_ms) + random.randint(100, _GAP_MS))
 
     def _missed(self, counter, kind):
         """No ack came: wait before the next try, longer every time; alarms are more stubborn."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.core.model import OPEN, RESTRICTED
 
@@ -15,3 +15,5 @@ class Filter:
     profiles: frozenset[str] = frozenset()
     quantities: frozenset[str] = frozenset()
     areas: frozenset[str] = frozenset()
+    written: frozenset[str] = field(default=frozenset(), compare=False)
+    """Keys whose lines are in the file: for others the default holds."""

@@ -158,6 +158,7 @@ def _filter(t: Table, nodes: Mapping[int, Node]) -> Filter:
         _known(t, "profiles", (*PROFILES, *(n.profile for n in nodes.values())), "no profile of nodes.toml"),
         _known(t, "quantities", quantities, "no quantity"),
         _known(t, "areas", [a for n in nodes.values() for a in n.area], "no area of any node in nodes.toml"),
+        frozenset(key for key in FILTER_KEYS if key in t.data),
     )
 
 

@@ -66,6 +66,8 @@ class RulesConfig:
     defaults: tuple[str, ...] = ()
     own: frozenset[str] = frozenset()
     """What stands in rules.toml itself, by section and name: "rule.underpass", "area.market", "rules.time_zone"; nothing for an empty file."""
+    circles: Mapping[str, str] = field(default_factory=dict)
+    """Of those with a line `visibility`, what is written there."""
 
 
 @dataclass
@@ -124,7 +126,12 @@ def _load(file: Path, toml: Toml, nodes: Mapping[int, Node], book: Mistakes) -> 
     entries = frozenset(
         f"{section}.{name}" for section, entries in toml.data.items() if isinstance(entries, dict) for name in entries
     )
-    return RulesConfig(plan, faults, rules, areas, settle_s, names, entries)
+    circles = {
+        f"{section}.{name}": entry["visibility"]
+        for section, tables in toml.data.items() if isinstance(tables, dict)
+        for name, entry in tables.items() if isinstance(entry, dict) and "visibility" in entry
+    }  # fmt: skip
+    return RulesConfig(plan, faults, rules, areas, settle_s, names, entries, circles)
 
 
 def _head(t: Table) -> tuple[tuple[str, ...], tzinfo, int]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import tomli
 
+from gateway.config.rights import denied
+
 SECRETS = frozenset(("key", "next_key", "password", "token"))  # keys whose values no message may hold
 MAX_FILE = 64 << 20  # bytes; 25,000 nodes are 8 MiB
 NAME = re.compile(r"[a-z0-9_-]{1,32}")
@@ -211,7 +213,8 @@ class Table:
         if not colon and default_port:
             host, port = value, str(default_port)
         if not host or not port.isascii() or not port.isdigit() or not lowest <= int(port) <= 65535:
-            raise self.error(key, f"is {value!r}", f'write host:port, for example "127.0.0.1:{default_port or 1700}"')
+            hint = f'write host:port, a port of {lowest}..65535, for example "127.0.0.1:{default_port or 1700}"'
+            raise self.error(key, f"is {value!r}", hint)
         return host.strip("[]"), int(port)
 
     def path(self, key: str, default: Any = ...) -> Path | None:
@@ -302,12 +305,12 @@ def text_of(file: Path, what: str) -> str:
         cut = any(file.parent.glob(f"{glob.escape(file.name)}.before-restore-*"))
         hint = "if a restore was cut off, do it again: citymote gateway restore ARCHIVE" if cut else "check the path"
         raise ConfigError(f"{what} {file} does not exist", hint, file) from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(
-            f"{what} {file} cannot be read: {getattr(e, 'strerror', None) or 'not UTF-8'}",
-            "check its permissions",
-            file,
-        ) from e
+    except UnicodeDecodeError as e:
+        at = f"byte {e.start + 1} is {e.object[e.start]:#04x}"
+        raise ConfigError(f"{what} {file} is no UTF-8 text: {at}", "save it as UTF-8", file) from e
+    except OSError as e:
+        hint = denied(file, "look at the file and the disk that it is on")
+        raise ConfigError(f"{what} {file} cannot be read: {e.strerror or e}", hint, file) from e
 
 
 def level(t: Table, name: str) -> str:

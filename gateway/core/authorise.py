@@ -136,15 +136,14 @@ def _bounded(value: Any, level: int) -> int:
     return 1
 
 
-def expiry(request: Request, node: Node, now: float) -> float:
+def expiry(request: Request, node: Node, now: float, longest: float = LONGEST_S) -> float:
     """Return Unix time after which a command must not begin. Raises Refused.
 
-    When none is given: a day for configuration, else three report intervals, at least 10 min.
+    When none is given: a day for configuration, else three report intervals, at least 10 min; never more than `longest` seconds ahead.
     """
     if request.expires is None:
-        if request.name in orders.CONFIG:
-            return now + DAY_S
-        return now + min(max(600, 3 * node.interval_s), LONGEST_S)
+        usual = DAY_S if request.name in orders.CONFIG else max(600, 3 * node.interval_s)
+        return now + min(usual, longest, LONGEST_S)
     try:
         t = datetime.fromisoformat(request.expires)
     except ValueError:
@@ -174,7 +173,7 @@ def authorise(policy: Policy, request: Request, requester: str, node: Node, now:
     if request.name == orders.VALVE:
         longest = min(longest, DAY_S)
         _valve(request, allowing, requester)
-    at = expiry(request, node, now)
+    at = expiry(request, node, now, longest)
     if at > now + longest:
         raise Refused("expires_too_far", f"at most {longest} s ahead")
     return at

@@ -180,7 +180,10 @@ class Collector(Protocol):
 
 @dataclass
 class City:
-    """A Follower. nodes: number -> node; areas: their subjects by name. settle_s: see the module."""
+    """A Follower. nodes: number -> node; areas: their subjects by name. settle_s: see the module.
+
+    whole: False while the configuration may lack some of what it had: what is up stays, whatever the configuration says of it.
+    """
 
     nodes: Mapping[int, Node]
     stages: Sequence[Stage]
@@ -189,6 +192,7 @@ class City:
     belongs: Mapping[str, frozenset[str]] = field(default_factory=dict)
     settle_s: float = 900.0
     name: str = "city"
+    whole: bool = True
 
     def __post_init__(self) -> None:
         self._notes: Mapping[str, bytes] = {}
@@ -197,6 +201,7 @@ class City:
         self._when: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._from: float | None = None
+        self._now = float("-inf")  # of the last tick
         self._to_review: deque[str] | None = None  # None: not begun
         self._gone: set[str] = set()
         self._reviewed: set[str] = set()  # with alarms up, and as the configuration wants them
@@ -219,6 +224,9 @@ class City:
         if self._from is None:
             self._start(now)
         assert self._from is not None
+        if now < self._now:  # the clock was set back: nothing is due later than it was
+            self._earlier(self._now - now)
+        self._now = now
         notes: dict[str, bytes | None] = {}
         events: list[Event] = []
         refused: dict[str, int] = {}
@@ -258,8 +266,17 @@ class City:
         for i, key in enumerate(keys):
             self._schedule(key, self._from + SPREAD_S * i / len(keys))
 
+    def _earlier(self, seconds: float) -> None:
+        assert self._from is not None
+        self._from -= seconds
+        self._when = {key: due - seconds for key, due in self._when.items()}
+        self._heap = [(due, key) for key, due in self._when.items()]
+        heapq.heapify(self._heap)
+
     def _begin(self, notes: dict[str, bytes | None]) -> deque[str]:
         """Return the subjects that are to be reviewed; the first time after a load, find them."""
+        if not self.whole:
+            return deque()
         if self._to_review is None:
             known = self._known()
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
@@ -315,7 +332,7 @@ class City:
 
     def _review(self, turn: Turn, state: State) -> None:
         """Hold a subject's alarms against the configuration, once per configuration."""
-        if turn.subject.key in self._reviewed:
+        if not self.whole or turn.subject.key in self._reviewed:
             return
         if turn.up or state.get("rules"):
             self._reviewed.add(turn.subject.key)

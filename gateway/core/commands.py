@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
@@ -323,6 +324,8 @@ class Desk:
         draft, request, number = _Draft(), None, self._numbers.get(name, 0)
         try:
             if requester not in self.policy.requesters:
+                with suppress(Refused):  # the log names what was asked for, and the answer which request it is
+                    request = parse(body)
                 raise Refused("unauthorised", f"{requester} has no role here")
             request = parse(body)
             if request.requester != requester:

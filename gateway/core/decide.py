@@ -131,9 +131,8 @@ def normalise(placed: Placed, content: Content | None) -> Decision:
     if accepted is None:
         return _below_floor(node, state, rx, counter, told, refusal)
     in_order = counter == state.replay.next
-    offset_s, schema = told.pop("offset_s", None), told.pop("schema", None)
-    if offset_s is not None:
-        offset_s += rx.shift_s  # from receipt by the clock as it is
+    newest, schema = told.pop("newest", None), told.pop("schema", None)
+    offset_s = None if newest is None else newest - rx.received
     # frames of two receivers may cross by moments; heard an hour ahead of now means that the host's clock was set back since
     heard = max(state.heard, rx.received) if state.heard - rx.received < CLOCK_SET_S else rx.received
     changes |= {"replay": accepted, "heard": heard, "online": True}
@@ -203,19 +202,19 @@ def _fresh(epoch: int, state: NodeState) -> NodeState:
     Downlink counters continue: a former key that is given out again has been used up to here, and 32 bits have room.
     """
     alarms = {rule: replace(alarm, counter=0) for rule, alarm in state.alarms.items()}  # older than whatever comes
-    return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={}, ahead={})
+    sealed = dict.fromkeys(state.latest, 0)
+    return replace(state, epoch=epoch, replay=Replay(), marks={}, alarms=alarms, said={}, announced={}, sealed=sealed)
 
 
 def _told(
     node: Node, state: NodeState, rx: Reception, counter: int, content: Content
 ) -> tuple[dict[str, Any], dict[str, Any], Refusal | None]:
     """Return what a payload changes in the state and tells in the event, as fields; unreadable: opaque, with the refusal."""
-    now = rx.received + rx.shift_s
     try:
         if isinstance(content, Report):
-            return *_report(node, state, content, counter, now), None
+            return *_report(node, state, content, counter, _now(node, rx, max(content.times))), None
         if isinstance(content, AlarmMessage):
-            after, alarm = alarms.apply(state, content, counter, now, node.interval_s)
+            after, alarm = alarms.apply(state, content, counter, _now(node, rx, content.t), node.interval_s)
             return {"marks": after.marks, "alarms": after.alarms}, {"kind": "alarm", "alarm": alarm}, None
         if isinstance(content, StatusMessage):
             return *_status(state, content, counter, rx.received), None
@@ -223,6 +222,11 @@ def _told(
         content = e
     asked = {"schema": content.number} if isinstance(content, UnknownSchema) else {}
     return {}, {"kind": "opaque", **asked}, Refusal(content.reason, node.id, str(content), keep=True)
+
+
+def _now(node: Node, rx: Reception, t: int) -> float:
+    """Return what time it was at receipt for a node whose newest row is at t: by our clock as it is, or by that of most nodes."""
+    return rx.received if t in believable(rx.received, node.interval_s) else rx.received + rx.shift_s
 
 
 def _event(node: Node, rx: Reception, counter: int, told: Mapping[str, Any]) -> Event:
@@ -242,7 +246,7 @@ def _below_floor(
     trace. So that a repeat, which anyone may play back, changes nothing, the state stays as it was, presence and newest values too.
     The answer speaks of this one counter, for the node to let go of it.
     """
-    for key in ("offset_s", "schema"):
+    for key in ("newest", "schema"):
         told.pop(key, None)
     told |= {"latest": (), "rebooted": False}
     if told["kind"] == "status":  # says how the node is now, which an old one cannot
@@ -267,6 +271,8 @@ def _answered(node: Node, state: NodeState, replay: Replay, counter: int, header
 def _report(
     node: Node, state: NodeState, report: Report, counter: int, received: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The newest value of a quantity is that of the frame that was sealed last, of its rows the latest. Times do not decide between
+    frames: the node's clock or ours may have been set between them."""
     changes: dict[str, Any] = {}
     more = tuple(q for q in report.ids if q not in state.ids)
     if more:
@@ -275,7 +281,7 @@ def _report(
         changes["ids"] = state.ids + more
     believed = believable(received, node.interval_s)
     columns = columns_of(report, believed)
-    latest, ahead, newest = dict(state.latest), state.ahead, []
+    latest, sealed, newest = dict(state.latest), dict(state.sealed), []
     times, now = report.times, int(received)
     for c, column in enumerate(columns):
         best: int | None = None
@@ -285,26 +291,22 @@ def _report(
                 best = row
         if best is None:
             continue
-        known, t = latest.get(column.key, -1), times[best]
-        if known > now + CROSSING_S:  # by a clock that has been set since: it must not hold back what is measured now
-            known = -1
-        elif column.key in ahead and counter < ahead[column.key][1]:  # sealed before what is shown
-            known = max(known, ahead[column.key][0])
-        if t > known:
-            latest[column.key] = min(t, now)
-            newest.append((c, best))
-            if t > now:
-                ahead = {**ahead, column.key: (t, counter)}
-            elif column.key in ahead and ahead[column.key][0] <= now:  # whatever was sealed before it is older now
-                ahead = {key: mark for key, mark in ahead.items() if key != column.key}
-    changes["latest"], changes["ahead"] = latest, ahead
+        t = times[best]
+        if column.key in sealed:
+            if counter < sealed[column.key]:
+                continue
+        elif now + CROSSING_S >= latest.get(column.key, -1) >= t:  # noted before counters were
+            continue
+        latest[column.key], sealed[column.key] = min(t, now), counter
+        newest.append((c, best))
+    changes["latest"], changes["sealed"] = latest, sealed
     return changes, {
         "kind": "report",
         "times": times,
         "columns": columns,
         "latest": tuple(newest),
         "occurrences": report.events,
-        "offset_s": max(times) - received if report.absolute and not report.estimated else None,
+        "newest": max(times) if report.absolute and not report.estimated else None,
     }
 
 

@@ -112,9 +112,8 @@ class AlarmState(msgspec.Struct, frozen=True):
 class NodeState(msgspec.Struct, frozen=True):
     """Everything the gateway remembers of a node between frames; committed with every decision.
 
-    down: last downlink counter given out. latest: newest row time per quantity, so that late data never replace newer
-    retained values; never later than receipt. ahead: (row time, counter) where that row was later than its receipt, which only frames
-    sealed after it may make light of. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
+    down: last downlink counter given out. latest: row time of the newest value per quantity, never later than its receipt. sealed: counter of
+    the frame that brought it, so that late data never replace newer retained values, whatever clocks did; 0: of a former key. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
     schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
     keys: fingerprint of the key that has proven itself under an epoch, of the MAX_KEYS highest epochs; empty in states of older gateways.
     Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
@@ -138,7 +137,7 @@ class NodeState(msgspec.Struct, frozen=True):
     status: float = 0.0
     rhythm: tuple[int, int] = (0, 0)
     keys: Mapping[int, bytes] = msgspec.field(default_factory=dict)
-    ahead: Mapping[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    sealed: Mapping[str, int] = msgspec.field(default_factory=dict)
 
     def is_of(self, node: Node) -> bool:
         """True when this state may be of the device that has the keys of `node`. Without fingerprints its epoch is asked."""

@@ -67,10 +67,10 @@ class Raised:
 
 
 def clearing(raised: Raised, clear: Alarm) -> Alarm:
-    """Return a clear that speaks of what was raised, and passes where that passed."""
+    """Return a clear that speaks of what was raised, and passes where that passed. It began no later than it ends, though the clock was set back."""
     return replace(
-        clear, quantity=raised.quantity, unit=raised.unit, severity=raised.severity, since=raised.since,
-        circle=Circle(raised.profile, tuple(raised.areas)),
+        clear, quantity=raised.quantity, unit=raised.unit, severity=raised.severity,
+        since=min(raised.since, clear.t), circle=Circle(raised.profile, tuple(raised.areas)),
     )  # fmt: skip
 
 

@@ -66,7 +66,10 @@ def middle(nodes: Iterable[Node]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """All of an output's configuration that its retained tree depends on. version: the gateway's own, which some messages name."""
+    """All of an output's configuration that its retained tree depends on. version: the gateway's own, which some messages name.
+
+    between: what stands between node and rule in the id of an NGSI-LD alert. A shape that was noted without it had "-", which names contain, too.
+    """
 
     root: str
     formats: tuple[str, ...]
@@ -76,3 +79,4 @@ class Shape:
     quantities: tuple[str, ...] = ()
     areas: tuple[str, ...] = ()
     version: str = ""
+    between: str = "-"

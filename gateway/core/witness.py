@@ -25,6 +25,7 @@ Doubt = Literal["", "unset", "behind", "ahead"]
 class Witnesses:
     """Newest absolute row time less receive time, of the nodes heard last.
 
+    former: the clock was set while most nodes agreed with it, and they go by the time before.
     floor: Unix time that the gateway knows to have passed (the newest reception it remembers). Only a hint: it was written by a clock
     that may have been wrong itself, so a node whose rows agree with the clock overrules it.
     """
@@ -34,9 +35,25 @@ class Witnesses:
         self.forget()
 
     def forget(self) -> None:
-        """The clock was set: what was said of it counts no more."""
+        """Nothing was heard yet."""
         self._offsets: OrderedDict[int, float] = OrderedDict()
         self._ahead = self._old = self._agree = 0
+        self.former = False
+
+    def stepped(self, seconds: float) -> None:
+        """The clock was set by so much, while nodes went by the time before: as long as most of them do, theirs is the former time.
+
+        Set back, each of them lies ahead by as much as it was set. Set forward may also mean that the machine stood still, and nodes did not:
+        what was said of the clock counts no more then.
+        """
+        offsets = self._offsets
+        former = self.former or 2 * self._agree > len(offsets)
+        self.forget()
+        self.former = former
+        if seconds < 0:
+            for node, offset_s in offsets.items():
+                self.hear(node, offset_s - seconds)
+            self.former = former
 
     def hear(self, node: int, offset_s: float) -> None:
         """Enter what an authentic frame of a node says: its newest absolute row time less the receive time."""
@@ -47,6 +64,8 @@ class Witnesses:
             self._count(before, -1)
         self._offsets[node] = offset_s
         self._count(offset_s, 1)
+        if self.former and 2 * self._agree > len(self._offsets):
+            self.former = False
 
     def _count(self, offset_s: float, by: int) -> None:
         if offset_s > FUTURE_S:
@@ -68,7 +87,7 @@ class Witnesses:
 
     def shift_s(self, now: float) -> float:
         """Return by how many seconds the true time lies ahead of `now`, as far as nodes say so; 0 while most agree with the clock."""
-        several = 1 if now < BUILT else SEVERAL  # such a clock is wrong for sure: one node knows better
+        several = 1 if now < BUILT or self.former else SEVERAL  # such a clock is wrong for sure: one node knows better
         if not self._most(self._ahead, several) and not self._most(self._old, several):
             return 0.0
         middle = median(self._offsets.values())

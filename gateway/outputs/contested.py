@@ -3,6 +3,9 @@
 A node's key lives in one gateway. A second one with the same registry, broker and root publishes what it believes of nodes that it does not
 hear. So node/+/state is read back: what differs from the ledger, and is not a publication of ours on its way, is published again; rarely
 enough that two gateways do not fight, and shown in health, since one of them has to lose the node.
+
+Where the topic was emptied, all of the node is published again: a gateway that had the node before, and does not look whose it is by now,
+empties all that it knows of it.
 """
 
 from __future__ import annotations
@@ -149,10 +152,12 @@ class Contested:
     async def _correct(self, number: int) -> None:
         await self._resync.room()
         ours = self._ours(number)  # as it is by now
-        self._said.pop(number, None)
+        said = self._said.pop(number, None)
         if ours is not None:
             self._metrics.totals["presence_contested"] += 1
             self._resync.publish(ours)
+            if said is not None and not said.payload:
+                self._resync.republish(str(number))
 
     def problems(self) -> Iterator[Problem]:
         """Name the nodes that another gateway speaks for."""

@@ -21,6 +21,7 @@ from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known
 from gateway.outputs.track import Track
 from gateway.store.engine import Engine, Entry
+from gateway.store.ledger import last_circle
 
 BATCH = 64
 
@@ -202,5 +203,6 @@ class Destination(ABC):
                 await track.persist()
 
     def narrow(self, event: Event) -> Event | None:
-        """Return what this destination may see of an event."""
-        return self._sieve.narrow(event, self.known.nodes)
+        """Return what this destination may see of an event; of whom is no more, as narrow as it was last."""
+        nodes = self.known.nodes
+        return self._sieve.narrow(event, nodes, last_circle(event, nodes, self._engine.ledger.known))

@@ -36,13 +36,14 @@ class Sieve:
         self._members: dict[str, frozenset[str]] = {}  # area -> profiles of its nodes
         self._of: Mapping[int, Node] | None = None
 
-    def narrow(self, e: Event, nodes: Mapping[int, Node]) -> Event | None:
-        """Return what of the event may be seen: the event itself, less of it, or None."""
+    def narrow(self, e: Event, nodes: Mapping[int, Node], circle: str = "") -> Event | None:
+        """Return what of the event may be seen: the event itself, less of it, or None. circle: narrower than its own, where that is known."""
         if e.kind == "store":  # of the gateway itself
             return e
+        own = replace(e, visibility=strictest(e.visibility, circle)) if circle else e
         if e.alarm is not None and e.alarm.circle is not None:
-            return self._narrow(e, nodes) or self._clear(e, e.alarm, e.alarm.circle)
-        return self._narrow(e, nodes)
+            return self._narrow(own, nodes) or self._clear(e, e.alarm, e.alarm.circle)
+        return self._narrow(own, nodes)
 
     def _clear(self, e: Event, a: Alarm, circle: Circle) -> Event | None:
         """Return what of a clear passes where its alarm was seen."""

@@ -25,14 +25,19 @@ class Message(NamedTuple):
     newest: float | None = None
 
 
+BETWEEN = ":"  # no name contains it, so that no two alerts have one id
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a format knows beside the event: its gateway, the registry, the destination's filter, Home Assistant's topic prefix."""
+    """What a format knows beside the event: its gateway, the registry, the destination's filter, Home Assistant's topic prefix, and what stands
+    between node and rule in the id of an alert."""
 
     gateway: str = "gw-1"
     nodes: Mapping[int, Node] = field(default_factory=dict)
     filter: Filter = field(default_factory=Filter)
     discovery: str = "homeassistant"
+    between: str = BETWEEN
 
     def with_nodes(self, nodes: Mapping[int, Node]) -> Known:
         """Return the same with another registry."""

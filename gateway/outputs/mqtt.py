@@ -29,8 +29,9 @@ from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
 from gateway.outputs.refusal import Refusals
-from gateway.outputs.resync import DISCOVERY, Resync, problems_of
+from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
+from gateway.outputs.siblings import DISCOVERY
 from gateway.outputs.track import Order
 from gateway.outputs.twin import Twin
 from gateway.store.engine import Engine, Entry
@@ -149,9 +150,21 @@ class MqttOutput(Destination):
             log.warning("output_deaf", output=self.name, topic=topic, error=str(e), next=e.hint)
 
     def problems(self) -> Iterator[Problem]:
-        """Say that another gateway has our id, and what keeps the mark from being read."""
-        for text, what in problems_of(self.resync):
-            yield Problem("mark_unread", text, what)
+        """Say that another gateway has our id, what cannot be read at the broker, and what is left undone for it."""
+        resync = self.resync
+        if resync.problem is not None:
+            yield Problem(
+                "mark_unread",
+                f"output {self.name} cannot read its mark {resync.problem}, so it publishes everything after every connect",
+                f"let the gateway's user read it (mosquitto acl_file: topic readwrite {resync.problem})",
+            )
+        if resync.unread is not None:
+            yield Problem(
+                "retained_unread",
+                f"output {self.name}: what it published under names that have left stays at the broker, since it cannot be read whether it "
+                f"is another gateway's by now: {resync.unread[0]}",
+                resync.unread[1],
+            )
         yield from self._contested.problems()
         yield from self._refusals.problems()
         other = self._twin.other()

@@ -25,13 +25,14 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
             )
         )
     if e.meta is not None:
-        out.append(Message(node_topic(root, e.name, "meta"), json(e.meta), retain=True, newest=e.received))
+        body = {**e.meta, "gw": known.gateway}
+        out.append(Message(node_topic(root, e.name, "meta"), json(body), retain=True, newest=e.received))
     if e.kind in ("offline", "meta"):
         return out
     if e.kind == "aggregate":
         return [_aggregate(e.name, e.received, root, a) for a in e.aggregates]
     if e.area is not None:
-        return _alarm(e, root) if e.alarm is not None else [_area(e.area, e.received, root)]
+        return _alarm(e, root, known) if e.alarm is not None else [_area(e.area, e.received, root, known)]
     until = e.received + VALID_INTERVALS * e.interval_s
     for c, row in e.latest:
         column, t = e.columns[c], e.times[row]
@@ -56,7 +57,7 @@ def messages(e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     if e.occurrences:
         out += _occurrences(e, root)
     if e.alarm is not None:
-        out += _alarm(e, root)
+        out += _alarm(e, root, known)
     if e.status is not None:
         out += _status(e, root)
     return out
@@ -82,17 +83,18 @@ def retained(c: Current, name: str, root: str, node: Node | None, known: Known =
         if c.online is not None:
             out.append(Message(node_topic(root, name, "state"), b"online" if c.online else b"offline", retain=True))
         if c.meta is not None:
-            out.append(Message(node_topic(root, name, "meta"), json(c.meta), retain=True))
+            out.append(Message(node_topic(root, name, "meta"), json({**c.meta, "gw": known.gateway}), retain=True))
         for key, v in c.values.items():
             until = v.t + v.life_s
             out.append(
                 _value(name, v.received, root, key, v.value, v.unit, v.t, "suspect" if v.suspect else "ok", until)
             )
         out += [_aggregate(name, received, root, a) for a, received, _ in c.aggregates.values()]
-    out += [_area(area, received, root) for area, received, _ in c.areas.values()]
+    out += [_area(area, received, root, known) for area, received, _ in c.areas.values()]
     topic = node_topic(root, name) if node is not None else area_topic(root, name)
     for rule, (a, _, circle) in c.alerts.items():
-        out.append(Message(f"{topic}/alert/{rule}", json(_alert(a, VISIBILITIES[circle])), retain=True, newest=a.t))
+        body = {**_alert(a, VISIBILITIES[circle]), "gw": known.gateway}
+        out.append(Message(f"{topic}/alert/{rule}", json(body), retain=True, newest=a.t))
     return out
 
 
@@ -148,7 +150,7 @@ def _alert(a: Alarm, visibility: str) -> dict[str, Any]:
     )
 
 
-def _alarm(e: Event, root: str) -> list[Message]:
+def _alarm(e: Event, root: str, known: Known) -> list[Message]:
     a = e.alarm
     assert a is not None
     body = _alert(a, e.visibility)
@@ -156,7 +158,7 @@ def _alarm(e: Event, root: str) -> list[Message]:
     told = {"id": f"{e.id}:0", "event": f"alarm_{a.state}", "rule": a.rules[0] if len(a.rules) == 1 else None, **body}
     out = [Message(f"{topic}/event", json({**drop_none(**told), "rx": iso(e.received)}))]
     for rule in a.rules:
-        payload = b"" if a.state == "cleared" else json(body)
+        payload = b"" if a.state == "cleared" else json({**body, "gw": known.gateway})
         # not a.t: a node's clock may be set back between two messages, and what is told of a rule comes in their order
         out.append(Message(f"{topic}/alert/{rule}", payload, retain=True, newest=e.received))
     return out
@@ -184,8 +186,8 @@ def _aggregate(name: str, received: float, root: str, a: Aggregate) -> Message:
     )
 
 
-def _area(area: Area, received: float, root: str) -> Message:
-    body = {"t": iso(area.t), **area.body, "rx": iso(received)}
+def _area(area: Area, received: float, root: str, known: Known) -> Message:
+    body = {"t": iso(area.t), **area.body, "rx": iso(received), "gw": known.gateway}
     if "start" in area.body:
         body["start"] = iso(area.body["start"])
     topic = area_topic(root, area.area, area.name)

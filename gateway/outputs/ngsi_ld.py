@@ -14,6 +14,7 @@ from gateway.core.current import Current
 from gateway.core.model import Event, Node
 from gateway.outputs.message import NOTHING, Known, Message, iso, json
 from gateway.outputs.ngsi_models import GEO, PROPERTY, RELATIONSHIP, Attr, Entity, entities, lots, whole
+from gateway.outputs.owner import PROVIDER
 
 CORE = "https://uri.etsi.org/ngsi-ld/v1/ngsi-ld-core-context-v1.8.jsonld"
 SUBJECT = "https://raw.githubusercontent.com/smart-data-models/{}/master/context.jsonld"
@@ -58,9 +59,14 @@ def _with_context(entity: Entity, attrs: dict[str, Any]) -> dict[str, Any]:
     return {"id": entity.id, "type": entity.type, **attrs, "@context": context}
 
 
+def _provided(entity: Entity, known: Known) -> Entity:
+    """Return an entity that names the gateway as its provider: who else publishes at this broker leaves its topic alone."""
+    return entity._replace(attrs={**entity.attrs, PROVIDER: Attr(PROPERTY, known.gateway)})
+
+
 def _messages(form: Callable[[Entity], dict[str, Any]], e: Event, root: str, known: Known = NOTHING) -> list[Message]:
     out = []
-    for entity in entities(e, known):
+    for entity in (_provided(entity, known) for entity in entities(e, known)):
         topic = "/".join((root, "v1", "ngsi-ld", entity.type, entity.local))
         if entity.ended:
             out.append(Message(topic, json(form(entity))))
@@ -79,9 +85,11 @@ def _retained(
     known: Known = NOTHING,
 ) -> list[Message]:
     """Return all entities of a subject whole, from its facts."""
-    found = lots(c, known) if node is None else whole(c, node)
+    found = lots(c, known) if node is None else whole(c, node, known)
     return [
-        Message("/".join((root, "v1", "ngsi-ld", e.type, e.local)), json(form(e)), retain=True, newest=e.t)
+        Message(
+            "/".join((root, "v1", "ngsi-ld", e.type, e.local)), json(form(_provided(e, known))), retain=True, newest=e.t
+        )
         for e in found
     ]
 

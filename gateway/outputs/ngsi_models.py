@@ -81,18 +81,18 @@ def entities(e: Event, known: Known) -> list[Entity]:
     if e.meta is not None or e.online is not None or e.status is not None:
         found += _device(e, node)
     if e.alarm is not None:
-        found += _alerts(e.alarm, node)
+        found += _alerts(e.alarm, node, known)
     return found
 
 
-def whole(c: Current, node: Node) -> list[Entity]:
+def whole(c: Current, node: Node, known: Known) -> list[Entity]:
     """Return a node's entities from its facts, with every attribute that has ever been measured and was valid."""
     readings = {key: Reading(v.value, v.t, v.t - v.step) for key, x in c.values.items() if (v := x.valid) is not None}
     found = [entity for model in _MODELS.get(node.profile, ()) if (entity := model(node, readings)) is not None]
     if c.device is not None:
         found += _device_whole(c.device, node)
     for rule, up in c.alerts.items():
-        found += _alerts(replace(up.alarm, rules=(rule,)), node)
+        found += _alerts(replace(up.alarm, rules=(rule,)), node, known)
     return found
 
 
@@ -321,7 +321,7 @@ _SEVERITY = {"fault": "low", "preventive": "medium", "warning": "high", "emergen
 _AIR_POLLUTION = ("pm1", "pm25", "pm10", "no2", "o3")
 
 
-def _alerts(a: Alarm, node: Node) -> list[Entity]:
+def _alerts(a: Alarm, node: Node, known: Known) -> list[Entity]:
     """One entity per rule; a cleared one says until when it was true, and is no longer current state."""
     cleared = a.state == "cleared"
     data = {
@@ -341,5 +341,5 @@ def _alerts(a: Alarm, node: Node) -> list[Entity]:
     found = []
     for rule in a.rules:
         words = {**attrs, "description": Attr(PROPERTY, f"{rule} at {node.name}" + (" has ended" if cleared else ""))}
-        found.append(Entity("Alert", f"{node.name}-{rule}", "dataModel.Alert", a.t, words, cleared))
+        found.append(Entity("Alert", f"{node.name}{known.between}{rule}", "dataModel.Alert", a.t, words, cleared))
     return found

@@ -1,106 +1,45 @@
 """Makes a broker's memory true: learns from the retained mark what the broker still knows, and publishes again all that is newer.
 
-The mark is {"store", "seq", "generation"}: every retained message that follows from events up to `seq` and from the registry and
-configuration as of `generation` was acknowledged by this broker, and is in its memory, since what is retained later is remembered later.
-`turn` counts the connections, in the store before the broker hears of it. A broker without the mark is given everything; where the mark
-is another store's or ahead of this one's cursor or turn, the store was set back or exchanged, and what the broker knows beyond is swept.
-Facts are read, rendered and handed over without a pause in between, so nothing newer can be overtaken by them.
+A broker without the mark (`mark.py`) is given everything; where the mark is another store's or ahead of this one's cursor or turn, the store
+was set back or exchanged, and what the broker knows beyond is swept. Facts are read, rendered and handed over without a pause in between,
+so nothing newer can be overtaken by them. What is to be emptied and may be another gateway's by now is read first (`turn.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
 
-import msgspec
 import structlog
 
 from gateway.core.current import NOTHING, Current
-from gateway.core.shape import Entry
 from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
+from gateway.outputs.births import NEVER, PAGE, births
 from gateway.outputs.flight import Flight
+from gateway.outputs.mark import LONGEST_PROBE, Mark, mark_of, mark_topic, probe
 from gateway.outputs.message import Message, json
+from gateway.outputs.neighbours import Neighbours
+from gateway.outputs.reading import Name, Reader, Unread, advice
 from gateway.outputs.retained import Tree
+from gateway.outputs.said import Said
+from gateway.outputs.siblings import DISCOVERY
 from gateway.outputs.sweep import sweep
 from gateway.outputs.track import Track
+from gateway.outputs.turn import Doubt, Judge, Turn, look, over
 from gateway.store.engine import Engine, StoreError
-from gateway.store.ledger import Known
 
 PROBE_S = 5.0  # for the broker to return our own message
 GRACE_S = 0.2  # a broker may deliver what it retained behind what is new
+RETRY_S = 60.0, 3600.0  # until what could not be read is tried again: doubled each time
 MARK_S = 5.0
 LOOK_S = 1.0  # how often requests of the operator are looked for
-PAGE = 200  # subjects read at once
-HEARD_S = 3.0  # for a probe to reach another output at the same broker
-NEVER = 1 << 62
-LONGEST_PROBE = 64  # bytes
-RESEND_S = (
-    0.5,
-    5.0,
-)  # random delay before Home Assistant is published to again: it is busy, and we are not the only device
-DISCOVERY = "homeassistant"
 NATIVE = "native"
 
 log = structlog.get_logger(__name__)
-
-
-Count = Annotated[int, msgspec.Meta(ge=-1, le=(1 << 63) - 1)]
-"""What fits a column of the store; -1: nothing yet."""
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """What the broker remembers."""
-
-    store: str
-    seq: Count
-    generation: Count
-    turn: Count
-
-
-@dataclass
-class Said:
-    """What was published of newer events than the lanes have reached: older events must not say it again."""
-
-    def __post_init__(self) -> None:
-        self._topics: dict[str, int] = {}
-        self._subjects: dict[str, int] = {}
-        self._up_to = 0
-
-    def topic(self, topic: str, seq: int) -> None:
-        """A topic holds what event `seq` said."""
-        self._topics[topic] = max(seq, self._topics.get(topic, 0))
-        self._up_to = max(self._up_to, seq)
-
-    def subject(self, subject: str, seq: int) -> None:
-        """All topics of a subject hold what is true as of event `seq`."""
-        self._subjects[subject] = max(seq, self._subjects.get(subject, 0))
-        self._up_to = max(self._up_to, seq)
-
-    def is_old(self, subject: str, seq: int) -> bool:
-        """True when event `seq` can say nothing new of its subject."""
-        return seq <= self._subjects.get(subject, 0)
-
-    def is_news(self, topic: str, seq: int) -> bool:
-        """True when event `seq` may be published on a topic."""
-        return seq >= self._topics.get(topic, 0)
-
-    def passed(self, track: Track) -> None:
-        """Forget what no event can be older than any more."""
-        if self._up_to and track.sent >= self._up_to and (track.lane is None or not track.lane.waits):
-            self.forget()
-
-    def forget(self) -> None:
-        """Start anew."""
-        self._topics.clear()
-        self._subjects.clear()
-        self._up_to = 0
 
 
 class Resync:
@@ -117,7 +56,7 @@ class Resync:
         flight: Flight,
         metrics: Metrics,
     ) -> None:
-        self.output, self._place, self._address = output, place, address
+        self.output, self.place, self.address = output, place, address
         self._tree, self._engine, self._track, self._flight, self._metrics = tree, engine, track, flight, metrics
         self.said = Said()
         self.quiet = 0  # retained topics of events up to here are the business of the pass behind the connection
@@ -138,12 +77,20 @@ class Resync:
         )  # that `tree` agrees with: the ledger is ahead of it while a reload is under way
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
-        self.siblings: Callable[[], Sequence[Resync]] = tuple  # of all outputs, this one among them
-        self._here: dict[
-            str, bool
-        ] = {}  # outputs under another address: whether they are at this broker, where that is known
+        self.neighbours = Neighbours(self, engine.ledger)
         self._spared: int | None = None  # generation behind which topics were spared for one that may be elsewhere
+        self._held: int | None = (
+            None  # generation behind which topics are left, since it could not be read whose they are
+        )
+        self.unread: tuple[str, str] | None = None  # why, and what to do
+        self._reader: Reader | None = None
         self._all_again = False
+        self._emptied: dict[str, None] = {}
+
+    @property
+    def tree(self) -> Tree:
+        """What is to be retained."""
+        return self._tree
 
     @property
     def mark_topic(self) -> str:
@@ -156,8 +103,11 @@ class Resync:
         self.said.forget()
         self.quiet = self._engine.newest()
         self._answered.clear()
+        self._emptied.clear()
         self._kept, self._marked, self._open, self._generation = None, None, 0, -1
-        self._here, self._spared = {}, None
+        self._spared, self._held = None, None
+        self.neighbours.begin()
+        self._reader = Reader(session, self.mark_topic, self._tree.gateway)
         self.done.clear()
 
     def wake(self) -> None:
@@ -168,6 +118,11 @@ class Resync:
     def again(self) -> None:
         """Publish everything again: something else may have been retained on topics of this output."""
         self._all_again = True
+        self._wanted.set()
+
+    def republish(self, subject: str) -> None:
+        """Publish all of a subject again: somebody else may have emptied it."""
+        self._emptied[subject] = None
         self._wanted.set()
 
     def heard(self, topic: str, payload: bytes, retained: bool = False) -> bool:
@@ -202,11 +157,11 @@ class Resync:
         ledger = self._engine.ledger
         kept = await self._learn()
         seq, generation = -1, -1
-        self._turn = ledger.turn(self._place) + 1
+        self._turn = ledger.turn(self.place) + 1
         trusted = kept is not None and self._agrees(kept)
         if kept is not None and trusted:
             seq, generation = kept.seq, kept.generation
-        self._may_mark = await self._stored(ledger.keep_turn(self._place, self._turn))
+        self._may_mark = await self._stored(ledger.keep_turn(self.place, self._turn))
         if trusted or kept is None:  # one that is swept keeps its mark until that is done
             self._remember(Mark(ledger.life, seq, generation, self._turn))
         began, before = asyncio.get_running_loop().time(), self._metrics.totals["retained_again"]
@@ -217,7 +172,8 @@ class Resync:
         self.done.set()
         tasks = [asyncio.create_task(self._keep_true(), name=f"true-{self.output}")]
         if DISCOVERY in self._tree.shape.formats:
-            tasks.append(asyncio.create_task(self._births(), name=f"discovery-{self.output}"))
+            again = births(self._started, self._tree, ledger, self._metrics, self.room, self.publish)
+            tasks.append(asyncio.create_task(again, name=f"discovery-{self.output}"))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -231,7 +187,7 @@ class Resync:
     def _agrees(self, kept: Mark) -> bool:
         """True when a mark is one that this store, as it is, has had published, and what has changed since is known."""
         ledger = self._engine.ledger
-        _, place = ledger.places().get(self._place, (0, None))
+        _, place = ledger.places().get(self.place, (0, None))
         return (
             kept.store == ledger.life
             and kept.seq <= self._track.cursor
@@ -250,7 +206,8 @@ class Resync:
         return True
 
     async def _keep_true(self) -> None:
-        ledger, marked_at = self._engine.ledger, float("-inf")
+        ledger, marked_at, wait = self._engine.ledger, float("-inf"), RETRY_S[0]
+        look_at = asyncio.get_running_loop().time() + wait
         while True:
             now = asyncio.get_running_loop().time()
             if now - marked_at >= MARK_S and self.mark():
@@ -264,17 +221,23 @@ class Resync:
             if self._as_of != self._generation:
                 await self._pass(NEVER, self._generation)
                 marked_at = float("-inf")
-            if self._spared is not None and await self._ask_siblings():
+            if self._spared is not None and await self._ask_neighbours():
                 spared, self._spared = self._spared, None
                 await self._pass(NEVER, spared)
+            if self._held is not None and now >= look_at:
+                held, self._held = self._held, None
+                await self._look_again(held)
+                wait = min(2 * wait, RETRY_S[1]) if self._held is not None else RETRY_S[0]
+                look_at = now + wait
             if self._all_again:
                 self._all_again = False
                 await self._pass(-1, self._generation)
+            while self._emptied:
+                await self.publish_again(self._emptied.popitem()[0])
             for request, subject in ledger.requests(self.output):
                 log.info("republish", output=self.output, subject=subject or "all")
                 if subject:
-                    await self._say(self._turn_of(-1, -1), subject)
-                    await self._settled()
+                    await self.publish_again(subject)
                 else:
                     await self._pass(-1, -1)
                 await self._stored(ledger.granted(request))
@@ -287,7 +250,7 @@ class Resync:
         seq = min(track.durable, track.cursor)
         if lane is not None and (lane.waits or lane.cursor != lane.sent or lane.durable != lane.cursor):
             seq = min(seq, lane.durable)
-        generation = self._generation if self._spared is None else min(self._generation, self._spared)
+        generation = min(g for g in (self._generation, self._spared, self._held) if g is not None)
         return self._remember(Mark(ledger.life, seq, generation, self._turn))
 
     def _remember(self, mark: Mark) -> bool:
@@ -351,77 +314,75 @@ class Resync:
             await self._walk(lambda after: ledger.alarmed(after, PAGE, turn.seq), only_alarms)
             turn.spared = only_alarms.spared
         if foreign:
-            assert self._session is not None
-            await sweep(self._session, self._tree, ledger, self.publish, self.heard, lambda: self._spare(turn))
+            await self._sweep(turn)
         await self._walk(lambda after: ledger.subjects(after, PAGE, turn.seq, generation), turn)
         await self._own(turn)
-        await self._settled()
-        self._follow(turn)
-        for key in turn.left:
-            await self._stored(ledger.left(key))
+        await self._finish(turn)
         if turn.spared:
             self._spared = generation if self._spared is None else min(generation, self._spared)
         self._generation = upto
 
-    def _turn_of(self, seq: int, generation: int) -> _Turn:
-        """Return a turn with former shapes of this output behind a generation, shapes of others at this broker, and who was taken out there."""
-        turn = _Turn(seq, generation, self._as_of)
-        for key, (_, place) in self._engine.ledger.places().items():
-            if key == self._place:
-                turn.former += [self._as(shape) for g, shape in place.past if g > generation]
-            elif place.address == self._address and place.now is not None:
-                turn.others.append(self._as(place.now))
-            elif place.address == self._address:
-                shapes = [self._as(shape) for g, shape in place.past if g > generation or not place.empty]
-                if shapes:
-                    turn.left[key] = shapes
-        return turn
+    async def _sweep(self, turn: Turn) -> None:
+        """Empty what the broker knows of another state of the store; where it cannot be read, it is tried again after the next connect."""
+        assert self._reader is not None
+        ledger, tree = self._engine.ledger, self._tree
+        try:
+            await sweep(self._reader, tree, {tree.gateway}, ledger, self.publish, lambda: self._spare(turn))
+        except Unread as e:
+            turn.unread, self._may_mark = (str(e), e.hint), False
+            log.warning("sweep_unread", output=self.output, error=str(e), next=e.hint)
 
-    def _strangers(self) -> list[Resync]:
-        """Return the outputs that may share topics with this one, if their broker is this one under another address."""
-        mine = self._tree.shape
-        found: list[Resync] = []
-        for o in self.siblings():
-            its = o._tree.shape
-            both = its.root == mine.root or DISCOVERY in its.formats and its.discovery == mine.discovery
-            if o is not self and o._address != self._address and both and self._here.get(o._place, True):
-                found.append(o)
-        return found
+    async def _finish(self, turn: Turn) -> None:
+        """Wait until all that was published is acknowledged, and note what is left to do."""
+        await self._settled()
+        self._follow(turn)
+        for key in turn.left if turn.unread is None else ():
+            await self._stored(self._engine.ledger.left(key))
+        self._hold(turn)
 
-    def _spare(self, turn: _Turn) -> list[Tree]:
+    def _hold(self, turn: Turn) -> None:
+        """What could not be read is looked at again later, and after the next connect."""
+        self.unread = turn.unread or self.unread if self._held is not None else turn.unread
+        if turn.unread is not None:
+            _, place = self._engine.ledger.places().get(self.place, (0, None))
+            since = max(turn.generation, 0 if place is None else place.since)
+            self._held = since if self._held is None else min(since, self._held)
+
+    async def _look_again(self, generation: int) -> None:
+        """Look at what could not be read before, of subjects whose entries have changed behind a generation; nothing else is published."""
+        turn = self._turn_of(NEVER, generation)
+        turn.looks = True
+        seq = -1 if turn.shapes() else NEVER
+        await self._walk(lambda after: self._engine.ledger.subjects(after, PAGE, seq, generation), turn)
+        await self._finish(turn)
+
+    async def publish_again(self, subject: str) -> None:
+        """Publish a subject's retained messages as they are now, and empty what may no longer be there. Raises MqttError."""
+        turn = self._turn_of(-1, -1)
+        await self._say(turn, subject)
+        await self._look(turn)
+        await self._finish(turn)
+
+    def _turn_of(self, seq: int, generation: int) -> Turn:
+        return self.neighbours.turn(seq, generation, self._as_of)
+
+    def _follow(self, turn: Turn) -> None:
+        self.neighbours.follow(turn, self._as_of)
+
+    def _spare(self, turn: Turn) -> list[Tree]:
         """Return the trees of other outputs that are at this broker, or may be."""
         self._follow(turn)
-        return [*turn.others, *(o._tree for o in self._strangers())]
+        return [*turn.others, *self.neighbours.trees()]
 
-    async def _ask_siblings(self) -> bool:
-        """Ask which of the outputs under other addresses are at this broker: a probe on the topic of their mark reaches them; True when
-        one has turned out to be elsewhere."""
-        session = self._session
-        assert session is not None
-        asked = {secrets.token_hex(8): o for o in self._strangers() if o._place not in self._here and o.hears}
-        for nonce, o in asked.items():
-            session.publish(o.mark_topic, probe(nonce), 1)
-        deadline = asyncio.get_running_loop().time() + (HEARD_S if asked else 0)
-        while asked and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.05)
-            for nonce in [n for n, o in asked.items() if o.has_heard(n)]:
-                self._here[asked.pop(nonce)._place] = True
-        away = [
-            o._place for o in asked.values() if o.hears
-        ]  # the others' connections have ended meanwhile: asked again
-        self._here |= dict.fromkeys(away, False)
-        if self._spared is not None and not away and all(o._place in self._here for o in self._strangers()):
+    async def _ask_neighbours(self) -> bool:
+        """True when an output for which topics were spared has turned out to be elsewhere."""
+        assert self._session is not None
+        away, known = await self.neighbours.ask(self._session)
+        if known and not away:
             self._spared = None  # it was theirs
-        return bool(away)
+        return away
 
-    def _follow(self, turn: _Turn) -> None:
-        """An output that has come while a pass is under way is not emptied any further, and what it publishes is its own."""
-        if turn.as_of != self._as_of:
-            now = self._turn_of(turn.seq, turn.generation)
-            turn.others, turn.as_of = now.others, now.as_of
-            turn.left = {key: shapes for key, shapes in turn.left.items() if key in now.left}
-
-    async def _forget_marks(self, turn: _Turn) -> None:
+    async def _forget_marks(self, turn: Turn) -> None:
         """Empty the marks of who was taken out before anything else of theirs: who comes back meanwhile publishes all."""
         for key, shapes in list(turn.left.items()):
             for topic in sorted({mark_topic(shape, key.rpartition("@")[0]) for shape in shapes}):
@@ -430,18 +391,16 @@ class Resync:
                 if key in turn.left:
                     self.publish(Message(topic, b"", retain=True))
 
-    def _as(self, shape: Any) -> Tree:
-        return Tree(shape, self._tree.gateway, self._tree.nodes, self._tree.entry)
-
-    async def _walk(self, page: Callable[[str], list[str]], turn: _Turn) -> None:
+    async def _walk(self, page: Callable[[str], list[str]], turn: Turn) -> None:
         after = ""
         while subjects := page(after):
             for subject in subjects:
                 await self._say(turn, subject)
             after = subjects[-1]
+            await self._look(turn)
             await asyncio.sleep(0)
 
-    async def _say(self, turn: _Turn, subject: str) -> None:
+    async def _say(self, turn: Turn, subject: str) -> None:
         """Publish a subject's retained messages as they are now, and empty what is no longer among them."""
         await self.room()
         self._follow(turn)
@@ -450,49 +409,56 @@ class Resync:
         if turn.alarms:
             c = c.alerts_only()
         desired = tree.desired(subject, c)
-        topics = [t for t in self._over(turn, subject) if t not in desired]
+        topics, doubts = self._over(turn, subject)
+        turn.doubts += [Doubt(subject, name, frozenset(more - desired.keys())) for name, more in doubts.items()]
+        if turn.looks:
+            return
         for m in desired.values():
             self.publish(m)
             if turn.alarms:
                 self.said.topic(m.topic, seq)
-        for topic in topics:
+        for topic in sorted(topics - desired.keys()):
             self.publish(Message(topic, b"", retain=True))
         if not turn.alarms and seq > self._track.sent:
             self.said.subject(subject, seq)
 
-    def _over(self, turn: _Turn, subject: str) -> list[str]:
-        """Return the topics of a subject that may hold what is no longer true, but for those that are somebody else's at this broker."""
+    async def _look(self, turn: Turn) -> None:
+        """Empty what is in doubt and turns out to be this gateway's."""
+        doubts, turn.doubts = [d for d in turn.doubts if d.topics], []
+        if not doubts or turn.unread is not None:
+            return
+        assert self._reader is not None
         ledger, tree = self._engine.ledger, self._tree
-        _, c = ledger.current(subject) or (0, NOTHING)
-        topics, entries = tree.over(subject, c, turn.seq), list[Entry]()
-        if not turn.alarms:
-            known = ledger.known(subject) or Known(None)
-            entries += [entry for g, entry in known.past if g > turn.generation]
-            if known.now is not None:
-                entries.append(known.now)
-            for shape in (*turn.shapes(), tree):
-                for entry in entries:
-                    if shape is not tree or entry is not known.now:
-                        topics |= shape.under(subject, c, entry)
-        for other in turn.others if topics else ():
-            topics -= other.desired(subject, c).keys()
-        strangers = [o._tree for o in self._strangers()] if topics else []
-        for other in strangers:
-            topics -= self._maybe(turn, topics & other.desired(subject, c).keys())
-        for heir in tree.owners(entry.name for entry in entries) - {subject} if topics else ():
-            _, c = ledger.current(heir) or (0, NOTHING)
-            for other in (tree, *turn.others):  # a name that another node has now holds what that one says
-                topics -= other.desired(heir, c).keys()
-            for other in strangers:
-                topics -= self._maybe(turn, topics & other.desired(heir, c).keys())
-        return sorted(topics)
 
-    def _maybe(self, turn: _Turn, topics: set[str]) -> set[str]:
-        """Return topics that are spared for an output that may be at this broker; that they were is noted."""
-        turn.spared = turn.spared or bool(topics)
-        return topics
+        async def empty(d: Doubt, judge: Judge) -> None:
+            await self.room()
+            self._follow(turn)
+            _, c = ledger.current(d.subject) or (0, NOTHING)
+            topics = d.topics & self._over(turn, d.subject)[1].get(d.name, set()) - tree.desired(d.subject, c).keys()
+            mine, others = judge()
+            for topic in sorted(mine & topics):
+                self.publish(Message(topic, b"", retain=True))
+            if spared := others & topics:
+                self._metrics.totals["retained_spared"] += len(spared)
+                log.info("name_spared", output=self.output, name=d.name.name, topics=len(spared))
 
-    async def _own(self, turn: _Turn) -> None:
+        if self.problem is not None:  # the probe that shows where the end is would not come back
+            turn.unread = f"it cannot read {self.problem}", advice(self.problem)
+            return
+        try:
+            deaf = await look(self._reader, doubts, {tree.gateway}, ledger, empty)
+        except Unread as e:
+            turn.unread = str(e), e.hint
+        else:
+            for part in sorted(deaf)[:1]:
+                turn.unread = f"our user may not read {part}#", advice(f"{part}#")
+        if turn.unread is not None:
+            log.warning("retained_unread", output=self.output, error=turn.unread[0], next=turn.unread[1])
+
+    def _over(self, turn: Turn, subject: str) -> tuple[set[str], dict[Name, set[str]]]:
+        return over(turn, subject, self._tree, self._engine.ledger, self.neighbours.trees())
+
+    async def _own(self, turn: Turn) -> None:
         """Empty what the gateway said of itself under former roots, and former marks."""
 
         def over() -> set[str]:
@@ -530,65 +496,3 @@ class Resync:
         while self._open:
             self._acked.clear()
             await self._acked.wait()
-
-    async def _births(self) -> None:
-        """Home Assistant is told of every node again when it has started."""
-        while True:
-            await self._started.wait()
-            await asyncio.sleep(random.uniform(*RESEND_S))
-            self._started.clear()
-            after = ""
-            while subjects := self._engine.ledger.subjects(after, PAGE, -1, NEVER):
-                for subject in subjects:
-                    await self.room()
-                    _, c = self._engine.ledger.current(subject) or (0, NOTHING)
-                    for m in self._tree.desired(subject, c, (DISCOVERY,)).values():
-                        self.publish(m)
-                after = subjects[-1]
-            self._metrics.totals["discovery_resent"] += 1
-
-
-@dataclass
-class _Turn:
-    """What one pass is about. former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out
-    there, with their shapes, to be emptied. as_of: the generation that others and left are of."""
-
-    seq: int
-    generation: int
-    as_of: int
-    former: list[Tree] = field(default_factory=list)
-    others: list[Tree] = field(default_factory=list)
-    left: dict[str, list[Tree]] = field(default_factory=dict)
-    alarms: bool = False
-    spared: bool = False
-
-    def shapes(self) -> list[Tree]:
-        """Return all shapes whose topics are to be emptied."""
-        return [*self.former, *(shape for shapes in self.left.values() for shape in shapes)]
-
-
-def mark_topic(tree: Tree, output: str) -> str:
-    """Return the topic of an output's mark."""
-    return f"{tree.shape.root}/v1/gw/{tree.gateway}/mark/{output}"
-
-
-def probe(nonce: str) -> bytes:
-    """Return what is published on a mark's topic to learn who hears it."""
-    return json({"probe": nonce})
-
-
-def mark_of(payload: bytes) -> Mark | None:
-    """Return the mark that a broker retains; None for what is none, whoever wrote it."""
-    try:
-        return msgspec.json.decode(payload, type=Mark)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None  # not one of ours: as if there were none, so that everything is said and it is replaced
-
-
-def problems_of(resync: Resync) -> Iterator[tuple[str, str]]:
-    """Yield (text, what to do) of what keeps the mark from being read."""
-    if resync.problem is not None:
-        yield (
-            f"output {resync.output} cannot read its mark {resync.problem}, so it publishes everything after every connect",
-            f"let the gateway's user read it (mosquitto acl_file: topic readwrite {resync.problem})",
-        )

@@ -16,7 +16,7 @@ from gateway.core.model import Alarm, Node
 from gateway.core.shape import Entry, Shape
 from gateway.outputs import RETAINED
 from gateway.outputs.filter import Sieve
-from gateway.outputs.message import Known, Message
+from gateway.outputs.message import BETWEEN, Known, Message
 
 GATEWAY_LEAVES = ("state", "info", "health")
 
@@ -37,6 +37,7 @@ def shape_of(c: MqttOutputConfig, version: str) -> Shape:
         names(f.quantities),
         names(f.areas),
         version,
+        BETWEEN,
     )
 
 
@@ -60,7 +61,7 @@ class Tree:
         s = self.shape
         f = Filter(*(frozenset(x) for x in (s.visibility, s.profiles, s.quantities, s.areas)))
         self._sieve = Sieve(f)
-        self.known = Known(self.gateway, self.nodes, f, self.shape.discovery)
+        self.known = Known(self.gateway, self.nodes, f, self.shape.discovery, s.between)
 
     def use(self, nodes: Mapping[int, Node]) -> None:
         """Follow another registry."""

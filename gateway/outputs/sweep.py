@@ -1,26 +1,27 @@
 """After a store was set back or exchanged: finds at the broker what was published from events that this store does not know.
 
-A node's key has one authority, so what is retained below the names of our nodes is ours. Only such topics are looked at, a few nodes at
-a time, and emptied when the facts do not ask for them.
+A node's key has one authority, so what is retained below the names of our nodes is ours, but for what another gateway has put its name to.
+Names that our registry does not know are ours where we have put our name to them: their nodes came after the copy of the store was made.
+Only such topics are looked at, a few names at a time, and emptied when the facts do not ask for them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence, Set
 
 import structlog
 
 from gateway.core.current import NOTHING
-from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs.message import Message
 from gateway.outputs.ngsi_models import TYPES, urn
+from gateway.outputs.owner import claim, ours
+from gateway.outputs.reading import Reader, Unread, advice
 from gateway.outputs.retained import Tree
 from gateway.store.ledger import Ledger
 
-AT_ONCE = 50  # subjects
-ECHO_S = 10.0
+AT_ONCE = 16  # names
 OURS = (
     "state",
     "meta",
@@ -33,112 +34,122 @@ OURS = (
 
 log = structlog.get_logger(__name__)
 
+Publish = Callable[[Message], None]
+
 
 async def sweep(
-    session: MqttSession,
+    reader: Reader,
     tree: Tree,
+    gateways: Set[str],
     ledger: Ledger,
-    publish: Callable[[Message], None],
-    heard: Callable[[str, bytes, bool], bool],
+    publish: Publish,
     others: Callable[[], Sequence[Tree]] = tuple,
 ) -> None:
-    """Empty retained topics of our subjects that are not desired. Raises MqttError. A broker that does not answer is left as it is.
+    """Empty retained topics of our subjects that are not desired. Raises MqttError, and Unread: what is behind that is left as it is.
 
-    others: the trees of this gateway's other outputs that are at this broker, or may be; what they publish is spared.
+    gateways: ids of this gateway. others: the trees of this gateway's other outputs that are at this broker, or may be; what they publish
+    is spared.
     """
-    found: dict[str, bytes] = {}
-    echo = asyncio.Event()
-    topic = f"{tree.shape.root}/v1/gw/{tree.gateway}/mark/sweep"
-    nonce = secrets.token_hex(8).encode()
+    names = {_below(tree, s): s for s in [*map(str, tree.nodes), *_areas(ledger)]}
+    found = await _unknown(reader, tree, gateways, names)
+    emptied = await _sweep(reader, tree, gateways, ledger, publish, others, [*names.items(), *((b, "") for b in found)])
+    log.info("swept", subjects=len(names), unknown=len(found), emptied=emptied)
 
-    def kept(at: str, payload: bytes) -> None:
-        if not heard(at, payload, True):
-            found[at] = payload
 
-    def live(at: str, payload: bytes) -> None:
-        if at == topic and payload == nonce:
-            echo.set()
-        else:
-            heard(at, payload, False)
+async def _sweep(
+    reader: Reader,
+    tree: Tree,
+    gateways: Set[str],
+    ledger: Ledger,
+    publish: Publish,
+    others: Callable[[], Sequence[Tree]],
+    names: Sequence[tuple[str, str]],
+) -> int:
+    """names: (topics below which it publishes, subject or "")."""
+    n = 0
+    at = f"{tree.shape.root}/v1/ngsi-ld/Alert/"  # a node's name stands inside of the level here
+    async with reader.reading([f"{at}+"], _parts(tree), lambda topic, _: topic.startswith(at)) as alerts:
+        for i in range(0, len(names), AT_ONCE):
+            part = names[i : i + AT_ONCE]
+            filters = [f for below, _ in part for f in _filters(tree, below)]
+            async with reader.reading(filters, _parts(tree)) as read:
+                for below, subject in part:
+                    mine = read.of(_filters(tree, below))
+                    mine = {t: p for t, p in mine.items() if not t.startswith(below) or _leaf(t, below) in OURS}
+                    if "/v1/node/" in below:
+                        device = f'"{urn("Device", _name(below))}"'.encode()
+                        mine |= {t: p for t, p in alerts.found.items() if device in p}
+                    _, c = ledger.current(subject) or (0, NOTHING)
+                    desired = (
+                        {topic for t in (tree, *others()) for topic in t.desired(subject, c)} if subject else set[str]()
+                    )
+                    for topic in sorted(_empty(mine, gateways, subject) - desired):
+                        publish(Message(topic, b"", retain=True))
+                        n += 1
+                    await asyncio.sleep(0)
+    return n
 
-    before = session.on_retained, session.on_message
-    session.on_retained, session.on_message = kept, live
-    emptied = 0
-    try:
-        await session.subscribe(topic, 1)
-        subjects = [str(n) for n in tree.nodes] + _areas(ledger)
-        for i in range(0, len(subjects), AT_ONCE):
-            part = subjects[i : i + AT_ONCE]
-            filters = [f for subject in part for f in _filters(tree, subject)]
-            if i == 0:
-                filters.append(f"{tree.shape.root}/v1/ngsi-ld/Alert/+")  # a node's name stands inside of the level here
-            try:
-                await session.subscribe([(f, 0) for f in filters])
-            except NotSubscribed as e:
-                log.warning("sweep_refused", topics=filters[0], error=str(e), next=e.hint)
-                return
-            echo.clear()
-            session.publish(topic, nonce, 1)
-            try:
-                async with asyncio.timeout(ECHO_S):
-                    await echo.wait()
-            except TimeoutError:
-                log.warning("sweep_unanswered", topic=topic, next="let the gateway's user read what it publishes")
-                return
-            await session.unsubscribe(filters)
-            emptied += await _empty(tree, ledger, part, found, publish, others())
-            found = {t: p for t, p in found.items() if "/ngsi-ld/Alert/" in t}
-    finally:
-        session.on_retained, session.on_message = before
-        if session.closed.done():
-            raise MqttError("connection lost")
-        await session.unsubscribe([topic])
-    log.info("swept", subjects=len(subjects), emptied=emptied)
+
+def _empty(found: dict[str, bytes], gateways: Set[str], subject: str) -> set[str]:
+    """Return what is ours. What comes with no name of a gateway is, whenever it came: this store does not know all that it published."""
+    if subject.startswith("@") or not subject:
+        return ours(found, gateways, math.inf)
+    return {t for t, payload in found.items() if claim(payload).gateway in (None, *gateways)}
+
+
+async def _unknown(reader: Reader, tree: Tree, gateways: Set[str], names: Iterable[str]) -> list[str]:
+    """Return what begins the topics of names that we have published, and that nothing is known of."""
+    root, known = f"{tree.shape.root}/v1", set(names)
+
+    def below(topic: str) -> str:
+        kind, _, rest = topic.removeprefix(f"{root}/").partition("/")
+        name = rest.partition("/")[0]
+        if topic.startswith(f"{tree.shape.discovery}/device/"):
+            kind, name = "node", topic.removeprefix(f"{tree.shape.discovery}/device/").partition("/")[0]
+        elif kind == "ngsi-ld":
+            kind, name = "node", topic.rpartition("/")[2]
+        return f"{root}/{kind}/{name}/"
+
+    def keep(topic: str, payload: bytes) -> bool:
+        return below(topic) not in known and claim(payload).gateway in gateways
+
+    filters = [f"{root}/node/+/meta", f"{root}/node/+/alert/+", f"{root}/area/+/#", f"{root}/ngsi-ld/Device/+",
+               f"{tree.shape.discovery}/device/+/config"]  # fmt: skip
+    async with reader.reading(filters, _parts(tree), keep) as read:
+        for part in read.deaf & {f"{root}/node/"}:
+            raise Unread(f"our user may not read {part}#", advice(f"{part}#"))
+        return sorted({below(topic) for topic in read.found})
 
 
 def _areas(ledger: Ledger) -> list[str]:
     return [s for s in ledger.subjects("@", 10_000, -1, -1) if s.startswith("@")]
 
 
-def _filters(tree: Tree, subject: str) -> list[str]:
+def _parts(tree: Tree) -> tuple[str, ...]:
     root = f"{tree.shape.root}/v1"
-    if subject.startswith("@"):
-        return [f"{root}/area/{subject[1:]}/#", f"{root}/ngsi-ld/OnStreetParking/{subject[1:]}"]
-    name = tree.nodes[int(subject)].name
+    return f"{root}/node/", f"{root}/area/", f"{root}/ngsi-ld/", f"{tree.shape.discovery}/device/"
+
+
+def _below(tree: Tree, subject: str) -> str:
+    root = f"{tree.shape.root}/v1"
+    return f"{root}/area/{subject[1:]}/" if subject.startswith("@") else f"{root}/node/{tree.nodes[int(subject)].name}/"
+
+
+def _name(below: str) -> str:
+    return below.rstrip("/").rpartition("/")[2]
+
+
+def _leaf(topic: str, below: str) -> str:
+    return topic[len(below) :].partition("/")[0]
+
+
+def _filters(tree: Tree, below: str) -> list[str]:
+    root, name = f"{tree.shape.root}/v1", _name(below)
+    if "/v1/area/" in below:
+        return [f"{below}#", f"{root}/ngsi-ld/OnStreetParking/{name}"]
+    kinds = (kind for kind in TYPES if kind not in ("Alert", "OnStreetParking"))
     return [
-        f"{root}/node/{name}/#",
+        f"{below}#",
         f"{tree.shape.discovery}/device/{name}/config",
-        *(f"{root}/ngsi-ld/{kind}/{name}" for kind in TYPES if kind not in ("Alert", "OnStreetParking")),
+        *(f"{root}/ngsi-ld/{kind}/{name}" for kind in kinds),
     ]
-
-
-async def _empty(
-    tree: Tree,
-    ledger: Ledger,
-    subjects: list[str],
-    found: dict[str, bytes],
-    publish: Callable[[Message], None],
-    others: Sequence[Tree],
-) -> int:
-    n = 0
-    for subject in subjects:
-        mine = _of(tree, subject, found)
-        if not mine:
-            continue
-        _, c = ledger.current(subject) or (0, NOTHING)
-        desired = {topic for t in (tree, *others) for topic in t.desired(subject, c)}
-        for topic in mine - desired:
-            publish(Message(topic, b"", retain=True))
-            n += 1
-        await asyncio.sleep(0)
-    return n
-
-
-def _of(tree: Tree, subject: str, found: dict[str, bytes]) -> set[str]:
-    exact = set(_filters(tree, subject))
-    prefix = next(iter(f.removesuffix("#") for f in exact if f.endswith("#")))
-    mine = {t for t in found if t in exact or t.startswith(prefix) and t[len(prefix) :].partition("/")[0] in OURS}
-    if not subject.startswith("@"):
-        device = f'"{urn("Device", tree.nodes[int(subject)].name)}"'.encode()
-        mine |= {t for t, payload in found.items() if "/ngsi-ld/Alert/" in t and device in payload}
-    return mine

@@ -1,14 +1,11 @@
 """Empties what an output leaves behind at its broker when it is taken out: every retained topic that follows from the facts under any
-registry entry and any shape it ever had. The mark goes first, so that an output that comes back publishes everything again.
-
-One broker has many addresses (a name, a number, a port without TLS). So it is tried which of the other outputs of the root are at this one: a
-probe on the topic of their mark reaches them. What these publish is spared.
+registry entry and any shape it ever had. The mark goes first, so that an output that comes back publishes everything again. What other
+outputs publish at this broker is spared (`siblings.py`), and so is what may be another gateway's by now and is (`turn.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
@@ -17,12 +14,17 @@ from gateway.config import MqttOutputConfig
 from gateway.core.current import NOTHING
 from gateway.core.model import Node
 from gateway.metrics import Metrics
-from gateway.mqtt_session import MqttError, MqttSession
+from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
+from gateway.outputs.births import PAGE
 from gateway.outputs.flight import Flight
+from gateway.outputs.mark import mark_topic
 from gateway.outputs.message import Message
 from gateway.outputs.mqtt import MqttOutput
-from gateway.outputs.resync import DISCOVERY, HEARD_S, PAGE, mark_topic, probe
-from gateway.outputs.retained import Tree
+from gateway.outputs.reading import Name, Reader, Unread, advice
+from gateway.outputs.resync import Resync
+from gateway.outputs.retained import Tree, shape_of
+from gateway.outputs.siblings import ask, shares
+from gateway.outputs.turn import Doubt, Judge, look, name_of
 from gateway.store.engine import Engine
 from gateway.store.ledger import Known
 
@@ -60,7 +62,7 @@ async def vacate(
                     continue
                 except MqttError as e:
                     log.warning("output_left", output=config.name, error=str(e), retry_s=RETRY_S,
-                                next="start its broker, so that what it retains of this gateway can be emptied")  # fmt: skip
+                                next=e.hint or "start its broker, so that what it retains of this gateway can be emptied")  # fmt: skip
                     await asyncio.sleep(RETRY_S)
                     continue
                 log.info("output_vacated", output=config.name, topics=n)
@@ -80,32 +82,20 @@ class _Unknown(Exception):
     """Whether another output is at the same broker is not known while it is away from its own."""
 
 
-async def _here(session: MqttSession, c: MqttOutputConfig, others: Sequence[MqttOutput]) -> list[MqttOutput]:
+async def _here(session: MqttSession, c: MqttOutputConfig, others: Sequence[MqttOutput]) -> list[Resync]:
     """Return the outputs that are at the broker of `session`, or may be, and share topics with `c`. Raises _Unknown."""
-    found: list[MqttOutput] = []
-    asked: dict[str, MqttOutput] = {}
-    for o in others:
-        its = o.tree.shape
-        if its.root != c.root and (DISCOVERY not in its.formats or its.discovery != c.discovery):
-            continue
-        hears = o.resync.hears
-        if hears is None:
-            raise _Unknown(o.name)
-        if not hears:  # it may not read there: sparing too much is the lesser evil
-            found.append(o)
-            continue
-        nonce = secrets.token_hex(8)
-        asked[nonce] = o
-        session.publish(o.resync.mark_topic, probe(nonce), 1)
-    deadline = asyncio.get_running_loop().time() + HEARD_S
-    while asked and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.05)
-        for nonce in [n for n, o in asked.items() if o.resync.has_heard(n)]:
-            found.append(asked.pop(nonce))
-    for o in asked.values():
-        if not o.resync.hears:  # its connection ended meanwhile
-            raise _Unknown(o.name)
-    return found
+    mine = shape_of(c, "")
+    sharing = [o.resync for o in others if shares(mine, o.tree.shape)]
+    for o in sharing:
+        if o.hears is None:
+            raise _Unknown(o.output)
+    deaf = [o for o in sharing if not o.hears]  # it may not read there: sparing too much is the lesser evil
+    asked = [o for o in sharing if o.hears]
+    here, away = await ask(session, asked)
+    for o in asked:
+        if o not in here and o not in away:  # its connection ended meanwhile
+            raise _Unknown(o.output)
+    return [*deaf, *here]
 
 
 async def _once(
@@ -139,8 +129,13 @@ async def _once(
             flight.send(Message(topic, b"", retain=True))
             n += 1
 
-    def spared(subject: str, names: set[str]) -> set[str]:
-        """Return what others here publish of a subject, and of whoever has its former names now."""
+    async def empty_mine(d: Doubt, judge: Judge) -> None:
+        mine, others = judge()
+        metrics.totals["retained_spared"] += len(others & d.topics)
+        await empty(mine & d.topics - spared(d.subject, d.name.name))
+
+    def spared(subject: str, *names: str) -> set[str]:
+        """Return what others here publish of a subject, and of whoever has these names of it now."""
         topics: set[str] = set()
         for o in here:
             for heir in {subject, *o.tree.owners(names)}:
@@ -150,17 +145,31 @@ async def _once(
     try:
         judged = others()
         here = await _here(session, config, judged)
-        own = {t for o in here for t in (*o.tree.own(), o.resync.mark_topic)}
+        reader = await _reader(session, mark_topic(trees[-1], config.name), gateway)
+        own = {t for o in here for t in (*o.tree.own(), o.mark_topic)}
         await empty({mark_topic(tree, config.name) for tree in trees} - own)
         await empty({topic for tree in trees for topic in tree.own()} - own)
         after = ""
         while subjects := ledger.subjects(after, PAGE, -1, -1):
+            doubts: dict[tuple[str, Name], set[str]] = {}
             for subject in subjects:
                 _, c = ledger.current(subject) or (0, NOTHING)
                 known = ledger.known(subject) or Known(None)
-                entries = [entry for _, entry in known.past] + ([known.now] if known.now is not None else [])
-                topics = {t for tree in trees for entry in entries for t in tree.under(subject, c, entry)}
-                await empty(topics - spared(subject, {entry.name for entry in entries}))
+                own_name = None if known.now is None or subject.startswith("@") else known.now.name
+                topics: set[str] = set()
+                for entry in (*(entry for _, entry in known.past), *(() if known.now is None else (known.now,))):
+                    for tree in trees:
+                        under = tree.under(subject, c, entry)
+                        if entry.name == own_name:
+                            topics |= under
+                        else:
+                            doubts.setdefault((subject, name_of(tree, subject, entry.name)), set()).update(under)
+                if own_name is not None:
+                    await empty(topics - spared(subject, own_name))
+            doubtful = [Doubt(*key, frozenset(topics)) for key, topics in doubts.items() if topics]
+            if deaf := await look(reader, doubtful, {gateway}, ledger, empty_mine):
+                part = min(deaf)
+                raise MqttError(f"our user may not read {part}#", advice(f"{part}#"))
             after = subjects[-1]
         while len(flight):
             if session.closed.done():
@@ -168,9 +177,19 @@ async def _once(
             await asyncio.sleep(0.01)
     except TimeoutError as e:
         raise MqttError("no PUBACK for 30 s") from e
+    except Unread as e:
+        raise MqttError(str(e), e.hint) from e
     finally:
         await session.disconnect()
     await ledger.left(key)
     for o in here:
-        o.resync.again()  # what was spared may hold what the other had said last
+        o.again()  # what was spared may hold what the other had said last
     return n
+
+
+async def _reader(session: MqttSession, echo: str, gateway: str) -> Reader:
+    try:
+        await session.subscribe(echo, 1)
+    except NotSubscribed as e:
+        raise MqttError(str(e), e.hint) from e
+    return Reader(session, echo, gateway)

@@ -49,6 +49,10 @@ KEY_NAME = {
 }
 NODE_NAME = {"type": "string", "pattern": "^[a-z0-9_-]{1,32}$"}
 NUMBER = {"type": "number"}
+OWNER = {
+    "type": "string",
+    "description": "gateway that published it, which alone empties it; not said by gateways of before there was this member",
+}
 NGSI_TYPES = sorted(TYPES)
 FRAME_ID = {
     "type": "string",
@@ -149,6 +153,7 @@ def alert() -> dict[str, Any]:
     """An alarm that is up."""
     members = _alarm_members()
     members["code"] = {"enum": list(ALARM_CODES)}
+    members["gw"] = OWNER
     return _object(
         "An alarm while it is up (retained; an empty payload clears it): <root>/v1/node/<node>/alert/<rule>, .../area/<area>/alert/<rule>",
         members,
@@ -232,6 +237,7 @@ def area_lot() -> dict[str, Any]:
             "unknown": {**places, "description": "bays that are silent or were never heard"},
             "drift": {"type": "integer", "description": "sum of the corrections of a lot with counters"},
             "rx": TIME,
+            "gw": OWNER,
         },
         ("t", "capacity", "occupied", "free", "unknown", "rx"),
         additionalProperties=False,
@@ -253,6 +259,7 @@ def area_balance() -> dict[str, Any]:
             "outflow": NUMBER,
             "balance": {**NUMBER, "description": "inflow less outflow; absent unless every meter is known"},
             "rx": TIME,
+            "gw": OWNER,
         },
         ("t", "start", "unit", "meters", "capture", "revision", "rx"),
         additionalProperties=False,
@@ -298,6 +305,7 @@ def meta() -> dict[str, Any]:
                 "minimum": 1,
                 "description": "seconds between its reports of how it is, when that is not 21600",
             },
+            "gw": OWNER,
         },
         ("id", "name", "profile", "interval", "visibility", "quantities"),
     )

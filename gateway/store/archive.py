@@ -19,6 +19,7 @@ from typing import Any
 from gateway import __version__
 from gateway.config import Config, FilesOutputConfig
 from gateway.config.advice import secret_files
+from gateway.config.rights import denied
 from gateway.store.backup import backup
 from gateway.store.engine import StoreError
 
@@ -74,7 +75,11 @@ def archive(c: Config, target: Path, now: float, progress: Callable[[int, int], 
                 "events": counts["events"], "frames": counts["frames"]}  # fmt: skip
     except (OSError, tarfile.TarError) as e:
         raise StoreError(
-            f"backup to {target}: {e}", "look at free space and permissions; a file of the configuration may have gone"
+            f"backup to {target}: {e}",
+            denied(
+                Path(getattr(e, "filename", None) or target.parent),
+                "look at free space; a file of the configuration may have gone",
+            ),
         ) from e
     finally:
         for path in (beside, copy):

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from gateway.config.rights import denied
 from gateway.core.model import Event
 from gateway.core.redact import shown
 from gateway.store.engine import StoreError
@@ -175,4 +176,6 @@ def entries(
         finally:
             db.close()
     except sqlite3.Error as e:
-        raise StoreError(f"store {store}: {e}", "is it the store of this version's gateway? start it once") from e
+        raise StoreError(
+            f"store {store}: {e}", denied(store, "is it the store of this version's gateway? start it once")
+        ) from e

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from gateway.config.rights import denied
 from gateway.store import private
 from gateway.store.engine import StoreError
 from gateway.store.retention import used
@@ -44,7 +45,7 @@ def backup(store: Path, target: Path, now: float, progress: Callable[[int, int],
         _appear(part, target)
     except (sqlite3.Error, OSError) as e:
         part.unlink(missing_ok=True)
-        raise StoreError(f"backup of {store} to {target}: {e}", "look at free space and permissions") from e
+        raise StoreError(f"backup of {store} to {target}: {e}", denied(store, "look at free space")) from e
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -92,7 +93,8 @@ def _part(target: Path) -> Path:
     try:
         os.close(private.create_new(part))
     except OSError as e:
-        raise StoreError(f"backup to {target}: {e.strerror}", "name a folder you may write to") from e
+        folder = denied(target.parent, "name a folder you may write to", write=True)
+        raise StoreError(f"backup to {target}: {e.strerror}", folder) from e
     return part
 
 
@@ -132,6 +134,8 @@ def examine(store: Path) -> dict[str, Any]:
 
 
 def _reader(store: Path) -> sqlite3.Connection:
+    if hint := denied(store):
+        raise StoreError(f"store {store} cannot be read", hint)
     if not store.is_file():
         raise StoreError(f"store {store} does not exist", "start the gateway once, or correct gateway.store")
     return sqlite3.connect(f"file:{quote(str(store))}?mode=ro", uri=True, isolation_level=None)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from gateway.config.rights import denied
 from gateway.core.model import Node
 from gateway.core.registry import VISIBILITIES
 from gateway.core.shape import Entry
@@ -54,7 +55,11 @@ def departed(store: Path, nodes: Mapping[int, Node]) -> dict[int, Node]:
 @contextmanager
 def _looked_into(store: Path) -> Iterator[sqlite3.Connection | None]:
     """Give a connection that only reads, None for a store that is not there or holds nothing yet."""
-    if not store.exists():
+    try:
+        there = store.exists()
+    except OSError as e:  # a folder on the way may not be entered
+        raise StoreError(f"store {store}: {e.strerror}", denied(store)) from e
+    if not there:
         yield None
         return
     # without a log file no one has it open: then not even the files of a reader are made, which would be another user's
@@ -66,4 +71,4 @@ def _looked_into(store: Path) -> Iterator[sqlite3.Connection | None]:
         finally:
             db.close()
     except sqlite3.Error as e:
-        raise StoreError(f"store {store}: {e}", "citymote gateway check --store says more") from e
+        raise StoreError(f"store {store}: {e}", denied(store, "citymote gateway check --store says more")) from e

@@ -16,12 +16,13 @@ import msgspec
 from motewire.frame import REPORT
 from motewire.quantities import ID, KEY, QUANTITIES
 
+from gateway.config.rights import denied
 from gateway.core.model import Column, Event, Node, frame_id
 from gateway.core.normalise import quantity_of
 from gateway.core.registry import strictest
 from gateway.core.value import replace
 from gateway.store.engine import StoreError
-from gateway.store.ledger import read_known
+from gateway.store.ledger import Known, last_circle, read_known
 
 AT_ONCE = 200
 """Events of one read transaction: the store's log cannot be used again from its beginning while one lasts, and would grow."""
@@ -43,7 +44,7 @@ class History:
             self._db.execute("SELECT (SELECT count(*) FROM alarms), (SELECT count(*) FROM entries)").fetchone()
         except sqlite3.Error as e:
             raise StoreError(
-                f"store {path}: {e}", "run this as the gateway's own user, on the gateway's machine"
+                f"store {path}: {e}", denied(path, "run this as the gateway's own user, on the gateway's machine")
             ) from e
 
     def __enter__(self) -> History:
@@ -67,17 +68,13 @@ class History:
                 yield self._narrowed(self._decode(body))
 
     def _narrowed(self, e: Event) -> Event:
-        """Return an event in its own circle or the last one of whom it is about, whichever is narrower.
+        """Return an event in its own circle or the last one of whom it is about, whichever is narrower."""
+        circle = last_circle(e, self._nodes, self._known)
+        return replace(e, visibility=strictest(e.visibility, circle)) if circle else e
 
-        A node that is in the registry under that name is shown as the registry has it; of others, and of areas, the ledger knows the end.
-        """
-        node = self._nodes.get(e.node)
-        if e.area is None and node is not None and node.name == e.name:
-            return e
-        subject = str(e.node) if e.area is None else f"@{e.area.area}"
+    def _known(self, subject: str) -> Known | None:
         row = self._db.execute("SELECT body FROM entries WHERE subject = ?", (subject,)).fetchone()
-        entry = None if row is None else read_known(row[0]).last(e.name if e.area is None else e.area.area)
-        return e if entry is None else replace(e, visibility=strictest(e.visibility, entry.visibility or e.visibility))
+        return None if row is None else read_known(row[0])
 
     def spool_begins(self) -> float:
         """Return when the oldest spooled event was received, infinity when there is none."""

@@ -25,6 +25,7 @@ CACHE = 2048  # subjects whose facts the writer keeps decoded
 PAST = 16  # former entries of a subject, former shapes of an output
 EMPTY = 64  # outputs at brokers that were taken out and emptied, and are remembered all the same
 GONE = 100_000  # subjects that have left the registry and whose topics are still known; the oldest are forgotten first
+CONFIGURED = "current:configured"
 LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current:filled", "current:turn:"
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,19 @@ class Place(msgspec.Struct, frozen=True):
         past = self.past if self.now is None else (*self.past, (generation, self.now))
         since = max((g for g, _ in past[:-PAST]), default=self.since)
         return replace(self, now=now, past=past[-PAST:], empty=False, since=since)
+
+
+def last_circle(e: Event, nodes: Mapping[int, Node], known: Callable[[str], Known | None]) -> str:
+    """Return the circle of whom an event is about, as it was last under that name; "" where the registry says it, or nothing is known.
+
+    known: what the ledger knows of a subject. Of areas, and of nodes that have left or have another name, only the ledger knows the end.
+    """
+    node = nodes.get(e.node)
+    if e.area is None and node is not None and node.name == e.name:
+        return ""
+    found = known(str(e.node) if e.area is None else f"@{e.area.area}")
+    entry = None if found is None else found.last(e.name if e.area is None else e.area.area)
+    return "" if entry is None else entry.visibility
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -216,6 +230,16 @@ class Ledger:
         known = ((int(subject), read_known(body).now) for subject, body in found)
         return {number: entry for number, entry in known if entry is not None}
 
+    def areas(self) -> dict[str, Entry]:
+        """Return the entries of all areas that rules.toml has as far as the store knows, by name."""
+        found = self.reader.execute("SELECT subject, body FROM entries WHERE NOT gone AND subject LIKE '@%'")
+        known = ((subject[1:], read_known(body).now) for subject, body in found)
+        return {name: entry for name, entry in known if entry is not None}
+
+    def configured(self) -> bytes | None:
+        """Return what keep_configured() was given last."""
+        return self._note(CONFIGURED)
+
     def subjects(self, after: str, limit: int, seq: int, generation: int) -> list[str]:
         """Return subjects behind `after` whose facts changed behind event `seq`, or whose entry behind `generation`; -1: all."""
         found = self.reader.execute(
@@ -334,6 +358,15 @@ class Ledger:
                 gone = [key for key, place in told.items() if place.empty and key not in wanted]
                 db.executemany("DELETE FROM places WHERE place = ?", [(key,) for key in gone[:-EMPTY]])
             return n
+
+        return self.put(job)
+
+    def keep_configured(self, body: bytes) -> Any:
+        """Note what is in force of the configuration (gateway/asked.py), for the next start to be held against."""
+
+        def job(db: sqlite3.Connection) -> int:
+            db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (CONFIGURED, body))
+            return 0
 
         return self.put(job)
 

@@ -20,25 +20,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gateway.config.rights import denied, name_of
 from gateway.store import private
 from gateway.store.archive import ABOUT
 from gateway.store.engine import StoreError
 
 BESIDE = ("-wal", "-shm")  # of a store; they go with it, so that what is kept can be opened
 RESTORING = ".restoring-"
+SQLITE = b"SQLite format 3\0"
 
 
 def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = False) -> dict[str, Any]:
     """Unpack an archive below `root`; return the files that are there now and those that were kept. now: Unix seconds. Raises StoreError.
 
-    Refused while a gateway works with the store, and for what is no archive of ours, or holds anything but the files it names.
+    Refused while a gateway works with the store, and for what is no archive of ours, or holds anything but the files it names. A dry run only
+    looks: it is not refused for that, and `running` says it (None: this user may not know).
     """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    if not root.is_dir():
+        raise StoreError(f"--root {root} is no folder that is there", "correct it, or make it: nothing was changed")
     try:
-        with tarfile.open(archive) as tar:
+        with _opened(archive) as tar:
             about, members = _look(archive, tar)
             config, store = (root / about["files"][n].lstrip("/") for n in (0, -1))
-            if private.in_use(store):
+            running = _running(store, dry_run)
+            if running and not dry_run:
                 raise StoreError(f"a gateway works with {store}", "stop it first: systemctl stop citymote-gateway")
             targets = {root / m.name: m for m in members}
             there = sorted([*targets, *(Path(f"{store}{end}") for end in BESIDE)], key=config.__ne__)
@@ -48,17 +54,20 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
                 "made": about["made"],
                 "files": [str(t) for t in targets],
                 "kept": [str(to) for _, to in kept],
+                "running": running,
             }
             if dry_run:
                 return told
             for part in (p for t in targets for p in t.parent.glob(f".{glob.escape(t.name)}{RESTORING}*")):
                 part.unlink()  # of a restore that was killed; it may hold keys
             new = _unpacked(tar, targets, store, stamp)
-    except (OSError, tarfile.TarError, EOFError) as e:
-        raise StoreError(
-            f"restore from {archive}: {e}",
-            "nothing was changed: look at the file, at free space and at rights (run it as root)",
-        ) from e
+    except (tarfile.TarError, EOFError) as e:
+        raise StoreError(f"{archive} was cut, or damaged", "nothing was changed: take another backup") from e
+    except OSError as e:
+        hint = "look at the file and at free space"
+        if isinstance(e, PermissionError) and os.geteuid() != 0:
+            hint = f"run it as root, with sudo: it writes files of several users, and you are {name_of(os.geteuid())}"
+        raise StoreError(f"restore from {archive}: {e}", f"nothing was changed: {hint}") from e
     try:
         for old, to in kept:
             old.rename(to)
@@ -79,6 +88,41 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
         for part in new.values():
             part.unlink(missing_ok=True)
     return told
+
+
+def _opened(archive: Path) -> tarfile.TarFile:
+    """Open an archive. Raises StoreError for what is none, OSError."""
+    start = b""
+    try:
+        with archive.open("rb") as f:
+            start = f.read(len(SQLITE))
+        return tarfile.open(archive)
+    except IsADirectoryError:
+        raise StoreError(f"{archive} is a folder", "name the file that citymote gateway backup --all wrote") from None
+    except FileNotFoundError:
+        raise StoreError(f"{archive} does not exist", "check the path") from None
+    except PermissionError as e:
+        raise StoreError(f"{archive} cannot be read: {e.strerror}", denied(archive)) from e
+    except (tarfile.TarError, EOFError) as e:
+        if start == SQLITE:
+            raise StoreError(
+                f"{archive} is a copy of the store alone (a backup without --all), and no configuration is in it",
+                "put it in the store's place by hand: stop the gateway, move gateway.db, gateway.db-wal and gateway.db-shm away, copy it to "
+                "gateway.db, chown citymote: gateway.db, start (docs/operator/backup.md)",
+            ) from None
+        raise StoreError(
+            f"{archive} is no backup of all, or it was cut", "name a file that citymote gateway backup --all wrote"
+        ) from e
+
+
+def _running(store: Path, looks_only: bool) -> bool | None:
+    """True while a gateway works with the store. Raises OSError when that cannot be known, unless it only `looks`."""
+    try:
+        return private.in_use(store)
+    except OSError:
+        if looks_only:
+            return None
+        raise
 
 
 def _sync(files: Iterable[Path]) -> None:

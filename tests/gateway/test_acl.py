@@ -20,6 +20,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from tests.gateway.conftest import BrokerAddress
 from tests.gateway.test_deploy import DEPLOY, needs
+from tests.gateway.test_process_reload import reload
 from tests.gateway.world import Concentrator, Mote, Process, toml_of, until
 
 PEOPLE = ("gw-1", "gw-2", "portal", "operator", "bob", "nodes", "+", "#", "ana/aq-01", "citymote")
@@ -325,3 +326,35 @@ def test_the_gateway_works_through_the_brokers_template(tmp_path: Path, secured:
         p.kill()
         for client in (portal, node):
             client.close()
+
+
+def test_a_gateway_reads_through_the_brokers_template_whose_it_is_before_it_empties_a_former_name(
+    tmp_path: Path, secured: Secured
+) -> None:
+    m = Mote(263)
+    (tmp_path / "password").write_text("pw-gw-1\n")
+    login = f'username = "gw-1"\npassword_file = "password"\nca_file = "{secured.folder}/ca.crt"'
+    formats = 'formats = ["native", "ngsi-ld", "homeassistant"]\nvisibility = ["open", "restricted", "personal"]'
+    config = toml_of(tmp_path, secured.tls, [m], output_city=f"{login}\n{formats}")
+    config.write_text(config.read_text().replace("[output.city]", f"{login}\n[output.city]"))
+    acl = secured.folder / "citymote.acl"
+    acl.write_text(acl.read_text() + "\nuser citymote\ntopic readwrite #\n")
+    secured.stop()
+    secured.start()
+    portal = Client(secured, "citymote")
+    p = Process(config)
+    try:
+        c = Concentrator(p.port)
+        c.push(m.status({1: 5, 11: 371}, long=True))
+        c.push(m.report(int(time.time()) - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.pull()
+        topics = ("city/v1/node/n-263/q/pm10", "city/v1/ngsi-ld/Device/n-263", "homeassistant/device/n-263/config")
+        assert until(lambda: dict(portal.heard).keys() >= set(topics)), sorted(dict(portal.heard))
+        nodes = tmp_path / "nodes.toml"
+        nodes.write_text(nodes.read_text().replace('"n-263"', '"n-renamed"'))
+        reload(p)
+        assert until(lambda: all(dict(portal.heard)[t] == b"" for t in topics), 15)
+        assert not any(line["event"] == "retained_unread" for line in p.lines())
+    finally:
+        p.kill()
+        portal.close()

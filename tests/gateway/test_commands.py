@@ -8,13 +8,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from motewire.codes import CONFIG_ALARM, CONFIG_PIECE, DOWN_COMMAND, DOWN_CONFIG, DOWN_EXPIRY
 
 from gateway.core import orders
-from gateway.core.authorise import GATEWAY, Policy, Role, Valve
+from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Role, Valve
 from gateway.core.commands import BURST, KEEP_S, LEAK_NEWS_S, REMEMBERED, RESULT_S, ROUNDS, Desk
 from gateway.core.follow import Follow
 from gateway.core.model import Alarm, Event, Node
@@ -274,6 +274,31 @@ def test_what_is_not_allowed_or_makes_no_sense_is_refused_told_and_never_sent(
     command = b.events[0].command
     assert b.events[0].name == node and command is not None and command["requester"] == who
     assert all(b.offer(n) is None for n in NODES)
+
+
+def test_a_refusal_names_the_request_of_who_has_no_role() -> None:
+    b = Bench()
+    assert b.ask("stranger", "aq-01", "read_now", id="x1") == "unauthorised"
+    command = b.events[0].command
+    assert command is not None and (command["requester"], command["id"], command["name"]) == (
+        "stranger",
+        "x1",
+        "read_now",
+    )
+    assert b.raw("stranger", "aq-01", b"{") == "unauthorised" and "id" not in (b.events[1].command or {})
+
+
+@given(longest=st.integers(60, LONGEST_S), interval=st.integers(10, 86_400), name=st.sampled_from(["read_now", "interval"]))  # fmt: skip
+def test_the_expiry_that_no_one_gave_is_one_that_is_allowed(longest: int, interval: int, name: str) -> None:
+    node = replace(NODES[265], interval_s=interval)
+    policy = Policy({"ana": (Role("brief", ("read_now", "interval"), longest_s=longest),)})
+    desk = Desk({265: node}, policy)
+    body = {"id": "a", "name": name, "requester": "ana", "args": {"report_s": 600} if name == "interval" else []}
+    follow, judged = desk.request("ana", "water-02", json.dumps(body).encode(), float(T0))
+    usual = 86_400 if name == "interval" else max(600, 3 * interval)
+    assert judged == "accepted"
+    told = follow.events[0].command
+    assert told is not None and told["expires"] == T0 + min(usual, longest, LONGEST_S)
 
 
 @pytest.mark.parametrize(

@@ -253,7 +253,7 @@ def guarded(broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Mosq
     acl, person = acl.split("user operator\n")
     acl += "".join(f"user {name}\n" + person.replace("operator", name) for name in ("ana", "boris"))
     (folder / "acl").write_text(acl)
-    for i, user in enumerate(("gw", "ana", "boris")):
+    for i, user in enumerate(("gw", "ana", "boris", "carl")):
         subprocess.run(
             [tool, *(["-c"] if not i else []), "-b", str(folder / "passwd"), user, f"{user}-secret"],
             check=True,
@@ -309,6 +309,38 @@ def test_the_brokers_acl_lets_each_user_ask_in_its_own_name_only(
     p = start(config)  # the retained request comes to the new connection, as such
     assert p.stop() == 0
     assert p.lines()[-1]["refused"] == {"command_retained": 1}
+
+
+def test_who_has_no_role_is_refused_and_by_which_rule(tmp_path: Path, mosquitto: BrokerAddress, start: Start) -> None:
+    config = configured(tmp_path, mosquitto, Mote(263))
+    p = start(config)
+    asked = ("command", "n-263", "reboot", "--config", str(config), "--as")
+    done = run(*asked, "carl", "--reason", "curiosity", "--json")
+    body = json.loads(done.stdout)
+    assert done.returncode == 4 and body["reason"] == body["error"] == "unauthorised", done.stderr
+    assert "carl has no role" in body["text"] and "[commands.requester.carl]" in body["hint"]
+    assert not {"n-263", "online", "queued"} & set(body.get("detail", "").split()), "a stranger learns no more"
+    for more, error in ((("--id", "no id"), "malformed"), (("--reason", "x" * 121), "malformed")):
+        done = run(*asked, "ana", *more, "--json")
+        assert done.returncode == 4 and json.loads(done.stdout)["error"] == error, done.stdout
+    done = run(*asked, "ana", "--reason", "works", "--json")
+    body = json.loads(done.stdout)
+    assert done.returncode == 0 and body["reason"] is None and body["why"] == "works"
+    assert p.stop() == 0
+    done = run(*asked, "carl")  # nothing answers: the configuration that was read says it
+    assert done.returncode == 4 and "carl has no role" in done.stderr and "[commands.requester.carl]" in done.stderr
+
+
+def test_who_may_not_publish_learns_it_from_the_broker(tmp_path: Path, guarded: Mosquitto) -> None:
+    password = tmp_path / "carl"
+    password.write_text("carl-secret")
+    address = f"{guarded.address.host}:{guarded.address.port}"
+    done = run(
+        "command", "n-263", "reboot", "--broker", address, "--as", "carl", "--password-file", str(password), "--json"
+    )
+    body = json.loads(done.stdout)
+    assert done.returncode == 4 and body["error"] == "broker_acl", done.stdout
+    assert "carl" in body["text"] and "cmd/carl/" in body["text"] and "ACL" in body["hint"]
 
 
 def test_answers_about_a_personal_node_reach_who_asked_and_no_output_that_may_not_see_it(

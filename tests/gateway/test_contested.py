@@ -34,7 +34,7 @@ class Broker:
     def __init__(self, nodes: int = 1, online: bool = True) -> None:
         self.now, self.caught_up, self.sent = 1000.0, True, list[Message]()
         self.online = dict.fromkeys(range(1, nodes + 1), online)
-        self.metrics, self.done = Metrics(), asyncio.Event()
+        self.metrics, self.done, self.again = Metrics(), asyncio.Event(), list[str]()
         self.done.set()
         self.nodes = {n: Node(n, f"n-{n}", bytes(16)) for n in self.online}
         self.contested = Contested("city", "city", self.nodes, cast(Resync, self), self.metrics, lambda: self.now)
@@ -47,6 +47,9 @@ class Broker:
         return self.caught_up
 
     async def room(self) -> None: ...
+
+    def republish(self, subject: str) -> None:
+        self.again.append(subject)
 
     def publish(self, m: Message) -> None:
         self.sent.append(m)
@@ -75,6 +78,7 @@ async def test_what_another_says_of_a_node_that_we_hear_is_corrected_and_named(s
     assert await b.run(GRACE_S) == 0, "it might have been ours, on its way"
     assert await b.run(2) == 1 and b.sent[-1] == Message("city/v1/node/n-1/state", b"online", retain=True)
     assert b.metrics.totals["presence_contested"] == 1 and "n-1" in b.named[0]
+    assert b.again == ([] if said else ["1"]), "whoever empties the presence has emptied the rest"
     assert await b.run(3600) == 0, "nothing more is said of it"
     await b.run(TOLD_S)
     assert not b.named

@@ -190,8 +190,9 @@ def test_an_authentic_frame_nobody_can_read_is_kept_and_takes_its_counter(payloa
 
 def test_late_rows_are_told_but_not_as_the_newest() -> None:
     m = mote()
+    overtaken = m.report(T0 - 3600, ROWS)
     state = take(NodeState(), m.report(T0, ROWS)).state
-    late = take(state, m.report(T0 - 3600, ROWS))
+    late = take(state, overtaken)
     assert late.event and late.event.latest == () and len(late.event.times) == 2
     mixed = take(late.state, m.report(T0 + 60, [[1, None, 1, 1, 1, 1], [2, None, 2, 2, 2, 2]]))
     assert mixed.event and mixed.event.latest == tuple((c, 1) for c in (0, 2, 3, 4, 5))

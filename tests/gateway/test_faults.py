@@ -191,7 +191,11 @@ def test_a_forecast_is_the_straight_line_through_daily_minima() -> None:
     days: list[list[float]] = []
     for d in range(40):
         for hour, dip in ((2, 0.02), (12, 0.0)):
-            note(days, T0 + d * D + hour * H, 3.6 - 0.002 * d - dip)
+            note(days, (t := T0 + d * D + hour * H), 3.6 - 0.002 * d - dip, t)
+    assert not note(days, T0 + 39 * D, 3.7, T0 + 39 * D)
+    assert note([*days], T0, 3.5, T0) and len(days) == 30, (
+        "of a clock that was set back nothing is left but what has come"
+    )
     assert len(days) == 30 and days_left(limits, days) == pytest.approx((3.6 - 0.002 * 39 - 0.02 - 3.0) / 0.002)
     assert days_left(limits, days[:6]) is None, "six days are no line"
     assert days_left(limits, [[d, 3.6] for d in range(30)]) is None

@@ -85,7 +85,7 @@ def test_an_alert_is_retained_while_it_is_up_and_cleared_by_an_empty_payload() -
     assert found["alert/pm10-above"].retain
     assert json.loads(found["alert/pm10-above"].payload) == {
         "code": "above", "severity": "warning", "quantity": "pm10", "value": 181, "limit": 150, "unit": "ug/m3",
-        "since": "2026-01-01T00:01:00Z", "t": "2026-01-01T00:01:30Z",
+        "since": "2026-01-01T00:01:00Z", "t": "2026-01-01T00:01:30Z", "gw": "gw-1",
     }  # fmt: skip
     assert json.loads(found["event"].payload)["event"] == "alarm_raised"
     clear = Alarm("cleared", "cleared", "warning", "pm10", "ug/m3", 140, 150, T0 + 99, T0, ("pm10-above", "pm10-fault"))

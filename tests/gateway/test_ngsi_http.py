@@ -257,7 +257,7 @@ async def test_an_alert_that_comes_back_has_no_end(broker: HttpBroker) -> None:
         for n, state in enumerate(("raised", "cleared", "raised"), 1):
             await commit(engine, alarm(n, state))
             await drained(made)
-            alert = broker.entities["urn:ngsi-ld:Alert:air-quality-1-pm10-above"]
+            alert = broker.entities["urn:ngsi-ld:Alert:air-quality-1:pm10-above"]
             assert ("validTo" in alert) == (state == "cleared")
 
 

@@ -6,21 +6,27 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 from referencing import Registry, Resource
 
-from gateway.core.model import Area, Column, Event, Node
+from gateway.config import Broker, MqttOutputConfig
+from gateway.core.current import Current, Up
+from gateway.core.model import Alarm, Area, Column, Event, Node
+from gateway.core.shape import Shape
 from gateway.core.value import replace
 from gateway.outputs import FORMATS
 from gateway.outputs.message import Known, Message
 from gateway.outputs.ngsi_ld import CORE, OWN, concise, keyvalues, normalized
 from gateway.outputs.ngsi_models import Attr, Entity
+from gateway.outputs.retained import Tree, shape_of
 from tests.gateway.told import district, events
 from tests.gateway.world import T0
 
@@ -144,7 +150,7 @@ def test_every_entity_is_valid_against_its_official_schema() -> None:
                 continue
             entity = json.loads(m.payload)
             check(entity)
-            assert m.topic == f"city/v1/ngsi-ld/{entity['type']}/{entity['id'].rsplit(':', 1)[1]}"
+            assert m.topic == f"city/v1/ngsi-ld/{entity['type']}/{entity['id'].split(':', 3)[3]}"
             seen[entity["type"]] += 1
     assert set(seen) == {
         "AirQualityObserved", "NoiseLevelObserved", "SmartMeteringObservation", "WaterConsumptionObserved", "ParkingSpot", "WasteContainer",
@@ -296,12 +302,41 @@ def test_values_are_converted_to_what_the_models_want() -> None:
     ]
 
 
+@pytest.mark.parametrize("one", ["a", "a-b", "a-b-c"])
+def test_no_two_alerts_have_one_id(one: str) -> None:
+    """Names of nodes and of rules both contain what used to stand between them."""
+    found = Counter[str]()
+    for name, rules in (("a", ("b-c", "b", "c")), ("a-b", ("c", "b-c")), (one, ("x",)), ("a-b-c", ("b",))):
+        for rule in rules:
+            alarm = Alarm("raised", "above", "warning", "pm10", "ug/m3", 9, 8, T0, T0, (rule,))
+            e = Event("alarm", "1", 300, name, "open", T0, 600, alarm=alarm)
+            node = replace(NODES[300], name=name)
+            (m,) = FORMATS["ngsi-ld"](e, "city", Known("gw-1", {300: node}))
+            found[json.loads(m.payload)["id"]] += 1
+            assert m.topic == f"city/v1/ngsi-ld/Alert/{name}:{rule}"
+    assert set(found.values()) == {1} and len(found) == 7
+
+
+def test_alerts_under_the_ids_of_before_are_emptied() -> None:
+    """A shape that was noted by an older gateway had another character between node and rule."""
+    new = shape_of(MqttOutputConfig("city", Broker("127.0.0.1", 1), formats=("ngsi-ld",)), "1")
+    stored = {f.name: getattr(new, f.name) for f in fields(new) if f.name != "between"}
+    old = msgspec.msgpack.decode(msgspec.msgpack.encode(stored), type=Shape)
+    up = Up(Alarm("raised", "above", "warning", "pm10", "ug/m3", 9, 8, T0, T0, ()), T0, 0)
+    c = Current(visibility="open", alerts={"pm10-above": up})
+    trees = [Tree(shape, "gw-1", NODES).desired("300", c) for shape in (old, new)]
+    assert old != new and [[*tree] for tree in trees] == [
+        ["city/v1/ngsi-ld/Alert/air-quality-1-pm10-above"],
+        ["city/v1/ngsi-ld/Alert/air-quality-1:pm10-above"],
+    ]
+
+
 def test_an_alert_that_ends_is_told_once_more_and_its_topic_cleared() -> None:
     found = [
         m
         for e in events(NODES[300])
         for m in say("ngsi-ld", e)
-        if m.topic == "city/v1/ngsi-ld/Alert/air-quality-1-pm1-above"
+        if m.topic == "city/v1/ngsi-ld/Alert/air-quality-1:pm1-above"
     ]
     assert [(m.retain, bool(m.payload)) for m in found] == [(True, True), (True, True), (False, True), (True, False)]
     raised, _, ended, _ = found

@@ -16,7 +16,7 @@ import pytest
 from gateway.schemas import schema
 from tests.gateway.conftest import BrokerAddress
 from tests.gateway.test_process import NOW, ROWS, Load
-from tests.gateway.world import Backend, Concentrator, Mote, Process, toml_of, until
+from tests.gateway.world import Backend, Concentrator, Mote, Process, registry, toml_of, until
 
 Start = Callable[..., Process]
 
@@ -116,7 +116,7 @@ def test_outputs_come_go_and_get_other_filters(tmp_path: Path, mosquitto: Broker
     assert [x for t, x, _ in portal.messages if t == "portal/v1/gw/gw-1/state"] == [b"online", b"online"], (
         "no flap to offline"
     )
-    config.write_text(one)
+    config.write_text(one + "# no portal\n")  # not the beginning of what it was: that would be asked for twice
     reload(p)
     portal.wait(lambda: portal.messages[-1][:2] == ("portal/v1/gw/gw-1/state", b"offline"))
     send()
@@ -180,7 +180,9 @@ def test_a_bad_file_is_refused_loudly_and_the_old_one_stays_in_force(
         udp.bind(tcp.getsockname())
         config.write_text(sound.replace(change[0], change[1].replace("BUSY", str(tcp.getsockname()[1]))))
         toml_of_nodes = (tmp_path / "nodes.toml").read_text()
-        (tmp_path / "nodes.toml").write_text("")  # would make the node unknown, were anything of it in force
+        (tmp_path / "nodes.toml").write_text(
+            registry([Mote(999)])
+        )  # would make the node unknown, were anything of it in force
         status = reload(p)
     assert status.startswith("degraded: the configuration on disk is not in force: ")
     refused = [line for line in p.lines() if line["event"] == "reload_refused"]

@@ -59,7 +59,7 @@ def test_an_alarm_and_an_hour_reach_the_broker_and_survive_a_kill(tmp_path: Path
         backend.wait(lambda: backend.on("node/n-263/alert/hot")[-1] != b"")
         p.kill()
         file.write_text(file.read_text().replace('rules = "rules.toml"\n', ""))
-        p = Process(file)
+        p = Process(file, accept=True)
         backend.wait(lambda: backend.on("node/n-263/alert/hot")[-1] == b"", what="cleared by a life without rules")
     finally:
         p.kill()

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.flight import Flight
+from gateway.outputs.mark import Mark, mark_of
 from gateway.outputs.message import Message
 from gateway.outputs.refusal import MOST, TIMES, Refusals
-from gateway.outputs.resync import Mark, mark_of
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.world import Backend, Concentrator, Mote, Process, toml_of, until
 

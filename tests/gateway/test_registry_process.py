@@ -72,6 +72,53 @@ def test_a_reload_of_the_short_file_confirms_that_the_nodes_are_to_go(scene: Sce
     assert "registry_shrunk" not in problems(scene)
 
 
+def lacking(scene: Scene, what: str) -> None:
+    """Write the files without a part of them."""
+    file = scene.write()
+    text = file.read_text()
+    if what == "rules":
+        (scene.folder / "rules.toml").write_text("")
+    elif what == "line":
+        file.write_text(text.replace('rules = "rules.toml"\n', ""))
+    elif what == "output":
+        file.write_text(text[: text.index("[output.portal]")])
+    elif what == "filter":
+        file.write_text(text.replace('quantities = ["pm10"]\n', ""))
+
+
+@pytest.mark.parametrize("what", ["rules", "line", "output", "filter"])
+def test_a_start_that_lacks_rules_outputs_or_a_filter_takes_nothing_away_until_it_is_asked_for(
+    scene: Scene, what: str
+) -> None:
+    """One of each: what a big city is asked for, a small one is, too."""
+    scene.rules = '[rule.hot]\nquantity = "temperature"\nabove = 20\nclear = 10\nreference = "r"\n'
+    scene.outputs["portal"] = {"root": "portal", "formats": ["native"], "quantities": ["pm10"]}
+    scene.start()
+    scene.live()
+
+    def shown() -> set[str]:
+        return {t for t in tree(scene.broker) if "/node/" in f"/{t}"}
+
+    until(
+        lambda: any("alert/hot" in t for t in shown()) and any(t.startswith("portal/") and "pm10" in t for t in shown())
+    )
+    settled(scene.broker)
+    before = shown()
+    assert scene.process is not None and scene.process.stop() == 0
+    lacking(scene, what)
+    scene.process = Process(scene.folder / "gateway.toml")
+    until(lambda: "registry_shrunk" in problems(scene))
+    scene.feed(scene.motes[263].report(NOW + 60, [[7, 8, 99, 231, 631, 121]]))
+    settled(scene.broker)
+    assert shown() == before
+    reload(scene.process)
+    assert "registry_shrunk" not in problems(scene)
+    if what == "filter":
+        until(lambda: any(t.startswith("portal/") and "temperature" in t for t in shown()))
+    else:
+        until(lambda: shown() < before)
+
+
 def test_a_new_key_under_a_used_epoch_is_refused_by_a_reload_and_unanswered_after_a_start(scene: Scene) -> None:
     p = scene.start()
     scene.live()
@@ -90,7 +137,7 @@ def test_a_new_key_under_a_used_epoch_is_refused_by_a_reload_and_unanswered_afte
         c.push(new.report(NOW + i, [[7, 8, 99, 231, 631, 121]], long=True))
     assert c.pull() == [], "acknowledged, the node would delete them"
     c.close()
-    until(lambda: [x for x in p.lines() if x["event"] == "uplink_refused" and x["reason"] == "key_changed"])
+    until(lambda: any(x["event"] == "uplink_refused" and x["reason"] == "key_changed" for x in p.lines()))
     new.epoch = 1
     file = scene.write()
     text = (scene.folder / "nodes.toml").read_text()

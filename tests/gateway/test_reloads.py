@@ -238,16 +238,16 @@ async def test_a_node_that_is_opened_in_so_many_words_is_opened_at_once(lab: Lab
 
 @pytest.mark.parametrize("left", [5, 8, 10])
 async def test_half_of_the_nodes_may_go_at_once(lab: Lab, left: int) -> None:
-    lab.nodes(MOTES[:left])
+    lab.nodes(MOTES[10 - left :])
     assert await lab.ask() == [] and len(lab.config.nodes) == left
 
 
 async def test_few_nodes_may_go_at_once(tmp_path: Path, lab: Lab) -> None:
-    lab.nodes(MOTES[:5])
+    lab.nodes(MOTES[5:])
     await lab.ask()
-    lab.nodes(MOTES[:3])
+    lab.nodes(MOTES[7:])
     await lab.ask()
-    lab.nodes(MOTES[:1])
+    lab.nodes(MOTES[9:])
     assert await lab.ask() == [], "two of three"
 
 

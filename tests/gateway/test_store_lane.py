@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from paho.mqtt.client import topic_matches_sub
 
 from gateway import backoff
 from gateway.config import Broker, MqttOutputConfig
@@ -20,8 +21,9 @@ from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError
 from gateway.outputs import track
+from gateway.outputs.mark import mark_topic
 from gateway.outputs.mqtt import MqttOutput, place_of
-from gateway.outputs.resync import Resync, mark_topic
+from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree
 from gateway.store.engine import Engine, StoreError, Write
 from gateway.store.memory import MemoryEngine
@@ -70,10 +72,15 @@ class Broker_(asyncio.Event):
         if not Broker_.up:
             raise MqttError("away")
 
-    async def subscribe(self, topic: str, _qos: int = 0) -> None:
-        self._topics.add(topic)
-        if topic in Broker_.memory:
-            self.on_retained(topic, Broker_.memory[topic])
+    async def subscribe(self, topic: str | list[tuple[str, int]], _qos: int = 0) -> None:
+        for f in [topic] if isinstance(topic, str) else [f for f, _ in topic]:
+            self._topics.add(f)
+            for at, payload in list(Broker_.memory.items()):
+                if payload and topic_matches_sub(f, at):
+                    self.on_retained(at, payload)
+
+    async def unsubscribe(self, topics: list[str]) -> None:
+        self._topics.difference_update(topics)
 
     async def disconnect(self) -> None:
         if not self.closed.done():
@@ -83,7 +90,7 @@ class Broker_(asyncio.Event):
         if self.closed.done():
             return None
         cls = type(self)
-        if topic.startswith("city/v1/node/"):
+        if topic.startswith("city/v1/node/") and "/probe/" not in topic:
             if cls.die_after is not None:
                 if cls.die_after == 0:
                     cls.die_after = None
@@ -93,7 +100,7 @@ class Broker_(asyncio.Event):
             cls.sent.append((topic.removeprefix("city/v1/node/n-263/"), payload, retain))
         if retain:
             cls.memory[topic] = payload
-        if topic in self._topics:
+        if any(topic_matches_sub(f, topic) for f in self._topics):
             asyncio.get_running_loop().call_soon(self.on_message, topic, payload)
         self._mid += 1
         if cls.acks:
@@ -250,6 +257,27 @@ async def test_an_alarm_that_passes_what_is_newer_than_the_connection_is_not_und
     assert told().index("263:0:200") < 190, "it did pass them"
     assert list(dict.fromkeys(values("q/pm10"))) == list(range(1, 200)), "of other topics nothing is left out"
     assert values("state")[-1] == "online", "the reports before it said offline"
+
+
+@pytest.mark.parametrize("end", ["personal", "open", "renamed"])
+async def test_what_waits_of_a_node_that_has_left_is_shown_to_no_more_than_it_was_last(
+    engine: Engine, end: str
+) -> None:
+    """An event keeps the circle that it was made in; the node was made personal before it was removed."""
+    await engine.ledger.keep_registry(NODES, {}, T0)
+    await commit(engine, report(1))
+    last = {n: replace(node, visibility="open" if end == "open" else "personal") for n, node in NODES.items()}
+    await engine.ledger.keep_registry(last, {}, T0)
+    left = {n: replace(node, name="other") for n, node in last.items()} if end == "renamed" else {}
+    await engine.ledger.keep_registry(left, {}, T0)
+    o = MqttOutput(CONFIG, "gw-1", engine, Metrics(), dict, left)
+    task = asyncio.create_task(o.run())
+    try:
+        await o.drain()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert bool(told()) == (end == "open")
 
 
 async def test_events_that_are_filtered_do_not_stop_the_lane(engine: Engine) -> None:

@@ -49,10 +49,11 @@ def events(node: Node, seed: int = 1) -> Iterator[Event]:
         rows[1] = [None if rng.random() < 0.3 and len(row) > 1 else v for row in (rows[1],) for v in row]
         return mote.report(t, rows, schema=PROFILES.get(node.profile, 3), interval=0 if is_bay else 60)
 
+    overtaken = report(T0 + 60)
     frames = [
         mote.status({1: 5, 2: 1, 3: 1, 5: "0.1.0", 12: 371}, long=True),
         *(report(T0 + 600 * n) for n in range(4)),
-        report(T0 + 60),  # late
+        overtaken,
         report(T0 + 4000, beyond=True),
         mote.alarm(codes.ALARM_ABOVE, T0 + 1, ids[0], 181, 150),
         mote.alarm(codes.ALARM_ABOVE, T0 + 2, ids[0], 190, 150),

@@ -150,7 +150,7 @@ def toml_of(folder: Path, broker: tuple[str, int], nodes: Sequence[Mote], clock:
 class Process:
     """The real gateway process."""
 
-    def __init__(self, config: Path, ready_s: float = 20.0) -> None:
+    def __init__(self, config: Path, ready_s: float = 20.0, accept: bool = False) -> None:
         self.log = config.parent / f"gateway-{secrets.token_hex(3)}.log"
         notify = config.parent / f"n{secrets.token_hex(3)}.sock"
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -158,7 +158,7 @@ class Process:
         self._notify.settimeout(ready_s)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "gateway", "run", "--config", str(config)],
+                [sys.executable, "-m", "gateway", "run", "--config", str(config), *(["--accept"] if accept else [])],
                 cwd=REPO, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "NOTIFY_SOCKET": str(notify)},
             )  # fmt: skip
         self.told = self._await_ready(ready_s)

@@ -80,11 +80,11 @@ def test_an_end_that_is_none_of_ours_is_an_exit_code_and_one_document(
 ) -> None:
     body = {"node": "aq-01", "name": "reboot", "state": state} | ({"error": error} if error else {})
     with pytest.raises(SystemExit) as e:
-        gateway_command._end(body, True, True)
+        gateway_command._end(body, Where("127.0.0.1", 1, "city", "ana", None, None), True)
     told = json.loads(capsys.readouterr().out)
     assert (
         e.value.code == code
-        and not told["ok"]
+        and told["node"] == "aq-01"
         and told["error"] == (error or {"refused": "refused_by_node"}.get(state, state))
     )
 

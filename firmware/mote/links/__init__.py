@@ -1,7 +1,8 @@
 """The bearers. One object per link with the same face:
 
 max_frame: longest frame in bytes. up: False while there is no bearer at all. acks_all: the gateway acks every frame.
-ack_wait_ms: how long after send() an ack may come. ready_in_ms(n, alarm) -> 0, or how long the duty cycle says to wait.
+ack_wait_ms: how long after send() an ack may come. answer_ms: how long behind a frame its answer
+may keep the gateway from hearing the next one. ready_in_ms(n, alarm) -> 0, or how long the duty cycle says to wait.
 await send(buf, n, kind, listen): send buf[0:n]; listen: an answer is expected. Raises LinkDown, OSError, TimeoutError.
 on_frame: set by the node, function(bytearray, rssi, snr) -> True when the frame was ours and authentic. on_up: function().
 async run(): what the link needs done in the background, for ever.

@@ -25,6 +25,7 @@ _PREAMBLE_SYMBOLS = const(
 )  # 8 + 4.25 of preamble and sync, 8 of the header, and some: detected by then, or there is nothing
 _TX_SLACK_MS = const(3000)
 _LONGEST = const(255)
+_ANSWER_BYTES = const(40)  # an ack with missing counters and the time is 30
 
 
 class LoraLink:
@@ -51,6 +52,7 @@ class LoraLink:
         self.on_frame = self.on_up = nobody
         self.hold_pin = cs  # stays high in deep sleep
         self._window_ms = _EARLY_MS + _LATE_MS + (_PREAMBLE_SYMBOLS << sf) // 125
+        self.answer_ms = _RX_DELAY_MS + self._air_ms(_ANSWER_BYTES)
         self.airtime_ms = 0
         self.radio_ms = 0  # sending and receiving
         self.foreign = 0

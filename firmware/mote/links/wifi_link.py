@@ -21,6 +21,7 @@ class WifiLink:
     max_frame = MAX_FRAME
     acks_all = True
     ack_wait_ms = 8000
+    answer_ms = 0
 
     def __init__(self, wlan, host, port, node, name, user=None, password=None):
         self._wlan, self._host, self._port = wlan, host, port

@@ -14,10 +14,10 @@ from typing import Any
 from gateway.core.aggregates.cells import HOUR
 from gateway.core.city import Turn
 from gateway.core.model import RESTRICTED, Aggregate, Area, Event
+from gateway.core.report import FUTURE_S
 
 KEEP_HOURS = 8 * 24
 MEMBERS = "@members"  # no name of a node
-AHEAD_S = 86_400  # marks further ahead of the present frame are of a time when the host's clock was wrong
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,13 @@ class Bays:
             t, value = news
             known = self._all(turn, spec)
             before = known.get(turn.subject.name)
-            if (
-                before is not None
-                and before[0] is not None
-                and before[0] <= turn.now + AHEAD_S
-                and (t <= before[0] or before[1] == value and value is None)
-            ):
-                continue
+            if before is not None:
+                since, is_silent = before[0], before[1] is None
+                if value is None and is_silent:
+                    continue
+                # of two states the decision says which was sealed last; of silence and a state, their times do, unless the clock was set back
+                if is_silent != (value is None) and since is not None and t <= since <= turn.now + FUTURE_S:
+                    continue
             known[turn.subject.name] = [t, value]
             turn.keep(key_of(spec, turn.subject.name), [t, value])
             if before is None or before[1] != value:
@@ -123,7 +123,8 @@ class Bays:
             "free": max(heard - occupied, 0),
             "unknown": max(capacity - heard, 0),
         }
-        newest = max((x[0] or 0 for x in known.values()), default=0)
+        future = turn.now + FUTURE_S  # marks behind it are of before the clock was set back
+        newest = max((x[0] for x in known.values() if x[0] is not None and x[0] <= future), default=0)
         tell(turn, spec, "lot", max(t, newest), body)
 
 
@@ -176,7 +177,7 @@ class Balance:
         if use is None and turn.subject.name not in state["m"]:
             return
         hours: list[int] = turn.look(key_of(spec, "hours")) or []
-        last = int(turn.now + AHEAD_S) // HOUR
+        last = int(turn.now + FUTURE_S) // HOUR  # later hours are of before the clock was set back
         newest = max((h for h in hours if h <= last), default=hour)
         if hour < newest - KEEP_HOURS:
             turn.refuse("late_for_aggregates", 1)

@@ -7,6 +7,7 @@ At `reset_hour` the sum becomes reset_to; the difference is drift, and rows from
 
 note "<area>/count": n: cars, from all rows that are settled. w: [[t, begin, in, out]] of rows that are not. g: {node: [newest row, interval, runs, row length, last step]}.
 s: settled up to. t: newest row. f: begin of the first. z: newest reset, y: the one before. drift. c: [[t, amount]] of the newest corrections. b: body published last.
+o: {node: [epoch, counter] of the frame that was sealed last}.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ MOST_RUNS = 128  # of a gate's counted time; beyond that the oldest are forgotte
 KEEP_S = 2 * 86_400  # rows further behind the newest are not counted: nothing says any more whether they were
 CORRECTIONS = 8
 FUTURE_S = 300
-AHEAD_S = 86_400
+CROSSING_S = 5
 
 Row = list[int]  # t, begin, in, out
 
@@ -58,15 +59,16 @@ class Counters:
             state: dict[str, Any] = turn.look(key_of(spec, "count")) or {}
             if not state:
                 state = {"n": spec.reset_to, "t": 0, "z": 0, "drift": 0}
-            if (
-                state["t"] > event.received + AHEAD_S
-            ):  # the host's clock was ahead then: what it marked would last until that time
+            # the clock was set back: what is marked would last until that time
+            if state["t"] > event.received + FUTURE_S + CROSSING_S and _is_last(state, name, event):
                 cars = state["n"] + sum(r[2] - r[3] for r in state.get("w", ()))
-                state = {"n": cars, "drift": state["drift"], "t": 0, "z": 0}
+                state = {"n": cars, "drift": state["drift"], "t": 0, "z": 0, "o": state.get("o", {})}
             for key, empty in (("w", []), ("g", {}), ("c", [])):
                 state.setdefault(key, empty)
             gate = state["g"].setdefault(name, [0, turn.subject.interval_s, [], 1, 0])
             gate[1] = turn.subject.interval_s
+            if _is_last(state, name, event):
+                state["o"] = {**state.get("o", {}), name: [event.epoch, event.counter]}
             rows = _passages(spec, name, event, gate)
             if not rows:
                 continue
@@ -123,6 +125,11 @@ class Counters:
             state["drift"] += spec.reset_to - state["n"] - sum(r[2] - r[3] for r in before)
             state["n"] = spec.reset_to
         state["y"], state["z"], state["s"], state["c"] = state["z"], quiet, max(state.get("s", 0), quiet), []
+
+
+def _is_last(state: dict[str, Any], name: str, event: Event) -> bool:
+    """True when no frame of the gate that was sealed later was counted: an older one's receipt may be of long ago."""
+    return [event.epoch, event.counter] > state.get("o", {}).get(name, [-1, 0])
 
 
 def gates_of(spec: AreaSpec) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ is not set; rows ahead of their receipt open no hour. So the cost of a frame is 
 
 own: z: periods that end up to this hour are told. l: newest hour with data. t: newest row. s: seconds per row. d: days noted.
 o: {hour: [received, revision, {quantity: cell}]}, the open hours. p: {aggregate: end of the newest told}. b: p as it was before the clock
-was found days ahead.
+was set back. c: [epoch, counter] of the frame that was sealed last.
 day note: h: {hour: [revision, {quantity: cell}]}. r: {aggregate: {end: revision}} from the second revision on.
 """
 
@@ -29,6 +29,7 @@ MAX_OPEN = 48
 DAY = 24
 CLOCK_SET = 1_735_689_600  # 2025-01-01: a host whose clock says less has not set it
 FUTURE_S = 300  # how far a node's clock may be ahead of ours
+CROSSING_S = 5  # receivers' times of frames that cross
 
 
 class Hours:
@@ -96,8 +97,14 @@ class Hours:
         """Add an event's rows; return the newest time of a usable one."""
         times, kinds = event.times, self._plan.kinds
         newest, future = None, int(event.received) + FUTURE_S
-        if event.received >= CLOCK_SET:
-            self._heal(own, c.hour_of(future))
+        order = [event.epoch, event.counter]
+        if order > own.get(
+            "c", [-1, 0]
+        ):  # what was sealed before says nothing of the clock: its receipt may be of long ago
+            if event.received >= CLOCK_SET:
+                self._heal(own, c.hour_of(future + CROSSING_S))
+            if own:
+                own["c"] = order
         reach = DAY * self._plan.keep_days
         oldest = max(c.hour_of(int(event.received)), own["l"] if own else 0) - reach
         if event.received < CLOCK_SET:
@@ -136,11 +143,11 @@ class Hours:
         return newest
 
     def _heal(self, own: State, last: int) -> None:
-        """Take back marks of a time when the host's clock was days ahead: they would make all that comes until then too late.
+        """Take back marks of a time that has not come yet, since the host's clock was set back: they would make all that comes until then too late.
 
         Or is the clock behind now? Nothing is forgotten for it: open hours stay, and what may have been published gets a higher revision (b).
         """
-        if not own or own["l"] <= last + DAY:
+        if not own or own["l"] <= last:
             return
         own["l"] = max((h for h in own["o"] if h <= last), default=last)
         own["z"] = min(own["z"], last - 1)

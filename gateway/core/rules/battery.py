@@ -32,9 +32,13 @@ class BatteryPlan:
         return self.profiles.get(profile, self.other)
 
 
-def note(days: list[list[float]], t: int, volt: float) -> bool:
-    """Keep the minimum of each day, newest KEEP days, in order; True if anything changed. Late values count for their day."""
-    day = t // DAY
+def note(days: list[list[float]], t: int, volt: float, now: float) -> bool:
+    """Keep the minimum of each day, newest KEEP days, in order; True if anything changed. Late values count for their day.
+
+    Days that have not come yet by `now` are of a clock that was set back since, and left out.
+    """
+    day, last = t // DAY, now // DAY + 1
+    days[:] = [entry for entry in days if entry[0] <= last]
     for entry in days:
         if entry[0] == day:
             if volt >= entry[1]:

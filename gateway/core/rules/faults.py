@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from gateway.core.city import State, Turn
 from gateway.core.model import Alarm, Event
 from gateway.core.normalise import quantity_of
-from gateway.core.report import is_int
+from gateway.core.report import FUTURE_S, is_int
 from gateway.core.rules import battery
 from gateway.core.rules.texts import text_of
 
@@ -84,8 +84,8 @@ class Faults:
     def _heard(self, event: Event) -> None:
         now = event.received
         since, last, interval = self._spoke.get(event.link, (now, now, event.interval_s))
-        if now - last > _gap_s(interval):
-            since = now
+        if now - last > _gap_s(interval) or last - now > _gap_s(interval):  # or the clock was set back
+            since, last = now, now
         self._spoke[event.link] = (since, max(last, now), min(interval, event.interval_s))
 
     def _back(self, turn: Turn, event: Event, own: State) -> None:
@@ -106,11 +106,14 @@ class Faults:
         off = own.get("off")
         if off is None or off[1]:
             return
+        if off[0] > turn.now:  # the clock was set back
+            off[0] = turn.now
+            turn.changed = True
         link, patience = own.get("k", ""), self.patience_s(turn)
         alive = False
         for name, (since, last, interval) in self._spoke.items():
             # the link has carried somebody's frames for all that time without a gap, and still does
-            if not link or name == link:
+            if (not link or name == link) and last <= turn.now + FUTURE_S:
                 alive |= last > off[0] and last - since >= patience and turn.now - last <= _gap_s(interval)
         self._waiting.add(turn.subject.key)
         if alive or len(self._waiting) <= FEW and turn.now - off[0] >= patience + ALONE_S:
@@ -192,6 +195,9 @@ class Faults:
             for key in sorted(broken | up):
                 self._set(turn, own, f"sensor-{key}", "sensor", key, key in broken, t)
         newest, silence = own.get("r"), self._plan.stale_intervals * turn.subject.interval_s
+        if newest is not None and newest > t + FUTURE_S:  # the clock was set back
+            newest = own["r"] = t
+            turn.changed = True
         if newest is not None and t - newest > silence and not event.stale and not status.get("outbox_depth"):
             self._set(turn, own, "stale-report", "stale", "report", True, t, t - newest, "s", silence)
         volt = status.get("battery_voltage")
@@ -205,7 +211,7 @@ class Faults:
         if limits is None or volt <= 0:
             return
         days = own.setdefault("b", [])
-        if battery.note(days, t, volt):
+        if battery.note(days, t, volt, turn.now):
             turn.changed = True
         low = battery.is_low(limits, volt, "battery-low" in own.get("up", ()))
         self._set(turn, own, "battery-low", "battery", "battery_voltage", low, t, volt, "V", limits.low)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from gateway.core.city import State, Subject, Turn
 from gateway.core.model import Alarm, Event
 from gateway.core.normalise import quantity_of
 from gateway.core.registry import strictest
+from gateway.core.report import FUTURE_S
 from gateway.core.rules.machine import UP, Told, Track, about, by_clock, end, steps, waits_until
 from gateway.core.rules.rule import Rule
 from gateway.core.rules.texts import text_of
 
 FRESH_INTERVALS, FRESH_LEAST_S = 3, 900
-AHEAD_S = 86_400
 SCHEDULE_S = 900  # how often an alarm of a rule with a schedule is held against the clock
 
 
@@ -60,7 +60,7 @@ class Limits:
         if not by:
             return
         order: list[int] | None = None
-        for c, _newest in event.latest:  # a column without a newer value is late altogether: it changes nothing
+        for c, newest in event.latest:  # a column without a newer value is late altogether: it changes nothing
             column = event.columns[c]
             rules = by.get(f"/{column.key}")
             if rules is None:
@@ -72,7 +72,8 @@ class Limits:
             for rule in rules:
                 if rule.name not in own and rule.direction != "rise" and not any(rule.beyond(v) for _, v in rows):
                     continue
-                self._take(turn, rule, own, rows, event.received - self._fresh_s(turn, rule), column.unit)
+                stale = event.received - self._fresh_s(turn, rule)
+                self._take(turn, rule, own, rows, event.times[newest], stale, column.unit)
 
     def _aggregates(self, turn: Turn, event: Event, own: State) -> None:
         by, _ = self._for(turn.subject)
@@ -84,7 +85,7 @@ class Limits:
                 if rules is not None and value.value is not None:
                     for rule in rules:
                         stale = event.received - self._fresh_s(turn, rule) - (a.end - a.start)
-                        self._take(turn, rule, own, [(a.end, value.value)], stale, value.unit)
+                        self._take(turn, rule, own, [(a.end, value.value)], a.end, stale, value.unit)
 
     def _area(self, turn: Turn, event: Event, own: State) -> None:
         by, _ = self._for(turn.subject)
@@ -96,19 +97,26 @@ class Limits:
             if rules is not None and isinstance(value, (int, float)):
                 for rule in rules:
                     stale = event.received - self._fresh_s(turn, rule)
-                    self._take(turn, rule, own, [(area.t, value)], stale, str(area.body.get("unit", "1")))
+                    self._take(turn, rule, own, [(area.t, value)], area.t, stale, str(area.body.get("unit", "1")))
 
     def _fresh_s(self, turn: Turn, rule: Rule) -> float:
         return rule.fresh_s or max(FRESH_INTERVALS * turn.subject.interval_s, FRESH_LEAST_S)
 
     def _take(
-        self, turn: Turn, rule: Rule, own: State, rows: Iterable[tuple[int, float]], stale: float, unit: str
+        self,
+        turn: Turn,
+        rule: Rule,
+        own: State,
+        rows: Sequence[tuple[int, float]],
+        newest: int,
+        stale: float,
+        unit: str,
     ) -> None:
+        """Hold values against a rule. newest: time of the one that is current now: marks behind it are of a clock that was set back."""
         before = own.get(rule.name)
         track = Track.of(before)
-        if track.t > turn.now + AHEAD_S:  # of a time when the host's clock was ahead
-            track.t, track.window = 0, None
-            track.since, track.told_t = min(track.since, int(turn.now)), min(track.told_t, int(turn.now))
+        if track.t > newest:
+            track.back_to(min(t for t, _ in rows) - 1 if rows else newest)
         for told in steps(rule, track, rows, stale):
             self._tell(turn, rule, told, unit)
         after = track.kept()
@@ -185,6 +193,8 @@ class Limits:
             rule, track = mine.get(name), Track.of(own[name])
             if rule is None:
                 continue
+            if track.since > now + FUTURE_S:  # the clock was set back
+                track.back_to(now)
             applies = rule.schedule.always or rule.schedule.applies(turn.now)
             told = by_clock(rule, track, now) if applies else []
             if not applies and track.phase:

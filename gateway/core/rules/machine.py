@@ -34,6 +34,11 @@ class Track:
     window: list[list[float]] | None = None
     about: str = ""
 
+    def back_to(self, t: int) -> None:
+        """The clock was set back: nothing that is known is later than t."""
+        self.t, self.since, self.told_t = min(self.t, t), min(self.since, t), min(self.told_t, t)
+        self.window = None
+
     @classmethod
     def of(cls, kept: list[Any] | None) -> Track:
         """Return the track of what was noted."""

@@ -319,7 +319,7 @@ class Link:
 
     def __init__(self, gateway, max_frame=222, acks_all=False):
         self.gateway, self.max_frame, self.acks_all = gateway, max_frame, acks_all
-        self.ack_wait_ms = self.radio_ms = 0
+        self.ack_wait_ms = self.answer_ms = self.radio_ms = 0
         self.up = True
         self.on_frame = self.on_up = None
         self.up_loss = self.down_loss = 0

@@ -15,6 +15,11 @@ from mote import supervisor, words
 from mote.duty import Duty
 from mote.hal.rtc import RtcMemory
 from mote.links.lora_link import LoraLink
+from mote.uplink import Uplink as _Uplink
+
+
+def Uplink(link, outbox):
+    return _Uplink(outbox, link, 0, 0, 10_000, 10_000, lambda: None, lambda frame: True)
 
 
 class Air:
@@ -102,6 +107,37 @@ async def test_a_frame_that_wants_no_ack_is_not_followed_by_a_window():
     made, air = link()
     await made.send(bytearray(51), 40, 0, False)
     assert air.listened == []
+
+
+class Backlog:
+    """An outbox of reports of one length that no one acknowledges."""
+
+    def __init__(self, frames, n):
+        self.depth, self._n = frames, n
+        self.counters = [4 * i + 1 for i in range(frames)]  # none of them is answered by rule
+        self.kinds, self.states, self.times = bytearray(frames), bytearray(frames), [0] * frames
+
+    def read_into(self, i, buf):
+        return self._n
+
+    def index_of(self, counter):
+        return self.counters.index(counter)
+
+
+async def test_a_frame_of_a_backlog_waits_until_the_gateway_may_have_answered_the_one_before():
+    """Out of order each frame is answered, and while the gateway sends it hears nothing on any channel."""
+    for sf in (7, 9, 12):
+        made, air = link(sf)
+        uplink = Uplink(made, Backlog(6, 40))
+        task = asyncio.create_task(uplink.run())
+        while len(air.sent) < 6:
+            await asyncio.sleep(1)
+        task.cancel()
+        longest = made._air_ms(36)  # header 7, tag 4, an ack with 8 bytes of missing counters, time
+        for i in range(5):
+            before, _, us = air.sent[i]
+            gap = air.sent[i + 1][0] - before - us
+            assert gap >= 1000 * (1000 + longest), (sf, gap)
 
 
 async def test_channels_are_random_and_the_ledger_stops_what_is_too_much():

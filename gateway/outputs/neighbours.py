@@ -1,0 +1,91 @@
+"""Which outputs of this gateway publish at an output's broker, or may: what is theirs is spared, and who was taken out is emptied.
+
+Those of the same address are there. Of another address that shares topics it is asked (`siblings.py`); until that is known it is spared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from gateway.core.shape import Shape
+from gateway.mqtt_session import MqttSession
+from gateway.outputs.retained import Tree
+from gateway.outputs.siblings import Sibling, ask, shares
+from gateway.outputs.turn import Turn
+from gateway.store.ledger import Ledger
+
+
+class Output(Sibling, Protocol):
+    """What is known of an output."""
+
+    @property
+    def place(self) -> str: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def tree(self) -> Tree: ...
+
+
+class Neighbours:
+    """Of one output. others: all outputs, this one among them."""
+
+    def __init__(self, mine: Output, ledger: Ledger) -> None:
+        self._mine, self._ledger = mine, ledger
+        self.others: Callable[[], Sequence[Output]] = tuple
+        self._here: dict[
+            str, bool
+        ] = {}  # outputs under another address: whether they are at this broker, where that is known
+
+    def begin(self) -> None:
+        """A new connection may be to another broker."""
+        self._here.clear()
+
+    def turn(self, seq: int, generation: int, as_of: int) -> Turn:
+        """Return a turn with former shapes of this output behind a generation, shapes of others at this broker, and who was taken out there."""
+        turn, mine = Turn(seq, generation, as_of), self._mine
+        for key, (_, place) in self._ledger.places().items():
+            if key == mine.place:
+                turn.former += [self._as(shape) for g, shape in place.past if g > generation]
+            elif place.address == mine.address and place.now is not None:
+                turn.others.append(self._as(place.now))
+            elif place.address == mine.address:
+                shapes = [self._as(shape) for g, shape in place.past if g > generation or not place.empty]
+                if shapes:
+                    turn.left[key] = shapes
+        return turn
+
+    def follow(self, turn: Turn, as_of: int) -> None:
+        """An output that has come while a pass is under way is not emptied any further, and what it publishes is its own."""
+        if turn.as_of != as_of:
+            now = self.turn(turn.seq, turn.generation, as_of)
+            turn.others, turn.as_of = now.others, now.as_of
+            turn.left = {key: shapes for key, shapes in turn.left.items() if key in now.left}
+
+    def strangers(self) -> list[Output]:
+        """Return the outputs that may share topics with this one, if their broker is this one under another address."""
+        mine = self._mine
+        return [
+            o
+            for o in self.others()
+            if o.place != mine.place
+            and o.address != mine.address
+            and shares(mine.tree.shape, o.tree.shape)
+            and self._here.get(o.place, True)
+        ]
+
+    def trees(self) -> list[Tree]:
+        """Return what those may publish."""
+        return [o.tree for o in self.strangers()]
+
+    async def ask(self, session: MqttSession) -> tuple[bool, bool]:
+        """Ask those that are not known yet; return whether one has turned out to be elsewhere, and whether all are known by now."""
+        here, away = await ask(session, [o for o in self.strangers() if o.place not in self._here and o.hears])
+        self._here |= {o.place: True for o in here} | {o.place: False for o in away}
+        return bool(away), all(o.place in self._here for o in self.strangers())
+
+    def _as(self, shape: Shape) -> Tree:
+        tree = self._mine.tree
+        return Tree(shape, tree.gateway, tree.nodes, tree.entry)

@@ -1,0 +1,141 @@
+"""What one pass over a broker's memory is about, and what of it may be somebody else's by now."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from gateway.core.current import NOTHING
+from gateway.core.shape import Entry
+from gateway.outputs.owner import newest, ours
+from gateway.outputs.reading import AT_ONCE, Name, Read, Reader
+from gateway.outputs.retained import Tree
+from gateway.store.ledger import Known, Ledger
+
+
+class Doubt(NamedTuple):
+    """Topics of a subject under a name that it has no more, or that another gateway may use as well."""
+
+    subject: str
+    name: Name
+    topics: frozenset[str]
+
+
+@dataclass
+class Turn:
+    """former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out there, with their shapes,
+    to be emptied. as_of: the generation that others and left are of. spared: topics were left for an output that may be elsewhere.
+    doubts: not looked at yet. unread: why some could not be, and what to do. looks: nothing is published, what is in doubt is looked at.
+    """
+
+    seq: int
+    generation: int
+    as_of: int
+    former: list[Tree] = field(default_factory=list)
+    others: list[Tree] = field(default_factory=list)
+    left: dict[str, list[Tree]] = field(default_factory=dict)
+    alarms: bool = False
+    spared: bool = False
+    doubts: list[Doubt] = field(default_factory=list)
+    unread: tuple[str, str] | None = None
+    looks: bool = False
+
+    def shapes(self) -> list[Tree]:
+        """Return all shapes whose topics are to be emptied."""
+        return [*self.former, *(shape for shapes in self.left.values() for shape in shapes)]
+
+
+def name_of(tree: Tree, subject: str, name: str) -> Name:
+    """Return a name as a shape publishes it."""
+    return Name(tree.shape.root, tree.shape.discovery, name, subject.startswith("@"))
+
+
+def over(
+    turn: Turn, subject: str, tree: Tree, ledger: Ledger, strangers: Sequence[Tree]
+) -> tuple[set[str], dict[Name, set[str]]]:
+    """Return the topics of a subject that may hold what is no longer true, but for those of other outputs at this broker: those under the
+    name that it has, and, by name, those that may be another gateway's by now. strangers: outputs that may be at this broker.
+    """
+    _, c = ledger.current(subject) or (0, NOTHING)
+    sure, doubts, entries = tree.over(subject, c, turn.seq), dict[Name, set[str]](), list[Entry]()
+    if subject.startswith("@") and sure:
+        doubts[name_of(tree, subject, subject[1:])], sure = sure, set()
+    if not turn.alarms:
+        known = ledger.known(subject) or Known(None)
+        entries += [entry for g, entry in known.past if g > turn.generation]
+        if known.now is not None:
+            entries.append(known.now)
+        own = None if known.now is None or subject.startswith("@") else known.now.name
+        for shape in (*turn.shapes(), tree):
+            for entry in entries:
+                if shape is tree and entry is known.now:
+                    continue
+                topics = shape.under(subject, c, entry)
+                if entry.name == own:
+                    sure |= topics
+                else:
+                    doubts.setdefault(name_of(shape, subject, entry.name), set()).update(topics)
+    every = sure.union(*doubts.values())
+    spared = (
+        _others(turn, {subject, *tree.owners(entry.name for entry in entries)}, every, tree, ledger, strangers, subject)
+        if every
+        else set()
+    )
+    return sure - spared, {name: topics - spared for name, topics in doubts.items() if topics - spared}
+
+
+def _others(
+    turn: Turn, heirs: Set[str], topics: Set[str], tree: Tree, ledger: Ledger, strangers: Sequence[Tree], subject: str
+) -> set[str]:
+    """Return what other outputs publish here, or may, of a subject and of whoever has a former name of it now."""
+    mine, maybe = set[str](), set[str]()
+    for heir in heirs:
+        _, c = ledger.current(heir) or (0, NOTHING)
+        for other in turn.others if heir == subject else (tree, *turn.others):
+            mine |= other.desired(heir, c).keys()
+        for other in strangers:
+            maybe |= other.desired(heir, c).keys()
+    turn.spared = turn.spared or bool(topics & (maybe - mine))
+    return mine | maybe
+
+
+Judge = Callable[[], tuple[set[str], set[str]]]
+"""Returns what is there at that moment and ours, and what is there and not."""
+Empty = Callable[[Doubt, Judge], Awaitable[None]]
+"""Empties topics of a doubt, by what the judge returns."""
+
+
+async def look(reader: Reader, doubts: Sequence[Doubt], gateways: Set[str], ledger: Ledger, empty: Empty) -> set[str]:
+    """Have those topics emptied that are there and this gateway's; return the parts of the tree that could not be read.
+
+    gateways: ids of this gateway. Raises Unread, MqttError.
+    """
+    deaf: set[str] = set()
+    for page in _pages(doubts):
+        filters = sorted({f for d in page for f in d.name.filters(d.topics)})
+        async with reader.reading(filters, {d.name.part(f) for d in page for f in d.name.filters(d.topics)}) as read:
+            for d in page:
+                await empty(d, lambda d=d, read=read: _judge(read, d, gateways, ledger))
+            deaf |= read.deaf
+    return deaf
+
+
+def _judge(read: Read, d: Doubt, gateways: Set[str], ledger: Ledger) -> tuple[set[str], set[str]]:
+    _, c = ledger.current(d.subject) or (0, NOTHING)
+    found = read.of(d.name.filters(d.topics))
+    mine = ours(found, gateways, newest(c))
+    return mine, found.keys() - mine
+
+
+def _pages(doubts: Sequence[Doubt]) -> Iterator[list[Doubt]]:
+    page, n = list[Doubt](), 0
+    for d in doubts:
+        more = len(d.name.filters(d.topics))
+        if page and n + more > AT_ONCE:
+            yield page
+            page, n = [], 0
+        page.append(d)
+        n += more
+    if page:
+        yield page
