@@ -93,9 +93,8 @@ class Uplink:
         for i in range(box.depth):
             state, kind = box.states[i], box.kinds[i]
             if kind == ALARM:
-                if (
-                    state != SENT and alarm < 0 and not (self._failures and box.times[i])
-                ):  # in a pause each is tried once
+                # in a pause each is tried once
+                if state != SENT and alarm < 0 and not (self._failures and box.times[i]):
                     alarm = i
             elif kind != REPORT and state == FRESH:
                 status = i if status < 0 else status
