@@ -150,7 +150,7 @@ class Town:
             )
         for name, text in (("nodes.toml", nodes), ("rules.toml", rules), ("gateway.toml", gateway)):
             part = folder / f"{name}.new"
-            part.write_text(text)
+            part.write_text(f"{text}# end\n")  # a file that is the beginning of what it was is asked for twice
             part.chmod(0o600)
             os.replace(part, folder / name)
         return folder / "gateway.toml"

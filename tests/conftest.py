@@ -1,7 +1,9 @@
 """What all tests share: how hypothesis behaves here, and the real broker."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.gateway.conftest import broker, mosquitto
@@ -17,3 +19,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A verb that is called in this process keeps its files to itself: not those of the tests behind it."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)

@@ -9,7 +9,10 @@ import gateway.schemas as s
 from gateway.outputs.ngsi_ld import CORE
 from gateway.outputs.records import COLUMNS
 
-URI = {"type": "string", "pattern": r"^urn:ngsi-ld:[A-Za-z]+:[a-z0-9_-]+$"}
+URI = {
+    "type": "string",
+    "pattern": r"^urn:ngsi-ld:[A-Za-z]+:[a-z0-9_-]+(:[a-z0-9_-]+)?$",
+}  # an Alert is of a node, and a rule
 POINT = {
     "type": "object",
     "properties": {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -43,12 +42,3 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
 def mosquitto(broker: Mosquitto) -> BrokerAddress:
     """(host, port) of a running mosquitto."""
     return broker.address
-
-
-@pytest.fixture(autouse=True)
-def _umask() -> Iterator[None]:
-    """A verb that is called in this process keeps its files to itself: not those of the tests behind it."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)

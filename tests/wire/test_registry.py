@@ -6,7 +6,6 @@ import csv
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from gateway.core.model import Aggregate, AggregateValue, Area, Event, Node, Nod
 from gateway.core.normalise import quantity_of
 from gateway.core.receive import Header, parse
 from gateway.core.registry import ABOUT, LANGUAGES, VISIBILITIES, label, strictest
+from gateway.core.value import replace
 from gateway.crypto import opener
 from gateway.outputs import FORMATS
 from gateway.outputs.message import Known
