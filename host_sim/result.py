@@ -192,18 +192,19 @@ def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Map
 
 
 def _injected(plan: Scenario, fleet: Fleet, end: int) -> dict[str, int]:
-    """Kind of fault -> how often it was met, or (power, the gateway's clock, chips) how often it began before the end; kinds that the scenario plans only."""
-    found = Counter[str]({f.kind: 0 for f in plan.radio_faults})
+    """Kind of fault -> how often it was met, or (power, the gateway's clock, chips) how often it began before the end; only kinds that the
+    scenario plans for the nodes and hours that were played."""
+    hours = end / HOUR_US
+    found = Counter[str]({f.kind: 0 for f in plan.radio_faults if f.from_h < hours})
     for node in fleet.nodes:
         found.update(node.stats.injected)
         for what, kind, start, _ in node.spec.hw.get("faults", ()):
             if what not in ("radio", "adc") and start < end:
                 found[f"{what} {kind}"] += 1
-    hours = end / HOUR_US
-    if plan.cuts or plan.power:
+    if any(cut.at < end for node in fleet.nodes for cut in node.spec.cuts):
         found["power_cut"] = sum(n.stats.cuts for n in fleet.nodes)
-    if plan.gateway_clock:
-        found["gateway_clock"] = sum(c.from_h < hours for c in plan.gateway_clock)
+    if began := sum(c.from_h < hours for c in plan.gateway_clock):
+        found["gateway_clock"] = began
     return dict(sorted(found.items()))
 
 

@@ -66,6 +66,7 @@ def packet(kind, body):
 async def wifi():
     wlan = network.WLAN(network.STA_IF)
     wlan.active(True)
+    await asyncio.sleep_ms(1000)  # some chips refuse every network when they are asked sooner
     wlan.connect("city", "simulated")
     while not wlan.isconnected():
         await asyncio.sleep_ms(200)
