@@ -6,13 +6,20 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
 
+from gateway.config import Broker, MqttOutputConfig
+from gateway.core.shape import Shape
+from gateway.outputs.former import Former
+from gateway.outputs.mqtt import place_of
+from gateway.outputs.reading import Read, Reader
+from gateway.outputs.retained import Tree
 from gateway.store.ledger import IDS, Ids
 from gateway.store.memory import MemoryEngine
 from tests.gateway.conftest import Mosquitto
@@ -147,3 +154,73 @@ async def test_the_ledger_knows_the_ids_that_it_had_and_where_they_were_found_to
     await ledger.keep_id("gw-18")
     assert "gw-18" not in ledger.former() and list(ledger.former())[-1] == "gw-19"
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Ids()), type=Ids) == Ids() and IDS
+
+
+class Reads:
+    """Reads what stands below gw/gw-old/ at a broker, by leaf."""
+
+    def __init__(self, found: dict[str, bytes], deaf: bool = False) -> None:
+        self.found, self.deaf = found, deaf
+
+    @asynccontextmanager
+    async def reading(self, _filters: object, parts: dict[str, str]) -> AsyncIterator[Read]:
+        (part,) = parts
+        yield Read({part + leaf: p for leaf, p in self.found.items()}, deaf={part} if self.deaf else set())
+
+
+def mark(store: str = "", turn: int = 3) -> bytes:
+    return json.dumps({"store": store, "seq": 5, "generation": 1, "turn": turn}).encode()
+
+
+@pytest.mark.parametrize(("found", "known", "ours"), [
+    ({"state": b"offline", "mark/city": mark()}, False, True),
+    ({"mark/city": mark(turn=2)}, False, True),
+    ({"state": b"online", "mark/city": mark()}, False, False),
+    ({"state": b"online"}, True, False),
+    ({"state": b"offline", "mark/city": mark(turn=4)}, False, False),
+    ({"state": b"offline", "mark/city": mark("another")}, True, False),
+    ({"mark/city": mark(), "mark/second": mark("another")}, False, False),
+    ({"mark/city": b"{}"}, True, False),
+    ({"mark/unknown": mark()}, False, False),
+    ({"state": b"offline"}, False, False),
+    ({"state": b"offline"}, True, True),
+    ({}, True, True),
+    ({}, False, False),
+])  # fmt: skip
+async def test_an_id_is_ours_where_it_is_not_online_and_every_mark_is_one_that_this_store_made(
+    found: dict[str, bytes], known: bool, ours: bool
+) -> None:
+    ledger = MemoryEngine(["city"]).ledger
+    place = place_of(MqttOutputConfig("city", Broker("here", 1)))
+    await ledger.keep_places({place.key: place})
+    await ledger.keep_turn(place.key, 3)
+    await ledger.keep_id("gw-old")
+    await ledger.keep_id("gw-new")
+    if known:
+        await ledger.keep_former("gw-old", place.key)
+    found = {leaf: p.replace(b'"store": ""', f'"store": "{ledger.life}"'.encode()) for leaf, p in found.items()}
+    former = Former(place.key, Tree(place.now or Shape(), "gw-new", {}), ledger)
+    assert await former.look(cast(Reader, Reads(found))) == ours
+    assert former.ids == ({"gw-old"} if ours else set()) and former.waits == (found.get("state") == b"online")
+    sent = list[str]()
+
+    async def settled() -> None: ...
+
+    async def stored(job: Awaitable[int]) -> bool:
+        await job
+        return True
+
+    await former.empty(lambda m: sent.append(m.topic.removeprefix("city/v1/gw/gw-old/")), settled, stored)
+    assert sorted(sent) == (sorted(found) if ours else []) and (not sent or sent[-1].startswith("mark/") or known)
+    assert ledger.former()["gw-old"] == ((place.key,) if known or ours else ())
+
+
+async def test_an_id_that_cannot_be_read_is_left_and_named() -> None:
+    ledger = MemoryEngine(["city"]).ledger
+    place = place_of(MqttOutputConfig("city", Broker("here", 1)))
+    await ledger.keep_places({place.key: place})
+    await ledger.keep_id("gw-old")
+    await ledger.keep_id("gw-new")
+    former = Former(place.key, Tree(place.now or Shape(), "gw-new", {}), ledger)
+    assert not await former.look(cast(Reader, Reads({}, deaf=True)))
+    assert former.unread is not None and "topic readwrite city/v1/gw/gw-old/#" in former.unread[1]
