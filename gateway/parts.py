@@ -293,6 +293,7 @@ class Outputs:
             place.key: place for c in wanted if isinstance(c, MqttOutputConfig) for place in [place_of(c)]
         }
         try:
+            await ledger.keep_id(self._gateway)
             changed = await ledger.keep_registry(nodes, areas, now)
             await ledger.keep_places(places)
         except StoreError as e:  # compared again at the next reload or start

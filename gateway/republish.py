@@ -16,10 +16,12 @@ from urllib.parse import quote
 
 from gateway.config import Config, ConfigError, MqttOutputConfig, load
 from gateway.config.rights import denied
-from gateway.outcome import document, mistake
+from gateway.outcome import DONE, FAILED, document, mistake, say
+from gateway.outputs.refusal import NEXT
 from gateway.store import ledger, private
 from gateway.store.engine import StoreError
 
+NAMED = 5  # topics that a broker refuses
 WAIT_S = 30.0  # for a running gateway to begin; a whole city takes longer to end
 
 
@@ -37,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for it; exit code 0 done or noted, 1 the store failed, 2 usage. Interrupted, it leaves what it has asked for."""
+    """Ask for it; exit code 0 done or noted, 1 the store failed or the broker refuses some of it, 2 usage. Interrupted, it leaves what it has asked for."""
     try:
         config = load(args.config)
         subject = _subject(config, args)
@@ -48,9 +50,11 @@ def run(args: argparse.Namespace) -> int:
         return _fail("failed", e, e.hint, 1)
     if args.json:
         document({"output": args.output, "node": args.node, **told})
+    elif "refused" in told:
+        say(str(told["text"]), NEXT)
     else:
         print(told["text"])
-    return 0
+    return FAILED if "refused" in told else DONE
 
 
 def _subject(config: Config, args: argparse.Namespace) -> str:
@@ -68,7 +72,7 @@ def _subject(config: Config, args: argparse.Namespace) -> str:
     raise ConfigError(f"there is no node {args.node!r}", "give a name or number of nodes.toml")
 
 
-def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool]:
+def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool | list[str]]:
     with closing(_open(config.store)) as db, db:
         request = db.execute("INSERT INTO requests (output, subject) VALUES (?, ?)", (output, subject)).lastrowid
     if not _is_running(config.store):
@@ -82,6 +86,10 @@ def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool]:
         while time.monotonic() < deadline:
             with closing(_open(config.store)) as db:
                 if db.execute("SELECT 1 FROM requests WHERE id = ?", (request,)).fetchone() is None:
+                    if refused := _refused(db, config, output, subject):
+                        more = f" and {len(refused) - NAMED} more" if len(refused) > NAMED else ""
+                        text = f"{output} has all but what its broker refuses: {', '.join(refused[:NAMED])}{more}"
+                        return {"running": True, "done": False, "refused": refused, "text": text}
                     return {"running": True, "done": True, "text": f"published again to {output}, and acknowledged"}
             time.sleep(0.2)
     except KeyboardInterrupt:
@@ -90,6 +98,19 @@ def _ask(config: Config, output: str, subject: str) -> dict[str, str | bool]:
         ) from None
     return {"running": True, "done": False,
             "text": f"noted: under way, or {output} is away; gw/{config.id}/health says so"}  # fmt: skip
+
+
+def _refused(db: sqlite3.Connection, config: Config, output: str, subject: str) -> list[str]:
+    """Return the retained topics, of a subject or all, that an output's broker has refused."""
+    found: list[str] = []
+    for o in config.outputs:
+        if o.name == output and isinstance(o, MqttOutputConfig):
+            key = f"{ledger.REFUSED}{ledger.place_key(output, o.broker.host, o.broker.port)}"
+            row = db.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
+            known = ledger.read_refused(None if row is None else row[0])
+            for about, topics in known.items():
+                found += (topics or ["further topics"]) if subject in ("", about) or not about else []
+    return sorted(found)
 
 
 def _forget(config: Config, output: str) -> dict[str, str | bool]:

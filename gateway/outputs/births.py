@@ -24,7 +24,7 @@ async def births(
     ledger: Ledger,
     metrics: Metrics,
     room: Callable[[], Awaitable[None]],
-    publish: Callable[[Message], None],
+    publish: Callable[[Message, str], None],
 ) -> None:
     """Do so whenever `started` is set, until cancelled. Raises MqttError."""
     while True:
@@ -37,6 +37,6 @@ async def births(
                 await room()
                 _, c = ledger.current(subject) or (0, NOTHING)
                 for m in tree.desired(subject, c, (DISCOVERY,)).values():
-                    publish(m)
+                    publish(m, subject)
             after = subjects[-1]
         metrics.totals["discovery_resent"] += 1

@@ -155,7 +155,7 @@ class Contested:
         said = self._said.pop(number, None)
         if ours is not None:
             self._metrics.totals["presence_contested"] += 1
-            self._resync.publish(ours)
+            self._resync.publish(ours, str(number))
             if said is not None and not said.payload:
                 self._resync.republish(str(number))
 

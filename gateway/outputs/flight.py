@@ -25,8 +25,8 @@ class Flight:
         self._window, self._metrics = window, metrics
         self.refusals = Refusals("", metrics) if refusals is None else refusals
         self._session: MqttSession | None = None
-        self._open: dict[int, tuple[Message, Then]] = {}
-        self._queue: deque[tuple[Message, Then]] = deque()  # behind a message that is sent alone
+        self._open: dict[int, tuple[Message, Then, str]] = {}
+        self._queue: deque[tuple[Message, Then, str]] = deque()  # behind a message that is sent alone
         self._alone = False  # one is on the wire
         self._beside: set[int] = set()  # under way, and no part of the window
         self._acked_here = 0
@@ -49,7 +49,8 @@ class Flight:
 
     def lost(self) -> bool:
         """The other side has ended the connection; True when a message is, or may be, the reason."""
-        return self.refusals.lost([m for m, _ in self._open.values()], worked=self._acked_here > 0)
+        subject = next((subject for _, _, subject in self._open.values()), "")
+        return self.refusals.lost([m for m, _, _ in self._open.values()], self._acked_here > 0, subject)
 
     def __len__(self) -> int:
         return len(self._open) + len(self._queue)
@@ -60,15 +61,18 @@ class Flight:
             self._moved.clear()
             await self._moved.wait()
 
-    def send(self, m: Message, then: Then = None) -> None:
-        """Publish; `then` is called when it was acknowledged, of QoS 0 and of what the broker refuses at once. Raises MqttError."""
+    def send(self, m: Message, then: Then = None, subject: str = "") -> None:
+        """Publish; `then` is called when it was acknowledged, of QoS 0 and of what the broker refuses at once. Raises MqttError.
+
+        subject: whose facts it holds, so that it can be published again.
+        """
         if self._session is None:
             raise MqttError("connection lost")
         if self.refusals.is_refused(m):
             if then is not None:
                 then()
             return
-        self._queue.append((m, then))
+        self._queue.append((m, then, subject))
         self._forward()
 
     def beside(self, m: Message) -> None:
@@ -83,24 +87,24 @@ class Flight:
             alone = self.refusals.is_suspect(self._queue[0][0])
             if alone and self._open:
                 return
-            m, then = self._queue.popleft()
+            m, then, subject = self._queue.popleft()
             self._alone = alone and m.qos > 0
-            self._out(m, then)
+            self._out(m, then, subject)
 
-    def _out(self, m: Message, then: Then) -> None:
+    def _out(self, m: Message, then: Then, subject: str) -> None:
         session = self._session
         mid = session.publish(m.topic, m.payload, m.qos, m.retain) if session is not None else None
         if mid is None:
             raise MqttError("connection lost")
         self._metrics.totals["messages"] += 1
         if m.qos:
-            self._open[mid] = m, then
+            self._open[mid] = m, then, subject
         elif then is not None:
             then()
 
     def _acked(self, mid: int) -> None:
         self.taken += 1
-        m, then = self._open.pop(mid, (None, None))
+        m, then, _ = self._open.pop(mid, (None, None, ""))
         self._beside.discard(mid)
         if m is not None:
             self._acked_here += 1

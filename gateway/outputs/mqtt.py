@@ -158,6 +158,13 @@ class MqttOutput(Destination):
                 f"output {self.name} cannot read its mark {resync.problem}, so it publishes everything after every connect",
                 f"let the gateway's user read it (mosquitto acl_file: topic readwrite {resync.problem})",
             )
+        if resync.former.unread is not None:
+            yield Problem(
+                "retained_unread",
+                f"output {self.name}: what this gateway published under an id that it had before stays at the broker, since it cannot be read "
+                f"whether another gateway has that id: {resync.former.unread[0]}",
+                resync.former.unread[1],
+            )
         if resync.unread is not None:
             yield Problem(
                 "retained_unread",
@@ -277,8 +284,9 @@ class MqttOutput(Destination):
         lane.begin(
             entry.seq, len(retained) + len(passing) + 1
         )  # one more, so that it cannot be finished before all are out
+        subject = subject_of(entry.event) or ""
         for m in retained:
-            self._flight.send(m, done)
+            self._flight.send(m, done, subject)
         for m in passing:
             await self._flight.room()
             self._flight.send(m, done)

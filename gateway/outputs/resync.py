@@ -20,9 +20,11 @@ from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.births import NEVER, PAGE, births
 from gateway.outputs.flight import Flight
+from gateway.outputs.former import AGAIN_S, Former
 from gateway.outputs.mark import LONGEST_PROBE, Mark, mark_of, mark_topic, probe
 from gateway.outputs.message import Message, json
 from gateway.outputs.neighbours import Neighbours
+from gateway.outputs.outstanding import ALL, Attempts
 from gateway.outputs.reading import Name, Reader, Unread, advice
 from gateway.outputs.retained import Tree
 from gateway.outputs.said import Said
@@ -86,6 +88,8 @@ class Resync:
         self._reader: Reader | None = None
         self._all_again = False
         self._emptied: dict[str, None] = {}
+        self.former = Former(place, tree, engine.ledger)
+        self._attempts = Attempts(place, flight.refusals.outstanding, engine.ledger, self._try, self._stored)
 
     @property
     def tree(self) -> Tree:
@@ -107,6 +111,7 @@ class Resync:
         self._kept, self._marked, self._open, self._generation = None, None, 0, -1
         self._spared, self._held = None, None
         self.neighbours.begin()
+        self.former.begin()
         self._reader = Reader(session, self.mark_topic, self._tree.gateway)
         self.done.clear()
 
@@ -164,11 +169,14 @@ class Resync:
         self._may_mark = await self._stored(ledger.keep_turn(self.place, self._turn))
         if trusted or kept is None:  # one that is swept keeps its mark until that is done
             self._remember(Mark(ledger.life, seq, generation, self._turn))
+        assert self._reader is not None
+        await self.former.look(self._reader)
         began, before = asyncio.get_running_loop().time(), self._metrics.totals["retained_again"]
         await self._pass(seq, generation, kept is not None and not trusted)
         if (n := self._metrics.totals["retained_again"] - before) > 0:
             log.info("output_resynced", output=self.output, since=seq, messages=n,
                      seconds=round(asyncio.get_running_loop().time() - began, 1))  # fmt: skip
+        await self.former.empty(self.publish, self._settled, self._stored)
         self.done.set()
         tasks = [asyncio.create_task(self._keep_true(), name=f"true-{self.output}")]
         if DISCOVERY in self._tree.shape.formats:
@@ -208,8 +216,10 @@ class Resync:
     async def _keep_true(self) -> None:
         ledger, marked_at, wait = self._engine.ledger, float("-inf"), RETRY_S[0]
         look_at = asyncio.get_running_loop().time() + wait
+        former_wait, former_at = AGAIN_S[0], asyncio.get_running_loop().time() + AGAIN_S[0]
         while True:
             now = asyncio.get_running_loop().time()
+            await self._attempts.note()
             if now - marked_at >= MARK_S and self.mark():
                 marked_at = now
             self._wanted.clear()
@@ -229,23 +239,27 @@ class Resync:
                 await self._look_again(held)
                 wait = min(2 * wait, RETRY_S[1]) if self._held is not None else RETRY_S[0]
                 look_at = now + wait
+            if self.former.waits and now >= former_at:
+                await self._look_at_former()
+                former_wait = min(2 * former_wait, AGAIN_S[1])
+                former_at = now + former_wait
             if self._all_again:
                 self._all_again = False
                 await self._pass(-1, self._generation)
+            await self._attempts.run()
             while self._emptied:
                 await self.publish_again(self._emptied.popitem()[0])
             for request, subject in ledger.requests(self.output):
                 log.info("republish", output=self.output, subject=subject or "all")
-                if subject:
-                    await self.publish_again(subject)
-                else:
-                    await self._pass(-1, -1)
+                await self._attempts.ask(request, subject)
+                await self._try(subject)
+                await self._attempts.note()
                 await self._stored(ledger.granted(request))
 
     def mark(self) -> bool:
         """Publish the mark where it has moved; nothing while a pass is under way."""
         ledger, track, lane = self._engine.ledger, self._track, self._track.lane
-        if not self.done.is_set() or self._session is None or self._open:
+        if not self.done.is_set() or self._session is None or self._open or not self._attempts.noted:
             return False
         seq = min(track.durable, track.cursor)
         if lane is not None and (lane.waits or lane.cursor != lane.sent or lane.durable != lane.cursor):
@@ -316,6 +330,7 @@ class Resync:
         if foreign:
             await self._sweep(turn)
         await self._walk(lambda after: ledger.subjects(after, PAGE, turn.seq, generation), turn)
+        await self._say_heirs(turn)
         await self._own(turn)
         await self._finish(turn)
         if turn.spared:
@@ -327,7 +342,7 @@ class Resync:
         assert self._reader is not None
         ledger, tree = self._engine.ledger, self._tree
         try:
-            await sweep(self._reader, tree, {tree.gateway}, ledger, self.publish, lambda: self._spare(turn))
+            await sweep(self._reader, tree, self._ids, ledger, self.publish, lambda: self._spare(turn))
         except Unread as e:
             turn.unread, self._may_mark = (str(e), e.hint), False
             log.warning("sweep_unread", output=self.output, error=str(e), next=e.hint)
@@ -356,11 +371,26 @@ class Resync:
         await self._walk(lambda after: self._engine.ledger.subjects(after, PAGE, seq, generation), turn)
         await self._finish(turn)
 
+    async def _try(self, subject: str) -> None:
+        await (self._pass(-1, -1) if subject == ALL else self.publish_again(subject))
+
+    async def _look_at_former(self) -> None:
+        """A former id may not be online any more: then what names it is ours, and is looked at once more."""
+        assert self._reader is not None
+        if await self.former.look(self._reader):
+            await self._look_again(-1)
+            await self.former.empty(self.publish, self._settled, self._stored)
+
+    @property
+    def _ids(self) -> frozenset[str]:
+        return self.former.ids | {self._tree.gateway}
+
     async def publish_again(self, subject: str) -> None:
         """Publish a subject's retained messages as they are now, and empty what may no longer be there. Raises MqttError."""
         turn = self._turn_of(-1, -1)
         await self._say(turn, subject)
         await self._look(turn)
+        await self._say_heirs(turn)
         await self._finish(turn)
 
     def _turn_of(self, seq: int, generation: int) -> Turn:
@@ -414,13 +444,21 @@ class Resync:
         if turn.looks:
             return
         for m in desired.values():
-            self.publish(m)
+            self.publish(m, subject)
             if turn.alarms:
                 self.said.topic(m.topic, seq)
         for topic in sorted(topics - desired.keys()):
-            self.publish(Message(topic, b"", retain=True))
+            self.publish(Message(topic, b"", retain=True), subject)
         if not turn.alarms and seq > self._track.sent:
             self.said.subject(subject, seq)
+
+    async def _say_heirs(self, turn: Turn) -> None:
+        """Publish who has a name of another by now, which may have published on its topics last."""
+        for subject in sorted(turn.heirs):
+            await self.room()
+            _, c = self._engine.ledger.current(subject) or (0, NOTHING)
+            for m in self._tree.desired(subject, c).values():
+                self.publish(m, subject)
 
     async def _look(self, turn: Turn) -> None:
         """Empty what is in doubt and turns out to be this gateway's."""
@@ -437,7 +475,7 @@ class Resync:
             topics = d.topics & self._over(turn, d.subject)[1].get(d.name, set()) - tree.desired(d.subject, c).keys()
             mine, others = judge()
             for topic in sorted(mine & topics):
-                self.publish(Message(topic, b"", retain=True))
+                self.publish(Message(topic, b"", retain=True), d.subject)
             if spared := others & topics:
                 self._metrics.totals["retained_spared"] += len(spared)
                 log.info("name_spared", output=self.output, name=d.name.name, topics=len(spared))
@@ -446,7 +484,7 @@ class Resync:
             turn.unread = f"it cannot read {self.problem}", advice(self.problem)
             return
         try:
-            deaf = await look(self._reader, doubts, {tree.gateway}, ledger, empty)
+            deaf = await look(self._reader, doubts, self._ids, ledger, empty)
         except Unread as e:
             turn.unread = str(e), e.hint
         else:
@@ -481,11 +519,11 @@ class Resync:
                 return
             await asyncio.sleep(0.001)
 
-    def publish(self, m: Message) -> None:
-        """Publish what is current. Raises MqttError."""
+    def publish(self, m: Message, subject: str = "") -> None:
+        """Publish what is current, of a subject if it is one's. Raises MqttError."""
         self._open += 1
         self._metrics.totals["retained_again"] += 1
-        self._flight.send(m, self._taken)
+        self._flight.send(m, self._taken, subject)
 
     def _taken(self) -> None:
         self._open -= 1

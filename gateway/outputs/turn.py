@@ -27,6 +27,7 @@ class Turn:
     """former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out there, with their shapes,
     to be emptied. as_of: the generation that others and left are of. spared: topics were left for an output that may be elsewhere.
     doubts: not looked at yet. unread: why some could not be, and what to do. looks: nothing is published, what is in doubt is looked at.
+    heirs: who has a name of another subject by now, whose topics may hold what that one said last: to be published again.
     """
 
     seq: int
@@ -40,6 +41,7 @@ class Turn:
     doubts: list[Doubt] = field(default_factory=list)
     unread: tuple[str, str] | None = None
     looks: bool = False
+    heirs: set[str] = field(default_factory=set)
 
     def shapes(self) -> list[Tree]:
         """Return all shapes whose topics are to be emptied."""
@@ -92,7 +94,10 @@ def _others(
     mine, maybe = set[str](), set[str]()
     for heir in heirs:
         _, c = ledger.current(heir) or (0, NOTHING)
-        for other in turn.others if heir == subject else (tree, *turn.others):
+        if heir != subject and topics & (its := tree.desired(heir, c).keys()):
+            mine |= its
+            turn.heirs.add(heir)
+        for other in turn.others:
             mine |= other.desired(heir, c).keys()
         for other in strangers:
             maybe |= other.desired(heir, c).keys()

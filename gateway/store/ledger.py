@@ -24,8 +24,10 @@ from gateway.core.value import replace
 CACHE = 2048  # subjects whose facts the writer keeps decoded
 PAST = 16  # former entries of a subject, former shapes of an output
 EMPTY = 64  # outputs at brokers that were taken out and emptied, and are remembered all the same
+FORMER = 16  # ids that this gateway had
 GONE = 100_000  # subjects that have left the registry and whose topics are still known; the oldest are forgotten first
 CONFIGURED = "current:configured"
+IDS, REFUSED = "current:ids", "current:refused:"
 LIFE, GENERATION, FILLED, TURN = "current:store", "current:generation", "current:filled", "current:turn:"
 
 log = structlog.get_logger(__name__)
@@ -74,6 +76,13 @@ class Place(msgspec.Struct, frozen=True):
         return replace(self, now=now, past=past[-PAST:], empty=False, since=since)
 
 
+class Ids(msgspec.Struct, frozen=True):
+    """The id that this gateway publishes under, and those it had, newest last, each with the places where what names it was found to be ours."""
+
+    now: str = ""
+    former: Mapping[str, tuple[str, ...]] = {}
+
+
 def last_circle(e: Event, nodes: Mapping[int, Node], known: Callable[[str], Known | None]) -> str:
     """Return the circle of whom an event is about, as it was last under that name; "" where the registry says it, or nothing is known.
 
@@ -91,6 +100,19 @@ _encode = msgspec.msgpack.Encoder().encode
 _current = msgspec.msgpack.Decoder(Current).decode
 read_known = msgspec.msgpack.Decoder(Known).decode
 read_place = msgspec.msgpack.Decoder(Place).decode
+
+
+def place_key(output: str, host: str, port: int) -> str:
+    """Return Place.key of an output."""
+    return f"{output}@{host}:{port}"
+
+
+def read_refused(body: bytes | None) -> dict[str, list[str]]:
+    """Return what keep_refused() was given; what cannot be read stands for all: everything is published again."""
+    try:
+        return {} if body is None else msgspec.msgpack.decode(body, type=dict[str, list[str]])
+    except msgspec.MsgspecError:
+        return {"": []}
 
 
 def last_entry(body: bytes) -> Entry | None:
@@ -266,6 +288,14 @@ class Ledger:
         """Return how often an output has connected."""
         return int(self._note(f"{TURN}{place}") or 0)
 
+    def former(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the ids that this gateway had, with the places where what names them is known to be ours."""
+        return _ids(self._note(IDS)).former
+
+    def refused(self, place: str) -> dict[str, list[str]]:
+        """Return the retained topics that a broker has refused, by subject; "" stands for more than are known."""
+        return read_refused(self._note(f"{REFUSED}{place}"))
+
     def requests(self, output: str) -> list[tuple[int, str]]:
         """Return what was asked for: (id, subject or "" for all) of an output."""
         return self.reader.execute(
@@ -379,6 +409,53 @@ class Ledger:
 
         return self.put(job)
 
+    def keep_id(self, gateway: str) -> Any:
+        """Note the id that this gateway publishes under from now on."""
+
+        def change(ids: Ids) -> Ids:
+            if ids.now == gateway:
+                return ids
+            former = {old: places for old, places in ids.former.items() if old not in (gateway, ids.now)}
+            if ids.now:
+                former[ids.now] = ()
+            return Ids(gateway, dict(list(former.items())[-FORMER:]))
+
+        return self._keep_ids(change)
+
+    def keep_former(self, old: str, place: str) -> Any:
+        """What names a former id at a place was found to be ours."""
+
+        def change(ids: Ids) -> Ids:
+            places = ids.former.get(old)
+            if places is None or place in places:
+                return ids
+            return replace(ids, former={**ids.former, old: (*places, place)})
+
+        return self._keep_ids(change)
+
+    def _keep_ids(self, change: Callable[[Ids], Ids]) -> Any:
+        def job(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT body FROM notes WHERE key = ?", (IDS,)).fetchone()
+            before = _ids(None if row is None else row[0])
+            after = change(before)
+            if after != before:
+                db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (IDS, _encode(after)))
+            return 0
+
+        return self.put(job)
+
+    def keep_refused(self, place: str, topics: Mapping[str, list[str]]) -> Any:
+        """Note which retained topics a broker has refused."""
+
+        def job(db: sqlite3.Connection) -> int:
+            if topics:
+                db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (f"{REFUSED}{place}", _encode(topics)))
+            else:
+                db.execute("DELETE FROM notes WHERE key = ?", (f"{REFUSED}{place}",))
+            return 0
+
+        return self.put(job)
+
     def left(self, key: str) -> Any:
         """Nothing of an output that was taken out is at its broker any more."""
 
@@ -389,6 +466,7 @@ class Ledger:
                 place = read_place(body)
                 if place.now is None:
                     _put_place(db, key, generation, replace(place, empty=True))
+                    db.execute("DELETE FROM notes WHERE key = ?", (f"{REFUSED}{key}",))
             return 0
 
         return self.put(job)
@@ -442,6 +520,13 @@ class Ledger:
         db.executemany("DELETE FROM current WHERE subject = ?", old)
         for (subject,) in old:
             self.folding.drop(subject)
+
+
+def _ids(body: bytes | None) -> Ids:
+    try:
+        return Ids() if body is None else msgspec.msgpack.decode(body, type=Ids)
+    except msgspec.MsgspecError:
+        return Ids()
 
 
 def _keep_generation(db: sqlite3.Connection, generation: int) -> None:

@@ -51,7 +51,7 @@ class Broker:
     def republish(self, subject: str) -> None:
         self.again.append(subject)
 
-    def publish(self, m: Message) -> None:
+    def publish(self, m: Message, subject: str = "") -> None:
         self.sent.append(m)
         self.contested.heard(m.topic, m.payload)
 

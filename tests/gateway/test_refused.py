@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.config import MqttOutputConfig
+from gateway.config.broker import Broker
 from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.flight import Flight
 from gateway.outputs.mark import Mark, mark_of
 from gateway.outputs.message import Message
+from gateway.outputs.mqtt import MqttOutput
+from gateway.outputs.outstanding import ALL, FIRST_S, KEPT, LONGEST_S, PACE_S, Outstanding
 from gateway.outputs.refusal import MOST, TIMES, Refusals
+from gateway.store.engine import StoreError
+from gateway.store.ledger import read_refused
+from gateway.store.memory import MemoryEngine
 from tests.gateway.conftest import Mosquitto
-from tests.gateway.world import Backend, Concentrator, Mote, Process, toml_of, until
+from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, toml_of, until
 
 NOW = int(time.time())
 
@@ -170,3 +185,283 @@ def test_what_is_suspected_is_alone_on_the_wire_and_order_and_number_are_kept(
         open_ = [t for n, t in session.sent if n > acked]
         assert len(open_) <= 1 or not any(r.is_suspect(Message(t, b"")) for t in open_)
     assert wanted == done == [t for _, t in session.sent] and not len(flight)
+
+
+# what is retained is owed, and comes once the broker takes it
+
+
+class Gate(threading.Thread):
+    """A broker that ends the connection at a PUBLISH on some topics, as brokers of MQTT 3.1.1 do where the user may not publish: a real
+    mosquitto behind a proxy that reads every packet.
+
+    refuses: parts of topics. ends: connections it has ended, with the topic.
+    """
+
+    def __init__(self, behind: tuple[str, int], refuses: tuple[str, ...]) -> None:
+        super().__init__(daemon=True)
+        self._server, self._behind = socket.create_server(("127.0.0.1", 0)), behind
+        self.address: tuple[str, int] = self._server.getsockname()
+        self.refuses = refuses
+        self.ends: list[str] = []
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            broker = socket.create_connection(self._behind)
+            threading.Thread(target=self._up, args=(client, broker), daemon=True).start()
+            threading.Thread(target=self._down, args=(broker, client), daemon=True).start()
+
+    def _up(self, client: socket.socket, broker: socket.socket) -> None:
+        stream = client.makefile("rb")
+        with contextlib.suppress(OSError):
+            while head := stream.read(1):
+                length, lengths = 0, b""
+                while not lengths or lengths[-1] & 128:
+                    lengths += stream.read(1)
+                    length |= (lengths[-1] & 127) << 7 * (len(lengths) - 1)
+                body = stream.read(length)
+                topic = (
+                    body[2 : 2 + int.from_bytes(body[:2], "big")].decode(errors="replace") if head[0] >> 4 == 3 else ""
+                )
+                if any(part in topic for part in self.refuses):
+                    self.ends.append(topic)
+                    break
+                broker.sendall(head + lengths + body)
+        for end in (client, broker):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _down(self, broker: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := broker.recv(65536):
+                client.sendall(data)
+            client.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.fixture
+def gate(broker: Mosquitto) -> Iterator[Gate]:
+    found = Gate((broker.host, broker.port), ("node/n-263/meta",))
+    found.start()
+    yield found
+    found.close()
+
+
+def again(config: Path, *more: str) -> tuple[int, dict[str, Any]]:
+    """Call the verb."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "republish", "--config", str(config), "--output", "city", "--json", *more],
+        cwd=REPO, capture_output=True, check=False,
+    )  # fmt: skip
+    return done.returncode, json.loads(done.stdout)
+
+
+def is_retained(broker: Mosquitto, topic: str) -> bool:
+    seen = Backend((broker.host, broker.port), f"city/v1/{topic}")
+    try:
+        return until(lambda: bool(seen.messages and seen.messages[0][1]), 0.5)
+    finally:
+        seen.close()
+
+
+META = "node/n-263/meta"
+
+
+def test_what_a_broker_refused_to_retain_is_named_until_it_takes_it_and_comes_when_asked_for(
+    tmp_path: Path, broker: Mosquitto, gate: Gate
+) -> None:
+    a, b = Mote(263), Mote(264)
+    config = toml_of(tmp_path, gate.address, [a, b])
+    p, back = Process(config), Backend((broker.host, broker.port))
+    try:
+        c = Concentrator(p.port)
+        c.push(b.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.pull()
+        back.wait(lambda: any(b"n-263/meta" in x for x in back.on("gw/gw-1/health")), 40)
+        assert until(lambda: is_retained(broker, "node/n-263/q/pm10"), 20), "all but the one topic"
+        code, said = again(config)
+        assert (code, said["done"], said["refused"]) == (1, False, ["city/v1/node/n-263/meta"]) and META in said["text"]
+        assert again(config, "--node", "n-264")[0] == 0
+        assert not is_retained(broker, META)
+        gate.refuses = ()
+        code, said = again(config)
+        assert (code, said["done"]) == (0, True) and "refused" not in said
+        assert is_retained(broker, META)
+        back.wait(lambda: b"message_refused" not in back.on("gw/gw-1/health")[-1], 30)
+    finally:
+        p.kill()
+        back.close()
+
+
+@pytest.mark.parametrize("how", ["in order", "killed"])
+def test_what_a_broker_refused_to_retain_comes_at_the_next_start_though_the_mark_has_passed_it(
+    tmp_path: Path, broker: Mosquitto, gate: Gate, how: str
+) -> None:
+    a, b = Mote(263), Mote(264)
+    config = toml_of(tmp_path, gate.address, [a, b])
+    p, marks = Process(config), Backend((broker.host, broker.port), "city/v1/gw/gw-1/mark/city")
+    c = Concentrator(p.port)
+    c.push(b.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+    c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+    c.pull()
+    assert until(lambda: any(line["event"] == "message_refused" for line in p.lines()), 40)
+    with closing(sqlite3.connect(tmp_path / "gateway.db")) as db:
+        (newest,) = db.execute("SELECT max(seq) FROM current").fetchone()
+    marks.wait(lambda: any(json.loads(x).get("seq", -1) >= newest for x in marks.on("gw/gw-1/mark/city")), 20)
+    assert p.stop() == 0 if how == "in order" else p.kill() is None
+    marks.close()
+    gate.refuses = ()
+    p = Process(config)
+    try:
+        assert until(lambda: is_retained(broker, META), 20)
+    finally:
+        p.kill()
+
+
+def test_a_broker_without_a_limit_any_more_has_what_was_too_long_for_it(tmp_path: Path, broker: Mosquitto) -> None:
+    """Mosquitto itself, at its own limit: one node's Home Assistant message."""
+    broker.stop()
+    conf = broker.folder / "mosquitto.conf"
+    text = conf.read_text()
+    conf.write_text(text + "max_packet_size 2600\n")
+    broker.start()
+    a = Mote(263)
+    config = toml_of(tmp_path, (broker.host, broker.port), [a], output_city='formats = ["native", "homeassistant"]')
+    p = Process(config)
+    try:
+        c = Concentrator(p.port)
+        c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.pull()
+        assert until(lambda: any(line["event"] == "message_refused" for line in p.lines()), 40)
+        (topic,) = {line["topic"] for line in p.lines() if line["event"] == "message_refused"}
+        assert topic == "homeassistant/device/n-263/config"
+        broker.stop()
+        conf.write_text(text)
+        broker.start()
+        assert until(lambda: again(config)[0] == 0, 20)
+        seen = Backend((broker.host, broker.port), topic)
+        seen.wait(lambda: seen.messages, 5)
+    finally:
+        p.kill()
+
+
+# of an output, across its connections
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.booleans(), st.sampled_from([1.0, 61.0, 700.0, 30_000.0])), max_size=80
+    ),
+    st.integers(0, 80),
+)
+def test_every_topic_that_was_refused_is_tried_until_it_is_taken_and_the_store_always_knows_which_are_not(
+    steps: list[tuple[str, bool, float]], mended: int
+) -> None:
+    """mended: from this step on the broker takes everything. A restart is a new one that loads what the store knows."""
+    clock = Clock()
+    o, owed = Outstanding(clock), set[str]()
+    for n, (topic, restart, seconds) in enumerate(steps):
+        m = Message(f"node/{topic}/meta", b"x" * 9, retain=True)
+        if restart:
+            known = o.known()
+            o = Outstanding(clock)
+            o.load(known)
+        elif n < mended and not o.spares(m):
+            o.refused(m, topic)
+            owed.add(topic)
+        clock.now += seconds
+        ends = 0
+        while (subject := o.next()) is not None:
+            sent = Message(f"node/{subject}/meta", b"x" * 9, retain=True)
+            assert not o.spares(sent) and subject in owed
+            if n < mended:
+                o.refused(sent, subject)
+                ends += 1
+            else:
+                owed.discard(subject)
+            o.published(subject)
+        assert ends <= 1, "an attempt ends a connection, and there is one a minute at most"
+        assert o.known().keys() == owed
+    clock.now += LONGEST_S + PACE_S
+    while (subject := o.next()) is not None:
+        owed.discard(subject)
+        o.published(subject)
+    assert owed == set() and o.known() == {}
+
+
+def test_attempts_become_rarer_up_to_six_hours() -> None:
+    clock = Clock()
+    o, m, at = Outstanding(clock), Message("node/a/meta", b"x", retain=True), list[float]()
+    o.refused(m, "a")
+    for _ in range(2 * 86_400 // 60):
+        clock.now += 60
+        if o.next() is not None:
+            at.append(clock.now)
+            o.refused(m, "a")
+            o.published("a")
+    waits = [b - a for a, b in zip([1000.0, *at], at, strict=False)]
+    assert waits[:7] == [600, 1200, 2400, 4800, 9600, 19_200, 21_600] and set(waits[7:]) == {21_600}
+
+
+def test_beyond_what_is_kept_everything_is_published_again_once_the_rest_was_taken() -> None:
+    o = Outstanding(Clock())
+    for i in range(KEPT + 1):
+        o.refused(Message(f"node/{i}/meta", b"x", retain=True), str(i))
+    assert len(o.topics()) == KEPT and ALL in o.known()
+    o.ask(ALL)
+    found = []
+    while (subject := o.next()) is not None:
+        found.append(subject)
+        o.published(subject)
+    assert found[-1] == ALL and len(found) == KEPT + 1 and o.known() == {}
+
+
+def test_what_the_gateway_states_of_itself_is_sent_again_by_itself_and_a_shorter_one_at_once() -> None:
+    clock = Clock()
+    o, m = Outstanding(clock), Message("gw/gw-1/info", b"xxx", retain=True)
+    o.refused(m, "")
+    assert o.spares(m) and not o.spares(Message(m.topic, b"xx", retain=True)) and o.next() is None and o.known() == {}
+    clock.now += FIRST_S
+    assert not o.spares(m)
+    o.taken(m)
+    assert m.topic not in o
+
+
+def test_what_the_store_cannot_read_of_it_stands_for_everything() -> None:
+    assert read_refused(b"\xff") == {"": []} and read_refused(None) == {}
+
+
+async def full(_job: object) -> int:
+    """Fail as a store does whose disk is full."""
+    raise StoreError("full", "make room")
+
+
+async def test_no_mark_claims_what_was_refused_until_the_store_knows_it() -> None:
+    engine, session = MemoryEngine(["city"]), Session()
+    o = MqttOutput(MqttOutputConfig("city", Broker("nowhere", 1)), "gw-1", engine, Metrics(), dict, {})
+    resync, m = o.resync, Message("city/v1/node/n-263/meta", b"x", retain=True)
+    resync._session, resync._may_mark = cast(MqttSession, session), True
+    resync.done.set()
+    o._refusals.outstanding.refused(m, "263")
+    assert not resync.mark() and session.sent == []
+    put, engine.ledger.put = engine.ledger.put, full
+    await resync._attempts.note()
+    assert not resync.mark() and session.sent == []
+    engine.ledger.put = put
+    await resync._attempts.note()
+    assert engine.ledger.refused(resync.place) == {"263": [m.topic]}
+    assert resync.mark() and [topic for _, topic in session.sent] == [resync.mark_topic]

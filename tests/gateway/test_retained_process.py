@@ -726,3 +726,30 @@ def test_an_output_that_is_taken_out_leaves_another_roots_discovery_and_nothing_
     scene.reload()
     until(lambda: difference(tree(scene.broker), before) == NOTHING, 20)
     assert difference(tree(scene.broker), before) == NOTHING
+
+
+def test_who_has_a_name_by_now_has_its_topics_once_the_one_that_was_withheld_has_left(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    """A start with fewer nodes leaves the missing ones as they were, beside the new board that has the name of one."""
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    assert p.stop() == 0
+    scene.motes[200], scene.names = Mote(200), {200: "air-2"}
+    scene.profiles[200], scene.visibility[200], scene.areas[200] = "air_quality", "open", "centre"
+    p = scene.start(accept=False)
+    assert any(line["event"] == "registry_shrunk" for line in p.lines())
+    m = scene.motes[200]
+    scene.feed(
+        m.status({1: 5, 2: 1, 3: 1, 5: "0.1.0", 11: 371}, long=True), m.report(NOW - 30, [[50, 60, 70, 231, 631, 121]])
+    )
+    settled(scene.broker)
+    scene.broker.stop()
+    forget(scene.broker)  # all is published again, of the one that is missing, too
+    scene.broker.start()
+    assert until(lambda: "node/air-1/alert/pm10-above" in tree(scene.broker), 20)
+    settled(scene.broker)
+    scene.reload()
+    now = same(scene, tmp_path, empty, 10)
+    assert json.loads(now["node/air-2/q/pm10"])["v"] == 70 and not any("air-1" in t for t in now)

@@ -45,6 +45,8 @@ def other(tmp_path: Path, broker: Mosquitto) -> Iterator[Scene]:
     yield found
     if found.process is not None:
         found.process.kill()
+    if (watch := getattr(found, "watch", None)) is not None:
+        watch.close()
 
 
 def speak(s: Scene, number: int) -> None:
@@ -65,7 +67,48 @@ def comes(s: Scene, number: int, name: str) -> dict[str, bytes]:
         s.start()
     speak(s, number)
     assert until(lambda: f"node/{name}/alert/pm10-above" in tree(s.broker), 10)
+    watched(s)
     return of(s.broker, name)
+
+
+def watched(s: Scene) -> None:
+    """From now on stays() knows what is emptied."""
+    s.watch = Backend((s.broker.host, s.broker.port), "#")  # type: ignore[attr-defined]
+
+
+def caught_up(s: Scene, seconds: float = 30.0) -> None:
+    """Wait until the mark of each of its outputs says that registry and configuration are in force at the broker, and all events."""
+
+    def note(key: str) -> bytes:
+        row = db.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
+        return b"0" if row is None else row[0]
+
+    with closing(sqlite3.connect(s.folder / "gateway.db")) as db:
+        generation = int(note("current:generation"))
+        (newest,) = db.execute("SELECT ifnull(max(seq), 0) FROM current").fetchone()
+        life = bytes(note("current:store")).decode()
+    roots = {
+        name: "" if (root := str(keys.get("root", "city"))) == "city" else f"{root}/v1/"
+        for name, keys in s.outputs.items()
+    }
+    seen = Backend((s.broker.host, s.broker.port), f"+/v1/gw/{s.gateway}/mark/+")
+
+    def done() -> bool:
+        for name, root in roots.items():
+            marks = [json.loads(p) for p in seen.on(f"{root}gw/{s.gateway}/mark/{name}") if b'"turn"' in p]
+            if (
+                not marks
+                or marks[-1]["store"] != life
+                or marks[-1]["generation"] < generation
+                or marks[-1]["seq"] < newest
+            ):
+                return False
+        return True
+
+    try:
+        seen.wait(done, seconds, f"marks of {sorted(roots)} at {generation}, {newest}")
+    finally:
+        seen.close()
 
 
 def goes(s: Scene, number: int, name: str) -> None:
@@ -74,14 +117,11 @@ def goes(s: Scene, number: int, name: str) -> None:
     assert until(lambda: not any(name in t for t in tree(s.broker)), 10), tree(s.broker).keys()
 
 
-def stays(broker: Mosquitto, name: str, want: dict[str, bytes], seconds: float = 4.0) -> None:
-    """All of a name is there, and was never emptied meanwhile."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        now = tree(broker)
-        assert sorted(want.keys() - now.keys()) == []
-        time.sleep(0.3)
-    assert {t for t in tree(broker) if name in t} == want.keys()
+def stays(s: Scene, other: Scene, name: str, want: dict[str, bytes]) -> None:
+    """All of a name is there once a gateway has done what it has to do, and was never emptied since the other came."""
+    caught_up(s)
+    assert {t for t in tree(s.broker) if name in t} == want.keys()
+    assert [t for t, payload, _ in other.watch.messages if not payload and t in want] == []  # type: ignore[attr-defined]
 
 
 def replaced(scene: Scene) -> None:
@@ -132,7 +172,7 @@ def test_a_node_that_lives_in_another_gateway_by_now_keeps_its_topics_whatever_i
     assert want.keys() >= {"node/air-2/q/pm10", "ngsi-ld/Device/air-2", "homeassistant/device/air-2/config"}
     for how in (asked, narrowed, moved, replaced, rooted, restarted):
         how(scene)
-        stays(scene.broker, "air-2", want)
+        stays(scene, other, "air-2", want)
 
 
 def test_a_broker_that_forgot_has_the_node_from_the_gateway_where_it_lives(scene: Scene, other: Scene) -> None:
@@ -144,10 +184,10 @@ def test_a_broker_that_forgot_has_the_node_from_the_gateway_where_it_lives(scene
     for _ in range(2):
         forgotten(scene)
         assert until(lambda: want.keys() <= tree(scene.broker).keys(), 20)
-        stays(scene.broker, "air-2", want, 2)
+        stays(scene, other, "air-2", want)
     assert p.stop() == 0, "and the one that had it, when it starts again"
     scene.start()
-    stays(scene.broker, "air-2", want)
+    stays(scene, other, "air-2", want)
 
 
 def test_a_node_that_was_added_to_the_other_before_it_was_removed_here_keeps_its_topics(
@@ -160,7 +200,7 @@ def test_a_node_that_was_added_to_the_other_before_it_was_removed_here_keeps_its
     want = comes(other, 265, "air-2")
     del scene.names[265]
     scene.reload()
-    stays(scene.broker, "air-2", {t: p for t, p in want.items() if b"gw-1" not in p})
+    stays(scene, other, "air-2", {t: p for t, p in want.items() if b"gw-1" not in p})
 
 
 def test_a_name_that_another_gateway_gives_to_a_node_of_its_own_is_that_ones(scene: Scene, other: Scene) -> None:
@@ -175,7 +215,7 @@ def test_a_name_that_another_gateway_gives_to_a_node_of_its_own_is_that_ones(sce
     want = comes(other, 301, "air-1")
     asked(scene)
     replaced(scene)
-    stays(scene.broker, "air-1", want)
+    stays(scene, other, "air-1", want)
     assert "node/air-9/alert/pm10-above" in tree(scene.broker)
 
 
@@ -211,19 +251,18 @@ def test_an_area_that_both_gateways_have_is_whose_word_stands_there(scene: Scene
     other.start()
     other.feed(other.motes[267].report(NOW - 30, [[1]], schema=12, interval=0, long=True))
     assert until(lambda: tree(scene.broker).get("area/yard/lot", b"").endswith(b'"gw":"gw-2"}'), 10)
+    watched(other)
     want = {t: p for t, p in settled(scene.broker).items() if "yard" in t}
     assert want.keys() == {"area/yard/lot", "ngsi-ld/OnStreetParking/yard"}
     set_back(scene, copy)
     scene.start()
     assert scene.process is not None
     assert until(lambda: any(line["event"] == "swept" for line in scene.process.lines()), 10)  # type: ignore[union-attr]
-    stays(scene.broker, "yard", want, 2)
+    stays(scene, other, "yard", want)
     scene.rules = "# none\n"
-    scene.reload()
-    time.sleep(6)
-    reload(scene.process)  # the same files: no rule of theirs is left
+    scene.reload()  # it is asked for twice: no rule of theirs is left
     assert until(lambda: any(line["event"] == "reloaded" for line in scene.process.lines()), 10)  # type: ignore[union-attr]
-    stays(scene.broker, "yard", want)
+    stays(scene, other, "yard", want)
 
 
 def unnamed(payload: bytes) -> bytes:
@@ -259,11 +298,12 @@ def test_what_a_gateway_of_the_version_before_publishes_is_its_own_by_its_time(
         other.start()
         speak(other, 265)
         assert until(lambda: "ngsi-ld/AirQualityObserved/air-2" in tree(scene.broker), 10)
+        watched(other)
         want = of(scene.broker, "air-2")
     assert other.process is not None and other.process.stop() == 0
     put(scene.broker, {t: unnamed(p) for t, p in want.items()})
     asked(scene)
-    stays(scene.broker, "air-2", want)
+    stays(scene, other, "air-2", want)
 
 
 @pytest.mark.parametrize("how", ["removed", "renamed", "output"])
@@ -271,7 +311,7 @@ def test_what_this_gateway_published_before_it_put_its_name_to_it_is_emptied(sce
     p = scene.start()
     scene.live()
     before = settled(scene.broker)
-    time.sleep(6)  # the mark has caught up
+    caught_up(scene)
     assert p.stop() == 0
     put(scene.broker, {t: unnamed(p) for t, p in before.items()})
     if how == "renamed":
@@ -348,9 +388,8 @@ def test_where_it_cannot_be_read_whose_it_is_nothing_is_emptied_until_it_can(sce
     assert until(lambda: not any("air-1" in t for t in tree(scene.broker)), 20), (
         "spared, and emptied once it can be read"
     )
-    stays(scene.broker, "air-2", want, 2)
-    n = len(seen.on("gw/gw-1/health"))
-    seen.wait(lambda: any(b"retained_unread" not in p for p in seen.on("gw/gw-1/health")[n:]), 60)
+    stays(scene, other, "air-2", want)
+    seen.wait(lambda: b"retained_unread" not in seen.on("gw/gw-1/health")[-1], 60)
 
 
 def test_a_restored_gateway_leaves_nothing_of_a_name_that_came_after_the_copy_and_spares_the_other(
@@ -374,7 +413,7 @@ def test_a_restored_gateway_leaves_nothing_of_a_name_that_came_after_the_copy_an
     assert until(lambda: "node/late-1/alert/pm10-above" in tree(scene.broker), 10)
     assert until(lambda: "area/late/lot" in tree(scene.broker), 10)
     want = comes(other, 265, "air-2")
-    time.sleep(6)  # the mark has caught up
+    caught_up(scene)
     set_back(scene, copy)
     scene.names, scene.rules = names, rules
     scene.start()
@@ -382,4 +421,4 @@ def test_a_restored_gateway_leaves_nothing_of_a_name_that_came_after_the_copy_an
         t for t in tree(scene.broker) if "late" in t
     ]
     assert "node/air-1/alert/pm10-above" in tree(scene.broker)
-    stays(scene.broker, "air-2", want, 1)
+    stays(scene, other, "air-2", want)
