@@ -140,7 +140,10 @@ class MqttSession:
 
     async def subscribe(self, topic: str | list[tuple[str, int]], qos: int = 0) -> None:
         """Subscribe to a topic, or to several with a QoS each, and wait for SUBACK. Raises NotSubscribed (refused), MqttError."""
-        result, mid = self._client.subscribe(topic, qos)
+        try:
+            result, mid = self._client.subscribe(topic, qos)
+        except ValueError as e:  # a filter that is none, or longer than MQTT has it
+            raise MqttError(f"subscribe: {e}") from e
         if result != paho.MQTT_ERR_SUCCESS or mid is None:
             raise MqttError(f"subscribe: {paho.error_string(result)}")
         future: asyncio.Future[None] = self._loop.create_future()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 
 import structlog
 
+from gateway.config.table import NAME
 from gateway.core.current import NOTHING
 from gateway.outputs.message import Message
 from gateway.outputs.ngsi_models import TYPES, urn
@@ -111,7 +112,12 @@ async def _unknown(reader: Reader, tree: Tree, gateways: Set[str], names: Iterab
         return f"{root}/{kind}/{name}/"
 
     def keep(topic: str, payload: bytes) -> bool:
-        return below(topic) not in known and claim(payload).gateway in gateways
+        found = below(topic)  # a name of ours is short: a filter of a longer one may be none
+        return (
+            NAME.fullmatch(found.split("/")[-2]) is not None
+            and found not in known
+            and claim(payload).gateway in gateways
+        )
 
     filters = [f"{root}/node/+/meta", f"{root}/node/+/alert/+", f"{root}/area/+/#", f"{root}/ngsi-ld/Device/+",
                f"{tree.shape.discovery}/device/+/config"]  # fmt: skip

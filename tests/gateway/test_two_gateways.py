@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from paho.mqtt import publish
 
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_process_reload import reload
@@ -414,6 +415,10 @@ def test_a_restored_gateway_leaves_nothing_of_a_name_that_came_after_the_copy_an
     assert until(lambda: "area/late/lot" in tree(scene.broker), 10)
     want = comes(other, 265, "air-2")
     caught_up(scene)
+    # somebody's topics below names that are none of ours and longer than a filter may be stop nothing
+    for name in ("n" * 65_515, "x" * 33):
+        topic = f"city/v1/node/{name}/meta"
+        publish.single(topic, b'{"gw":"gw-1"}', 1, True, scene.broker.address.host, scene.broker.address.port)
     set_back(scene, copy)
     scene.names, scene.rules = names, rules
     scene.start()
