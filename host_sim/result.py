@@ -24,7 +24,7 @@ class Result:
     killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
     (wear.py). unsampled: nodes with fewer rows than their rhythm demands, sensors that are left out, or bites of the watchdog, which [expect] does not
     name. injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
-    leave sensors out at the end. alarms_up: those that nobody has cleared. unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
+    leave sensors out at the end. alarms_up: those that no one has cleared. unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
     """
 
     scenario: str

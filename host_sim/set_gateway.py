@@ -1,7 +1,7 @@
 """The gateway whose clock is set, also back: `python -m host_sim.set_gateway run --config FILE`.
 
 In lockstep the gateway's time is the newest that a receiver has said, and never falls; a box in a cupboard is set by whoever sets it. Here a receiver's word
-that is further off than two receivers are apart sets the clock, in either direction, and the gateway is told so as by its host's clock.
+that is further off than two receivers are apart sets the clock, in either direction, and the gateway learns of it as from its host's clock.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Alarms:
         self.say_again(t, quantity)
 
     def replace(self, rules, t):
-        """Go on with other rules. What was up stays up under a rule of the same quantity and direction, and is told
+        """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told
         again when its limit changed; what has none any more is cleared. Raises OSError."""
         gone = []
         for old in self.rules:

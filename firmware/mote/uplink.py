@@ -228,7 +228,7 @@ class Uplink:
                 self._missed(counter, kind)
                 return
         if self._count(FRESH):
-            # out of order each frame is answered, whether we listen or not, and while it answers the gateway hears nobody
+            # out of order each frame is answered, whether we listen or not, and while it answers the gateway hears no one
             await asyncio.sleep_ms((0 if want else self._link.answer_ms) + random.randint(100, _GAP_MS))
 
     def _missed(self, counter, kind):

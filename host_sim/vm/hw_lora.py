@@ -5,7 +5,7 @@ configure() raises while receiving; an undetected packet is silence, a detected 
 
 `trouble` makes the chip fail as the real driver reports it (sx126x.py: _wait_not_busy, _check_error, the constructor): "busy" (BUSY
 stays high), "status" (the oscillator did not start), "absent" (no chip), "lost_tx_done", "stuck_receive" (neither a packet nor the timeout is reported). Each lasts until it
-is taken back, or as long as the hardware's `faults` say; "busy" until the chip is reset, which making a new modem does. `power()` is what the chip draws: "sleep", or "standby" (0.6 mA, for ever).
+is taken back, or as long as the hardware's `faults` say; "busy" until the chip is reset, which making a new modem does. `power()` is what the chip draws: "sleep", or "standby" (0.6 mA, without end).
 """
 
 import asyncio

@@ -181,7 +181,7 @@ def test_a_node_whose_clock_falls_back_ends_its_alarm_though_its_rows_are_old(tm
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("running", [True, False])
 def test_what_the_clock_does_is_done_after_it_was_set_back(tmp_path: Path, step: int, running: bool) -> None:
-    """A silent node among others that are heard is told offline after its patience by the clock as it is."""
+    """A silent node among others that are heard is declared offline after its patience by the clock as it is."""
     nodes = [Node(i, f"n-{i}", b"", profile="air_quality", interval_s=600) for i in (1, 2)]
     city = City(tmp_path, NO_DEFAULTS.replace("settle_s = 0", "settle_s = 900") + "[fault]\noffline = true\n", nodes)
     for now in range(BEGIN, BEGIN + 3 * H, 600):

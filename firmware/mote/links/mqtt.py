@@ -140,7 +140,7 @@ class Mqtt:
         await self._write(_packet(_PUBLISH, body))
 
     async def run(self):
-        """Read for ever, keep the connection alive by a ping when nothing was sent for half the time (3.1.2.10). Raises OSError when it is over, also when a ping goes unanswered."""
+        """Read until it is over, keep the connection alive by a ping when nothing was sent for half the time (3.1.2.10). Raises OSError when it is over, also when a ping goes unanswered."""
         idle_ms = 1000 * self.keepalive_s // 2
         while True:
             try:

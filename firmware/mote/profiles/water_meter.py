@@ -90,11 +90,11 @@ class WaterMeter(Profile):
         self._busy_hours, self._least, self._leaking = get(), get(), bool(get())
 
     def stepped(self):
-        """The clock jumped: the hour goes on under another name, and is not judged."""
+        """The clock jumped: the hour continues under another name, and is not judged."""
         self._hour = -1
 
     def _leak(self, t, volume):
-        """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak. An hour or two that nobody saw (a start, a step of
+        """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak. An hour or two that no one saw (a start, a step of
         the clock) are neither; more begin the count anew. A leak ends with an hour without one, whatever lies between."""
         hour = t // _HOUR
         if hour == self._hour or t < FIRST:

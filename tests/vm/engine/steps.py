@@ -72,7 +72,7 @@ async def fresh(gw, row_s=ROW_S):
 
 
 async def end(task, node):
-    """As a reset: nothing of this boot goes on."""
+    """As a reset: nothing of this boot continues."""
     task.cancel()
     node.sampler.stop()
     for t in node.supervisor._tasks:
@@ -154,7 +154,7 @@ async def test_samples_before_a_step_are_in_the_row_after_it():
 
 
 async def test_a_node_that_falls_asleep_after_a_step_back_has_no_slot_in_the_future():
-    """What it takes along into its sleep is where it goes on: it would sample no more until that time has come."""
+    """What it takes along into its sleep is where it continues: it would sample no more until that time has come."""
     gw = Wrong()
     gw.off_s = 50000
     link, node = await fresh(gw)
