@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from host_sim import interrupt
 from host_sim.air import Air, Modulation, Transmission, logged
 from host_sim.lora import LOCK_SYMBOLS, SNR_LIMIT, noise_floor_dbm, time_on_air_us
 from host_sim.mqtt_endpoint import Endpoint
@@ -111,6 +112,7 @@ class Fleet:
         self.limit = limit
         heard = shown = time.monotonic()
         while True:
+            interrupt.check()
             if time.monotonic() - shown > PROGRESS_S:
                 shown = time.monotonic()
                 self._on_progress(self)
@@ -389,8 +391,6 @@ class Fleet:
             return
         self._closed = True
         for node in self.nodes:
-            if node.line is not None:
-                self._selector.unregister(node.line)
             node.stop(self._zygote)
         self._selector.close()
         for receiver in self.receivers:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from host_sim import interrupt
+
 # a runner that is killed outright must not leave its gateway behind
 _LEASH = (
     "import os, signal, sys; from host_sim.zygote import die_with_parent; die_with_parent(signal.SIGTERM); "
@@ -89,6 +91,7 @@ class GatewayProcess:
         deadline = time.monotonic() + ready_s
         self._notify.settimeout(0.1)
         while True:
+            interrupt.check()
             try:
                 if b"READY=1" in self._notify.recv(4096):
                     return
@@ -107,6 +110,7 @@ class GatewayProcess:
         while not self._said_connected(link):
             if self.dead or time.monotonic() > deadline:
                 raise GatewayError(f"link {link} of the gateway was not connected after {wait_s:.0f} s\n{self.tail()}")
+            interrupt.check()
             time.sleep(0.02)
 
     def _said_connected(self, link: str) -> bool:
@@ -158,7 +162,7 @@ class GatewayProcess:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
-            return self._process.wait(wait_s)
+            return interrupt.wait_end(self._process, wait_s)
         except subprocess.TimeoutExpired as e:
             raise GatewayError(f"the gateway did not end within {wait_s:.0f} s of SIGTERM\n{self.tail()}") from e
         finally:

@@ -11,6 +11,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
+from host_sim import interrupt
 from host_sim.collect import Books
 from host_sim.scenario import CommandSpec, Scenario
 
@@ -63,6 +64,7 @@ class Operator:
         while time.monotonic() < deadline:
             if any(a.get("requester") == spec.requester and a["node"] == spec.node for a in self._books.acks[before:]):
                 return True
+            interrupt.check()
             time.sleep(0.005)
         return False
 

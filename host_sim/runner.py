@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance, provision, romfs
+from host_sim import chance, interrupt, provision, romfs
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, BrokerError, reachable
@@ -109,7 +109,7 @@ def run(
     plan = load(scenario) if isinstance(scenario, str) else scenario
     hours = plan.head.hours if hours is None else hours
     seed = plan.head.seed if seed is None else seed
-    with ExitStack() as stack:
+    with interrupt.noted(), ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="citymote-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if keep is not None:
@@ -196,7 +196,7 @@ class _Run:
         fleet.close()
         if fleet.gateway_up:
             gateway.stop()
-            collector.offline.wait(5)
+            interrupt.wait_event(collector.offline, 5)
         self._settle(collector, quiet_s=3.0)
         return assemble(
             self.plan,
@@ -226,7 +226,7 @@ class _Run:
                 gateway.kill()
             else:
                 gateway.stop()
-            collector.offline.wait(5)  # its own word, or its will
+            interrupt.wait_event(collector.offline, 5)  # its own word, or its will
             fleet.gateway_gone()
             self.on_event({"event": "gateway_down", "t": t, "kill": kill})
 
@@ -339,6 +339,7 @@ class _Run:
         deadline = time.monotonic() + most_s
         count, since = -1, time.monotonic()
         while time.monotonic() < deadline:
+            interrupt.check()
             if not self.truth.missing(collector.readings):
                 return True
             if len(collector.readings) != count:

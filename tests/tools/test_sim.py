@@ -1,6 +1,7 @@
 """`citymote sim` as its users meet it: one JSON document, one hash a seed, clear refusals, a real broker."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -86,7 +87,11 @@ def test_a_missing_broker_is_said(broker: str, words: str) -> None:
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing_running() -> None:
     run = subprocess.Popen(
-        [CITYMOTE, "sim", "run", "district"], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [CITYMOTE, "sim", "run", "district"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
     )
     deadline = time.monotonic() + 30
     while len(_family(run.pid)) < 10 and time.monotonic() < deadline:
@@ -94,7 +99,11 @@ def test_ctrl_c_leaves_nothing_running() -> None:
     family = _family(run.pid)
     assert len(family) >= 10
     run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=30)
+    try:
+        _, err = run.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        run.send_signal(signal.SIGABRT)
+        pytest.fail(f"does not end; left of it {_family(run.pid)}; where it stands:\n{run.communicate(timeout=30)[1]}")
     assert run.returncode == 130 and "Traceback" not in err
     deadline = time.monotonic() + 10
     while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
