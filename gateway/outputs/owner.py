@@ -19,6 +19,7 @@ from gateway.core.current import Current
 PROVIDER = "dataProvider"
 SLACK_S = 1.0  # payloads have milliseconds at most
 LONGEST = 1 << 17  # bytes of a payload that is looked into
+LONGEST_ID = 64  # characters that are kept of who published it: no id has as many
 
 _TIME = re.compile(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)"')
 _AVAILABLE = re.compile(r"/v1/gw/([^/]+)/state$")
@@ -61,11 +62,11 @@ def _gateway(body: _Body) -> str | None:
         provider = provider.get("value")
     for said in (body.gw, provider):
         if isinstance(said, str):
-            return said
+            return said[:LONGEST_ID]
     for entry in body.availability if isinstance(body.availability, list) else ():
         topic = entry.get("topic") if isinstance(entry, dict) else None
         if isinstance(topic, str) and (found := _AVAILABLE.search(topic)):
-            return found[1]
+            return found[1][:LONGEST_ID]
     return None
 
 
@@ -76,19 +77,16 @@ def _unix(text: str) -> float | None:
         return None
 
 
-def ours(found: Mapping[str, bytes], gateways: Set[str], newest: float) -> set[str]:
-    """Return the topics of a name that this gateway may empty.
+def ours(claims: Mapping[str, Claim], gateways: Set[str], newest: float, whole: bool = True) -> set[str]:
+    """Return the topics of a name that this gateway may empty: those that name it, and the others where no sign is of another gateway.
 
-    found: what the broker retains below the name, by topic. gateways: our id, and those that we had. newest: receipt of the newest that
-    our ledger knows of the subject (Unix s).
+    claims: of what the broker retains below the name, by topic. gateways: our id, and those that we had. newest: receipt of the newest that
+    our ledger knows of the subject (Unix s). whole: False where not all could be read, so that another gateway's may be among it.
     """
-    claims = {topic: claim(payload) for topic, payload in found.items()}
     named = {topic for topic, c in claims.items() if c.gateway in gateways}
-    if any(c.gateway is not None for topic, c in claims.items() if topic not in named):
-        return named
-    if not named and any(c.at is not None and c.at > newest + SLACK_S for c in claims.values()):
-        return set()
-    return set(found)
+    rest = [c for topic, c in claims.items() if topic not in named]
+    late = any(c.at is not None and c.at > newest + SLACK_S for c in rest)
+    return named if not whole or late or any(c.gateway is not None for c in rest) else set(claims)
 
 
 def newest(c: Current) -> float:

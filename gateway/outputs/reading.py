@@ -1,27 +1,36 @@
 """Reads what a broker retains on a few topics: before anything of a name that has left is emptied, it is looked whose it is by now.
 
 A broker may answer a subscription and deliver nothing, since our user may not read there (mosquitto's acl_file). So reading is shown per
-part of the tree, once a connection: by something retained there, or by an empty message of our own below `probe/`. A probe on the
-mark's topic shows that the broker has come to the end of what it retains.
+part of the tree, once a connection, by an empty message of our own below `probe/`: what else comes from there may be the one topic that our
+user reads. A probe on the mark's topic shows that the broker has come to the end of what it retains.
+
+Whoever may publish there decides how much there is. So of a payload no more is kept than whose it is, and of topics no more than A_NAME
+below one name and IN_ALL in one reading; what is passed over is counted, and a name of which something was is not taken for read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from bisect import bisect_left
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs.mark import probe
+from gateway.outputs.owner import Claim, claim
 
 AT_ONCE = 200  # filters read at once
 PACKET = 8  # filters in one SUBSCRIBE: AWS IoT takes no more
 ECHO_S = 10.0
 GRACE_S = 0.2  # a broker may deliver what it retains behind what is new
+COST = 256  # bytes of memory for what is kept of a topic, beside its name
+A_NAME, IN_ALL = 1 << 19, 1 << 24  # bytes for one name (some 1500 topics; ours has a few hundred) and in one reading
+CROWDED = 1024  # names that are known to hold more
+
+V = TypeVar("V")
 
 
 class Unread(Exception):
@@ -61,50 +70,101 @@ class Name(NamedTuple):
 
 
 @dataclass
-class Read:
-    """What stands at the broker. found: by topic, kept up to date while it is read. heard: parts of the tree where something stands; deaf:
-    parts that our user may not read."""
+class Read(Generic[V]):
+    """What stands at the broker, kept up to date while it is read. found: what was made of each payload, by topic, of topics that no filter
+    with # holds; below: of those that one does, by what stands before the #. deaf: parts that our user may not read. crowded: names and
+    topics of which something was passed over for want of room.
+    """
 
-    found: dict[str, bytes] = field(default_factory=dict)
-    heard: set[str] = field(default_factory=set)
+    found: dict[str, V] = field(default_factory=dict)
+    below: dict[str, dict[str, V]] = field(default_factory=dict)
     deaf: set[str] = field(default_factory=set)
+    crowded: set[str] = field(default_factory=set)
+    excess: int = 0  # messages passed over
+    _longest: int = field(init=False)
+    _cost: int = 0
+    _costs: Counter[str] = field(default_factory=Counter)
 
-    def of(self, filters: Iterable[str]) -> dict[str, bytes]:
-        """Return what stands on the topics of some filters."""
-        topics, mine = sorted(self.found), dict[str, bytes]()
+    def __post_init__(self) -> None:
+        self._longest = max(map(len, self.below), default=0)
+
+    def of(self, filters: Iterable[str]) -> dict[str, V]:
+        """Return what stands on the topics of some of the filters that are read."""
+        mine = dict[str, V]()
         for f in filters:
-            if not f.endswith("#"):
-                mine |= {f: self.found[f]} if f in self.found else {}
-                continue
-            head = f[:-1]
-            for topic in topics[bisect_left(topics, head) :]:
-                if not topic.startswith(head):
-                    break
-                mine[topic] = self.found[topic]
+            if f.endswith("#"):
+                mine |= self.below[f[:-1]]
+            elif f in self.found:
+                mine[f] = self.found[f]
         return mine
+
+    def is_whole(self, filters: Iterable[str]) -> bool:
+        """True when nothing on the topics of these filters was passed over."""
+        return self.crowded.isdisjoint(f.removesuffix("#") for f in filters)
+
+    def put(self, topic: str, value: V | None) -> bool:
+        """Take what stands on a topic, None for nothing; False when there is no room for it."""
+        levels = (i + 1 for i, c in enumerate(topic[: self._longest]) if c == "/")
+        head = next((topic[:i] for i in levels if topic[:i] in self.below), None)
+        there = self.found if head is None else self.below[head]
+        cost = len(topic) + COST
+        if value is None or topic in there:
+            if there.pop(topic, None) is not None:
+                self._cost -= cost
+                self._costs[head or ""] -= cost
+            if value is None:
+                return True
+        if self._cost + cost > IN_ALL or head is not None and self._costs[head] + cost > A_NAME:
+            self.excess += 1
+            if len(self.crowded) < CROWDED:
+                self.crowded.add(head or topic)
+            return False
+        there[topic] = value
+        self._cost += cost
+        self._costs[head or ""] += cost
+        return True
+
+
+def _claim(_topic: str, payload: bytes) -> Claim:
+    return claim(payload)
 
 
 class Reader:
-    """Reads over one connection, one thing after the other. echo: a topic that is subscribed already, of our own."""
+    """Reads over one connection, one thing after the other. echo: a topic that is subscribed already, of our own; totals: where
+    `retained_passed_over` is counted.
+    """
 
-    def __init__(self, session: MqttSession, echo: str, gateway: str) -> None:
+    def __init__(self, session: MqttSession, echo: str, gateway: str, totals: Counter[str] | None = None) -> None:
         self._session, self._echo, self._gateway = session, echo, gateway
-        self._heard: set[str] = set()  # parts of the tree that our user reads
+        self._heard: set[str] = set()  # parts of the tree where a probe of ours came back
+        self._totals = Counter[str]() if totals is None else totals
 
-    @asynccontextmanager
-    async def reading(
-        self,
-        filters: Sequence[str],
-        parts: Iterable[str],
-        keep: Callable[[str, bytes], bool] = lambda _topic, _payload: True,
-    ) -> AsyncIterator[Read]:
-        """Read, and keep what was read up to date, until the block ends. parts: where the filters are; keep: what is not passed over.
+    @overload
+    def reading(self, filters: Sequence[str], parts: Iterable[str]) -> AbstractAsyncContextManager[Read[Claim]]: ...
+
+    @overload
+    def reading(
+        self, filters: Sequence[str], parts: Iterable[str], make: Callable[[str, bytes], V | None]
+    ) -> AbstractAsyncContextManager[Read[V]]: ...
+
+    def reading(
+        self, filters: Sequence[str], parts: Iterable[str], make: Callable[[str, bytes], Any] = _claim
+    ) -> AbstractAsyncContextManager[Read[Any]]:
+        """Read, and keep what was read up to date, until the block ends. parts: where the filters are; make: what is kept of a payload that
+        is not empty, None where it is passed over (a few hundred bytes at most: payloads are strangers' as well, and have no bound).
 
         Raises Unread, MqttError.
         """
-        session, parts = self._session, tuple(sorted(set(parts)))
+        return self._reading(filters, tuple(sorted(set(parts))), make)
+
+    @asynccontextmanager
+    async def _reading(
+        self, filters: Sequence[str], parts: tuple[str, ...], make: Callable[[str, bytes], Any]
+    ) -> AsyncIterator[Read[Any]]:
+        session = self._session
         probes = {f"{part}probe/{self._gateway}": part for part in parts if part not in self._heard}
-        read, nonce, echoed = Read(), secrets.token_hex(8), asyncio.Event()
+        below = {f[:-1]: dict[str, Any]() for f in filters if f.endswith("#") and "+" not in f}
+        read, nonce, echoed = Read[Any](below=below), secrets.token_hex(8), asyncio.Event()
         retained, live = session.on_retained, session.on_message
 
         def take(topic: str, payload: bytes) -> None:
@@ -112,12 +172,8 @@ class Reader:
                 echoed.set()
             elif topic in probes:
                 self._heard.add(probes[topic])
-            elif topic.startswith(parts):
-                read.heard |= {part for part in parts if topic.startswith(part)} - read.heard
-                if payload and keep(topic, payload):
-                    read.found[topic] = payload
-                else:
-                    read.found.pop(topic, None)
+            elif topic.startswith(parts) and not read.put(topic, make(topic, payload) if payload else None):
+                self._totals["retained_passed_over"] += 1
 
         def took_retained(topic: str, payload: bytes) -> None:
             take(topic, payload)
@@ -135,9 +191,9 @@ class Reader:
                 self._publish(topic, b"")
             self._publish(self._echo, probe(nonce))
             await self._answered(echoed)
-            if self._quiet(filters, read.found) or not self._heard.issuperset(parts):
-                await asyncio.sleep(GRACE_S)
-            self._heard |= read.heard
+            wide = len(below) < sum(f.endswith("#") for f in filters)
+            if wide or not all(below.values()) or not (below or read.found) or not self._heard.issuperset(parts):
+                await asyncio.sleep(GRACE_S)  # what has not come may be on its way yet
             read.deaf = set(parts) - self._heard
             yield read
         finally:
@@ -147,13 +203,12 @@ class Reader:
                     await session.unsubscribe(wanted[i : i + PACKET])
 
     async def _subscribe(self, filters: Sequence[str]) -> None:
-        packets = [[(f, 0) for f in filters[i : i + PACKET]] for i in range(0, len(filters), PACKET)]
-        results = await asyncio.gather(*(self._session.subscribe(p) for p in packets), return_exceptions=True)
-        for packet, result in zip(packets, results, strict=True):
-            if isinstance(result, NotSubscribed):
-                raise Unread(f"the broker refuses to have {packet[0][0]} read", advice(packet[0][0]))
-            if isinstance(result, BaseException):
-                raise result
+        """One packet after the other: a broker drops what waits for us beyond its own bound (mosquitto: max_queued_messages)."""
+        for i in range(0, len(filters), PACKET):
+            try:
+                await self._session.subscribe([(f, 0) for f in filters[i : i + PACKET]])
+            except NotSubscribed as e:
+                raise Unread(f"the broker refuses to have {filters[i]} read", advice(filters[i])) from e
 
     def _publish(self, topic: str, payload: bytes) -> None:
         if self._session.publish(topic, payload, 1) is None:
@@ -170,13 +225,16 @@ class Reader:
         if not echoed.is_set():
             raise Unread(f"the broker did not return {self._echo} within {ECHO_S:.0f} s", advice(self._echo))
 
-    @staticmethod
-    def _quiet(filters: Sequence[str], found: Mapping[str, bytes]) -> bool:
-        """True when nothing has come of something, which may be on its way yet."""
-        heads = {topic[: i + 1] for topic in found for i, c in enumerate(topic) if c == "/"}
-        return any(f[:-1] not in heads for f in filters if f.endswith("#")) or not found
-
 
 def advice(topic: str) -> str:
     """Return what to do where our user may not read."""
     return f"let the gateway's user read what it publishes (mosquitto acl_file: topic readwrite {topic})"
+
+
+def crowd(names: Iterable[str]) -> Unread:
+    """Return the error where more is retained below names than is kept of one."""
+    name = min(names)
+    return Unread(
+        f"more is retained below {name} than is read of a name",
+        f"see who fills it (mosquitto_sub --retained-only -t '{name}#' -F %t) and have it emptied",
+    )

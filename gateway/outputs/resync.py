@@ -25,7 +25,7 @@ from gateway.outputs.mark import LONGEST_PROBE, Mark, mark_of, mark_topic, probe
 from gateway.outputs.message import Message, json
 from gateway.outputs.neighbours import Neighbours
 from gateway.outputs.outstanding import ALL, Attempts
-from gateway.outputs.reading import Name, Reader, Unread, advice
+from gateway.outputs.reading import Name, Reader, Unread, advice, crowd
 from gateway.outputs.retained import Tree
 from gateway.outputs.said import Said
 from gateway.outputs.siblings import DISCOVERY
@@ -112,7 +112,7 @@ class Resync:
         self._spared, self._held = None, None
         self.neighbours.begin()
         self.former.begin()
-        self._reader = Reader(session, self.mark_topic, self._tree.gateway)
+        self._reader = Reader(session, self.mark_topic, self._tree.gateway, self._metrics.totals)
         self.done.clear()
 
     def wake(self) -> None:
@@ -176,7 +176,7 @@ class Resync:
         if (n := self._metrics.totals["retained_again"] - before) > 0:
             log.info("output_resynced", output=self.output, since=seq, messages=n,
                      seconds=round(asyncio.get_running_loop().time() - began, 1))  # fmt: skip
-        await self.former.empty(self.publish, self._settled, self._stored)
+        await self.former.empty(self._reader, self.publish, self._settled, self._stored)
         self.done.set()
         tasks = [asyncio.create_task(self._keep_true(), name=f"true-{self.output}")]
         if DISCOVERY in self._tree.shape.formats:
@@ -342,13 +342,18 @@ class Resync:
         assert self._reader is not None
         ledger, tree = self._engine.ledger, self._tree
         try:
-            await sweep(self._reader, tree, self._ids, ledger, self.publish, lambda: self._spare(turn))
+            async with self.former.watching(self._reader):
+                await sweep(self._reader, tree, self._ids, ledger, self.publish, lambda: self._spare(turn))
         except Unread as e:
             turn.unread, self._may_mark = (str(e), e.hint), False
             log.warning("sweep_unread", output=self.output, error=str(e), next=e.hint)
 
     async def _finish(self, turn: Turn) -> None:
         """Wait until all that was published is acknowledged, and note what is left to do."""
+        if turn.crowded and turn.unread is None:
+            e = crowd(turn.crowded)
+            turn.unread = str(e), e.hint
+            log.warning("retained_unread", output=self.output, error=str(e), next=e.hint)
         await self._settled()
         self._follow(turn)
         for key in turn.left if turn.unread is None else ():
@@ -379,9 +384,8 @@ class Resync:
         assert self._reader is not None
         if await self.former.look(self._reader):
             await self._look_again(-1)
-            await self.former.empty(self.publish, self._settled, self._stored)
+            await self.former.empty(self._reader, self.publish, self._settled, self._stored)
 
-    @property
     def _ids(self) -> frozenset[str]:
         return self.former.ids | {self._tree.gateway}
 
@@ -484,7 +488,9 @@ class Resync:
             turn.unread = f"it cannot read {self.problem}", advice(self.problem)
             return
         try:
-            deaf = await look(self._reader, doubts, self._ids, ledger, empty)
+            async with self.former.watching(self._reader):
+                deaf, crowded = await look(self._reader, doubts, self._ids, ledger, empty)
+            turn.crowded |= crowded
         except Unread as e:
             turn.unread = str(e), e.hint
         else:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence, Set
+from itertools import islice
 
 import structlog
 
@@ -17,9 +19,10 @@ from gateway.config.table import NAME
 from gateway.core.current import NOTHING
 from gateway.outputs.message import Message
 from gateway.outputs.ngsi_models import TYPES, urn
-from gateway.outputs.owner import claim, ours
-from gateway.outputs.reading import Reader, Unread, advice
+from gateway.outputs.owner import Claim, claim, ours
+from gateway.outputs.reading import Reader, Unread, advice, crowd
 from gateway.outputs.retained import Tree
+from gateway.outputs.turn import Gateways
 from gateway.store.ledger import Ledger
 
 AT_ONCE = 16  # names
@@ -33,6 +36,10 @@ OURS = (
     "balance",
 )  # below a node or area; others may ask for commands there
 
+MANY = 4  # nodes that an alert is looked for under: ours has one
+
+_DEVICE = re.compile(b'"' + re.escape(urn("Device", "").encode()) + rb'([a-z0-9_-]{1,32})"')
+
 log = structlog.get_logger(__name__)
 
 Publish = Callable[[Message], None]
@@ -41,65 +48,85 @@ Publish = Callable[[Message], None]
 async def sweep(
     reader: Reader,
     tree: Tree,
-    gateways: Set[str],
+    gateways: Gateways,
     ledger: Ledger,
     publish: Publish,
     others: Callable[[], Sequence[Tree]] = tuple,
 ) -> None:
     """Empty retained topics of our subjects that are not desired. Raises MqttError, and Unread: what is behind that is left as it is.
 
-    gateways: ids of this gateway. others: the trees of this gateway's other outputs that are at this broker, or may be; what they publish
+    gateways: returns ids of this gateway. others: the trees of this gateway's other outputs that are at this broker, or may be; what they publish
     is spared.
     """
     names = {_below(tree, s): s for s in [*map(str, tree.nodes), *_areas(ledger)]}
-    found = await _unknown(reader, tree, gateways, names)
-    emptied = await _sweep(reader, tree, gateways, ledger, publish, others, [*names.items(), *((b, "") for b in found)])
+    found, more = await _unknown(reader, tree, gateways, names)
+    emptied, crowded = await _sweep(
+        reader, tree, gateways, ledger, publish, others, [*names.items(), *((b, "") for b in found)]
+    )
     log.info("swept", subjects=len(names), unknown=len(found), emptied=emptied)
+    if more or crowded:
+        raise crowd(crowded[:1] or [f"{tree.shape.root}/v1/"])
 
 
 async def _sweep(
     reader: Reader,
     tree: Tree,
-    gateways: Set[str],
+    gateways: Gateways,
     ledger: Ledger,
     publish: Publish,
     others: Callable[[], Sequence[Tree]],
     names: Sequence[tuple[str, str]],
-) -> int:
-    """names: (topics below which it publishes, subject or "")."""
-    n = 0
+) -> tuple[int, list[str]]:
+    """Return how many were emptied, and the names that hold more than is kept. names: (topics below which it publishes, subject or "")."""
+    n, crowded = 0, list[str]()
     at = f"{tree.shape.root}/v1/ngsi-ld/Alert/"  # a node's name stands inside of the level here
-    async with reader.reading([f"{at}+"], _parts(tree), lambda topic, _: topic.startswith(at)) as alerts:
+    async with reader.reading(
+        [f"{at}+"], _parts(tree), lambda topic, p: _alert(p) if topic.startswith(at) else None
+    ) as alerts:
+        of_node: dict[str, list[str]] = {}
+        for topic, (_, nodes) in alerts.found.items():
+            for name in nodes:
+                of_node.setdefault(name, []).append(topic)
+        if alerts.excess:
+            crowded.append(at)
         for i in range(0, len(names), AT_ONCE):
             part = names[i : i + AT_ONCE]
             filters = [f for below, _ in part for f in _filters(tree, below)]
             async with reader.reading(filters, _parts(tree)) as read:
                 for below, subject in part:
-                    mine = read.of(_filters(tree, below))
-                    mine = {t: p for t, p in mine.items() if not t.startswith(below) or _leaf(t, below) in OURS}
+                    filters = _filters(tree, below)
+                    mine = read.of(filters)
+                    mine = {t: c for t, c in mine.items() if not t.startswith(below) or _leaf(t, below) in OURS}
                     if "/v1/node/" in below:
-                        device = f'"{urn("Device", _name(below))}"'.encode()
-                        mine |= {t: p for t, p in alerts.found.items() if device in p}
+                        mine |= {t: alerts.found[t][0] for t in of_node.get(_name(below), ()) if t in alerts.found}
+                    whole = read.is_whole(filters) and read.deaf.isdisjoint(_parts(tree))
+                    if not read.is_whole(filters):
+                        crowded.append(below)
                     _, c = ledger.current(subject) or (0, NOTHING)
                     desired = (
                         {topic for t in (tree, *others()) for topic in t.desired(subject, c)} if subject else set[str]()
                     )
-                    for topic in sorted(_empty(mine, gateways, subject) - desired):
+                    for topic in sorted(_empty(mine, gateways(), subject, whole) - desired):
                         publish(Message(topic, b"", retain=True))
                         n += 1
                     await asyncio.sleep(0)
-    return n
+    return n, crowded
 
 
-def _empty(found: dict[str, bytes], gateways: Set[str], subject: str) -> set[str]:
+def _alert(payload: bytes) -> tuple[Claim, tuple[str, ...]]:
+    """Return whose an alert is, and the nodes it may be of."""
+    return claim(payload), tuple({m.decode() for m in islice(_DEVICE.findall(payload), MANY)})
+
+
+def _empty(found: dict[str, Claim], gateways: Set[str], subject: str, whole: bool) -> set[str]:
     """Return what is ours. What comes with no name of a gateway is, whenever it came: this store does not know all that it published."""
     if subject.startswith("@") or not subject:
-        return ours(found, gateways, math.inf)
-    return {t for t, payload in found.items() if claim(payload).gateway in (None, *gateways)}
+        return ours(found, gateways, math.inf, whole)
+    return {t for t, c in found.items() if c.gateway in (None, *gateways)}
 
 
-async def _unknown(reader: Reader, tree: Tree, gateways: Set[str], names: Iterable[str]) -> list[str]:
-    """Return what begins the topics of names that we have published, and that nothing is known of."""
+async def _unknown(reader: Reader, tree: Tree, gateways: Gateways, names: Iterable[str]) -> tuple[list[str], bool]:
+    """Return what begins the topics of names that we have published, and that nothing is known of; and whether there are more."""
     root, known = f"{tree.shape.root}/v1", set(names)
 
     def below(topic: str) -> str:
@@ -111,20 +138,19 @@ async def _unknown(reader: Reader, tree: Tree, gateways: Set[str], names: Iterab
             kind, name = "node", topic.rpartition("/")[2]
         return f"{root}/{kind}/{name}/"
 
-    def keep(topic: str, payload: bytes) -> bool:
+    def keep(topic: str, payload: bytes) -> Claim | None:
         found = below(topic)  # a name of ours is short: a filter of a longer one may be none
-        return (
-            NAME.fullmatch(found.split("/")[-2]) is not None
-            and found not in known
-            and claim(payload).gateway in gateways
-        )
+        if NAME.fullmatch(found.split("/")[-2]) is None or found in known:
+            return None
+        its = claim(payload)
+        return its if its.gateway in gateways() else None
 
     filters = [f"{root}/node/+/meta", f"{root}/node/+/alert/+", f"{root}/area/+/#", f"{root}/ngsi-ld/Device/+",
                f"{tree.shape.discovery}/device/+/config"]  # fmt: skip
     async with reader.reading(filters, _parts(tree), keep) as read:
         for part in read.deaf & {f"{root}/node/"}:
             raise Unread(f"our user may not read {part}#", advice(f"{part}#"))
-        return sorted({below(topic) for topic in read.found})
+        return sorted({below(topic) for topic in read.found}), read.excess > 0
 
 
 def _areas(ledger: Ledger) -> list[str]:

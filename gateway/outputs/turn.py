@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gateway.core.current import NOTHING
 from gateway.core.shape import Entry
-from gateway.outputs.owner import newest, ours
+from gateway.outputs.owner import Claim, newest, ours
 from gateway.outputs.reading import AT_ONCE, Name, Read, Reader
 from gateway.outputs.retained import Tree
 from gateway.store.ledger import Known, Ledger
@@ -27,7 +27,8 @@ class Turn:
     """former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out there, with their shapes,
     to be emptied. as_of: the generation that others and left are of. spared: topics were left for an output that may be elsewhere.
     doubts: not looked at yet. unread: why some could not be, and what to do. looks: nothing is published, what is in doubt is looked at.
-    heirs: who has a name of another subject by now, whose topics may hold what that one said last: to be published again.
+    heirs: who has a name of another subject by now, whose topics may hold what that one said last: to be published again. crowded: names
+    below which more is retained than is kept of one.
     """
 
     seq: int
@@ -42,6 +43,7 @@ class Turn:
     unread: tuple[str, str] | None = None
     looks: bool = False
     heirs: set[str] = field(default_factory=set)
+    crowded: set[str] = field(default_factory=set)
 
     def shapes(self) -> list[Tree]:
         """Return all shapes whose topics are to be emptied."""
@@ -111,25 +113,34 @@ Empty = Callable[[Doubt, Judge], Awaitable[None]]
 """Empties topics of a doubt, by what the judge returns."""
 
 
-async def look(reader: Reader, doubts: Sequence[Doubt], gateways: Set[str], ledger: Ledger, empty: Empty) -> set[str]:
-    """Have those topics emptied that are there and this gateway's; return the parts of the tree that could not be read.
+Gateways = Callable[[], Set[str]]
+"""Returns the ids that are this gateway's at that moment."""
 
-    gateways: ids of this gateway. Raises Unread, MqttError.
+
+async def look(
+    reader: Reader, doubts: Sequence[Doubt], gateways: Gateways, ledger: Ledger, empty: Empty
+) -> tuple[set[str], set[str]]:
+    """Have those topics emptied that are there and this gateway's; return the parts of the tree that could not be read, and the names that
+    hold more than is kept of one. Raises Unread, MqttError.
     """
-    deaf: set[str] = set()
+    deaf, crowded = set[str](), set[str]()
     for page in _pages(doubts):
         filters = sorted({f for d in page for f in d.name.filters(d.topics)})
         async with reader.reading(filters, {d.name.part(f) for d in page for f in d.name.filters(d.topics)}) as read:
             for d in page:
-                await empty(d, lambda d=d, read=read: _judge(read, d, gateways, ledger))
+                await empty(d, lambda d=d, read=read: _judge(read, d, gateways(), ledger))
+                if not read.is_whole(d.name.filters(d.topics)):
+                    crowded.add(d.name.below)
             deaf |= read.deaf
-    return deaf
+    return deaf, crowded
 
 
-def _judge(read: Read, d: Doubt, gateways: Set[str], ledger: Ledger) -> tuple[set[str], set[str]]:
+def _judge(read: Read[Claim], d: Doubt, gateways: Set[str], ledger: Ledger) -> tuple[set[str], set[str]]:
     _, c = ledger.current(d.subject) or (0, NOTHING)
-    found = read.of(d.name.filters(d.topics))
-    mine = ours(found, gateways, newest(c))
+    filters = d.name.filters(d.topics)
+    found = read.of(filters)
+    whole = read.is_whole(filters) and read.deaf.isdisjoint(d.name.part(f) for f in filters)
+    mine = ours(found, gateways, newest(c), whole)
     return mine, found.keys() - mine
 
 

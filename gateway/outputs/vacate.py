@@ -6,7 +6,7 @@ outputs publish at this broker is spared (`siblings.py`), and so is what may be 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -17,10 +17,11 @@ from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs.births import PAGE
 from gateway.outputs.flight import Flight
+from gateway.outputs.former import Former
 from gateway.outputs.mark import mark_topic
 from gateway.outputs.message import Message
 from gateway.outputs.mqtt import MqttOutput
-from gateway.outputs.reading import Name, Reader, Unread, advice
+from gateway.outputs.reading import Name, Reader, Unread, advice, crowd
 from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
 from gateway.outputs.siblings import ask, shares
@@ -118,21 +119,35 @@ async def _once(
     await session.connect()
     flight.begin(session)
 
-    async def empty(topics: set[str]) -> None:
+    async def empty(topics: Callable[[], set[str]]) -> None:
+        """Empty what is returned once there is room: what was true before may not be any more."""
         nonlocal n
+        await asyncio.wait_for(flight.room(), 30)
         if any(o not in judged for o in others()):  # who has come meanwhile may be here, too: anew
             raise _Unknown("a new one")
-        for topic in sorted(topics):
-            if session.closed.done():
-                raise MqttError(str(session.closed.result()))
-            await asyncio.wait_for(flight.room(), 30)
+        if session.closed.done():
+            raise MqttError(str(session.closed.result()))
+        for topic in sorted(topics()):
             flight.send(Message(topic, b"", retain=True))
             n += 1
 
     async def empty_mine(d: Doubt, judge: Judge) -> None:
-        mine, others = judge()
-        metrics.totals["retained_spared"] += len(others & d.topics)
-        await empty(mine & d.topics - spared(d.subject, d.name.name))
+        def mine() -> set[str]:
+            ours, theirs = judge()
+            metrics.totals["retained_spared"] += len(theirs & d.topics)
+            return ours & d.topics - spared(d.subject, d.name.name)
+
+        await empty(mine)
+
+    async def settled() -> None:
+        while len(flight):
+            if session.closed.done():
+                raise MqttError(str(session.closed.result()))
+            await asyncio.sleep(0.01)
+
+    async def stored(job: Awaitable[int]) -> bool:
+        await job
+        return True
 
     def spared(subject: str, *names: str) -> set[str]:
         """Return what others here publish of a subject, and of whoever has these names of it now."""
@@ -145,10 +160,13 @@ async def _once(
     try:
         judged = others()
         here = await _here(session, config, judged)
-        reader = await _reader(session, mark_topic(trees[-1], config.name), gateway)
+        reader = await _reader(session, mark_topic(trees[-1], config.name), gateway, metrics)
         own = {t for o in here for t in (*o.tree.own(), o.mark_topic)}
-        await empty({mark_topic(tree, config.name) for tree in trees} - own)
-        await empty({topic for tree in trees for topic in tree.own()} - own)
+        await empty(lambda: {mark_topic(tree, config.name) for tree in trees} - own)
+        await empty(lambda: {topic for tree in trees for topic in tree.own()} - own)
+        former = Former(key, trees[-1], ledger)
+        await former.look(reader)
+        crowded: set[str] = set()
         after = ""
         while subjects := ledger.subjects(after, PAGE, -1, -1):
             doubts: dict[tuple[str, Name], set[str]] = {}
@@ -165,16 +183,21 @@ async def _once(
                         else:
                             doubts.setdefault((subject, name_of(tree, subject, entry.name)), set()).update(under)
                 if own_name is not None:
-                    await empty(topics - spared(subject, own_name))
+                    await empty(lambda s=subject, t=topics, name=own_name: t - spared(s, name))
             doubtful = [Doubt(*key, frozenset(topics)) for key, topics in doubts.items() if topics]
-            if deaf := await look(reader, doubtful, {gateway}, ledger, empty_mine):
+            async with former.watching(reader):
+                deaf, more = await look(reader, doubtful, lambda: former.ids | {gateway}, ledger, empty_mine)
+            if deaf:
                 part = min(deaf)
                 raise MqttError(f"our user may not read {part}#", advice(f"{part}#"))
+            crowded |= more
             after = subjects[-1]
-        while len(flight):
-            if session.closed.done():
-                raise MqttError(str(session.closed.result()))
-            await asyncio.sleep(0.01)
+        if crowded:
+            raise crowd(crowded)
+        await settled()
+        await former.empty(reader, flight.send, settled, stored)
+        if former.unread is not None:
+            raise MqttError(*former.unread)
     except TimeoutError as e:
         raise MqttError("no PUBACK for 30 s") from e
     except Unread as e:
@@ -187,9 +210,9 @@ async def _once(
     return n
 
 
-async def _reader(session: MqttSession, echo: str, gateway: str) -> Reader:
+async def _reader(session: MqttSession, echo: str, gateway: str, metrics: Metrics) -> Reader:
     try:
         await session.subscribe(echo, 1)
     except NotSubscribed as e:
         raise MqttError(str(e), e.hint) from e
-    return Reader(session, echo, gateway)
+    return Reader(session, echo, gateway, metrics.totals)

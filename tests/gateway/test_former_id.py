@@ -3,26 +3,31 @@
 # ruff: noqa: F401, F811  fixtures of another file
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager, closing
+from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import cast
 
 import msgspec
 import pytest
 
-from gateway.config import Broker, MqttOutputConfig
+from gateway.config import Broker as At
+from gateway.config import MqttOutputConfig
 from gateway.core.shape import Shape
+from gateway.mqtt_session import MqttError, MqttSession
+from gateway.outputs import reading
 from gateway.outputs.former import Former
 from gateway.outputs.mqtt import place_of
-from gateway.outputs.reading import Read, Reader
+from gateway.outputs.reading import Reader
 from gateway.outputs.retained import Tree
 from gateway.store.ledger import IDS, Ids
 from gateway.store.memory import MemoryEngine
 from tests.gateway.conftest import Mosquitto
+from tests.gateway.test_owner import Broker
 from tests.gateway.test_retained_process import NOW, ROWS, Scene, difference, scene, settled, tree
 from tests.gateway.test_two_gateways import put
 from tests.gateway.world import Backend, until
@@ -156,16 +161,13 @@ async def test_the_ledger_knows_the_ids_that_it_had_and_where_they_were_found_to
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(Ids()), type=Ids) == Ids() and IDS
 
 
-class Reads:
-    """Reads what stands below gw/gw-old/ at a broker, by leaf."""
+OLD = "city/v1/gw/gw-old/"
 
-    def __init__(self, found: dict[str, bytes], deaf: bool = False) -> None:
-        self.found, self.deaf = found, deaf
 
-    @asynccontextmanager
-    async def reading(self, _filters: object, parts: dict[str, str]) -> AsyncIterator[Read]:
-        (part,) = parts
-        yield Read({part + leaf: p for leaf, p in self.found.items()}, deaf={part} if self.deaf else set())
+def at_broker(found: dict[str, bytes], deaf: bool = False) -> tuple[Broker, Reader]:
+    """Return a broker with what stands below gw/gw-old/, by leaf, and what reads it."""
+    b = Broker({OLD + leaf: p for leaf, p in found.items()}, deaf=OLD if deaf else "")
+    return b, Reader(cast(MqttSession, b), "r/v1/gw/gw-1/mark/city", "gw-1")
 
 
 def mark(store: str = "", turn: int = 3) -> bytes:
@@ -190,37 +192,123 @@ def mark(store: str = "", turn: int = 3) -> bytes:
 async def test_an_id_is_ours_where_it_is_not_online_and_every_mark_is_one_that_this_store_made(
     found: dict[str, bytes], known: bool, ours: bool
 ) -> None:
+    former, life = await former_of(known)
+    found = {leaf: p.replace(b'"store": ""', f'"store": "{life}"'.encode()) for leaf, p in found.items()}
+    b, reader = at_broker(found)
+    assert await former.look(reader) == ours and former.waits == (found.get("state") == b"online")
+    async with former.watching(reader):
+        assert former.ids == ({"gw-old"} if ours else set())
+    sent = await emptied(former, b, reader)
+    assert sorted(sent) == (sorted(found) if ours else []) and (not sent or sent[-1].startswith("mark/") or known)
+    assert not {f for f in b.filters if "old" in f}
+
+
+HERE = place_of(MqttOutputConfig("city", At("here", 1)))
+
+
+async def former_of(known: bool, clock: Callable[[], float] = time.monotonic) -> tuple[Former, str]:
+    """Return what knows that gw-new was gw-old before, and the store's name. known: it was found to be ours here."""
     ledger = MemoryEngine(["city"]).ledger
-    place = place_of(MqttOutputConfig("city", Broker("here", 1)))
-    await ledger.keep_places({place.key: place})
-    await ledger.keep_turn(place.key, 3)
+    await ledger.keep_places({HERE.key: HERE})
+    await ledger.keep_turn(HERE.key, 3)
     await ledger.keep_id("gw-old")
     await ledger.keep_id("gw-new")
     if known:
-        await ledger.keep_former("gw-old", place.key)
-    found = {leaf: p.replace(b'"store": ""', f'"store": "{ledger.life}"'.encode()) for leaf, p in found.items()}
-    former = Former(place.key, Tree(place.now or Shape(), "gw-new", {}), ledger)
-    assert await former.look(cast(Reader, Reads(found))) == ours
-    assert former.ids == ({"gw-old"} if ours else set()) and former.waits == (found.get("state") == b"online")
-    sent = list[str]()
+        await ledger.keep_former("gw-old", HERE.key)
+    return Former(HERE.key, Tree(HERE.now or Shape(), "gw-new", {}), ledger, clock), ledger.life
 
-    async def settled() -> None: ...
+
+async def emptied(former: Former, b: Broker, reader: Reader) -> list[str]:
+    """Have emptied what is ours; return the leaves."""
+
+    async def settled() -> None:
+        await asyncio.sleep(0.01)
 
     async def stored(job: Awaitable[int]) -> bool:
         await job
         return True
 
-    await former.empty(lambda m: sent.append(m.topic.removeprefix("city/v1/gw/gw-old/")), settled, stored)
-    assert sorted(sent) == (sorted(found) if ours else []) and (not sent or sent[-1].startswith("mark/") or known)
-    assert ledger.former()["gw-old"] == ((place.key,) if known or ours else ())
+    before = len(b.sent)
+    await former.empty(reader, lambda m: cast(None, b.publish(m.topic, m.payload, 1, m.retain)), settled, stored)
+    return [t.removeprefix(OLD) for t, _, retain in b.sent[before:] if retain]
 
 
-async def test_an_id_that_cannot_be_read_is_left_and_named() -> None:
-    ledger = MemoryEngine(["city"]).ledger
-    place = place_of(MqttOutputConfig("city", Broker("here", 1)))
-    await ledger.keep_places({place.key: place})
-    await ledger.keep_id("gw-old")
-    await ledger.keep_id("gw-new")
-    former = Former(place.key, Tree(place.now or Shape(), "gw-new", {}), ledger)
-    assert not await former.look(cast(Reader, Reads({}, deaf=True)))
-    assert former.unread is not None and "topic readwrite city/v1/gw/gw-old/#" in former.unread[1]
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("how", ["deaf", "refused", "mute", "crowded"])
+async def test_an_id_that_cannot_be_read_is_not_ours_and_named(
+    known: bool, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ECHO_S", 0.05)
+    former, life = await former_of(known)
+    b, reader = at_broker({"mark/city": mark(life)}, deaf=how == "deaf")
+    if how == "crowded":
+        b.retained |= {f"{OLD}{i:06}": b"{}" for i in range(3000)}
+    b.mute, b.refuse = how == "mute", OLD if how == "refused" else ""
+    assert not await former.look(reader) and former.waits
+    async with former.watching(reader):
+        assert not former.ids
+    assert await emptied(former, b, reader) == []
+    assert former.unread is not None and (how == "mute" or OLD in former.unread[1])
+
+
+async def test_an_id_that_cannot_be_read_any_more_is_not_ours_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "ECHO_S", 0.05)
+    former, life = await former_of(True)
+    b, reader = at_broker({"mark/city": mark(life)})
+    assert await former.look(reader)
+    b.mute = True
+    assert not await former.look(reader) and await emptied(former, b, reader) == []
+    b.mute = False
+    assert await former.look(reader) and await emptied(former, b, reader) == ["mark/city"]
+
+
+@pytest.mark.parametrize("when", ["before it is read again", "while it is emptied", "while something is judged"])
+@pytest.mark.parametrize("how", ["online", "mark"])
+async def test_an_id_that_another_gateway_takes_meanwhile_is_that_ones_from_then_on(when: str, how: str) -> None:
+    former, life = await former_of(True)
+    b, reader = at_broker({"state": b"offline", "info": b"{}", "mark/city": mark(life)})
+    assert await former.look(reader)
+
+    def come() -> None:
+        topic, payload = ("state", b"online") if how == "online" else ("mark/main", mark("another"))
+        b.publish(OLD + topic, payload, 1, True)
+
+    if when == "while something is judged":
+        async with former.watching(reader):
+            assert former.ids == {"gw-old"}
+            come()
+            await asyncio.sleep(0.01)
+            assert not former.ids
+    elif when == "while it is emptied":
+        b.before_puback = lambda topic: (
+            come() if topic == f"{OLD}info" and f"{OLD}mark/main" not in b.retained else None
+        )
+        assert await emptied(former, b, reader) == ["info", "state", "state" if how == "online" else "mark/main"]
+        assert f"{OLD}mark/city" in b.retained
+        return
+    else:
+        come()
+    before = dict(b.retained)
+    assert await emptied(former, b, reader) == [] and b.retained == before
+
+
+async def test_a_broker_that_ends_the_connection_while_an_id_is_read_is_named_and_tried_again_each_hour() -> None:
+    now = [0.0]
+    former, life = await former_of(True, lambda: now[0])
+
+    async def ends() -> bool:
+        b, reader = at_broker({"mark/city": mark(life)})
+        b.closed.set_result("gone")
+        former.begin()
+        try:
+            await former.look(reader)
+        except MqttError:
+            return True
+        return False
+
+    assert [await ends() for _ in range(6)] == [True, True, True, False, False, False]
+    assert former.unread is not None and "3 connections" in former.unread[0] and OLD in former.unread[1]
+    now[0] += 3600
+    assert [await ends() for _ in range(3)] == [True, False, False] and former.unread is not None
+    now[0] += 3600
+    assert await former.look(at_broker({"mark/city": mark(life)})[1]) and former.unread is None

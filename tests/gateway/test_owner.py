@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -15,10 +16,14 @@ from paho.mqtt.client import topic_matches_sub
 
 from gateway.core.current import Current, Device, Gathered, Value
 from gateway.core.model import Area
+from gateway.core.shape import Shape
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
-from gateway.outputs import reading
+from gateway.outputs import reading, sweep
 from gateway.outputs.owner import Claim, claim, newest, ours
 from gateway.outputs.reading import Name, Reader, Unread
+from gateway.outputs.retained import Tree
+from gateway.outputs.turn import Doubt, Judge, look
+from gateway.store.memory import MemoryEngine
 
 US, THEM = frozenset({"gw-1"}), "gw-2"
 OLD, NEW = "2026-01-01T00:00:00.250Z", "2026-01-02T00:00:00Z"
@@ -51,7 +56,12 @@ def test_no_payload_of_whoever_wrote_it_is_an_error(payload: bytes) -> None:
     found = claim(payload)
     assert found.gateway is None or isinstance(found.gateway, str)
     assert found.at is None or math.isfinite(found.at)
-    assert ours({"t": payload}, US, math.inf) in ({"t"}, set())
+    assert ours({"t": found}, US, math.inf) in ({"t"}, set())
+
+
+def test_of_who_published_something_no_more_is_kept_than_an_id_has() -> None:
+    for payload in (body(gw="x" * 99_999), body(availability=[{"topic": f"r/v1/gw/{'x' * 99_999}/state"}])):
+        assert claim(payload).gateway == "x" * 64
 
 
 NAMED = st.sampled_from(
@@ -66,16 +76,17 @@ def test_what_another_gateway_has_put_its_name_to_is_never_ours_and_spares_what_
     payloads: list[bytes], known: float
 ) -> None:
     found = {str(n): p for n, p in enumerate(payloads)}
-    mine, claims = ours(found, US, known), {t: claim(p) for t, p in found.items()}
+    claims = {t: claim(p) for t, p in found.items()}
+    mine = ours(claims, US, known)
+    assert ours(claims, US, known, whole=False) == {t for t, c in claims.items() if c.gateway in US}
     assert not {t for t in mine if claims[t].gateway == THEM}
     assert mine >= {t for t, c in claims.items() if c.gateway in US}
     if any(c.gateway == THEM for c in claims.values()):
         assert mine == {t for t, c in claims.items() if c.gateway in US}
-    elif any(c.gateway in US for c in claims.values()):
-        assert mine == found.keys(), "a value that is newer than the store was set back to"
     else:
-        late = any(c.at is not None and c.at > known + 1 for c in claims.values())
-        assert mine == (set() if late else found.keys())
+        late = any(c.gateway is None and c.at is not None and c.at > known + 1 for c in claims.values())
+        assert mine == ({t for t, c in claims.items() if c.gateway in US} if late else found.keys())
+    assert ours(claims, US, math.inf) >= mine, "of a store that was set back: what is newer is its own"
 
 
 def test_the_newest_receipt_of_a_subject_counts_former_devices_too() -> None:
@@ -86,12 +97,17 @@ def test_the_newest_receipt_of_a_subject_counts_former_devices_too() -> None:
 
 
 class Broker:
-    """A broker as bad as there are: it may deliver what it retains late, in silence, refuse, answer nothing, or end the connection."""
+    """A broker as bad as there are: it may deliver what it retains late, in silence (deaf: all below but `hears`), refuse, answer nothing,
+    drop what waits beyond its queue, or end the connection.
+    """
 
     def __init__(
         self, retained: dict[str, bytes], late: float = 0.0, deaf: str = "", mute: bool = False, refuse: str = ""
     ) -> None:
-        self.retained, self.late, self.deaf, self.mute, self.refuse = retained, late, deaf, mute, refuse
+        self.retained, self.late, self.deaf, self.mute, self.refuse = dict(retained), late, deaf, mute, refuse
+        self.hears, self.queue, self.waiting = frozenset[str](), math.inf, 0
+        self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.before_puback: Callable[[str], None] = lambda _topic: None
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.on_message: Callable[[str, bytes], None] = lambda _t, _p: None
         self.on_retained: Callable[[str, bytes], None] = lambda _t, _p: None
@@ -99,7 +115,18 @@ class Broker:
         self.longest, self.sent = 0, list[tuple[str, bytes, bool]]()
 
     def _may(self, topic: str) -> bool:
-        return not (self.deaf and topic.startswith(self.deaf))
+        return topic in self.hears or not (self.deaf and topic.startswith(self.deaf))
+
+    def _later(self, seconds: float, deliver: Callable[[str, bytes], None], topic: str, payload: bytes) -> None:
+        if self.waiting >= self.queue:
+            return
+        self.waiting += 1
+
+        def out() -> None:
+            self.waiting -= 1
+            deliver(topic, payload)
+
+        asyncio.get_running_loop().call_later(seconds, out)
 
     async def subscribe(self, topics: list[tuple[str, int]]) -> None:
         self.longest = max(self.longest, len(topics))
@@ -109,16 +136,32 @@ class Broker:
             self.filters.add(f)
             for t, p in self.retained.items():
                 if topic_matches_sub(f, t) and self._may(t):
-                    asyncio.get_running_loop().call_later(self.late, lambda t=t, p=p: self.on_retained(t, p))
+                    self._later(self.late, lambda t, p: self.on_retained(t, p), t, p)
+        await asyncio.sleep(0.001)
 
     async def unsubscribe(self, topics: list[str]) -> None:
         self.filters.difference_update(topics)
 
     def publish(self, topic: str, payload: bytes, _qos: int = 0, retain: bool = False) -> int | None:
         self.sent.append((topic, payload, retain))
+        if retain:
+            self.retained.pop(topic, None)
+            if payload:
+                self.retained[topic] = payload
         if not self.mute and self._may(topic) and any(topic_matches_sub(f, topic) for f in self.filters):
-            asyncio.get_running_loop().call_soon(lambda: self.on_message(topic, payload))
-        return None if self.closed.done() else 1
+            self._later(0, lambda t, p: self.on_message(t, p), topic, payload)
+        mid = len(self.sent)
+
+        def acknowledged() -> None:
+            self.before_puback(topic)
+            self.on_puback(mid)
+
+        asyncio.get_running_loop().call_later(0.001, acknowledged)
+        return None if self.closed.done() else mid
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self) -> None: ...
 
 
 def reader(b: Broker) -> Reader:
@@ -134,10 +177,10 @@ FILTERS, PARTS = ["r/v1/node/a/#", "ha/device/a/config"], ("r/v1/node/", "ha/dev
 async def test_what_stands_there_is_read_also_from_a_broker_that_delivers_it_behind_what_is_new(late: float) -> None:
     b = Broker(TREE, late)
     async with reader(b).reading(FILTERS, PARTS) as read:
-        assert read.found.keys() == {"r/v1/node/a/meta", "ha/device/a/config"} and not read.deaf
+        assert read.of(FILTERS).keys() == {"r/v1/node/a/meta", "ha/device/a/config"} and not read.deaf
         b.on_message("r/v1/node/a/meta", b"")
         b.on_message("r/v1/node/a/state", b"online")
-        assert read.of(["r/v1/node/a/#"]) == {"r/v1/node/a/state": b"online"}, "it is kept up to date"
+        assert read.of(["r/v1/node/a/#"]) == {"r/v1/node/a/state": Claim()}, "it is kept up to date"
     assert b.filters == {"r/v1/gw/gw-1/mark/city"} and not any(
         retain or p and "probe" not in str(p) for _, p, retain in b.sent
     )
@@ -145,10 +188,10 @@ async def test_what_stands_there_is_read_also_from_a_broker_that_delivers_it_beh
 
 async def test_an_empty_tree_is_not_taken_for_one_that_may_not_be_read() -> None:
     async with reader(Broker({})).reading(FILTERS, PARTS) as read:
-        assert not read.found and not read.deaf
+        assert not read.of(FILTERS) and not read.deaf
     b = Broker(TREE, deaf="r/v1/node/")
     async with reader(b).reading(FILTERS, PARTS) as read:
-        assert read.deaf == {"r/v1/node/"} and read.found.keys() == {"ha/device/a/config"}
+        assert read.deaf == {"r/v1/node/"} and read.of(FILTERS).keys() == {"ha/device/a/config"}
 
 
 @pytest.mark.parametrize("how", ["mute", "refuse", "closed"])
@@ -184,3 +227,109 @@ def test_a_name_is_read_with_all_that_may_say_whose_it_is() -> None:
         "r/v1/node/", "r/v1/ngsi-ld/", "ha/device/"
     }  # fmt: skip
     assert Name("r", "ha", "lot", True).filters(["r/v1/area/lot/lot"]) == {"r/v1/area/lot/#"}
+
+
+@pytest.mark.parametrize("heard", ["r/v1/node/b/state", "r/v1/node/a/meta"])
+async def test_one_topic_that_our_user_reads_does_not_show_that_it_reads_the_others(heard: str) -> None:
+    b = Broker(TREE | {"r/v1/node/b/state": b"online"}, deaf="r/v1/node/")
+    b.hears = frozenset({heard})
+    async with reader(b).reading([*FILTERS, "r/v1/node/b/#"], PARTS) as read:
+        b.on_message(heard, b"online")
+        assert read.deaf == {"r/v1/node/"}
+    async with reader(b).reading(FILTERS, PARTS) as read:
+        assert read.deaf == {"r/v1/node/"}, "nor later"
+
+
+async def test_a_broker_that_drops_what_waits_for_us_is_asked_a_few_things_at_a_time() -> None:
+    names = [f"n-{n}" for n in range(100)]
+    b = Broker({f"r/v1/node/{name}/q/{i}": b"{}" for name in names for i in range(10)})
+    b.queue = 100
+    filters = [f"r/v1/node/{name}/#" for name in names]
+    async with reader(b).reading(filters, ("r/v1/node/",)) as read:
+        assert len(read.of(filters)) == 1000 and not read.deaf
+
+
+async def test_a_tree_of_any_size_takes_no_more_memory_than_a_bound_and_is_counted() -> None:
+    b = Broker({"r/v1/node/b/meta": body(gw="gw-1", x="x" * 100_000)})
+    r = Reader(cast(MqttSession, b), "r/v1/gw/gw-1/mark/city", "gw-1", totals := Counter[str]())
+    filters = ["r/v1/node/a/#", "r/v1/node/b/#"]
+    async with r.reading(filters, ("r/v1/node/",)) as read:
+        payload = body(gw="gw-1", x="y" * 1000)
+        for i in range(20_000):
+            b.on_message(f"r/v1/node/a/q/{i:06}", payload)
+        assert 1000 < len(read.of(["r/v1/node/a/#"])) < 2000
+        assert totals["retained_passed_over"] == read.excess == 20_000 - len(read.of(["r/v1/node/a/#"]))
+        assert not read.is_whole(["r/v1/node/a/#"]) and read.is_whole(["r/v1/node/b/#"])
+        assert read.of(["r/v1/node/b/#"]) == {"r/v1/node/b/meta": Claim("gw-1")}, "payloads are not kept"
+        for i in range(20_000):
+            b.on_message(f"r/v1/node/a/q/{i:06}", b"")
+        assert not read.of(["r/v1/node/a/#"]) and not read.is_whole(["r/v1/node/a/#"])
+        b.on_message(f"r/v1/node/b{'/' * 60_000}", b"{}")
+        assert len(read.of(["r/v1/node/b/#"])) == 2
+
+
+async def test_many_names_together_take_no_more_memory_than_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "IN_ALL", 30_000)
+    b = Broker({f"r/v1/node/{name}/q/{i}": b"{}" for name in "abcdefgh" for i in range(20)})
+    filters = [f"r/v1/node/{name}/#" for name in "abcdefgh"]
+    async with reader(b).reading(filters, ("r/v1/node/",)) as read:
+        assert 80 < len(read.of(filters)) == 160 - read.excess < 120
+        assert read.is_whole(filters[:4]) and not read.is_whole(filters[7:])
+
+
+async def looked(b: Broker, doubts: list[Doubt], gateways: frozenset[str] = US) -> tuple[set[str], set[str], set[str]]:
+    """Return the topics that are emptied, the parts that are not read, and the names that hold too much."""
+    emptied = set[str]()
+
+    async def empty(d: Doubt, judge: Judge) -> None:
+        emptied.update(judge()[0] & d.topics)
+
+    deaf, crowded = await look(reader(b), doubts, lambda: gateways, MemoryEngine([]).ledger, empty)
+    return emptied, deaf, crowded
+
+
+def doubt(name: str, *topics: str) -> Doubt:
+    return Doubt("7", Name("r", "ha", name, False), frozenset(topics))
+
+
+async def test_a_name_that_holds_too_much_is_spared_and_the_others_are_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "A_NAME", 3000)
+    full = {f"r/v1/node/a/{i:03}": b"{}" for i in range(100)}
+    b = Broker({"r/v1/node/a/0": body(gw="gw-1"), **full, "r/v1/node/a/meta": body(gw=THEM), "r/v1/node/b/q/x": b"{}"})
+    emptied, deaf, crowded = await looked(
+        b, [doubt("a", "r/v1/node/a/001", "r/v1/node/a/0"), doubt("b", "r/v1/node/b/q/x")]
+    )
+    assert emptied == {"r/v1/node/a/0", "r/v1/node/b/q/x"}, "another's word may be among what was passed over"
+    assert crowded == {"r/v1/node/a/"} and not deaf
+
+
+async def test_where_one_part_of_a_name_cannot_be_read_only_what_names_us_is_ours() -> None:
+    topics = {
+        "r/v1/node/a/q/x": b"{}",
+        "r/v1/node/a/meta": body(gw="gw-1"),
+        "r/v1/ngsi-ld/Device/a": body(dataProvider=THEM),
+    }
+    emptied, deaf, _ = await looked(Broker(topics, deaf="r/v1/ngsi-ld/"), [doubt("a", *topics)])
+    assert emptied == {"r/v1/node/a/meta"} and deaf == {"r/v1/ngsi-ld/"}
+
+
+async def test_a_restored_store_sweeps_what_it_can_read_and_says_below_which_name_there_is_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "A_NAME", 3000)
+    b = Broker({f"r/v1/node/late/q/{i}": b"{}" for i in range(50)} | {
+        "r/v1/node/late/meta": body(gw="gw-1"), "r/v1/node/gone/meta": body(gw="gw-1"), "r/v1/node/gone/state": b"online",
+        "r/v1/ngsi-ld/Alert/gone-x": json.dumps({"alertSource": "urn:ngsi-ld:Device:gone", "dataProvider": "gw-1"}).encode(),
+        "r/v1/ngsi-ld/Alert/else-x": json.dumps({"alertSource": "urn:ngsi-ld:Device:else", "dataProvider": "gw-1"}).encode(),
+    })  # fmt: skip
+    sent = set[str]()
+    with pytest.raises(Unread, match="r/v1/node/late/"):
+        await sweep.sweep(
+            reader(b), Tree(Shape("r", ("native",), "ha", ()), "gw-1", {}), lambda: US, MemoryEngine([]).ledger,
+            lambda m: sent.add(m.topic),
+        )  # fmt: skip
+    assert {t for t in sent if "late" not in t} == {
+        "r/v1/node/gone/meta",
+        "r/v1/node/gone/state",
+        "r/v1/ngsi-ld/Alert/gone-x",
+    }
