@@ -2,7 +2,8 @@
 
 The store knows them before any mark claims them, so they survive restarts. One topic is tried at a time, with its subject's facts as they are
 then, since each attempt may end the connection: after FIRST_S, doubled up to LONGEST_S; after a start; and when an operator asks. When one is
-taken, the broker was mended: the others are tried at once.
+taken, the broker was mended: the others are tried at once, all of a subject together, until one is refused again. After a refusal nothing
+is tried for PACE_S, whoever has asked.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from gateway.outputs.message import Message
 from gateway.store.ledger import Ledger
 
 FIRST_S, LONGEST_S = 600.0, 21_600.0
-PACE_S = 60.0  # between two attempts that end a connection, unless an operator asks
+PACE_S = 60.0  # behind an attempt that has ended a connection; an operator who asks has one at once
 KEPT = 1024  # topics; what is beyond is made up for by publishing everything again
 ALL = ""  # stands for all subjects
 
@@ -38,7 +39,9 @@ class Outstanding:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._topics: OrderedDict[str, _Topic] = OrderedDict()
-        self._tried: str | None = None
+        self._tried = set[str]()
+        self._took = False  # one of them was acknowledged
+        self._mended = False  # the newest attempt was
         self._not_before = 0.0
         self._more = False  # of further topics only the number is known, so to say: all are published again
 
@@ -75,8 +78,8 @@ class Outstanding:
             found = _Topic(subject or before.subject, min(size, before.shortest), now + wait, wait)
         self._topics[m.topic] = found
         self._not_before = now + PACE_S
-        if self._tried == m.topic:
-            self._tried = None
+        self._tried.clear()  # the connection has ended: whatever else was tried was not
+        self._mended = False
         while len(self._topics) > KEPT:
             _, x = self._topics.popitem(last=False)
             self._more = self._more or bool(x.subject)
@@ -84,12 +87,13 @@ class Outstanding:
     def spares(self, m: Message) -> bool:
         """True when a message is not to be sent now: it is at least as long as what was refused on its topic."""
         x = self._topics.get(m.topic)
-        if x is None or not m.retain or m.topic == self._tried or len(m.payload) < x.shortest:
+        if x is None or not m.retain or m.topic in self._tried or len(m.payload) < x.shortest:
             return False
         return bool(x.subject) or self._clock() < x.until
 
     def taken(self, m: Message) -> None:
-        """The broker has taken what the gateway states of itself."""
+        """The broker has acknowledged a retained message."""
+        self._took = self._took or m.topic in self._tried
         x = self._topics.get(m.topic)
         if x is not None and not x.subject and len(m.payload) >= x.shortest:
             del self._topics[m.topic]
@@ -98,29 +102,37 @@ class Outstanding:
         """An operator wants it to be tried now. subject: ALL for all."""
         for x in self._topics.values():
             x.asked = x.asked or bool(x.subject) and subject in (ALL, x.subject)
+        self._not_before = 0.0
 
     def next(self) -> str | None:
-        """Return a subject that is to be published again now, with one of its topics tried; ALL when there are more than are known."""
+        """Return a subject that is to be published again now, with one of its topics tried, or all where the newest attempt was taken; ALL
+        when there are more than are known.
+        """
         now, late = self._clock(), list[tuple[bool, float, str]]()
+        self._tried, self._took = set(), False
         for topic, x in self._topics.items():
-            if x.subject and (x.asked or x.until <= now >= self._not_before):
+            if x.subject and (x.asked or x.until <= now) and now >= self._not_before:
                 late.append((not x.asked, x.until, topic))
         if late:
-            self._tried = min(late)[2]
-            return self._topics[self._tried].subject
+            first = min(late)[2]
+            subject = self._topics[first].subject
+            self._tried = {t for _, _, t in late if self._topics[t].subject == subject} if self._mended else {first}
+            return subject
         return ALL if self._more and not self.topics() else None
 
     def published(self, subject: str) -> None:
-        """All that next() asked for was published and acknowledged, or refused once more."""
+        """All that next() asked for was published and acknowledged, or refused once more. What was neither is not wanted any more, which
+        says nothing of the broker.
+        """
         if subject == ALL:
             self._more = bool(self.topics())
-        if self._tried is None:
-            return
-        del self._topics[self._tried]
-        self._tried = None
-        for x in self._topics.values():
-            x.until = float("-inf") if x.subject else x.until
-        self._not_before = 0.0
+        tried, self._tried = self._tried, set()
+        for topic in tried:
+            self._topics.pop(topic, None)
+        if tried and self._took:
+            self._mended, self._not_before = True, 0.0
+            for x in self._topics.values():
+                x.until = float("-inf") if x.subject else x.until
 
 
 class Attempts:

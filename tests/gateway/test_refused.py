@@ -393,14 +393,69 @@ def test_every_topic_that_was_refused_is_tried_until_it_is_taken_and_the_store_a
                 ends += 1
             else:
                 owed.discard(subject)
+                o.taken(sent)
             o.published(subject)
         assert ends <= 1, "an attempt ends a connection, and there is one a minute at most"
         assert o.known().keys() == owed
     clock.now += LONGEST_S + PACE_S
     while (subject := o.next()) is not None:
         owed.discard(subject)
+        o.taken(Message(f"node/{subject}/meta", b"x" * 9, retain=True))
         o.published(subject)
     assert owed == set() and o.known() == {}
+
+
+def refused(clock: Clock, *topics: str) -> Outstanding:
+    """Return what holds refused topics `node/<subject>/<leaf>`."""
+    o = Outstanding(clock)
+    for topic in topics:
+        o.refused(Message(topic, b"x", retain=True), topic.split("/")[1])
+    return o
+
+
+def test_a_topic_that_is_not_wanted_any_more_does_not_show_that_the_broker_takes_the_others() -> None:
+    clock = Clock()
+    o = refused(clock, "node/7/meta", "node/8/meta")
+    clock.now += FIRST_S + PACE_S
+    assert o.next() == "7"
+    o.published("7")  # nothing was sent on it
+    assert o.known() == {"8": ["node/8/meta"]} and o.next() == "8"
+    o.refused(Message("node/8/meta", b"x", retain=True), "8")
+    clock.now += PACE_S
+    o.refused(Message("node/9/meta", b"x", retain=True), "9")
+    clock.now += FIRST_S
+    assert o.next() == "9"
+    o.published("9")
+    assert o.next() is None, "8 waits for its time"
+
+
+def test_an_operator_who_asks_costs_one_connection_and_not_one_for_each_topic() -> None:
+    clock = Clock()
+    o = refused(clock, *(f"node/{i}/meta" for i in range(100)))
+    ends = []
+    for second in range(600):
+        clock.now += 1
+        if second == 0:
+            o.ask(ALL)
+        if (subject := o.next()) is not None:
+            o.refused(Message(f"node/{subject}/meta", b"x", retain=True), subject)
+            ends.append(second)
+    assert ends[0] == 0 and all(b - a >= PACE_S for a, b in zip(ends, ends[1:], strict=False))
+
+
+def test_once_one_was_taken_each_subject_is_published_again_once_however_many_of_its_topics_are_outstanding() -> None:
+    clock = Clock()
+    o = refused(clock, *(f"node/{s}/q/{i}" for s in "78" for i in range(50)))
+    o.ask(ALL)
+    tried = []
+    while (subject := o.next()) is not None:
+        tried.append(subject)
+        for i in range(50):
+            m = Message(f"node/{subject}/q/{i}", b"x", retain=True)
+            if not o.spares(m):
+                o.taken(m)
+        o.published(subject)
+    assert len(tried) == 3 and o.known() == {}
 
 
 def test_attempts_become_rarer_up_to_six_hours() -> None:
@@ -426,6 +481,7 @@ def test_beyond_what_is_kept_everything_is_published_again_once_the_rest_was_tak
     found = []
     while (subject := o.next()) is not None:
         found.append(subject)
+        o.taken(Message(f"node/{subject}/meta", b"x", retain=True))
         o.published(subject)
     assert found[-1] == ALL and len(found) == KEPT + 1 and o.known() == {}
 
