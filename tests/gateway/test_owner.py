@@ -128,7 +128,8 @@ class Broker:
 
         asyncio.get_running_loop().call_later(seconds, out)
 
-    async def subscribe(self, topics: list[tuple[str, int]]) -> None:
+    async def subscribe(self, topics: str | list[tuple[str, int]], qos: int = 0) -> None:
+        topics = [(topics, qos)] if isinstance(topics, str) else topics
         self.longest = max(self.longest, len(topics))
         for f, _ in topics:
             if self.refuse and f.startswith(self.refuse):
