@@ -30,10 +30,13 @@ def test_one_of_two_outputs_of_a_root_that_is_taken_out_says_no_good_bye_for_the
     scene.live()
     settled(scene.broker)
     assert own(scene.broker)["gw/gw-1/state"] == b"online"
+    watch = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/gw-1/state")
     del scene.outputs["lite"]
     scene.reload()
     assert until(lambda: not [t for t in tree(scene.broker) if "senml" in t or "ngsi" in t], 15)
     time.sleep(1)
+    watch.close()
+    assert {p for _, p, _ in watch.messages} == {b"online"}, "not for a moment either, which the greeting behind it would hide"
     left = own(scene.broker)
     assert left["gw/gw-1/state"] == b"online" and "gw/gw-1/info" in left and "gw/gw-1/mark/lite" not in left
 
@@ -45,16 +48,21 @@ def test_an_output_that_is_taken_out_under_another_spelling_of_the_broker_spares
 ) -> None:
     scene.outputs = {
         "city": {"formats": ["native"]},
-        "open": {"formats": ["native", "senml"], "visibility": ["open"], "broker": f"localhost:{scene.broker.port}"},
+        "open": {"formats": ["native", "ngsi-ld"], "visibility": ["open"], "broker": f"localhost:{scene.broker.port}"},
     }
     scene.start()
     scene.live()
     settled(scene.broker)
+    watch = Backend((scene.broker.host, scene.broker.port), "city/v1/#")
     del scene.outputs["open"]
     scene.reload()
-    until(lambda: any(line["event"] == "output_vacated" for line in scene.process.lines()), 20)  # type: ignore[union-attr]
+    assert until(lambda: any(line["event"] == "output_vacated" for line in scene.process.lines()), 20)  # type: ignore[union-attr]
     now = same(scene, tmp_path, empty, 5)
-    assert "node/air-1/alert/pm10-above" in now and "node/air-1/senml" not in now
+    watch.close()
+    emptied = {t for t, p, _ in watch.messages if not p}
+    assert "ngsi-ld/Device/air-1" in emptied
+    assert not emptied & now.keys(), "not for a moment either, which publishing all again behind it would hide"
+    assert "node/air-1/alert/pm10-above" in now and "ngsi-ld/Device/air-1" not in now
 
 
 def test_an_output_that_moves_to_another_spelling_of_its_broker_is_whole_there(
