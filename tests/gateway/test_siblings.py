@@ -36,7 +36,9 @@ def test_one_of_two_outputs_of_a_root_that_is_taken_out_says_no_good_bye_for_the
     assert until(lambda: not [t for t in tree(scene.broker) if "senml" in t or "ngsi" in t], 15)
     time.sleep(1)
     watch.close()
-    assert {p for _, p, _ in watch.messages} == {b"online"}, "not for a moment either, which the greeting behind it would hide"
+    assert {p for _, p, _ in watch.messages} == {b"online"}, (
+        "not for a moment either, which the greeting behind it would hide"
+    )
     left = own(scene.broker)
     assert left["gw/gw-1/state"] == b"online" and "gw/gw-1/info" in left and "gw/gw-1/mark/lite" not in left
 
