@@ -88,7 +88,8 @@ class Radio(msgspec.Struct, frozen=True):
 class Reception(msgspec.Struct, frozen=True):
     """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none.
 
-    shift_s: by how much the true time lies ahead of `received`, where the gateway's clock is known to be wrong (core/witness.py).
+    shift_s: by how much the time that most nodes go by lies ahead of `received`, where it is another (core/witness.py). former: the
+    clock was set since, and theirs is the time before; else the gateway's clock is known to be wrong, and theirs is the true time.
     """
 
     data: bytes
@@ -99,6 +100,7 @@ class Reception(msgspec.Struct, frozen=True):
     snr: float | None = None
     radio: Radio | None = None
     shift_s: float = 0.0
+    former: bool = False
 
 
 class AlarmState(msgspec.Struct, frozen=True):
