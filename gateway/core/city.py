@@ -275,13 +275,11 @@ class City:
 
     def _begin(self, notes: dict[str, bytes | None]) -> deque[str]:
         """Return the subjects that are to be reviewed; the first time after a load, find them."""
-        if not self.whole:
-            return deque()
         if self._to_review is None:
             known = self._known()
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
-            self._gone = known - here
-            self._to_review = deque((*sorted(self._gone), *sorted(here)))
+            self._gone = known - here if self.whole else set()  # or what is up stays
+            self._to_review = deque((*sorted(self._gone), *sorted(here)) if self.whole else ())
             if known != here:
                 # those that have gone stay listed until their alarms are cleared
                 self._list(known | here, notes)
