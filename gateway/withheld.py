@@ -182,8 +182,8 @@ def areas_of(c: Config, nodes: Mapping[int, Node]) -> dict[str, Entry]:
 
 
 def _in_part(node: Node, before: Entry, known: Described | None) -> bool:
-    """True when an entry may lack lines: it is not as it was, or names an epoch from before the one that has proven itself, under which what
-    was recorded since could be sent again; or it is about to change its key, and the epoch of that may be missing."""
+    """True when an entry may lack lines: it is not as it was; its epoch is from before the one that has proven itself, so that its frames would
+    count as forged; or it is about to change its key, and the epoch of that may be missing."""
     proven = max(known.keys, default=0) if known is not None else 0
     return Entry.of(node) != before or node.epoch < proven or node.next_key is not None
 

@@ -306,8 +306,8 @@ def test_without_the_output_that_people_ask_through_nothing_can_be_asked(tmp_pat
 # keys and areas of nodes
 
 
-def test_an_epoch_that_is_cut_off_does_not_open_the_replay_of_what_was_recorded(tmp_path: Path) -> None:
-    """Epochs 0 and 4 share a slot: under 0 the same key would take all frames of 4 again, as news."""
+def test_a_node_whose_epoch_is_cut_off_is_missing_and_not_forged(tmp_path: Path) -> None:
+    """Epochs 0 and 4 share a slot: its frames of 4 would be bad_tag, one after the other."""
     text = NODES + '[[node]]\nid = 300\nname = "late"\nkey = "' + "ab" * 8 + "cd" * 8 + '"\nepoch = 4\n'
     before = load(written(tmp_path, nodes=text))
     state = NodeState(epoch=4).proven(4, before.nodes[300].key)
