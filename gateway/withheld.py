@@ -118,12 +118,16 @@ class Shrunk:
         there = [o for o in c.outputs if not (cut and was.changed(c, f"output.{o.name}"))]
         places = {key: place for key, (_, place) in self._places() if place.now is not None}
         names = {o.name for o in there}
-        self.absent = frozenset({*was.outputs, *(p.output for p in places.values()), *(o.name for o in c.outputs)} - names)
+        self.absent = frozenset(
+            {*was.outputs, *(p.output for p in places.values()), *(o.name for o in c.outputs)} - names
+        )
         self.places = {key: place for key, place in places.items() if place.output in self.absent}
         c = replace(c, outputs=tuple(_output(o, was.outputs.get(o.name)) for o in there))
         if cut and was.keep:
             before = msgspec.convert(was.keep, StoreConfig)
-            c = replace(c, keep=StoreConfig(*(max(a, b) for a, b in zip(astuple(c.keep), astuple(before), strict=True))))
+            c = replace(
+                c, keep=StoreConfig(*(max(a, b) for a, b in zip(astuple(c.keep), astuple(before), strict=True)))
+            )
         if cut and c.commands is not None and was.changed(c, "commands"):
             c = replace(c, commands=replace(c.commands, policy=Policy(), console=None))
         return c

@@ -149,7 +149,7 @@ def load(file: Path) -> Config:
         made["store"][0],
         frozenset(unsaid),
         book.seen,
-        digests(_entries(data)) | ({} if rules is None else rules.digests),
+        {**digests(_entries(data)), **({} if rules is None else rules.digests)},
     )
 
 

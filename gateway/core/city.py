@@ -278,12 +278,12 @@ class City:
         if self._to_review is None:
             known = self._known()
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
-            self._gone = known - here if self.whole else set()  # or what is up stays
-            self._to_review = deque((*sorted(self._gone), *sorted(here)) if self.whole else ())
+            self._gone = known - here
+            self._to_review = deque((*sorted(self._gone), *sorted(here)))
             if known != here:
                 # those that have gone stay listed until their alarms are cleared
                 self._list(known | here, notes)
-        return self._to_review
+        return self._to_review if self.whole else deque()
 
     def _reviews(self, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
         """Compare some subjects with the configuration, those that have left it among them."""

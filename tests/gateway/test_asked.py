@@ -244,7 +244,9 @@ def test_what_is_opened_or_taken_out_in_so_many_words_is_asked_once(tmp_path: Pa
 def test_a_beginning_is_known_by_its_lines(text: bytes, more: bytes) -> None:
     lines, whole = lines_of(text), lines_of(text + more)
     assert count(lines) == len([x for x in text.split(b"\n") if x.strip()])
-    assert begins(whole, lines) == (count(whole) > count(lines) or bool(more.split(b"\n")[0].strip()) and whole != lines)
+    assert begins(whole, lines) == (
+        count(whole) > count(lines) or bool(more.split(b"\n")[0].strip()) and whole != lines
+    )
     assert not begins(lines, whole) or not text.endswith(b"\n")
 
 

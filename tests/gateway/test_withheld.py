@@ -47,7 +47,9 @@ LIMITS = (
 )
 
 
-def written(folder: Path, nodes: str = NODES, rules: str = LIMITS, gateway: str = HEAD + CITY + ARCHIVE + UTILITY) -> Path:
+def written(
+    folder: Path, nodes: str = NODES, rules: str = LIMITS, gateway: str = HEAD + CITY + ARCHIVE + UTILITY
+) -> Path:
     for name, text in (("nodes", nodes), ("rules", rules), ("gateway", gateway)):
         (folder / f"{name}.toml").write_text(text)
     return folder / "gateway.toml"
@@ -191,10 +193,10 @@ async def test_a_file_that_was_written_while_it_was_read_confirms_nothing(
     from gateway.config import seen
 
     lab.nodes(MOTES[:2])
-    stamps = [(1, n, n, 9) for n in range(9)]
+    stamps = [(1, 0, 0, 9), (1, 5, 5, 9)] * 2  # of two files, each before and after it is read
     monkeypatch.setattr(seen, "_stamp", lambda _f: stamps.pop(0))
     assert await lab.ask() != []
-    monkeypatch.setattr(seen, "_stamp", lambda _f: (1, 0, 0, 9))
+    monkeypatch.setattr(seen, "_stamp", lambda _f: (1, 5, 5, 9))
     lab.now += SURE_S
     assert await lab.ask() != [] and lab.applied == []
     lab.now += SURE_S
