@@ -117,10 +117,8 @@ class Shrunk:
         was, with no one who may order anything where that is not as it was, and with a store that keeps no less."""
         there = [o for o in c.outputs if not (cut and was.changed(c, f"output.{o.name}"))]
         places = {key: place for key, (_, place) in self._places() if place.now is not None}
-        names = {o.name for o in there}
-        self.absent = frozenset(
-            {*was.outputs, *(p.output for p in places.values()), *(o.name for o in c.outputs)} - names
-        )
+        known = {*was.outputs, *(place.output for place in places.values()), *(o.name for o in c.outputs)}
+        self.absent = frozenset(known - {o.name for o in there})
         self.places = {key: place for key, place in places.items() if place.output in self.absent}
         c = replace(c, outputs=tuple(_output(o, was.outputs.get(o.name)) for o in there))
         if cut and was.keep:

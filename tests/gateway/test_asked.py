@@ -195,6 +195,9 @@ def test_a_start_that_lacks_something_says_so_until_it_is_accepted_or_asked_for(
     shrunk, c = start(file, before)
     (problem,) = shrunk.problems()
     assert problem.code == "registry_shrunk" and "are gone from it" in problem.text and "--accept" in problem.next
+    for o in c.outputs:
+        (was,) = (x for x in before.outputs if x.name == o.name)
+        assert isinstance(o, MqttOutputConfig) and isinstance(was, MqttOutputConfig) and narrower(o, was)
     assert shrunk.allows(load(file)), "a reload with the files as they are"
     assert not shrunk.allows(before) and not lacking(shrunk.was, before, files_of(load(write(tmp_path))))
     shrunk, c = start(write(tmp_path, **GONE[what]), before, accept=True)
