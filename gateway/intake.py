@@ -103,8 +103,8 @@ class Intake:
         if refusal is not None:
             return refusal
         shift_s = self.shift_s(rx.received)
-        if shift_s:  # the gateway's own clock is wrong: judge by what most nodes say
-            rx = replace(rx, shift_s=shift_s)
+        if shift_s:  # most nodes go by another time: judge by what they say
+            rx = replace(rx, shift_s=shift_s, former=self.witnesses.former)
         before = self._states.state(node.id)
         proven = authenticate(node, before, header, rx, crypto.opener)
         if isinstance(proven, Refusal):

@@ -27,7 +27,7 @@ from gateway.core.receive import Header, Opener
 from gateway.core.receive import authenticate as open_frame
 from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
 from gateway.core.replay import Replay
-from gateway.core.report import Report, believable, is_int
+from gateway.core.report import ABSOLUTE, FUTURE_S, Report, believable, is_int
 from gateway.core.report import decode as decode_report
 from gateway.core.rhythm import DEFAULT_S, health_s, next_rhythm
 from gateway.core.value import replace
@@ -38,6 +38,7 @@ CROSSING_S = 5  # receivers' times of frames that cross
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
 CLOCK_SET_S = 3600
+UNAMBIGUOUS_S = ABSOLUTE - 2 * FUTURE_S  # 16 bits of a node's time and of ours are not mistaken for each other
 REKEY_EVERY = 8  # downlinks, and every status frame's: how often the next key is offered
 
 
@@ -111,11 +112,15 @@ def decode(placed: Placed) -> Content | None:
     if placed.known:
         return None
     f = placed.frame
-    now = f.rx.received + f.rx.shift_s
+    rx = f.rx
+    nodes = rx.received + rx.shift_s
+    received = rx.received if rx.former else nodes
+    if rx.former and rx.shift_s > UNAMBIGUOUS_S:  # the bits cannot say whether the node still goes by the time before
+        nodes = rx.received
     try:
         if f.header.kind == frame.REPORT:
-            return decode_report(f.payload, now, f.state.schemas)
-        return decode_alarm(f.payload, now) if f.header.kind == frame.ALARM else decode_status(f.payload)
+            return decode_report(f.payload, received, f.state.schemas, nodes)
+        return decode_alarm(f.payload, received, nodes) if f.header.kind == frame.ALARM else decode_status(f.payload)
     except Unreadable as e:
         return e
 

@@ -67,8 +67,8 @@ def _raw(value: Any) -> int | None:
     return value
 
 
-def decode_alarm(payload: bytes, received: float) -> AlarmMessage:
-    """Decode [code, stamp, quantity, value, ? limit, ? ext]. Raises Malformed."""
+def decode_alarm(payload: bytes, received: float, clock: float | None = None) -> AlarmMessage:
+    """Decode [code, stamp, quantity, value, ? limit, ? ext]. received, clock: see report.decode. Raises Malformed."""
     item = cbor.load(payload)
     if not isinstance(item, list) or not 4 <= len(item) <= 6:
         raise Malformed("an alarm is an array of 4 to 6")
@@ -82,7 +82,7 @@ def decode_alarm(payload: bytes, received: float) -> AlarmMessage:
     if not is_int(code) or code < 0 or not is_int(quantity) or not 0 < quantity < 65536:
         raise Malformed("alarm code or quantity")
     return AlarmMessage(
-        code, resolve_stamp(item[1], received), quantity, _raw(item[3]), limit, rest[0] if rest else None
+        code, resolve_stamp(item[1], received, clock), quantity, _raw(item[3]), limit, rest[0] if rest else None
     )
 
 

@@ -88,7 +88,8 @@ class Radio(msgspec.Struct, frozen=True):
 class Reception(msgspec.Struct, frozen=True):
     """One copy of a frame as one receiver delivered it. rssi dBm, snr dB, None where the bearer has none.
 
-    shift_s: by how much the true time lies ahead of `received`, where the gateway's clock is known to be wrong (core/witness.py).
+    shift_s: by how much the time that most nodes go by lies ahead of `received`, where it is another (core/witness.py). former: the
+    clock was set since, and theirs is the time before; else the gateway's clock is known to be wrong, and theirs is the true time.
     """
 
     data: bytes
@@ -99,6 +100,7 @@ class Reception(msgspec.Struct, frozen=True):
     snr: float | None = None
     radio: Radio | None = None
     shift_s: float = 0.0
+    former: bool = False
 
 
 class AlarmState(msgspec.Struct, frozen=True):
@@ -228,6 +230,7 @@ class Aggregate(msgspec.Struct, frozen=True):
     """What a closed period was, start < t <= end (Unix seconds). A later revision of the same period replaces it.
 
     latest: no newer period of this name was told before. detail: what is not a quantity (classes, flags, counts).
+    over: the configuration no longer makes this name for the node: none is current. values say which quantities it was of.
     """
 
     name: str
@@ -237,6 +240,7 @@ class Aggregate(msgspec.Struct, frozen=True):
     latest: bool
     values: tuple[AggregateValue, ...]
     detail: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    over: bool = False
 
 
 class Area(msgspec.Struct, frozen=True):

@@ -61,8 +61,8 @@ def is_int(value: object) -> TypeGuard[int]:
     return type(value) is int
 
 
-def resolve_stamp(stamp: Any, received: float) -> int:
-    """Return Unix seconds for an absolute, 16-bit or age stamp read at `received`."""
+def resolve_stamp(stamp: Any, received: float, clock: float | None = None) -> int:
+    """Return Unix seconds for an absolute stamp, an age at `received`, or 16 bits of what the node's clock showed then (see decode)."""
     if not is_int(stamp):
         raise Malformed("stamp")
     now = int(received)
@@ -71,7 +71,7 @@ def resolve_stamp(stamp: Any, received: float) -> int:
     elif stamp >= ABSOLUTE:
         t = stamp
     else:
-        newest = now + FUTURE_S
+        newest = (now if clock is None else int(clock)) + FUTURE_S
         t = newest - (newest - stamp & 0xFFFF)
     return check_time(t)
 
@@ -89,21 +89,26 @@ def check_time(t: int) -> int:
     return t
 
 
-def decode(payload: bytes, received: float, announced: Mapping[int, tuple[int, ...]]) -> Report:
-    """Decode a report payload received at `received`; `announced` are schemas the node told. Raises Unreadable."""
+def decode(
+    payload: bytes, received: float, announced: Mapping[int, tuple[int, ...]], clock: float | None = None
+) -> Report:
+    """Decode a report payload received at `received`; `announced` are schemas the node told. Raises Unreadable.
+
+    clock: what the node's clock shows at receipt as far as one knows, where it is another time.
+    """
     item = cbor.load(payload)
     if not isinstance(item, list) or len(item) < 4:
         raise Malformed("a report is an array of at least 4")
     number = item[0] if is_int(item[0]) and item[0] not in SCHEMAS and item[0] in announced else None
     try:
-        return _decode(item, received, announced)
+        return _decode(item, received, announced, clock)
     except Malformed as e:
         if number is None:
             raise
         raise UnknownSchema(number, str(e)) from e  # the announcement may be what is wrong
 
 
-def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int, ...]]) -> Report:
+def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int, ...]], clock: float | None) -> Report:
     packed = is_int(item[3])
     fixed = 5 if packed else 4
     if not fixed <= len(item) <= fixed + 1:
@@ -115,9 +120,12 @@ def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int,
         raise Malformed("interval")
     ids = _ids_of(item[0], announced)
     if packed:
-        times, columns = _packed(item[1], item[2], item[3], item[4], len(ids), received)
+        first = resolve_stamp(item[1], received, clock)
+        times, columns = _packed(first, item[2], item[3], item[4], len(ids))
     else:
-        times, columns = _plain(item[1], item[2], item[3], len(ids), received)
+        stamp = item[1]
+        first = resolve_stamp(stamp[0] if isinstance(stamp, list) and stamp else stamp, received, clock)
+        times, columns = _plain(first, stamp, item[2], item[3], len(ids))
     for cells in columns:
         for v in cells:
             if v is not None and not -MAX_VALUE <= v <= MAX_VALUE:
@@ -127,8 +135,8 @@ def _decode(item: list[Any], received: float, announced: Mapping[int, tuple[int,
     counted = [c for q, c in zip(ids, columns, strict=True) if q != CONFIDENCE] if events else []
     if sum(len(c) - c.count(None) for c in counted) > MAX_EVENTS:
         raise Malformed(f"more than {MAX_EVENTS} events")
-    first = item[1][0] if isinstance(item[1], list) else item[1]
-    return Report(ids, times, columns, events, ext, first >= ABSOLUTE)
+    stamp = item[1][0] if isinstance(item[1], list) else item[1]
+    return Report(ids, times, columns, events, ext, stamp >= ABSOLUTE)
 
 
 def is_uint_map(value: Any) -> bool:
@@ -154,14 +162,11 @@ def check_ids(value: Any) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _packed(
-    stamp: Any, interval: int, rows: int, data: Any, width: int, received: float
-) -> tuple[tuple[int, ...], tuple[Cells, ...]]:
+def _packed(t0: int, interval: int, rows: int, data: Any, width: int) -> tuple[tuple[int, ...], tuple[Cells, ...]]:
     if not 1 <= rows <= MAX_ROWS:
         raise Malformed("rows")
     if not isinstance(data, bytes):
         raise Malformed("bits")
-    t0 = resolve_stamp(stamp, received)
     bits = BitStream(data)
     if interval > 0:
         step = seconds_of(interval)
@@ -208,9 +213,7 @@ def _packed_column(bits: BitStream, rows: int) -> Cells:
     return tuple(next(it) if there else None for there in present)
 
 
-def _plain(
-    stamp: Any, interval: int, body: Any, width: int, received: float
-) -> tuple[tuple[int, ...], tuple[Cells, ...]]:
+def _plain(t0: int, stamp: Any, interval: int, body: Any, width: int) -> tuple[tuple[int, ...], tuple[Cells, ...]]:
     if not isinstance(body, list) or len(body) != width:
         raise Malformed("columns")
     first = body[0]
@@ -221,11 +224,10 @@ def _plain(
     if isinstance(stamp, list):
         if interval or len(stamp) != rows or rows < 2 or not all(is_int(s) for s in stamp):
             raise Malformed("stamps")
-        times = [resolve_stamp(stamp[0], received)]
+        times = [t0]
         for step in stamp[1:]:
             times.append(check_time(times[-1] + step))
         return tuple(times), columns
-    t0 = resolve_stamp(stamp, received)
     if rows == 1:
         return (t0,), columns
     if interval <= 0:

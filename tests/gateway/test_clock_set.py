@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from motewire import frame
 
 from gateway.core.model import Node, NodeState
 from gateway.core.report import FUTURE_S
@@ -19,6 +21,7 @@ from tests.gateway.test_areas import bays, lots
 from tests.gateway.test_clock import DAY, ROWS, Town, clock_problems, told_time
 from tests.gateway.test_clock import town as town  # the fixture
 from tests.gateway.test_decide import NODE, mote, take
+from tests.gateway.test_report import BITS
 from tests.gateway.test_rules import HOT
 from tests.gateway.town import NO_DEFAULTS, D, H
 from tests.gateway.town import T0 as BEGIN
@@ -149,6 +152,70 @@ async def test_a_machine_that_stood_still_for_months_mutes_nothing(town: Town) -
     town.clock.now()
     for m in motes:
         assert await report(town, m, town.clock.time)
+
+
+WEEK = 7 * D
+KEPT_S = 65536 - FUTURE_S
+"""Up to here the low 16 bits tell the former time of now."""
+
+
+async def stamped(town: Town, m: Mote, stamp: int, form: str) -> list[float]:
+    """Take a report or an alarm with a stamp of its own; return its times."""
+    before = len(town.ids())
+    data = m.seal(frame.REPORT, b"\x85\x03" + cbor2.dumps(stamp) + bytes.fromhex("080350" + BITS))
+    if form == "alarm":
+        data = m.seal(frame.ALARM, cbor2.dumps([2, stamp, 5, 181, 150]))
+    await town.take(data)
+    (event,) = [e.event for e in town.engine.fetch(0, 10_000)][before:]
+    assert event.kind in ("report", "alarm") and not any(c.suspect for c in event.columns)
+    return [event.alarm.t] if event.alarm else list(event.times)
+
+
+async def set_back(town: Town, by: int) -> float:
+    """Most nodes go by the time before, which the clock no longer shows."""
+    town.clock.time += 20 * YEAR  # type: ignore[attr-defined]
+    town.pipeline = town.start()
+    for m in town.motes[:5]:
+        assert await report(town, m, town.clock.time)
+    town.clock.time += by  # type: ignore[attr-defined]
+    town.clock.now()
+    return town.clock.time
+
+
+@pytest.mark.parametrize("form", ["report", "alarm"])
+@pytest.mark.parametrize("step", [-H, -WEEK, -10 * YEAR])
+async def test_an_age_counts_from_receipt_whatever_time_other_nodes_go_by(town: Town, step: int, form: str) -> None:
+    now = int(await set_back(town, step))
+    assert (
+        await stamped(town, town.motes[9], -1 - 180, form)
+        == [now - 180, now - 120, now - 60][: 3 if form == "report" else 1]
+    )
+
+
+@pytest.mark.parametrize("form", ["report", "alarm"])
+@pytest.mark.parametrize("former", [False, True])
+@pytest.mark.parametrize("step", [-H, -8 * H, 600 - KEPT_S, -WEEK, -10 * YEAR])
+async def test_a_short_stamp_means_the_former_time_where_its_bits_can_tell_it_and_never_the_future(
+    town: Town, step: int, former: bool, form: str
+) -> None:
+    now = int(await set_back(town, step))
+    t = now - 180 - (step if former else 0)
+    (first, *_) = await stamped(town, town.motes[9], t & 0xFFFF, form)
+    if not former or -step < KEPT_S:
+        assert first == t
+    else:
+        assert first <= now + FUTURE_S
+
+
+async def test_ages_of_nodes_count_from_the_true_time_while_the_clock_is_known_to_be_wrong(town: Town) -> None:
+    true = town.clock.time + 2 * WEEK
+    for m in town.motes[:5]:
+        await report(town, m, true)
+    assert clock_problems(town) == ["clock_behind"]
+    (first, *_) = await stamped(town, town.motes[9], -1 - 180, "report")
+    assert abs(first - (true - 180)) <= 60, "their newest rows were a minute old"
+    (first, *_) = await stamped(town, town.motes[8], int(true - 180) & 0xFFFF, "report")
+    assert first == int(true - 180)
 
 
 # what follows
