@@ -127,6 +127,20 @@ async def test_what_waits_for_an_output_that_is_withheld_stays_however_old_it_is
         engine.close()
 
 
+async def test_other_limits_of_the_store_hold_from_the_next_look(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db", ("city",), StoreConfig(reserve_mb=0, spool_hours=500), lambda: float(T0))
+    try:
+        await engine.commit([write(1)])
+        await engine.ack("city", engine.newest())
+        for hours, left in ((500, 1), (1, 0)):
+            engine.use_limits(StoreConfig(reserve_mb=0, spool_hours=hours))
+            while await engine.purge(T0 + 10 * 86_400.0):
+                pass
+            assert len(engine.fetch(0, 100)) == left
+    finally:
+        engine.close()
+
+
 @pytest.mark.parametrize("last", ["archive", "utility"])
 def test_a_start_that_was_meant_keeps_nothing_for_what_has_gone(tmp_path: Path, last: str) -> None:
     gateway = HEAD + CITY + (ARCHIVE if last == "archive" else UTILITY)
