@@ -37,17 +37,10 @@ def _stamp(f: BufferedReader) -> tuple[int, ...]:
 
 
 def lines_of(text: bytes) -> bytes:
-    """Return WIDE bytes for each line that is not blank, a checksum of all up to its end; and one more where the last of them has no end."""
-    crc, found = 0, array("I")
-    *whole, rest = text.split(b"\n")
-    for line in whole:
-        if line.strip():
-            crc = zlib.crc32(line, crc)
-            found.append(crc)
-    if rest.strip():
-        found.append(zlib.crc32(rest, crc))
-        return found.tobytes() + b"~"
-    return found.tobytes()
+    """Return WIDE bytes for each line that is not blank, its checksum; and one byte more where the last of them has no end."""
+    lines = text.split(b"\n")
+    found = array("I", map(zlib.crc32, filter(bytes.strip, lines))).tobytes()
+    return found + b"~" if lines[-1].strip() else found
 
 
 def count(lines: bytes) -> int:
