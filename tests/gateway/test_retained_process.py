@@ -20,7 +20,7 @@ import pytest
 from gateway.reload import SURE_S
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_process_reload import reload
-from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, until
+from tests.gateway.world import PATIENCE_S, REPO, Backend, Concentrator, Mote, Process, until
 
 NOW = int(time.time())
 ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
@@ -112,10 +112,7 @@ class Scene:
 def tree(broker: Mosquitto) -> dict[str, bytes]:
     """Return what is retained now, but for what the gateway says of itself."""
     b = Backend((broker.host, broker.port), "#")
-    b_count = -1
-    while len(b.messages) != b_count:
-        b_count = len(b.messages)
-        time.sleep(0.15)
+    b.fence()
     b.close()
     return {t: p for t, p, retained in b.messages if retained and "/gw/" not in f"/{t}" and not t.startswith("gw/")}
 
@@ -123,11 +120,46 @@ def tree(broker: Mosquitto) -> dict[str, bytes]:
 def settled(broker: Mosquitto) -> dict[str, bytes]:
     """Return the tree once it has stopped changing."""
     before, now = {}, tree(broker)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while (before != now or not now) and time.monotonic() < deadline:
         time.sleep(0.5)
         before, now = now, tree(broker)
     return now
+
+
+def caught_up(s: Scene, seconds: float = PATIENCE_S) -> None:
+    """Wait until the mark of each of its outputs says that registry and configuration are in force at the broker, and all events."""
+
+    def note(key: str) -> bytes:
+        row = db.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
+        return b"0" if row is None else row[0]
+
+    with closing(sqlite3.connect(s.folder / "gateway.db")) as db:
+        generation = int(note("current:generation"))
+        (newest,) = db.execute("SELECT ifnull(max(seq), 0) FROM current").fetchone()
+        life = bytes(note("current:store")).decode()
+    roots = {
+        name: "" if (root := str(keys.get("root", "city"))) == "city" else f"{root}/v1/"
+        for name, keys in s.outputs.items()
+    }
+    seen = Backend((s.broker.host, s.broker.port), f"+/v1/gw/{s.gateway}/mark/+")
+
+    def done() -> bool:
+        for name, root in roots.items():
+            marks = [json.loads(p) for p in seen.on(f"{root}gw/{s.gateway}/mark/{name}") if b'"turn"' in p]
+            if (
+                not marks
+                or marks[-1]["store"] != life
+                or marks[-1]["generation"] < generation
+                or marks[-1]["seq"] < newest
+            ):
+                return False
+        return True
+
+    try:
+        seen.wait(done, seconds, f"marks of {sorted(roots)} at {generation}, {newest}")
+    finally:
+        seen.close()
 
 
 def difference(got: Mapping[str, bytes], want: Mapping[str, bytes]) -> dict[str, object]:
@@ -164,7 +196,7 @@ def same(scene: Scene, tmp_path: Path, empty: Mosquitto, least: int = 20) -> dic
     """The broker's tree is the fresh one's, topic by topic; return it."""
     want = scene.fresh(tmp_path / "fresh", empty)
     assert len(want) >= least, sorted(want)
-    until(lambda: difference(tree(scene.broker), want) == NOTHING, 15)
+    until(lambda: difference(tree(scene.broker), want) == NOTHING)
     assert difference(tree(scene.broker), want) == NOTHING
     return want
 
@@ -289,7 +321,7 @@ def test_a_node_that_returns_raises_its_alarm_anew(
     else:
         assert p.stop() == 0
         p = scene.start()
-    assert until(lambda: not any(t.startswith("node/air-1/") for t in tree(scene.broker)), 10)
+    assert until(lambda: not any(t.startswith("node/air-1/") for t in tree(scene.broker)))
     scene.names[263] = name
     if running:
         scene.reload()
@@ -299,7 +331,7 @@ def test_a_node_that_returns_raises_its_alarm_anew(
     settled(scene.broker)
     seen = Backend((scene.broker.host, scene.broker.port), "city/v1/node/air-1/event")
     scene.feed(scene.motes[263].alarm(2, NOW + 9, 6, 191, 150))
-    seen.wait(lambda: seen.on("node/air-1/event"), 10)
+    seen.wait(lambda: seen.on("node/air-1/event"))
     assert [json.loads(p)["event"] for p in seen.on("node/air-1/event")] == ["alarm_raised"]
     assert "node/air-1/alert/pm10-above" in same(scene, tmp_path, empty)
 
@@ -310,12 +342,12 @@ def test_what_a_lost_log_held_is_not_left_at_a_broker_whose_mark_is_older(
     scene.start()
     scene.live()
     settled(scene.broker)
-    time.sleep(6)  # the mark has caught up
+    caught_up(scene)
     db = sqlite3.connect(scene.folder / "gateway.db")
     assert db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0
     db.close()
     scene.feed(scene.motes[265].alarm(2, NOW + 5, 4, 190, 150))
-    assert until(lambda: "node/air-2/alert/pm1-above" in tree(scene.broker), 5)
+    assert until(lambda: "node/air-2/alert/pm1-above" in tree(scene.broker))
     scene.process.kill()  # type: ignore[union-attr]
     for end in ("-wal", "-shm"):
         (scene.folder / f"gateway.db{end}").unlink()
@@ -351,7 +383,7 @@ def test_what_an_output_may_say_no_more_is_emptied_and_what_it_may_say_now_is_pu
     now = same(scene, tmp_path, empty, 3)
     assert not set(gone) & now.keys() and set(come) <= now.keys()
     late = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/#")
-    time.sleep(0.3)
+    late.fence()
     assert bool(late.messages) == ("root" not in change)
 
 
@@ -376,14 +408,14 @@ def test_an_output_that_is_taken_out_leaves_an_empty_broker_and_returns_whole(
     other = scene.outputs.pop("other")
     scene.reload()
     everything = Backend((empty.host, empty.port), "#")
-    assert until(lambda: tree(empty) == {}, 10)
+    assert until(lambda: tree(empty) == {})
     everything.close()
     late = Backend((empty.host, empty.port), "#")
-    time.sleep(0.3)
+    late.fence()
     assert late.messages == [], "what the gateway said of itself has gone too"
     scene.outputs["other"] = other
     scene.reload()
-    assert until(lambda: "node/air-1/alert/pm10-above" in tree(empty), 10)
+    assert until(lambda: "node/air-1/alert/pm10-above" in tree(empty))
 
 
 def test_two_outputs_on_one_broker_do_not_empty_each_others_topics(
@@ -536,7 +568,7 @@ def wipe(broker: Mosquitto, topics: Mapping[str, bytes]) -> None:
     b = Backend((broker.host, broker.port), "nothing")
     for t in topics:
         full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
-        b._client.publish(full, b"", 1, True).wait_for_publish(5)
+        b._client.publish(full, b"", 1, True).wait_for_publish(PATIENCE_S)
     b.close()
 
 
@@ -583,12 +615,12 @@ def test_an_output_that_was_taken_out_meets_a_broker_that_remembers_it_from_befo
     scene.start()
     scene.live()
     settled(scene.broker)
-    assert until(lambda: marks(scene.broker).get("portal", -1) > 0, 10)
+    assert until(lambda: marks(scene.broker).get("portal", -1) > 0)
     older = older_memory(scene, tmp_path)
     settled(scene.broker)
     del scene.outputs["portal"]
     scene.reload()
-    assert until(lambda: not any(t.startswith("portal/") for t in tree(scene.broker)), 10)
+    assert until(lambda: not any(t.startswith("portal/") for t in tree(scene.broker)))
     if back != "out":
         scene.outputs["portal"] = portal
     if back == "narrower":
@@ -607,7 +639,7 @@ def test_an_output_that_was_taken_out_meets_a_broker_that_remembers_it_from_befo
 def marks(broker: Mosquitto) -> dict[str, int]:
     """Return the generations of the marks that the broker has, by output."""
     b = Backend((broker.host, broker.port), "+/v1/gw/+/mark/+")
-    time.sleep(0.3)
+    b.fence()
     b.close()
     return {t.rpartition("/")[2]: int(json.loads(p)["generation"]) for t, p, retained in b.messages if retained}
 
@@ -624,9 +656,9 @@ def test_an_alert_whose_rule_is_for_others_now_is_emptied_where_it_stands_though
     scene.outputs["portal"] = portal | ({"quantities": ["temperature"]} if how == "quantity" else {})
     scene.start()
     scene.live()
-    assert until(lambda: "portal/v1/node/air-1/alert/hot" in tree(scene.broker), 10)
+    assert until(lambda: "portal/v1/node/air-1/alert/hot" in tree(scene.broker))
     settled(scene.broker)
-    time.sleep(6)  # the mark has caught up
+    caught_up(scene)
     scene.broker.stop()
     shutil.copy(scene.broker.folder / "mosquitto.db", tmp_path / "older.db")
     if how == "older":
@@ -665,13 +697,13 @@ def test_an_output_that_comes_late_after_a_restore_leaves_what_others_at_the_bro
     p = scene.start()
     scene.live()
     settled(scene.broker)
-    time.sleep(6)  # the marks have caught up
+    caught_up(scene)
     copy = tmp_path / "copy.db"
     with closing(sqlite3.connect(scene.folder / "gateway.db")) as db, closing(sqlite3.connect(copy)) as to:
         db.backup(to)
     scene.feed(scene.motes[263].report(NOW, ROWS))
     settled(scene.broker)
-    time.sleep(6)
+    caught_up(scene)
     assert p.stop() == 0
     for end in ("", "-wal", "-shm"):
         (scene.folder / f"gateway.db{end}").unlink(missing_ok=True)
@@ -681,8 +713,8 @@ def test_an_output_that_comes_late_after_a_restore_leaves_what_others_at_the_bro
     settled(scene.broker)
     word.write_text("right")
     scene.reload()
-    assert until(lambda: any(line["event"] == "swept" for line in p.lines() if line.get("subjects")), 20)
-    assert until(lambda: sum(line["event"] == "swept" for line in p.lines()) == 2, 20)
+    assert until(lambda: any(line["event"] == "swept" for line in p.lines() if line.get("subjects")))
+    assert until(lambda: sum(line["event"] == "swept" for line in p.lines()) == 2)
     now = settled(scene.broker)
     assert now.keys() >= {"ngsi-ld/Device/air-1", "homeassistant/device/air-1/config", "ngsi-ld/Alert/air-1:pm10-above"}
 
@@ -724,7 +756,7 @@ def test_an_output_that_is_taken_out_leaves_another_roots_discovery_and_nothing_
     )
     del scene.outputs["lots"], scene.outputs["same"]
     scene.reload()
-    until(lambda: difference(tree(scene.broker), before) == NOTHING, 20)
+    until(lambda: difference(tree(scene.broker), before) == NOTHING)
     assert difference(tree(scene.broker), before) == NOTHING
 
 
@@ -748,7 +780,7 @@ def test_who_has_a_name_by_now_has_its_topics_once_the_one_that_was_withheld_has
     scene.broker.stop()
     forget(scene.broker)  # all is published again, of the one that is missing, too
     scene.broker.start()
-    assert until(lambda: "node/air-1/alert/pm10-above" in tree(scene.broker), 20)
+    assert until(lambda: "node/air-1/alert/pm10-above" in tree(scene.broker))
     settled(scene.broker)
     scene.reload()
     now = same(scene, tmp_path, empty, 10)
