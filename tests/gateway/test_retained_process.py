@@ -488,7 +488,7 @@ def test_a_user_who_may_not_read_the_mark_publishes_everything_and_health_says_w
     assert p.stop() == 0
     scene.broker.stop()
     acl = scene.broker.folder / "acl"
-    acl.write_text("topic write city/#\ntopic write homeassistant/#\ntopic read city/v1/node/#\ntopic read city/v1/ngsi-ld/#\n"
+    acl.write_text("topic readwrite fence/#\ntopic write city/#\ntopic write homeassistant/#\ntopic read city/v1/node/#\ntopic read city/v1/ngsi-ld/#\n"
                    "topic read homeassistant/#\ntopic read city/v1/gw/gw-1/health\n")  # fmt: skip
     config = scene.broker.folder / "mosquitto.conf"
     config.write_text(config.read_text() + f"acl_file {acl}\n")

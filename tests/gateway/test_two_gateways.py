@@ -335,7 +335,7 @@ def test_where_it_cannot_be_read_whose_it_is_nothing_is_emptied_until_it_can(sce
     want = comes(other, 265, "air-2")
     scene.broker.stop()
     acl, config = scene.broker.folder / "acl", scene.broker.folder / "mosquitto.conf"
-    text = "topic write city/v1/node/#\ntopic write homeassistant/device/#\ntopic write city/v1/ngsi-ld/#\ntopic readwrite city/v1/gw/#\n"
+    text = "topic readwrite fence/#\ntopic write city/v1/node/#\ntopic write homeassistant/device/#\ntopic write city/v1/ngsi-ld/#\ntopic readwrite city/v1/gw/#\n"
     passwords = scene.broker.folder / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "all", "right"], check=True)
     passwords.chmod(0o644)

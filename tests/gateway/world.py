@@ -112,11 +112,16 @@ class Backend:
             self._news.notify_all()
 
     def fence(self) -> None:
-        """Wait until all has arrived that the broker had for us: a message of our own comes behind it."""
+        """Wait until all has arrived that the broker had for us: a message of our own comes behind it.
+
+        Where an ACL keeps that from us, until nothing has come for a second since the broker has acknowledged it.
+        """
         self._passed.clear()
         self._client.subscribe(self._fence, 1)
-        self._client.publish(self._fence, b"", 1)
-        assert self._passed.wait(PATIENCE_S)
+        self._client.publish(self._fence, b"", 1).wait_for_publish(PATIENCE_S)
+        before = -1
+        while not self._passed.wait(1.0) and len(self.messages) != before:
+            before = len(self.messages)
 
     def wait(self, enough: Callable[[], Any], timeout: float = PATIENCE_S, what: str = "") -> None:
         """Wait until `enough()` is true; fail with what has arrived."""
