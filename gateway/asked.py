@@ -6,15 +6,15 @@ something from those who may not see it. Pure: what was there comes from the con
 
 from __future__ import annotations
 
-import zlib
-from array import array
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from gateway.config import Config
+from gateway.config.seen import begins, count
 from gateway.core.model import OPEN, PERSONAL, RESTRICTED, Node
 
 MOST_GONE = 2  # to lose more than one in so many, and at least LEAST_GONE, is seldom meant; nor is to lose all
@@ -34,17 +34,24 @@ class Sieve(msgspec.Struct, frozen=True):
 class Was(msgspec.Struct, frozen=True):
     """What was in force. nodes: number -> visibility. entries: of rules.toml, with the visibility that is written there, "" for none.
 
-    files: CONFIG, REGISTRY, RULES -> lines_of() the file; one that is not there, or was not noted, has no place.
+    files: CONFIG, REGISTRY, RULES -> the lines of the file (config/seen.py); one that is not there, or was not noted, has no place.
+    digests: of each entry of gateway.toml and rules.toml. keep: [store].
     """
 
     nodes: Mapping[int, str] = {}
     entries: Mapping[str, str] = {}
     outputs: Mapping[str, Sieve] = {}
     files: Mapping[str, bytes] = {}
+    digests: Mapping[str, bytes] = {}
+    keep: Mapping[str, int] = {}
 
     def plus(self, nodes: Mapping[int, Node]) -> Was:
         """Return this with further nodes."""
         return msgspec.structs.replace(self, nodes={**{n: node.visibility for n, node in nodes.items()}, **self.nodes})
+
+    def changed(self, c: Config, entry: str) -> bool:
+        """True when an entry of a configuration ("output.city", "rule.hot") is not as it was, or it is not known how it was."""
+        return c.digests.get(entry) != self.digests.get(entry)
 
     def stored(self) -> bytes:
         """Return what the store keeps of it: all but the nodes, whose entries it has."""
@@ -61,26 +68,15 @@ def stored(body: bytes | None, nodes: Mapping[int, str]) -> Was:
 
 
 def was_of(c: Config, files: Mapping[str, bytes]) -> Was:
-    """Return what a configuration holds. files: as files_of() returned them when it was read."""
-    return Was(
-        {n: node.visibility for n, node in c.nodes.items()}, _entries(c), {o.name: _sieve(o) for o in c.outputs}, files
-    )
+    """Return what a configuration holds. files: as files_of() returns them."""
+    nodes, outputs = {n: node.visibility for n, node in c.nodes.items()}, {o.name: _sieve(o) for o in c.outputs}
+    return Was(nodes, _entries(c), outputs, files, c.digests, asdict(c.keep))
 
 
 def files_of(c: Config) -> dict[str, bytes]:
-    """Read the lines of a configuration's files. Raises OSError."""
+    """Return the lines of a configuration's files, of the very bytes that it was made of."""
     places = {CONFIG: c.file, REGISTRY: c.gateway.registry, RULES: c.gateway.rules}
-    return {kind: lines_of(path.read_bytes()) for kind, path in places.items() if path is not None and path.exists()}
-
-
-def lines_of(text: bytes) -> bytes:
-    """Return 4 bytes for each whole line that is not blank: a checksum of all up to its end. What a file begins with, it begins with here, too."""
-    crc, found = 0, array("I")
-    for line in text.split(b"\n")[:-1]:
-        if line.strip():
-            crc = zlib.crc32(line, crc)
-            found.append(crc)
-    return found.tobytes()
+    return {kind: c.seen[path].lines for kind, path in places.items() if path in c.seen}
 
 
 class Lacking(NamedTuple):
@@ -116,15 +112,15 @@ def lacking(was: Was, c: Config, files: Mapping[str, bytes]) -> list[Lacking]:
     known = [x for x in found if x is not None]
     for kind, file in ((REGISTRY, registry), (RULES, rules), (CONFIG, config)):
         if is_cut(was, files, kind) and all(x.kind != kind for x in known):
-            before, now = len(was.files[kind]) // 4, len(files[kind]) // 4
-            known.append(Lacking(kind, file, "lines", before - now, before))
+            before, now = count(was.files[kind]), count(files[kind])
+            known.append(Lacking(kind, file, "lines", max(before - now, 1), before))
     return known
 
 
 def is_cut(was: Was, files: Mapping[str, bytes], kind: str) -> bool:
     """True when a file is the beginning of what it was: its last entry may be there in part only."""
-    before, now = was.files.get(kind, b""), files.get(kind)
-    return now is not None and len(now) < len(before) and before.startswith(now)
+    now = files.get(kind)
+    return now is not None and begins(was.files.get(kind, b""), now)
 
 
 def _lost(kind: str, file: Path, what: str, before: Set[Any], after: Set[Any]) -> Lacking | None:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import structlog
@@ -27,27 +26,6 @@ SURE_S = 5.0  # between the two: longer than a file stands half written
 SURE_FOR_S = 600.0  # who asks for the second time later than this has seen to something else in between
 
 log = structlog.get_logger(__name__)
-
-
-Stamps = tuple[tuple[int, ...] | None, ...]
-"""Inode, time of writing (ns) and size of the files of a configuration: one that was written again with the same content is another write."""
-
-
-Files = Mapping[str, bytes]
-"""The lines of a configuration's files (asked.files_of)."""
-
-
-def _load(file: Path) -> tuple[Config, Stamps, Files]:
-    c = load(file)
-    return c, tuple(map(_stamp, (c.file, c.gateway.registry, c.gateway.rules))), files_of(c)
-
-
-def _stamp(file: Path | None) -> tuple[int, ...] | None:
-    try:
-        found = file.stat() if file is not None else None
-    except FileNotFoundError:  # it has gone since it was read
-        return None
-    return None if found is None else (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 Report = Callable[[float, list[tuple[str, str]]], None]
@@ -103,8 +81,8 @@ class Reloads:
 
     async def _once(self) -> None:
         try:
-            c, stamps, files = await self._read()
-            self._enough(c, stamps, files)
+            c = await self._read()
+            self._enough(c)
         except Exception as e:
             self._refuse(e)
             return
@@ -117,13 +95,13 @@ class Reloads:
             self._refuse(e)
         else:
             self.refused, self._in_part, self._asked = None, False, None
-            await self._shrunk.keep(was_of(c, files))
+            await self._shrunk.keep(was_of(c, files_of(c)))
 
-    async def _read(self) -> tuple[Config, Stamps, Files]:
+    async def _read(self) -> Config:
         file = self._current().file
         try:
             async with asyncio.timeout(READ_S):
-                return await asyncio.to_thread(_load, file)
+                return await asyncio.to_thread(load, file)
         except TimeoutError:
             raise ConfigError(
                 f"{file}: not read within {READ_S:.0f} s", "look at the disk, and at what the files are"
@@ -131,15 +109,15 @@ class Reloads:
         except RecursionError:
             raise ConfigError(f"{file} or a file it names is nested too deep", "correct it and reload again") from None
 
-    def _enough(self, c: Config, stamps: Stamps, files: Files) -> None:
+    def _enough(self, c: Config) -> None:
         """Raise ConfigError for files that lack what was there, unless they were asked for before, and stand as they stood."""
-        found = [] if c == self._current() else lacking(self._shrunk.was, c, files)
+        found = [] if c == self._current() else lacking(self._shrunk.was, c, files_of(c))
         if not found:
             self._asked = None
             return
         if self._shrunk.allows(c):
             return
-        now, content = self._clock(), (c, stamps)
+        now, content = self._clock(), (c, c.seen)  # which write of each file it was, too
         if self._asked is None or self._asked[0] != content or now - self._asked[1] > SURE_FOR_S:
             self._asked = content, now
         elif now - self._asked[1] >= SURE_S:

@@ -26,7 +26,6 @@ from gateway.config import Config, ConfigError, load
 from gateway.config.advice import Finding, findings, key_findings
 from gateway.core.commands import Desk
 from gateway.core.rate import Rates
-from gateway.core.shape import Entry
 from gateway.core.value import replace
 from gateway.health import Health, Problem
 from gateway.http import HttpServer
@@ -43,7 +42,7 @@ from gateway.supervise import Kept, Watch, caught
 from gateway.taken import Taken
 from gateway.trouble import Flood, Rising
 from gateway.verbs import complain
-from gateway.withheld import Shrunk
+from gateway.withheld import Shrunk, areas_of
 
 TICK_S = 0.5
 STUCK_S = 20.0
@@ -129,9 +128,10 @@ class Service:
             outputs.reject({**body, "t": iso(self._clock.now())})
 
         try:
-            self.config = c = self._shrunk.look(c, engine.ledger, self._accept)
+            self.config = c = self._shrunk.look(c, engine.ledger, self._accept, engine.described)
             engine.use_outputs(self._shrunk.outputs(c))
-            whole, areas = self._shrunk.whole(c.nodes), {**self._shrunk.areas, **_areas(c)}
+            engine.use_limits(c.keep)
+            whole, areas = self._shrunk.whole(c.nodes), self._shrunk.gathered(c)
             rates = Rates(c.gateway.node_burst, c.gateway.node_rate)
             desk = Desk(c.nodes, c.commands.policy, partial(caught, self.metrics, "commands")) if c.commands else None
             self._pipeline = pipeline = Pipeline(
@@ -310,10 +310,11 @@ class Service:
         logs.apply(replace(c.log, level=self._level or c.log.level))
         self._pipeline.limit(c.gateway.node_burst, c.gateway.node_rate)
         self._engine.use_outputs(o.name for o in c.outputs)
+        self._engine.use_limits(c.keep)
         confirmed = bool(self._shrunk.missing) or self._shrunk.rules
         self._shrunk.end()
         self._pipeline.leave(c.nodes)
-        await self._outputs.apply(c.outputs, c.nodes, _areas(c), self._clock.now())
+        await self._outputs.apply(c.outputs, c.nodes, areas_of(c, c.nodes), self._clock.now())
         changed = await self._pipeline.use(c.nodes)
         if confirmed and (c.rules, c.nodes) == (
             before.rules,
@@ -438,13 +439,6 @@ class Service:
             "counters": self.metrics.snapshot(),
             "store": self._caretaker.info(),
         }
-
-
-def _areas(c: Config) -> dict[str, Entry]:
-    """Return the areas about which anything may be published, by name."""
-    if c.rules is None:
-        return {}
-    return {a.name: Entry.area(a.name, a.visibility, a.kind, c.nodes.values()) for a in c.rules.areas}
 
 
 async def _main(config: Config, level: str | None, bad_keys: list[Finding], accept: bool) -> None:

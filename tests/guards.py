@@ -229,7 +229,7 @@ GUARDS = (
     Guard("rules", "an old period replaces no newer one", "gateway/core/aggregates/hours.py", 'latest = end >= own["p"].get(f.name, 0)', "latest = True", (*SUMS, "-k", "reopens")),
     Guard("rules", "a late row reopens its hour with what it held", "gateway/core/aggregates/hours.py", "*(noted or (0, {}))]", "*((0, {}))]", (*SUMS, "-k", "brute")),
     Guard("rules", "a silent link is no storm of alarms", "gateway/core/rules/faults.py", "alive |= last > off[0] and", "alive |= True or", ("tests/gateway/test_faults.py", "-k", "storm or restart")),
-    Guard("G7", "a bad file changes nothing", "gateway/reload.py", "                return await asyncio.to_thread(_load, file)", "                return self._current()", ("tests/gateway/test_process_reload.py", "-k", "misspelt")),
+    Guard("G7", "a bad file changes nothing", "gateway/reload.py", "                return await asyncio.to_thread(load, file)", "                return self._current()", ("tests/gateway/test_process_reload.py", "-k", "misspelt")),
     Guard("G7", "all mistakes are told, not the first", "gateway/config/mistakes.py", "                t = t.without(e.key, *e.also, **({e.key: rest} if rest else {}))\n", "                return None\n", ("tests/gateway/test_config_keys.py", "-k", "at_once")),
     Guard("G8", "a key is never quoted", "gateway/config/table.py", "if key in SECRETS else shown(value)", "if False else shown(value)", ("tests/gateway/test_config_keys.py", "-k", "at_once")),
     Guard("G8", "metrics stay on this machine", "gateway/config/gateway.py", "    if not address.is_loopback and not beyond:\n", "    if False:\n", ("tests/gateway/test_http.py", "-k", "said_twice")),

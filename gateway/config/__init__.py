@@ -26,6 +26,7 @@ from gateway.config.outputs import (
     output,
 )
 from gateway.config.rules import RulesConfig, load_rules
+from gateway.config.seen import Seen, digests
 from gateway.config.store import StoreConfig
 from gateway.config.store import store as read_store
 from gateway.config.table import ConfigError, Table, level
@@ -72,13 +73,17 @@ class Config:
     keep: StoreConfig = field(default_factory=StoreConfig)
     unsaid: frozenset[int] = frozenset()
     """Nodes whose entry names no visibility: the default holds."""
+    seen: Mapping[Path, Seen] = field(default_factory=dict, compare=False)
+    """The files it was read from, as they were then."""
+    digests: Mapping[str, bytes] = field(default_factory=dict, compare=False)
+    """Of each entry of gateway.toml and rules.toml, by section and name."""
 
     def asked_through(self) -> MqttOutputConfig | None:
-        """The output over whose broker commands come in, None without [commands]."""
+        """The output over whose broker commands come in, None without [commands], and while that output is withheld."""
         if self.commands is None:
             return None
         name = self.commands.output
-        return next(o for o in self.outputs if isinstance(o, MqttOutputConfig) and o.name == name)
+        return next((o for o in self.outputs if isinstance(o, MqttOutputConfig) and o.name == name), None)
 
     @property
     def id(self) -> str:
@@ -143,7 +148,16 @@ def load(file: Path) -> Config:
         rules,
         made["store"][0],
         frozenset(unsaid),
+        book.seen,
+        {**digests(_entries(data)), **({} if rules is None else rules.digests)},
     )
+
+
+def _entries(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a configuration: "output.city", "store"."""
+    many = {s.name for s in SECTIONS if s.many}
+    named = {f"{section}.{name}": table for section in many for name, table in data.get(section, {}).items()}
+    return named | {section: table for section, table in data.items() if section not in many}
 
 
 def _mqtt(outputs: Sequence[OutputConfig]) -> list[MqttOutputConfig]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 import tomli
 
 from gateway.config.manual import example
+from gateway.config.seen import Seen
 from gateway.config.table import ConfigError, Table, parse, text_of
 from gateway.core.model import Node
 
@@ -51,10 +52,11 @@ def _is_toml(line: str) -> bool:
 
 
 class Mistakes:
-    """What was found wrong so far, in the order of the file. close() raises when there was anything."""
+    """What was found wrong so far, in the order of the file. close() raises when there was anything. seen: the files that were read."""
 
     def __init__(self) -> None:
         self.found: list[ConfigError] = []
+        self.seen: dict[Path, Seen] = {}
         self._texts: set[str] = set()
 
     def note(self, e: ConfigError) -> None:
@@ -66,7 +68,7 @@ class Mistakes:
     def toml(self, file: Path, what: str) -> Toml:
         """Return what can be read of a file; every line that is no TOML is noted."""
         try:
-            text = text_of(file, what)
+            text = text_of(file, what, self.seen)
         except ConfigError as e:
             self.note(e)
             return Toml(whole=False)

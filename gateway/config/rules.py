@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from motewire.quantities import EXPONENT, ID, KEY, QUANTITIES
 
 from gateway.config.mistakes import Mistakes, Toml
+from gateway.config.seen import digests
 from gateway.config.table import Table, level, read
 from gateway.core.aggregates.areas import AreaSpec
 from gateway.core.aggregates.calendar import Calendar
@@ -68,6 +69,8 @@ class RulesConfig:
     """What stands in rules.toml itself, by section and name: "rule.underpass", "area.market", "rules.time_zone"; nothing for an empty file."""
     circles: Mapping[str, str] = field(default_factory=dict)
     """Of those with a line `visibility`, what is written there."""
+    digests: Mapping[str, bytes] = field(default_factory=dict, compare=False)
+    """Of all of `own`: whether an entry is as it was (config/seen.py)."""
 
 
 @dataclass
@@ -123,15 +126,17 @@ def _load(file: Path, toml: Toml, nodes: Mapping[int, Node], book: Mistakes) -> 
     faults = book.parts(lambda: _faults(got), got.fault, *got.tables.get("battery", {}).values())
     if plan is None or faults is None or toml.broken:
         return None
-    entries = frozenset(
-        f"{section}.{name}" for section, entries in toml.data.items() if isinstance(entries, dict) for name in entries
-    )
+    own = {
+        f"{section}.{name}": entry
+        for section, entries in toml.data.items() if isinstance(entries, dict)
+        for name, entry in entries.items()
+    }  # fmt: skip
     circles = {
         f"{section}.{name}": entry["visibility"]
         for section, tables in toml.data.items() if isinstance(tables, dict)
         for name, entry in tables.items() if isinstance(entry, dict) and "visibility" in entry
     }  # fmt: skip
-    return RulesConfig(plan, faults, rules, areas, settle_s, names, entries, circles)
+    return RulesConfig(plan, faults, rules, areas, settle_s, names, frozenset(own), circles, digests(own))
 
 
 def _head(t: Table) -> tuple[tuple[str, ...], tzinfo, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import glob
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import tomli
 
 from gateway.config.rights import denied
+from gateway.config.seen import Seen, read_bytes
 
 SECRETS = frozenset(("key", "next_key", "password", "token"))  # keys whose values no message may hold
 MAX_FILE = 64 << 20  # bytes; 25,000 nodes are 8 MiB
@@ -291,16 +293,20 @@ def _holds_long(data: Any) -> bool:
     return isinstance(data, int) and not -(1 << 63) <= data < 1 << 63
 
 
-def text_of(file: Path, what: str) -> str:
-    """Return a file's text. Raises ConfigError."""
+def text_of(file: Path, what: str, seen: dict[Path, Seen] | None = None) -> str:
+    """Return a file's text; `seen` gets what it is known by later. Raises ConfigError."""
     try:
         if file.exists() and not file.is_file():
             raise ConfigError(f"{what} {file} is no file", "name a file; a pipe or a device cannot be read again", file)
-        if file.exists() and file.stat().st_size > MAX_FILE:
+        body, was = read_bytes(file, MAX_FILE + 1)
+        if len(body) > MAX_FILE:
             raise ConfigError(
                 f"{what} {file} is larger than {MAX_FILE >> 20} MiB", "look whether it is the right file", file
             )
-        return file.read_text(encoding="utf-8-sig")  # editors of other systems write a byte order mark
+        if seen is not None:
+            seen[file] = was
+        # editors of other systems write a byte order mark, and end lines in their own way
+        return io.TextIOWrapper(io.BytesIO(body), encoding="utf-8-sig").read()
     except FileNotFoundError:
         cut = any(file.parent.glob(f"{glob.escape(file.name)}.before-restore-*"))
         hint = "if a restore was cut off, do it again: citymote gateway restore ARCHIVE" if cut else "check the path"

@@ -282,8 +282,6 @@ class City:
 
     def _begin(self, notes: dict[str, bytes | None]) -> deque[str]:
         """Return the subjects that are to be reviewed; the first time after a load, find them."""
-        if not self.whole:
-            return deque()
         if self._to_review is None:
             known = self._known()
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
@@ -294,7 +292,7 @@ class City:
             if known != here:
                 # those that have gone stay listed until their alarms are cleared
                 self._list(known | here, notes)
-        return self._to_review
+        return self._to_review if self.whole else deque()
 
     def _reviews(self, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
         """Compare some subjects with the configuration, those that have left it among them."""

@@ -54,7 +54,7 @@ class Retention:
     """
 
     def __init__(self, keep: StoreConfig, outputs: Sequence[str], tell: Tell, path: Path | None = None) -> None:
-        self._keep, self.outputs, self._tell, self._path = keep, tuple(outputs), tell, path
+        self.keep, self.outputs, self._tell, self._path = keep, tuple(outputs), tell, path
         self._work: Iterator[int] | None = None
         self.dropped = 0
 
@@ -76,14 +76,14 @@ class Retention:
 
     def too_big(self, db: sqlite3.Connection) -> bool:
         """True when the size limit is passed."""
-        return self._size(db) > self._keep.size_mb * MB
+        return self._size(db) > self.keep.size_mb * MB
 
     def _size(self, db: sqlite3.Connection) -> int:
         log = 0 if self._path is None else wal.size(self._path)
-        return used(db) + min(log, self._keep.size_mb * MB // LOG_SHARE)
+        return used(db) + min(log, self.keep.size_mb * MB // LOG_SHARE)
 
     def _pass(self, db: sqlite3.Connection, now: float) -> Iterator[int]:
-        k = self._keep
+        k = self.keep
         db.execute("DELETE FROM airtime WHERE start_us < ?", (int(now * 1e6) - 26 * HOUR_US,))
         self._report(db)  # of a pass that was cut
         yield 0
@@ -96,7 +96,7 @@ class Retention:
             yield from self._shrink(db, now, seen.oldest)
 
     def _shrink(self, db: sqlite3.Connection, now: float, oldest: float) -> Iterator[int]:
-        k = self._keep
+        k = self.keep
         small = k.size_mb * MB * TARGET
         newest = newest_reception(db) or now
         oldest = max(min(oldest, newest), newest - max(k.frames_days, k.rows_days, 1) * DAY)

@@ -407,6 +407,10 @@ class SqliteEngine:
         """Other outputs count from now on."""
         self._outputs = self._retention.outputs = tuple(outputs)
 
+    def use_limits(self, keep: StoreConfig) -> None:
+        """Other limits hold from the next look at what may be dropped; the reserve on the disk is that of the start."""
+        self._retention.keep = keep
+
     def resume(self) -> asyncio.Future[int]:
         return self._writer.resume()
 

@@ -169,7 +169,7 @@ class HomeAssistant:
         c.on_message = self._arrived
         c.connect(*address)
         c.loop_start()
-        assert ready.wait(10)
+        assert ready.wait(60)
 
     def say_online(self) -> None:
         """Tell that we have started, as Home Assistant does."""

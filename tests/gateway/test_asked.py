@@ -11,17 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.asked import files_of, lacking, lines_of, stored, was_of
+from gateway.asked import files_of, lacking, stored, was_of
 from gateway.config import Config, ConfigError, MqttOutputConfig, load
+from gateway.config.seen import begins, count, lines_of
 from gateway.core.model import PERSONAL
 from gateway.core.registry import VISIBILITIES, strictest
 from gateway.core.shape import Entry
 from gateway.core.value import replace
 from gateway.outputs.mqtt import place_of
 from gateway.reload import SURE_S
-from gateway.service import _areas
 from gateway.store.ledger import Place
-from gateway.withheld import Shrunk
+from gateway.withheld import Shrunk, areas_of
 from tests.gateway.test_reloads import Lab
 from tests.gateway.world import Mote
 
@@ -73,7 +73,7 @@ class Books:
         return {n: Entry.of(node) for n, node in self.c.nodes.items()}
 
     def areas(self) -> dict[str, Entry]:
-        return _areas(self.c)
+        return areas_of(self.c, self.c.nodes)
 
     def places(self) -> dict[str, tuple[int, Place]]:
         return {p.key: (1, p) for o in self.c.outputs if isinstance(o, MqttOutputConfig) for p in [place_of(o)]}
@@ -138,10 +138,11 @@ def test_a_file_that_is_cut_anywhere_takes_nothing_away_and_shows_nothing_to_mor
     for o in before.outputs:
         assert isinstance(o, MqttOutputConfig)
         assert narrower(kept[o.name], o) if o.name in kept else place_of(o).key in shrunk.places
+    assert sorted(shrunk.outputs(c)) == sorted(o.name for o in before.outputs), "what waits for them waits"
     assert before.rules is not None
     now = set() if c.rules is None else set(c.rules.own)
     assert shrunk.rules or now == set(before.rules.own)
-    assert {**shrunk.areas, **_areas(c)}.keys() >= _areas(before).keys()
+    assert shrunk.gathered(c) == areas_of(before, before.nodes)
     for was, is_ in (
         (before.rules.rules, c.rules.rules if c.rules else ()),
         (before.rules.areas, c.rules.areas if c.rules else ()),
@@ -194,6 +195,9 @@ def test_a_start_that_lacks_something_says_so_until_it_is_accepted_or_asked_for(
     shrunk, c = start(file, before)
     (problem,) = shrunk.problems()
     assert problem.code == "registry_shrunk" and "are gone from it" in problem.text and "--accept" in problem.next
+    for o in c.outputs:
+        (was,) = (x for x in before.outputs if x.name == o.name)
+        assert isinstance(o, MqttOutputConfig) and isinstance(was, MqttOutputConfig) and narrower(o, was)
     assert shrunk.allows(load(file)), "a reload with the files as they are"
     assert not shrunk.allows(before) and not lacking(shrunk.was, before, files_of(load(write(tmp_path))))
     shrunk, c = start(write(tmp_path, **GONE[what]), before, accept=True)
@@ -241,8 +245,12 @@ def test_what_is_opened_or_taken_out_in_so_many_words_is_asked_once(tmp_path: Pa
 
 @given(st.binary(max_size=60), st.binary(max_size=20))
 def test_a_beginning_is_known_by_its_lines(text: bytes, more: bytes) -> None:
-    assert lines_of(text + more).startswith(lines_of(text))
-    assert len(lines_of(text)) == 4 * len([x for x in text.split(b"\n")[:-1] if x.strip()])
+    lines, whole = lines_of(text), lines_of(text + more)
+    assert count(lines) == len([x for x in text.split(b"\n") if x.strip()])
+    assert begins(whole, lines) == (
+        count(whole) > count(lines) or bool(more.split(b"\n")[0].strip()) and whole != lines
+    )
+    assert not begins(lines, whole) or not text.endswith(b"\n")
 
 
 @pytest.mark.parametrize("body", [None, b"", b"\xff" * 9, b"\x81\xa7entries\x05"])

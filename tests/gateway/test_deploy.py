@@ -212,7 +212,7 @@ class Jail:
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(told))
         told.chmod(0o777)
-        self.notify.settimeout(40)
+        self.notify.settimeout(120)
         self.log = work / f"{at.name}.log"
         env = {
             "PATH": os.environ["PATH"], "ROOT": str(root), "AT": str(at), "BINDS": " ".join(binds), "PYTHON": python, "TRACE": trace,

@@ -30,7 +30,7 @@ ON = '[http]\nbind = "127.0.0.1:0"\n'
 
 
 def ask(p: Process, path: str, method: str = "GET") -> tuple[int, str, bytes]:
-    c = http.client.HTTPConnection("127.0.0.1", port_of(p), timeout=10)
+    c = http.client.HTTPConnection("127.0.0.1", port_of(p), timeout=60)
     c.request(method, path)
     r = c.getresponse()
     return r.status, r.getheader("content-type", ""), r.read()
@@ -85,7 +85,7 @@ def test_hostile_clients_get_nothing_and_hold_nothing_up(served: Process) -> Non
         with socket.create_connection(("127.0.0.1", port)) as s:
             try:
                 s.sendall(raw)
-                s.settimeout(10)
+                s.settimeout(60)
                 answer = s.recv(100)
             except OSError:
                 answer = b""

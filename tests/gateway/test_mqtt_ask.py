@@ -140,7 +140,7 @@ def test_check_asks_the_brokers_where_it_is_told_to(
     good, bare, short, locked = made(), made("retain_available false"), made("max_packet_size 2000"), None
     if tool := shutil.which("mosquitto_passwd"):
         passwords = tmp_path / "passwords"
-        subprocess.run([tool, "-b", "-c", str(passwords), "gw", "right"], check=True, capture_output=True, timeout=20)
+        subprocess.run([tool, "-b", "-c", str(passwords), "gw", "right"], check=True, capture_output=True, timeout=60)
         passwords.chmod(0o644)
         locked = made(f"password_file {passwords}")
         conf = locked.folder / "mosquitto.conf"

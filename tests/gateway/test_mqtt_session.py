@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.supervise import Watch
 from tests.gateway.conftest import Mosquitto
+from tests.gateway.world import PATIENCE_S
 
 CONNACK = b"\x20\x02\x00\x00"
 
@@ -88,7 +89,7 @@ NO_CONNECTION = {
 @pytest.mark.parametrize("name", NO_CONNECTION)
 async def test_a_broker_that_is_none_is_an_mqtt_error_within_its_time(name: str) -> None:
     script = NO_CONNECTION[name]
-    async with serving(script) as broker, asyncio.timeout(5):
+    async with serving(script) as broker, asyncio.timeout(9):
         session = MqttSession(broker, "t")
         with pytest.raises(MqttError):
             await session.connect()
@@ -109,11 +110,15 @@ NO_SUBSCRIPTION = {
 
 
 @pytest.mark.parametrize("name", NO_SUBSCRIPTION)
-async def test_a_subscription_that_does_not_stand_is_an_mqtt_error_within_its_time(name: str) -> None:
+async def test_a_subscription_that_does_not_stand_is_an_mqtt_error_within_its_time(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     caught: list[BaseException] = []
-    async with serving(NO_SUBSCRIPTION[name]) as broker, asyncio.timeout(5):
+    async with serving(NO_SUBSCRIPTION[name]) as broker, asyncio.timeout(9):
         session = MqttSession(broker, "t", caught=caught.append)
-        await session.connect()
+        with monkeypatch.context() as patient:
+            patient.setattr(mqtt_session, "CONNECT_S", PATIENCE_S)
+            await session.connect()
         with pytest.raises(NotSubscribed if name == "refused" else MqttError):
             await session.subscribe("up/+")
         await session.disconnect()
@@ -121,7 +126,7 @@ async def test_a_subscription_that_does_not_stand_is_an_mqtt_error_within_its_ti
 
 
 async def test_a_connection_that_is_given_up_from_outside_leaves_nothing_behind() -> None:
-    async with serving(Script()) as broker, asyncio.timeout(5):
+    async with serving(Script()) as broker, asyncio.timeout(9):
         session = MqttSession(broker, "t")
         task = asyncio.create_task(session.connect())
         await asyncio.sleep(0.1)
@@ -132,8 +137,11 @@ async def test_a_connection_that_is_given_up_from_outside_leaves_nothing_behind(
         assert session._wire is None and session._misc is None
 
 
-async def test_a_message_we_cannot_handle_is_that_messages_fault_and_the_next_is_heard() -> None:
+async def test_a_message_we_cannot_handle_is_that_messages_fault_and_the_next_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """paho keeps a packet whose handler raises, and handles it again with whatever comes next."""
+    monkeypatch.setattr(mqtt_session, "CONNECT_S", PATIENCE_S)
     caught: list[BaseException] = []
     heard: list[tuple[str, bytes]] = []
 
@@ -143,7 +151,7 @@ async def test_a_message_we_cannot_handle_is_that_messages_fault_and_the_next_is
             raise OverflowError
 
     publish = b"\x30\x06\x00\x01tbad" + b"\x30\x05\x00\x02\xff\xfex" + b"\x30\x07\x00\x01tgood" + b"\x32\x08\x00\x01t\x00\x07bad" + b"\x30\x05\x00\x01tok"  # fmt: skip
-    async with serving(Script(CONNACK, lambda p: suback(p, 0) + publish)) as broker, asyncio.timeout(5):
+    async with serving(Script(CONNACK, lambda p: suback(p, 0) + publish)) as broker, asyncio.timeout(60):
         session = MqttSession(broker, "t", caught=caught.append)
         session.on_message = handle
         await session.connect()
@@ -156,13 +164,16 @@ async def test_a_message_we_cannot_handle_is_that_messages_fault_and_the_next_is
         await session.disconnect()
 
 
-async def test_an_exception_behind_a_puback_ends_the_session_since_the_books_may_be_wrong() -> None:
+async def test_an_exception_behind_a_puback_ends_the_session_since_the_books_may_be_wrong(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mqtt_session, "CONNECT_S", PATIENCE_S)
     caught: list[BaseException] = []
 
     def finished(_mid: int) -> None:
         raise KeyError
 
-    async with serving(Script(CONNACK, lambda p: b"\x40\x02" + p[5:7])) as broker, asyncio.timeout(5):
+    async with serving(Script(CONNACK, lambda p: b"\x40\x02" + p[5:7])) as broker, asyncio.timeout(60):
         session = MqttSession(broker, "t", caught=caught.append)
         session.on_puback = finished
         await session.connect()
@@ -176,7 +187,7 @@ async def test_a_link_tries_again_whatever_its_broker_does(name: str) -> None:
     script = NO_CONNECTION[name] if name in NO_CONNECTION else NO_SUBSCRIPTION[name.removeprefix("then ")]
     script.connections = 0
     metrics = Metrics()
-    async with serving(script) as broker, asyncio.timeout(10):
+    async with serving(script) as broker, asyncio.timeout(60):
         watch = Watch(metrics)
         link = MqttLink(MqttLinkConfig("wifi", broker), "gw-1", lambda _rx: None, HostClock(), metrics, watch)
         started = asyncio.create_task(link.start())
@@ -200,7 +211,8 @@ async def test_a_frozen_broker_is_left_and_a_thawed_one_is_used_again(
     pid = broker._process.pid
     async with asyncio.timeout(60):
         await link.start()
-        assert link.connected
+        while not link.connected:
+            await asyncio.sleep(0.05)
         os.kill(pid, signal.SIGSTOP)
         try:
             while link.connected:
@@ -226,7 +238,7 @@ async def test_a_password_file_that_is_none_is_an_mqtt_error_and_stops_nothing(t
         tmp_path / "binary",
         tmp_path / "none",
     ):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(9):
             with pytest.raises(MqttError):
                 await MqttSession(Broker("127.0.0.1", 9, "user", file), "t").connect()
 
@@ -280,8 +292,11 @@ def message(size: int, qos: int, mid: int = 7) -> bytes:
 
 @pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize("cut", [1, 3, 5, 7, 9, 100, 65_536, 1 << 21])
-async def test_a_message_that_is_too_long_is_dropped_as_it_comes_and_the_next_is_heard(qos: int, cut: int) -> None:
+async def test_a_message_that_is_too_long_is_dropped_as_it_comes_and_the_next_is_heard(
+    qos: int, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """MQTT allows 256 MB, and whoever may publish could fill our memory with them."""
+    monkeypatch.setattr(mqtt_session, "CONNECT_S", PATIENCE_S)
     heard: list[bytes] = []
     long, dropped = message(1_000_000, qos), 0
     acks = b""
@@ -311,7 +326,7 @@ async def test_a_message_that_is_too_long_is_dropped_as_it_comes_and_the_next_is
             acks += await reader.read(100)
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         session = MqttSession(Broker(*server.sockets[0].getsockname()[:2]), "t")
         session.on_message = lambda _t, payload: heard.append(payload)
         session.on_too_long = count

@@ -244,7 +244,7 @@ def test_people_come_go_and_may_ask_on_another_topic(tmp_path: Path, mosquitto: 
 
     def ask(topic: str, who: str, n: int) -> None:
         body = json.dumps({"id": f"{who}-{n}", "name": "read_now", "requester": who})
-        backend._client.publish(f"city/v1/{topic}", body, 1).wait_for_publish(5)
+        backend._client.publish(f"city/v1/{topic}", body, 1).wait_for_publish(60)
 
     def states(who: str, n: int) -> list[str]:
         told = [json.loads(x) for x in backend.on("node/n-263/ack") + backend.on(f"cmd/{who}/n-263/ack")]

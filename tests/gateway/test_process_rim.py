@@ -76,7 +76,7 @@ def test_a_stop_does_not_wait_for_an_output_that_is_away(tmp_path: Path, broker:
     c.pull()
     began = time.monotonic()
     assert p.stop() == 0
-    assert time.monotonic() - began < 20, "drain_s is a minute"
+    assert time.monotonic() - began < 45, "drain_s is a minute"
     assert len(backend.packs()) == 50, "what can be delivered is"
     left = [line for line in p.lines() if line["event"] == "not_drained"]
     assert [(line["output"], line["away"]) for line in left] == [("gone", True)]

@@ -35,7 +35,7 @@ from gateway.store.engine import StoreError
 from gateway.store.ledger import read_refused
 from gateway.store.memory import MemoryEngine
 from tests.gateway.conftest import Mosquitto
-from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, toml_of, until
+from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, packet, toml_of, until
 
 NOW = int(time.time())
 
@@ -86,17 +86,17 @@ def test_a_report_that_is_too_long_for_the_broker_costs_itself_and_neither_alarm
             c.push(b.report(NOW - 900 + i * 30, [[i, 5, 5, 231, 631, 121]]))
         c.push(b.alarm(2, NOW, 6, 400, 150))
         c.pull()
-        back.wait(lambda: back.on("node/n-264/alert/pm10-above"), 30)
-        assert until(lambda: len(back.on("node/n-264/senml")) >= 6, 30)
+        back.wait(lambda: back.on("node/n-264/alert/pm10-above"))
+        assert until(lambda: len(back.on("node/n-264/senml")) >= 6)
         refused = [line for line in p.lines() if line["event"] == "message_refused"]
         assert [line["topic"] for line in refused] == ["city/v1/node/n-263/senml"] and refused[0]["bytes"] > 4000
-        assert until(lambda: b"message_refused" in (back.on("gw/gw-1/health") or [b""])[-1], 15)
+        assert until(lambda: b"message_refused" in (back.on("gw/gw-1/health") or [b""])[-1])
         health = back.on("gw/gw-1/health")[-1]
         assert b"max_packet_size" in health and b"n-263/senml" in health and b"another client" not in health
         before = len([line for line in p.lines() if line["event"] == "output_connected"])
         c.push(b.report(NOW, [[9, 5, 5, 231, 631, 121]]))
         c.pull()
-        assert until(lambda: len(back.on("node/n-264/senml")) >= 7, 10)
+        assert until(lambda: len(back.on("node/n-264/senml")) >= 7)
         assert len([line for line in p.lines() if line["event"] == "output_connected"]) == before <= 6
     finally:
         p.kill()
@@ -217,12 +217,8 @@ class Gate(threading.Thread):
     def _up(self, client: socket.socket, broker: socket.socket) -> None:
         stream = client.makefile("rb")
         with contextlib.suppress(OSError):
-            while head := stream.read(1):
-                length, lengths = 0, b""
-                while not lengths or lengths[-1] & 128:
-                    lengths += stream.read(1)
-                    length |= (lengths[-1] & 127) << 7 * (len(lengths) - 1)
-                body = stream.read(length)
+            while found := packet(stream):
+                head, lengths, body = found
                 topic = (
                     body[2 : 2 + int.from_bytes(body[:2], "big")].decode(errors="replace") if head[0] >> 4 == 3 else ""
                 )
@@ -264,7 +260,8 @@ def again(config: Path, *more: str) -> tuple[int, dict[str, Any]]:
 def is_retained(broker: Mosquitto, topic: str) -> bool:
     seen = Backend((broker.host, broker.port), f"city/v1/{topic}")
     try:
-        return until(lambda: bool(seen.messages and seen.messages[0][1]), 0.5)
+        seen.fence()
+        return bool(seen.messages and seen.messages[0][1])
     finally:
         seen.close()
 
@@ -283,8 +280,8 @@ def test_what_a_broker_refused_to_retain_is_named_until_it_takes_it_and_comes_wh
         c.push(b.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
         c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
         c.pull()
-        back.wait(lambda: any(b"n-263/meta" in x for x in back.on("gw/gw-1/health")), 40)
-        assert until(lambda: is_retained(broker, "node/n-263/q/pm10"), 20), "all but the one topic"
+        back.wait(lambda: any(b"n-263/meta" in x for x in back.on("gw/gw-1/health")))
+        assert until(lambda: is_retained(broker, "node/n-263/q/pm10")), "all but the one topic"
         code, said = again(config)
         assert (code, said["done"], said["refused"]) == (1, False, ["city/v1/node/n-263/meta"]) and META in said["text"]
         assert again(config, "--node", "n-264")[0] == 0
@@ -293,7 +290,7 @@ def test_what_a_broker_refused_to_retain_is_named_until_it_takes_it_and_comes_wh
         code, said = again(config)
         assert (code, said["done"]) == (0, True) and "refused" not in said
         assert is_retained(broker, META)
-        back.wait(lambda: b"message_refused" not in back.on("gw/gw-1/health")[-1], 30)
+        back.wait(lambda: b"message_refused" not in back.on("gw/gw-1/health")[-1])
     finally:
         p.kill()
         back.close()
@@ -310,16 +307,16 @@ def test_what_a_broker_refused_to_retain_comes_at_the_next_start_though_the_mark
     c.push(b.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
     c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
     c.pull()
-    assert until(lambda: any(line["event"] == "message_refused" for line in p.lines()), 40)
+    assert until(lambda: any(line["event"] == "message_refused" for line in p.lines()))
     with closing(sqlite3.connect(tmp_path / "gateway.db")) as db:
         (newest,) = db.execute("SELECT max(seq) FROM current").fetchone()
-    marks.wait(lambda: any(json.loads(x).get("seq", -1) >= newest for x in marks.on("gw/gw-1/mark/city")), 20)
+    marks.wait(lambda: any(json.loads(x).get("seq", -1) >= newest for x in marks.on("gw/gw-1/mark/city")))
     assert p.stop() == 0 if how == "in order" else p.kill() is None
     marks.close()
     gate.refuses = ()
     p = Process(config)
     try:
-        assert until(lambda: is_retained(broker, META), 20)
+        assert until(lambda: is_retained(broker, META))
     finally:
         p.kill()
 
@@ -338,15 +335,15 @@ def test_a_broker_without_a_limit_any_more_has_what_was_too_long_for_it(tmp_path
         c = Concentrator(p.port)
         c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
         c.pull()
-        assert until(lambda: any(line["event"] == "message_refused" for line in p.lines()), 40)
+        assert until(lambda: any(line["event"] == "message_refused" for line in p.lines()))
         (topic,) = {line["topic"] for line in p.lines() if line["event"] == "message_refused"}
         assert topic == "homeassistant/device/n-263/config"
         broker.stop()
         conf.write_text(text)
         broker.start()
-        assert until(lambda: again(config)[0] == 0, 20)
+        assert until(lambda: again(config)[0] == 0)
         seen = Backend((broker.host, broker.port), topic)
-        seen.wait(lambda: seen.messages, 5)
+        seen.wait(lambda: seen.messages)
     finally:
         p.kill()
 

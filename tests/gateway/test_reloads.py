@@ -44,7 +44,7 @@ class Lab:
         """Ask for a reload and return the problems after it."""
         before = len(self.reports)
         self.reloads.want()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.reports) == before:
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.01)

@@ -20,7 +20,7 @@ import pytest
 from gateway.reload import SURE_S
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_process_reload import reload
-from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process, until
+from tests.gateway.world import PATIENCE_S, REPO, Backend, Concentrator, Mote, Process, until
 
 NOW = int(time.time())
 ROWS = [[3, 5, 5, 231, 631, 121], [9, 9, 9, 231, 631, 120]]
@@ -112,10 +112,7 @@ class Scene:
 def tree(broker: Mosquitto) -> dict[str, bytes]:
     """Return what is retained now, but for what the gateway says of itself."""
     b = Backend((broker.host, broker.port), "#")
-    b_count = -1
-    while len(b.messages) != b_count:
-        b_count = len(b.messages)
-        time.sleep(0.15)
+    b.fence()
     b.close()
     return {t: p for t, p, retained in b.messages if retained and "/gw/" not in f"/{t}" and not t.startswith("gw/")}
 
@@ -124,9 +121,9 @@ QUIET_S = 0.7  # nothing has changed for so long: an output publishes what it ha
 
 
 def settled(broker: Mosquitto) -> dict[str, bytes]:
-    """Return the tree once it has stopped changing; of one that does not, what it is after 20 s."""
+    """Return the tree once it has stopped changing; of one that does not, what it is at the end of all patience."""
     b = Backend((broker.host, broker.port), "#")
-    n, deadline = -1, time.monotonic() + 20
+    n, deadline = -1, time.monotonic() + PATIENCE_S
     since = time.monotonic()
     while time.monotonic() < deadline and time.monotonic() - since < QUIET_S:
         now = sum(1 for t, _, _ in tuple(b.messages) if not t.startswith("gw/") and "/gw/" not in f"/{t}")
@@ -135,6 +132,41 @@ def settled(broker: Mosquitto) -> dict[str, bytes]:
         time.sleep(0.05)
     b.close()
     return tree(broker)
+
+
+def caught_up(s: Scene, seconds: float = PATIENCE_S) -> None:
+    """Wait until the mark of each of its outputs says that registry and configuration are in force at the broker, and all events."""
+
+    def note(key: str) -> bytes:
+        row = db.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
+        return b"0" if row is None else row[0]
+
+    with closing(sqlite3.connect(s.folder / "gateway.db")) as db:
+        generation = int(note("current:generation"))
+        (newest,) = db.execute("SELECT ifnull(max(seq), 0) FROM current").fetchone()
+        life = bytes(note("current:store")).decode()
+    roots = {
+        name: "" if (root := str(keys.get("root", "city"))) == "city" else f"{root}/v1/"
+        for name, keys in s.outputs.items()
+    }
+    seen = Backend((s.broker.host, s.broker.port), f"+/v1/gw/{s.gateway}/mark/+")
+
+    def done() -> bool:
+        for name, root in roots.items():
+            marks = [json.loads(p) for p in seen.on(f"{root}gw/{s.gateway}/mark/{name}") if b'"turn"' in p]
+            if (
+                not marks
+                or marks[-1]["store"] != life
+                or marks[-1]["generation"] < generation
+                or marks[-1]["seq"] < newest
+            ):
+                return False
+        return True
+
+    try:
+        seen.wait(done, seconds, f"marks of {sorted(roots)} at {generation}, {newest}")
+    finally:
+        seen.close()
 
 
 def difference(got: Mapping[str, bytes], want: Mapping[str, bytes]) -> dict[str, object]:
@@ -171,7 +203,7 @@ def same(scene: Scene, tmp_path: Path, empty: Mosquitto, least: int = 20) -> dic
     """The broker's tree is the fresh one's, topic by topic; return it."""
     want = scene.fresh(tmp_path / "fresh", empty)
     assert len(want) >= least, sorted(want)
-    until(lambda: difference(tree(scene.broker), want) == NOTHING, 15)
+    until(lambda: difference(tree(scene.broker), want) == NOTHING)
     assert difference(tree(scene.broker), want) == NOTHING
     return want
 
@@ -296,7 +328,7 @@ def test_a_node_that_returns_raises_its_alarm_anew(
     else:
         assert p.stop() == 0
         p = scene.start()
-    assert until(lambda: not any(t.startswith("node/air-1/") for t in tree(scene.broker)), 10)
+    assert until(lambda: not any(t.startswith("node/air-1/") for t in tree(scene.broker)))
     scene.names[263] = name
     if running:
         scene.reload()
@@ -306,7 +338,7 @@ def test_a_node_that_returns_raises_its_alarm_anew(
     settled(scene.broker)
     seen = Backend((scene.broker.host, scene.broker.port), "city/v1/node/air-1/event")
     scene.feed(scene.motes[263].alarm(2, NOW + 9, 6, 191, 150))
-    seen.wait(lambda: seen.on("node/air-1/event"), 10)
+    seen.wait(lambda: seen.on("node/air-1/event"))
     assert [json.loads(p)["event"] for p in seen.on("node/air-1/event")] == ["alarm_raised"]
     assert "node/air-1/alert/pm10-above" in same(scene, tmp_path, empty)
 
@@ -317,12 +349,12 @@ def test_what_a_lost_log_held_is_not_left_at_a_broker_whose_mark_is_older(
     scene.start()
     scene.live()
     settled(scene.broker)
-    time.sleep(6)  # the mark has caught up
+    caught_up(scene)
     db = sqlite3.connect(scene.folder / "gateway.db")
     assert db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0
     db.close()
     scene.feed(scene.motes[265].alarm(2, NOW + 5, 4, 190, 150))
-    assert until(lambda: "node/air-2/alert/pm1-above" in tree(scene.broker), 5)
+    assert until(lambda: "node/air-2/alert/pm1-above" in tree(scene.broker))
     scene.process.kill()  # type: ignore[union-attr]
     for end in ("-wal", "-shm"):
         (scene.folder / f"gateway.db{end}").unlink()
@@ -358,7 +390,7 @@ def test_what_an_output_may_say_no_more_is_emptied_and_what_it_may_say_now_is_pu
     now = same(scene, tmp_path, empty, 3)
     assert not set(gone) & now.keys() and set(come) <= now.keys()
     late = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/#")
-    time.sleep(0.3)
+    late.fence()
     assert bool(late.messages) == ("root" not in change)
 
 
@@ -383,14 +415,14 @@ def test_an_output_that_is_taken_out_leaves_an_empty_broker_and_returns_whole(
     other = scene.outputs.pop("other")
     scene.reload()
     everything = Backend((empty.host, empty.port), "#")
-    assert until(lambda: tree(empty) == {}, 10)
+    assert until(lambda: tree(empty) == {})
     everything.close()
     late = Backend((empty.host, empty.port), "#")
-    time.sleep(0.3)
+    late.fence()
     assert late.messages == [], "what the gateway said of itself has gone too"
     scene.outputs["other"] = other
     scene.reload()
-    assert until(lambda: "node/air-1/alert/pm10-above" in tree(empty), 10)
+    assert until(lambda: "node/air-1/alert/pm10-above" in tree(empty))
 
 
 def test_two_outputs_on_one_broker_do_not_empty_each_others_topics(
@@ -463,7 +495,7 @@ def test_a_user_who_may_not_read_the_mark_publishes_everything_and_health_says_w
     assert p.stop() == 0
     scene.broker.stop()
     acl = scene.broker.folder / "acl"
-    acl.write_text("topic write city/#\ntopic write homeassistant/#\ntopic read city/v1/node/#\ntopic read city/v1/ngsi-ld/#\n"
+    acl.write_text("topic readwrite fence/#\ntopic write city/#\ntopic write homeassistant/#\ntopic read city/v1/node/#\ntopic read city/v1/ngsi-ld/#\n"
                    "topic read homeassistant/#\ntopic read city/v1/gw/gw-1/health\n")  # fmt: skip
     config = scene.broker.folder / "mosquitto.conf"
     config.write_text(config.read_text() + f"acl_file {acl}\n")
@@ -543,7 +575,7 @@ def wipe(broker: Mosquitto, topics: Mapping[str, bytes]) -> None:
     b = Backend((broker.host, broker.port), "nothing")
     for t in topics:
         full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
-        b._client.publish(full, b"", 1, True).wait_for_publish(5)
+        b._client.publish(full, b"", 1, True).wait_for_publish(PATIENCE_S)
     b.close()
 
 
@@ -590,12 +622,12 @@ def test_an_output_that_was_taken_out_meets_a_broker_that_remembers_it_from_befo
     scene.start()
     scene.live()
     settled(scene.broker)
-    assert until(lambda: marks(scene.broker).get("portal", -1) > 0, 10)
+    assert until(lambda: marks(scene.broker).get("portal", -1) > 0)
     older = older_memory(scene, tmp_path)
     settled(scene.broker)
     del scene.outputs["portal"]
     scene.reload()
-    assert until(lambda: not any(t.startswith("portal/") for t in tree(scene.broker)), 10)
+    assert until(lambda: not any(t.startswith("portal/") for t in tree(scene.broker)))
     if back != "out":
         scene.outputs["portal"] = portal
     if back == "narrower":
@@ -614,7 +646,7 @@ def test_an_output_that_was_taken_out_meets_a_broker_that_remembers_it_from_befo
 def marks(broker: Mosquitto) -> dict[str, int]:
     """Return the generations of the marks that the broker has, by output."""
     b = Backend((broker.host, broker.port), "+/v1/gw/+/mark/+")
-    time.sleep(0.3)
+    b.fence()
     b.close()
     return {t.rpartition("/")[2]: int(json.loads(p)["generation"]) for t, p, retained in b.messages if retained}
 
@@ -631,9 +663,9 @@ def test_an_alert_whose_rule_is_for_others_now_is_emptied_where_it_stands_though
     scene.outputs["portal"] = portal | ({"quantities": ["temperature"]} if how == "quantity" else {})
     scene.start()
     scene.live()
-    assert until(lambda: "portal/v1/node/air-1/alert/hot" in tree(scene.broker), 10)
+    assert until(lambda: "portal/v1/node/air-1/alert/hot" in tree(scene.broker))
     settled(scene.broker)
-    time.sleep(6)  # the mark has caught up
+    caught_up(scene)
     scene.broker.stop()
     shutil.copy(scene.broker.folder / "mosquitto.db", tmp_path / "older.db")
     if how == "older":
@@ -672,13 +704,13 @@ def test_an_output_that_comes_late_after_a_restore_leaves_what_others_at_the_bro
     p = scene.start()
     scene.live()
     settled(scene.broker)
-    time.sleep(6)  # the marks have caught up
+    caught_up(scene)
     copy = tmp_path / "copy.db"
     with closing(sqlite3.connect(scene.folder / "gateway.db")) as db, closing(sqlite3.connect(copy)) as to:
         db.backup(to)
     scene.feed(scene.motes[263].report(NOW, ROWS))
     settled(scene.broker)
-    time.sleep(6)
+    caught_up(scene)
     assert p.stop() == 0
     for end in ("", "-wal", "-shm"):
         (scene.folder / f"gateway.db{end}").unlink(missing_ok=True)
@@ -688,8 +720,8 @@ def test_an_output_that_comes_late_after_a_restore_leaves_what_others_at_the_bro
     settled(scene.broker)
     word.write_text("right")
     scene.reload()
-    assert until(lambda: any(line["event"] == "swept" for line in p.lines() if line.get("subjects")), 20)
-    assert until(lambda: sum(line["event"] == "swept" for line in p.lines()) == 2, 20)
+    assert until(lambda: any(line["event"] == "swept" for line in p.lines() if line.get("subjects")))
+    assert until(lambda: sum(line["event"] == "swept" for line in p.lines()) == 2)
     now = settled(scene.broker)
     assert now.keys() >= {"ngsi-ld/Device/air-1", "homeassistant/device/air-1/config", "ngsi-ld/Alert/air-1:pm10-above"}
 
@@ -731,7 +763,7 @@ def test_an_output_that_is_taken_out_leaves_another_roots_discovery_and_nothing_
     )
     del scene.outputs["lots"], scene.outputs["same"]
     scene.reload()
-    until(lambda: difference(tree(scene.broker), before) == NOTHING, 20)
+    until(lambda: difference(tree(scene.broker), before) == NOTHING)
     assert difference(tree(scene.broker), before) == NOTHING
 
 
@@ -755,7 +787,7 @@ def test_who_has_a_name_by_now_has_its_topics_once_the_one_that_was_withheld_has
     scene.broker.stop()
     forget(scene.broker)  # all is published again, of the one that is missing, too
     scene.broker.start()
-    assert until(lambda: "node/air-1/alert/pm10-above" in tree(scene.broker), 20)
+    assert until(lambda: "node/air-1/alert/pm10-above" in tree(scene.broker))
     settled(scene.broker)
     scene.reload()
     now = same(scene, tmp_path, empty, 10)

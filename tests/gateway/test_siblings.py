@@ -15,7 +15,7 @@ from tests.gateway.world import Backend, until
 def own(broker: Mosquitto) -> dict[str, bytes]:
     """Return what the gateway retains of itself."""
     b = Backend((broker.host, broker.port), "city/v1/gw/#")
-    time.sleep(0.5)
+    b.fence()
     b.close()
     return {t: p for t, p, retained in b.messages if retained}
 
@@ -33,7 +33,7 @@ def test_one_of_two_outputs_of_a_root_that_is_taken_out_says_no_good_bye_for_the
     watch = Backend((scene.broker.host, scene.broker.port), "city/v1/gw/gw-1/state")
     del scene.outputs["lite"]
     scene.reload()
-    assert until(lambda: not [t for t in tree(scene.broker) if "senml" in t or "ngsi" in t], 15)
+    assert until(lambda: not [t for t in tree(scene.broker) if "senml" in t or "ngsi" in t])
     time.sleep(1)
     watch.close()
     assert {p for _, p, _ in watch.messages} == {b"online"}, (
@@ -58,7 +58,7 @@ def test_an_output_that_is_taken_out_under_another_spelling_of_the_broker_spares
     watch = Backend((scene.broker.host, scene.broker.port), "city/v1/#")
     del scene.outputs["open"]
     scene.reload()
-    assert until(lambda: any(line["event"] == "output_vacated" for line in scene.process.lines()), 20)  # type: ignore[union-attr]
+    assert until(lambda: any(line["event"] == "output_vacated" for line in scene.process.lines()))  # type: ignore[union-attr]
     now = same(scene, tmp_path, empty, 5)
     watch.close()
     emptied = {t for t, p, _ in watch.messages if not p}

@@ -305,7 +305,7 @@ async def test_what_an_area_said_last_is_not_retained_again_once_the_area_has_le
         assert json.loads(Broker_.memory[topic])["free"] == 1
         await engine.ledger.keep_registry(NODES, {}, T0)
         o.reload(NODES)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while Broker_.memory[topic]:
                 await asyncio.sleep(0.01)
         await commit(engine, lot(2))
@@ -330,7 +330,7 @@ async def test_a_change_is_published_as_the_new_registry_has_it_whenever_the_led
             await engine.ledger.keep_registry(nodes, {}, T0)
             await asyncio.sleep(0.1)
             o.reload(nodes)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while bool(Broker_.memory[topic]) != bool(nodes):
                     await asyncio.sleep(0.01)
 

@@ -23,6 +23,7 @@ from tests.gateway.test_retained_process import (
     NOW,
     ROWS,
     Scene,
+    caught_up,
     empty,
     forget,
     older_memory,
@@ -31,7 +32,7 @@ from tests.gateway.test_retained_process import (
     settled,
     tree,
 )  # fmt: skip
-from tests.gateway.world import Backend, Mote, until
+from tests.gateway.world import PATIENCE_S, Backend, Mote, until
 
 YARD = '[area.yard]\nkind = "lot"\nnodes = ["bay-*"]\ncapacity = 2\nvisibility = "open"\n'
 
@@ -68,7 +69,7 @@ def comes(s: Scene, number: int, name: str) -> dict[str, bytes]:
     if s.process is None:
         s.start()
     speak(s, number)
-    assert until(lambda: f"node/{name}/alert/pm10-above" in tree(s.broker), 10)
+    assert until(lambda: f"node/{name}/alert/pm10-above" in tree(s.broker))
     watched(s)
     return of(s.broker, name)
 
@@ -78,45 +79,10 @@ def watched(s: Scene) -> None:
     s.watch = Backend((s.broker.host, s.broker.port), "#")  # type: ignore[attr-defined]
 
 
-def caught_up(s: Scene, seconds: float = 30.0) -> None:
-    """Wait until the mark of each of its outputs says that registry and configuration are in force at the broker, and all events."""
-
-    def note(key: str) -> bytes:
-        row = db.execute("SELECT body FROM notes WHERE key = ?", (key,)).fetchone()
-        return b"0" if row is None else row[0]
-
-    with closing(sqlite3.connect(s.folder / "gateway.db")) as db:
-        generation = int(note("current:generation"))
-        (newest,) = db.execute("SELECT ifnull(max(seq), 0) FROM current").fetchone()
-        life = bytes(note("current:store")).decode()
-    roots = {
-        name: "" if (root := str(keys.get("root", "city"))) == "city" else f"{root}/v1/"
-        for name, keys in s.outputs.items()
-    }
-    seen = Backend((s.broker.host, s.broker.port), f"+/v1/gw/{s.gateway}/mark/+")
-
-    def done() -> bool:
-        for name, root in roots.items():
-            marks = [json.loads(p) for p in seen.on(f"{root}gw/{s.gateway}/mark/{name}") if b'"turn"' in p]
-            if (
-                not marks
-                or marks[-1]["store"] != life
-                or marks[-1]["generation"] < generation
-                or marks[-1]["seq"] < newest
-            ):
-                return False
-        return True
-
-    try:
-        seen.wait(done, seconds, f"marks of {sorted(roots)} at {generation}, {newest}")
-    finally:
-        seen.close()
-
-
 def goes(s: Scene, number: int, name: str) -> None:
     del s.names[number]
     s.reload()
-    assert until(lambda: not any(name in t for t in tree(s.broker)), 10), tree(s.broker).keys()
+    assert until(lambda: not any(name in t for t in tree(s.broker))), tree(s.broker).keys()
 
 
 def stays(s: Scene, other: Scene, name: str, want: dict[str, bytes]) -> None:
@@ -185,7 +151,7 @@ def test_a_broker_that_forgot_has_the_node_from_the_gateway_where_it_lives(scene
     want = comes(other, 265, "air-2")
     for _ in range(2):
         forgotten(scene)
-        assert until(lambda: want.keys() <= tree(scene.broker).keys(), 20)
+        assert until(lambda: want.keys() <= tree(scene.broker).keys())
         stays(scene, other, "air-2", want)
     assert p.stop() == 0, "and the one that had it, when it starts again"
     scene.start()
@@ -211,7 +177,7 @@ def test_a_name_that_another_gateway_gives_to_a_node_of_its_own_is_that_ones(sce
     settled(scene.broker)
     scene.names[263] = "air-9"
     scene.reload()
-    assert until(lambda: not any("air-1" in t for t in tree(scene.broker)), 10)
+    assert until(lambda: not any("air-1" in t for t in tree(scene.broker)))
     other.motes, other.names = {301: Mote(301)}, {301: "air-1"}
     other.profiles, other.visibility, other.areas = {301: "air_quality"}, {301: "open"}, {301: "harbour"}
     want = comes(other, 301, "air-1")
@@ -249,21 +215,21 @@ def test_an_area_that_both_gateways_have_is_whose_word_stands_there(scene: Scene
     settled(scene.broker)
     copy = copied(scene, tmp_path / "copy.db")
     scene.feed(scene.motes[266].report(NOW - 60, [[1]], schema=12, interval=0, long=True))
-    assert until(lambda: "area/yard/lot" in tree(scene.broker), 10)
+    assert until(lambda: "area/yard/lot" in tree(scene.broker))
     other.start()
     other.feed(other.motes[267].report(NOW - 30, [[1]], schema=12, interval=0, long=True))
-    assert until(lambda: tree(scene.broker).get("area/yard/lot", b"").endswith(b'"gw":"gw-2"}'), 10)
+    assert until(lambda: tree(scene.broker).get("area/yard/lot", b"").endswith(b'"gw":"gw-2"}'))
     watched(other)
     want = {t: p for t, p in settled(scene.broker).items() if "yard" in t}
     assert want.keys() == {"area/yard/lot", "ngsi-ld/OnStreetParking/yard"}
     set_back(scene, copy)
     scene.start()
     assert scene.process is not None
-    assert until(lambda: any(line["event"] == "swept" for line in scene.process.lines()), 10)  # type: ignore[union-attr]
+    assert until(lambda: any(line["event"] == "swept" for line in scene.process.lines()))  # type: ignore[union-attr]
     stays(scene, other, "yard", want)
     scene.rules = "# none\n"
     scene.reload()  # it is asked for twice: no rule of theirs is left
-    assert until(lambda: any(line["event"] == "reloaded" for line in scene.process.lines()), 10)  # type: ignore[union-attr]
+    assert until(lambda: any(line["event"] == "reloaded" for line in scene.process.lines()))  # type: ignore[union-attr]
     stays(scene, other, "yard", want)
 
 
@@ -281,7 +247,7 @@ def put(broker: Mosquitto, topics: dict[str, bytes]) -> None:
     b = Backend((broker.host, broker.port), "nothing")
     for t, payload in topics.items():
         full = t if t.startswith("homeassistant/") else f"city/v1/{t}"
-        b._client.publish(full, payload, 1, True).wait_for_publish(5)
+        b._client.publish(full, payload, 1, True).wait_for_publish(PATIENCE_S)
     b.close()
 
 
@@ -299,7 +265,7 @@ def test_what_a_gateway_of_the_version_before_publishes_is_its_own_by_its_time(
     if not want:
         other.start()
         speak(other, 265)
-        assert until(lambda: "ngsi-ld/AirQualityObserved/air-2" in tree(scene.broker), 10)
+        assert until(lambda: "ngsi-ld/AirQualityObserved/air-2" in tree(scene.broker))
         watched(other)
         want = of(scene.broker, "air-2")
     assert other.process is not None and other.process.stop() == 0
@@ -323,7 +289,7 @@ def test_what_this_gateway_published_before_it_put_its_name_to_it_is_emptied(sce
     if how == "output":
         scene.outputs = {"main": scene.outputs["city"]}
     scene.start()
-    assert until(lambda: not any("air-2" in t for t in tree(scene.broker)), 15), sorted(tree(scene.broker))
+    assert until(lambda: not any("air-2" in t for t in tree(scene.broker))), sorted(tree(scene.broker))
     assert "node/air-1/alert/pm10-above" in tree(scene.broker)
 
 
@@ -344,11 +310,11 @@ def test_a_node_that_comes_back_from_the_other_gateway_is_whole_and_leaves_nothi
         "x",
     )
     other.reload()
-    assert until(lambda: not any("air-2" in t for t in tree(scene.broker)), 10), "the other empties what it published"
+    assert until(lambda: not any("air-2" in t for t in tree(scene.broker))), "the other empties what it published"
     scene.names[265] = goes_to
     scene.reload()
     speak(scene, 265)
-    assert until(lambda: "node/air-2/q/pm10" in tree(scene.broker), 10)
+    assert until(lambda: "node/air-2/q/pm10" in tree(scene.broker))
     goes(scene, 265, "air-2")
 
 
@@ -359,7 +325,7 @@ def test_what_a_gateway_of_the_version_before_empties_of_ours_is_published_again
     before = settled(scene.broker)
     time.sleep(2)
     put(scene.broker, {t: b"" for t in before if "air-2" in t})
-    assert until(lambda: tree(scene.broker).keys() == before.keys(), 20)
+    assert until(lambda: tree(scene.broker).keys() == before.keys())
 
 
 def test_where_it_cannot_be_read_whose_it_is_nothing_is_emptied_until_it_can(scene: Scene, other: Scene) -> None:
@@ -370,7 +336,7 @@ def test_where_it_cannot_be_read_whose_it_is_nothing_is_emptied_until_it_can(sce
     want = comes(other, 265, "air-2")
     scene.broker.stop()
     acl, config = scene.broker.folder / "acl", scene.broker.folder / "mosquitto.conf"
-    text = "topic write city/v1/node/#\ntopic write homeassistant/device/#\ntopic write city/v1/ngsi-ld/#\ntopic readwrite city/v1/gw/#\n"
+    text = "topic readwrite fence/#\ntopic write city/v1/node/#\ntopic write homeassistant/device/#\ntopic write city/v1/ngsi-ld/#\ntopic readwrite city/v1/gw/#\n"
     passwords = scene.broker.folder / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", "-c", str(passwords), "all", "right"], check=True)
     passwords.chmod(0o644)
@@ -387,9 +353,7 @@ def test_where_it_cannot_be_read_whose_it_is_nothing_is_emptied_until_it_can(sce
     scene.broker.stop()
     config.write_text(before)
     scene.broker.start()
-    assert until(lambda: not any("air-1" in t for t in tree(scene.broker)), 20), (
-        "spared, and emptied once it can be read"
-    )
+    assert until(lambda: not any("air-1" in t for t in tree(scene.broker))), "spared, and emptied once it can be read"
     stays(scene, other, "air-2", want)
     seen.wait(lambda: b"retained_unread" not in seen.on("gw/gw-1/health")[-1], 60)
 
@@ -412,8 +376,8 @@ def test_a_restored_gateway_leaves_nothing_of_a_name_that_came_after_the_copy_an
     scene.reload()
     speak(scene, 270)
     scene.feed(scene.motes[266].report(NOW - 60, [[1]], schema=12, interval=0, long=True))
-    assert until(lambda: "node/late-1/alert/pm10-above" in tree(scene.broker), 10)
-    assert until(lambda: "area/late/lot" in tree(scene.broker), 10)
+    assert until(lambda: "node/late-1/alert/pm10-above" in tree(scene.broker))
+    assert until(lambda: "area/late/lot" in tree(scene.broker))
     want = comes(other, 265, "air-2")
     caught_up(scene)
     # somebody's topics below names that are none of ours and longer than a filter may be stop nothing
@@ -423,7 +387,7 @@ def test_a_restored_gateway_leaves_nothing_of_a_name_that_came_after_the_copy_an
     set_back(scene, copy)
     scene.names, scene.rules = names, rules
     scene.start()
-    assert until(lambda: not any("late" in t for t in tree(scene.broker)), 20), [
+    assert until(lambda: not any("late" in t for t in tree(scene.broker))), [
         t for t in tree(scene.broker) if "late" in t
     ]
     assert "node/air-1/alert/pm10-above" in tree(scene.broker)

@@ -25,7 +25,7 @@ Started = subprocess.Popen[str]
 def mute() -> Iterator[socket.socket]:
     """A broker's address where connections are taken and nothing is ever said."""
     with socket.create_server(("127.0.0.1", 0)) as s:
-        s.settimeout(20)
+        s.settimeout(60)
         yield s
 
 
@@ -50,7 +50,7 @@ def interrupted(p: Started) -> tuple[str, str]:
     """Press Ctrl-C and return what it has printed."""
     assert p.poll() is None, p.communicate()
     p.send_signal(signal.SIGINT)
-    out, err = p.communicate(timeout=20)
+    out, err = p.communicate(timeout=60)
     assert p.returncode == 130, err
     assert err.startswith("error: interrupted") and "Traceback" not in err, err
     return out, err
@@ -60,7 +60,7 @@ def connection(mute: socket.socket, client: bytes) -> socket.socket:
     """Take connections until one is this client's: others may look for a broker that had the port before."""
     while True:
         c, _ = mute.accept()
-        c.settimeout(5)
+        c.settimeout(60)
         if client in c.recv(1000):
             return c
         c.close()

@@ -38,7 +38,7 @@ def leave(*_):
 
 
 signal.signal(signal.SIGTERM, leave)
-subscribed.wait(10)
+subscribed.wait(60)
 if FAULT == "never-ready":
     signal.pause()
 if FAULT == "die":

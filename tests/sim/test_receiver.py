@@ -23,7 +23,7 @@ class Peer:
     def __init__(self):
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.sock.bind(("127.0.0.1", 0))
-        self.sock.settimeout(2)
+        self.sock.settimeout(30)
 
     def take(self):
         """(kind, token, json) of the next datagram."""

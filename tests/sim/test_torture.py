@@ -149,7 +149,7 @@ def test_ctrl_c_ends_it_and_leaves_nothing_running() -> None:
         text=True,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     family: list[int] = []
     while len(family) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -158,9 +158,9 @@ def test_ctrl_c_ends_it_and_leaves_nothing_running() -> None:
     time.sleep(2)
     family = _family(run.pid)
     run.send_signal(signal.SIGINT)
-    _, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=120)
     assert run.returncode == 130 and "Traceback" not in err, err
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in family if Path(f"/proc/{pid}").exists()] == []

@@ -36,7 +36,7 @@ class City:
         c.on_message = self._message
         c.connect(*address)
         c.loop_start()
-        assert ready.wait(10)
+        assert ready.wait(60)
 
     def _message(self, _c: object, _u: object, m: paho.MQTTMessage) -> None:
         self.seen.add(m.topic)

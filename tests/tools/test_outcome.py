@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ import pytest
 
 from gateway import __main__ as entry
 from gateway import outcome
+from tests.gateway.world import until
+from tests.tools.test_sim import family
 from tools import cli
 
 CITYMOTE = [sys.executable, "-m", "tools.cli"]
@@ -196,14 +197,13 @@ def start(*words: str) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_ctrl_c_in_a_simulation_is_one_document() -> None:
     p = start("sim", "run", "district")
-    time.sleep(6.0)  # its broker, its gateway and some nodes are at work
-    assert p.poll() is None
+    assert until(lambda: len(family(p.pid)) >= 10), "its broker, its gateway and some nodes are at work"
     interrupted(p)
 
 
 def test_ctrl_c_in_a_command_is_one_document_and_says_what_stays() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        mute.settimeout(20)
+        mute.settimeout(60)
         p = start(
             "gateway", "command", "aq-01", "read_now", "--as", "ana", "--broker", f"127.0.0.1:{mute.getsockname()[1]}"
         )
@@ -212,10 +212,12 @@ def test_ctrl_c_in_a_command_is_one_document_and_says_what_stays() -> None:
             assert "audit" in interrupted(p)["hint"]
 
 
-def test_a_bench_that_is_interrupted_is_one_document() -> None:
-    p = start("bench", "wire")
-    time.sleep(1.0)
-    interrupted(p)
+def test_a_bench_that_is_interrupted_is_one_document(tmp_path: Path) -> None:
+    series = tmp_path / "series.csv"
+    os.mkfifo(series)
+    p = start("bench", "wire", str(series))
+    with series.open("w"):  # waits until the bench reads it, and keeps it waiting
+        interrupted(p)
 
 
 def test_a_reader_that_has_left_is_no_mistake(tmp_path: Path) -> None:
