@@ -124,4 +124,8 @@ class WaterMeter(Profile):
         self._busy_hours += 1
         if self._busy_hours >= self._leak_hours and not self._leaking:
             self._leaking = True
-            self.raised(_ALARM_ABOVE, t, self.ids[_VOLUME], self._least, self._leak_limit)
+            self.say_again(t, self.ids[_VOLUME])
+
+    def say_again(self, t, quantity):
+        if self._leaking and quantity == self.ids[_VOLUME]:
+            self.raised(_ALARM_ABOVE, t, quantity, self._least, self._leak_limit)
