@@ -37,6 +37,7 @@ _TIME_ESTIMATED = const(1)
 
 _GC_S = const(600)
 _LOOK_S = const(60)
+_MARK_SHIFT = const(10)
 _ROWS_MAX = const(240)
 _EVENT_ROWS = const(64)
 _FAULT = const(0)  # tags of alarms: what kind, and the quantity id in six bits; rules have 128 and 192 (mote.alarms)
@@ -109,8 +110,9 @@ class Node:
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
-            self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
-        )
+            self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self,
+            0 if self.events else nvs.get("laps") or 0,
+        )  # fmt: skip
         self.health = Health(self)
         self.supervisor = supervisor.Supervisor(watchdog)
         self._shed()
@@ -122,6 +124,7 @@ class Node:
         link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
         self.clock.stepped.append(self._stepped)
         self.rows_refused = 0
+        self._rows_mark = nvs.get("rows") or 0  # where the newest sealed row lies, in units of 1024 s
         self._sampling = False
         self._sleeper = None
         if sleeps:
@@ -247,6 +250,21 @@ class Node:
 
     def _closed(self):
         self.uplink.fresh(self.events)
+        t = self.batcher.newest
+        if self.events or t < FIRST or t >> _MARK_SHIFT == self._rows_mark:
+            return
+        self._rows_mark = t >> _MARK_SHIFT
+        try:
+            self._nvs.put("rows", self._rows_mark)
+        except OSError as e:  # the rows are stored
+            log.error("rows: %s", e)
+
+    def _highest(self, now, before):
+        """Up to when rows may have been, for a clock that was set from `before` to `now`; where the power was off in between, as far as flash knows."""
+        if before >= FIRST:
+            return before
+        t = self._rows_mark << _MARK_SHIFT
+        return t + (1 << _MARK_SHIFT) + self.config["report_s"] if now < t else 0
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
@@ -296,9 +314,13 @@ class Node:
         if hasattr(self.link, "duty"):
             self.link.duty.shift(board_step_s)
         self.batcher.date(self.clock.born)
+        now = self.clock.now()
+        highest = self._highest(now, now - step_s)
+        if highest > now and not self.events:
+            self._nvs.put("laps", self.sampler.set_back(highest, self.profile.rhythm(self.config)[1]))
         if self._sampling:
             self.sampler.stepped(step_s)
-            if self.clock.now() - step_s >= FIRST:
+            if now - step_s >= FIRST:
                 self.profile.stepped()
             self._start_sampler()
 

@@ -385,7 +385,7 @@ def test_alarms_are_tagged_by_quantity_and_direction_whatever_rules_stand_beside
         for t, row in ((1, (2000, 2000, 2000)), (2, (30, 30, 300)), (3, (-2000, -2000, -2000)), (4, (30, 30, 300))):
             alarms.check(t, array("i", row), 7)
         assert len(told) == 12
-        for code, _, quantity, _, limit, tag in told:
+        for _, _, quantity, _, limit, tag in told:
             key = quantity, limit > 0
             assert tags.setdefault(key, tag) == tag and 0 < tag < 256, (order, key, tag, tags)
     assert len(set(tags.values())) == 6, tags
