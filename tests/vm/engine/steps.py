@@ -151,7 +151,7 @@ async def test_a_restart_within_a_step_back_repeats_no_time_of_a_row():
             late = [(t, stamp) for t, stamp, _ in taken.rows[-20:] if abs(t - stamp) > 62]
             assert not late, (power, when, late)
             # an hour behind the highest time there has been the rows lie on the grid again
-            assert all([stamp % ROW_S == 0 for _, stamp, _ in taken.rows[-5:]]), (power, when, taken.rows[-5:])
+            assert all(stamp % ROW_S == 0 for _, stamp, _ in taken.rows[-5:]), (power, when, taken.rows[-5:])
 
 
 async def test_a_gateway_that_is_set_back_while_the_power_is_off_gets_rows_that_it_has_not():
