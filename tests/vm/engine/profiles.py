@@ -251,6 +251,28 @@ async def test_a_leak_and_a_rule_on_the_register_end_each_for_itself():
         sim_hw.sense = real
 
 
+async def test_a_leak_of_more_hours_than_are_remembered_is_found_after_as_many_as_are():
+    """A restart now and then must not put it off without end."""
+    kit.clean()
+    kit.known_time()
+    real = sim_hw.sense
+    sim_hw.sense = lambda name: sim.now_us() / 1e7 if name == "water_pulses" else real(name)
+    hour = (kit.UNIX - 946684800) // 3600
+    esp32._store["citymote"]["leak"] = hour << 9 | 254 << 1
+    try:
+        gw = kit.Gateway()
+        gw.clock = kit.unix_now
+        esp32.PCNT._units.clear()
+        sim.attach_pulse(34, sim_hw._make("pulse"))
+        with open("/config.json", "w") as f:
+            leak = {"leak": {"hours": 300, "litres": 1}}
+            json.dump({"node": kit.NODE, "profile": "water_meter", "sensors": leak, "hello_s": 2, "wdt_s": 0}, f)
+        await kit.run_for(kit.make_node(kit.Link(gw), None, "water_meter", written=True), 3 * 3600)
+        assert [p[0] for p in gw.frames_of(1)] == [2], gw.frames_of(1)
+    finally:
+        sim_hw.sense = real
+
+
 async def test_a_bay_that_was_started_under_a_car_is_right_after_the_command():
     kit.clean()
     kit.known_time()

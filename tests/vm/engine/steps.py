@@ -154,6 +154,33 @@ async def test_a_restart_within_a_step_back_repeats_no_time_of_a_row():
             assert all(stamp % ROW_S == 0 for _, stamp, _ in taken.rows[-5:]), (power, when, taken.rows[-5:])
 
 
+async def test_a_reset_while_the_clock_is_slewed_back_repeats_no_row():
+    for error in (-20, -15, -8):
+        gw, taken = Wrong(), Taken()
+        link, node = await fresh(gw)
+        taken.watch(node)
+        task = asyncio.create_task(node.run())
+        await asyncio.sleep(1800)
+        while node.clock.now() % ROW_S != ROW_S - 2:
+            await asyncio.sleep_ms(100)
+        count = len(taken.rows)
+        gw.off_s += error
+        assert node.downlink.handle(gw.seal({3: true() + gw.off_s}))
+        while len(taken.rows) == count:
+            await asyncio.sleep_ms(100)
+        await end(task, node)
+        node, task = await boot(gw, link, taken, False)
+        await asyncio.sleep(2 * 3600)
+        assert not task.done()
+        assert abs(node.clock.now() - (true() + gw.off_s - EPOCH)) <= 2, "and it is right in the end"
+        await end(task, node)
+        stamps = [t for _, t, _ in taken.rows]
+        assert len(stamps) == len(set(stamps)) and len(stamps) >= 25, (
+            error,
+            [t for t in stamps if stamps.count(t) > 1],
+        )
+
+
 async def test_a_gateway_that_is_set_back_while_the_power_is_off_gets_rows_that_it_has_not():
     for ahead in (4000, 8000, 50000):
         gw, taken = Wrong(), Taken()
