@@ -321,6 +321,22 @@ def test_what_was_raised_under_rules_that_a_restart_took_away_is_cleared():
         assert len(told) == len(want), "and once"
 
 
+def test_a_clear_of_one_rule_leaves_the_others_of_its_quantity_up():
+    """At the gateway a clear ends every alarm of the quantity, so the node asks for the rest (mote.app)."""
+    told = []
+    specs = [{"q": "pm10", "above": 50, "least_s": 0}, {"q": "pm10", "above": 80, "least_s": 0}]
+
+    def raised(code, t, quantity, value, limit, tag):
+        told.append((code, limit))
+        if code == 1:
+            alarms.say_again(t, quantity)
+
+    alarms = Alarms(rules_from(specs, (6,)), raised, Mask(kit.Store(), "alarms", "x"), (6,))
+    for t, v in ((1, 90), (2, 60), (3, 20)):
+        alarms.check(t, array("i", (v,)), 1)
+    assert told == [(2, 50), (2, 80), (1, 80), (2, 50), (1, 50)], told
+
+
 def test_what_has_no_rule_any_more_counts_as_up_until_its_clear_is_stored():
     """The power may go, or the flash refuse, between the two: a clear that was marked as said and never was leaves the alarm up at the gateway."""
     ids = (6, 5)
