@@ -74,6 +74,7 @@ class GatewayProcess:
         self._log = config.with_suffix(".log")
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._log_from = self._log.stat().st_size if self._log.exists() else 0  # what this process writes begins there
+        self._logged_to = self._log_from
         path = config.parent / "notify.sock"
         path.unlink(missing_ok=True)  # of the process before
         self._notify.bind(str(path))
@@ -118,6 +119,15 @@ class GatewayProcess:
             log.seek(self._log_from)
             lines = [line for line in log if b'"link_connected"' in line and line.endswith(b"\n")]
         return any(json.loads(line).get("link") == link for line in lines)
+
+    def logged(self, *events: str) -> list[dict[str, Any]]:
+        """Return what its log says of these events since the last call, or since its start."""
+        with self._log.open("rb") as log:
+            log.seek(self._logged_to)
+            lines = [line for line in log if line.endswith(b"\n")]
+        self._logged_to += sum(map(len, lines))
+        said = (json.loads(line) for line in lines if any(event.encode() in line for event in events))
+        return [x for x in said if x.get("event") in events]
 
     @property
     def dead(self) -> bool:

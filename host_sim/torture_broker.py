@@ -84,6 +84,7 @@ class Toll:
     seconds_to_true_p50: float = 0.0
     seconds_to_true_p99: float = 0.0
     gateway_restarts: int = 0
+    asked_twice: int = 0
     never_came_back: int = 0
     ended_by_itself: int = 0
     wall_s: float = 0.0
@@ -368,6 +369,7 @@ class _Run:
             self._start()
         elif draw < 0.7 or kind.startswith("output_"):
             self._gateway.reload()
+            self._insist()
         else:
             self.toll.gateway_restarts += 1
             if draw < 0.9:
@@ -421,6 +423,16 @@ class _Run:
 
     def _start(self) -> None:
         self._gateway = GatewayProcess(self._config_folder / "gateway.toml")
+        self._insist()
+
+    def _insist(self) -> None:
+        """Ask once more for what may be a mistake, as its operator would: the gateway waits for that (gateway/asked.py)."""
+        assert self._gateway is not None
+        if self._gateway.logged("registry_shrunk", "reload_refused"):
+            self.toll.asked_twice += 1
+            self._gateway.reload()
+            if refused := self._gateway.logged("reload_refused"):
+                raise GatewayError(f"a reload was refused twice: {refused[0].get('error')}")
 
     def _end_gateway(self) -> None:
         if self._gateway is not None:

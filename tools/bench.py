@@ -21,6 +21,7 @@ PARTS = {
         "tools.bench_gateway",
         "the gateway process against mosquitto: CPU beside a bare loop, latency, memory",
     ),
+    "wake": ("tools.bench_wake", "instructions of a sleeping node's wakes, also beside another checkout (valgrind)"),
     "vm": ("tools.bench_vm", "instructions to encode and seal a batch on the MicroPython VM (valgrind)"),
     "wire": ("tools.bench_wire", "bytes per row of each format on any CSV, rows per LoRa frame and hour"),
 }

@@ -161,6 +161,10 @@ class Stage(Protocol):
         """The subject has left the configuration and its alarms are cleared: forget what they hang on."""
         ...
 
+    def replan(self, turn: Turn, own: State) -> None:
+        """What is made is another than before (City.plan): say what is over."""
+        ...
+
     def forget(self) -> None:
         """A commit failed, or a start: what is in memory beside `own` counts no more."""
         ...
@@ -183,6 +187,7 @@ class City:
     """A Follower. nodes: number -> node; areas: their subjects by name. settle_s: see the module.
 
     whole: False while the configuration may lack some of what it had: what is up stays, whatever the configuration says of it.
+    plan: what is aggregated; when it is another than the one noted ("city:plan"), every subject is held against it once.
     """
 
     nodes: Mapping[int, Node]
@@ -193,6 +198,7 @@ class City:
     settle_s: float = 900.0
     name: str = "city"
     whole: bool = True
+    plan: str = ""
 
     def __post_init__(self) -> None:
         self._notes: Mapping[str, bytes] = {}
@@ -204,6 +210,7 @@ class City:
         self._now = float("-inf")  # of the last tick
         self._to_review: deque[str] | None = None  # None: not begun
         self._gone: set[str] = set()
+        self._replans = False
         self._reviewed: set[str] = set()  # with alarms up, and as the configuration wants them
 
     def load(self, notes: Mapping[str, bytes]) -> None:
@@ -282,6 +289,8 @@ class City:
             here = {*map(str, self.nodes), *(a.key for a in self.areas.values())}
             self._gone = known - here
             self._to_review = deque((*sorted(self._gone), *sorted(here)))
+            noted = self._notes.get(f"{self.name}:plan") if known or self.plan else None
+            self._replans = ("" if noted is None else decode(noted)) != self.plan
             if known != here:
                 # those that have gone stay listed until their alarms are cleared
                 self._list(known | here, notes)
@@ -296,14 +305,15 @@ class City:
             if state is None:
                 body = notes.get(f"{self.name}:{key}") or self._notes.get(f"{self.name}:{key}")
                 state = decode(body) if body is not None else {}
-            if state and (state.get(UP) or state.get("rules")):
-                subject = self._subject(key) or _gone(key, state)
+            if state and (state.get(UP) or state.get("rules") or self._replans):
+                subject = self._subject(key) or self._former(key, state)
                 turn = Turn(subject, now, None, _Over(notes, self._notes))
                 state = self._state(turn)
                 if key in self._gone:
                     self._leave(turn, state)
                 else:
                     self._review(turn, state)
+                    self._replan(turn, state)
                 self._keep(turn, state)
                 self._again(turn, state)
                 notes.update(turn.notes)
@@ -312,6 +322,18 @@ class City:
                 self._gather(key, now, notes, events)
             if self._gone and not to_review:  # all of them are reviewed
                 self._list({*map(str, self.nodes), *(a.key for a in self.areas.values())}, notes)
+            if self._replans and not to_review:
+                notes[f"{self.name}:plan"] = encode(self.plan)
+                self._replans = False
+
+    def _replan(self, turn: Turn, state: State) -> None:
+        if self._replans:
+            for stage in self.stages:
+                if stage.name in state:
+                    stage.replan(turn, state[stage.name])
+
+    def _former(self, key: str, state: State) -> Subject:
+        return _gone(key, state)
 
     def _gather(self, key: str, now: float, notes: dict[str, bytes | None], events: list[Event]) -> None:
         """Let the collectors compare an area with the configuration: who has left it is counted no more."""

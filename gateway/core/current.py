@@ -104,6 +104,13 @@ class Ended(NamedTuple):
     quantity: str
 
 
+class Lapsed(NamedTuple):
+    """The last end of an aggregate, which may be made again: the number of the event that ended it, and of which quantities it was."""
+
+    seq: int
+    quantities: tuple[str, ...]
+
+
 class Device(NamedTuple):
     """What was said of the node itself. at: newest event that did; online_at: of its presence; heard: newest that it sent; rssi: dBm."""
 
@@ -128,6 +135,7 @@ class Current(msgspec.Struct, frozen=True):
     aggregates: Mapping[str, Closed] = msgspec.field(default_factory=dict)
     areas: Mapping[str, Gathered] = msgspec.field(default_factory=dict)
     former: Current | None = None
+    lapsed: Mapping[str, Lapsed] = msgspec.field(default_factory=dict)
 
     def taken_over(self) -> Current:
         """Return the facts of a device that takes over the number: none, but those under whose topics the ones before may stand somewhere."""
@@ -180,9 +188,12 @@ def fold(c: Current, e: Event, seq: int = 0) -> Current:
     if e.online is not None or e.meta is not None or e.status is not None:
         changes["device"] = _device(c, e)
     if e.kind == "aggregate":
-        newest = {a.name: Closed(a, e.received, circle) for a in e.aggregates if a.latest}
-        if newest:
-            changes["aggregates"] = {**c.aggregates, **newest}
+        newest = {a.name: Closed(a, e.received, circle) for a in e.aggregates if a.latest and not a.over}
+        lapsed = {a.name: Lapsed(seq, tuple(v.quantity for v in a.values)) for a in e.aggregates if a.over}
+        if newest or lapsed:
+            changes["aggregates"] = {name: a for name, a in c.aggregates.items() if name not in lapsed} | newest
+        if lapsed:
+            changes["lapsed"] = {**c.lapsed, **lapsed}
     elif e.kind not in ("offline", "meta"):
         values = dict(c.values)
         if _values(values, e, circle):

@@ -230,6 +230,7 @@ class Aggregate(msgspec.Struct, frozen=True):
     """What a closed period was, start < t <= end (Unix seconds). A later revision of the same period replaces it.
 
     latest: no newer period of this name was told before. detail: what is not a quantity (classes, flags, counts).
+    over: the configuration no longer makes this name for the node: none is current. values say which quantities it was of.
     """
 
     name: str
@@ -239,6 +240,7 @@ class Aggregate(msgspec.Struct, frozen=True):
     latest: bool
     values: tuple[AggregateValue, ...]
     detail: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    over: bool = False
 
 
 class Area(msgspec.Struct, frozen=True):

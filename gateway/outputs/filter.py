@@ -137,6 +137,12 @@ class Sieve:
                         a if len(values) == len(a.values) else replace(a, values=values), received, circle
                     )
             changes["aggregates"] = seen
+        if c.lapsed:
+            changes["lapsed"] = {
+                name: end
+                for name, end in c.lapsed.items()
+                if any(self._sees(q, node.visibility) for q in end.quantities)
+            }
         own = node.visibility if lifted else strictest(c.visibility, node.visibility)
         if node.visibility not in f.visibility:
             changes["online"] = None

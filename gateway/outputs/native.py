@@ -170,7 +170,7 @@ def area_topic(root: str, area: str, *levels: str) -> str:
 
 
 def _aggregate(name: str, received: float, root: str, a: Aggregate) -> Message:
-    """The newest closed period is retained; what an older one has come to since is told beside it."""
+    """The newest closed period is retained until none is made any more; what an older one has come to since is told beside it."""
     values = {v.quantity: drop_none(v=v.value, u=v.unit, capture=v.capture) for v in a.values}
     body = {
         "start": iso(a.start),
@@ -181,6 +181,8 @@ def _aggregate(name: str, received: float, root: str, a: Aggregate) -> Message:
         "rx": iso(received),
     }
     topic = node_topic(root, name, "agg", a.name)
+    if a.over:
+        return Message(topic, b"", retain=True, newest=a.end)
     return (
         Message(topic, json(body), retain=True, newest=a.end) if a.latest else Message(f"{topic}/revised", json(body))
     )

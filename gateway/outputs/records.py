@@ -55,7 +55,7 @@ def records(e: Event, nodes: Mapping[int, Node]) -> Iterator[Record]:
                 "unit": column.unit, "quality": "suspect" if row in column.suspect else "ok",
             }  # fmt: skip
     for g in e.aggregates:
-        for v in g.values:
+        for v in () if g.over else g.values:
             yield who | {
                 "id": f"{e.id}:{g.name}.{g.start}.{g.revision}:{v.quantity}", "kind": "aggregate", "t": iso(g.end), "start": iso(g.start),
                 "name": g.name, "quantity": v.quantity, "value": None if v.value is None else float(v.value), "unit": v.unit,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from gateway.config import MqttOutputConfig
 from gateway.config.filter import Filter
-from gateway.core.current import Current, Up
-from gateway.core.model import Alarm, Node
+from gateway.core.current import Closed, Current, Up
+from gateway.core.model import Aggregate, Alarm, Node
 from gateway.core.shape import Entry, Shape
 from gateway.outputs import RETAINED
 from gateway.outputs.filter import Sieve
@@ -126,11 +126,12 @@ class Tree:
         )
 
     def over(self, subject: str, c: Current, since: int) -> set[str]:
-        """Return the topics of alarms that have ended with an event behind number `since`."""
+        """Return the topics of alarms and aggregates that have ended with an event behind number `since`."""
         late = {rule: end for rule, end in c.ended.items() if end.seq > since}
-        if not late:
+        lapsed = {name: end for name, end in c.lapsed.items() if end.seq > since and name not in c.aggregates}
+        if not late and not lapsed:
             return set()
-        seen = self.see(subject, Current(c.visibility, ended=late))
+        seen = self.see(subject, Current(c.visibility, ended=late, lapsed=lapsed))
         if seen is None:
             return set()
         facts, name, node = seen
@@ -142,11 +143,14 @@ class Tree:
 
 
 def with_ended(c: Current) -> Current:
-    """Return facts with the alarms that are over as if they were up: for their topics."""
-    if not c.ended:
+    """Return facts with the alarms and aggregates that are over as if they were not: for their topics."""
+    if not c.ended and not c.lapsed:
         return c
     up = {
         rule: Up(Alarm("cleared", "", "warning", end.quantity, "", None, None, 0, 0), 0.0, 0)
         for rule, end in c.ended.items()
     }
-    return Current(c.visibility, c.online, c.meta, c.device, c.values, {**up, **c.alerts}, {}, c.aggregates, c.areas)
+    made = {name: Closed(Aggregate(name, 0, 0, 0, True, ()), 0.0, 0) for name in c.lapsed}
+    return Current(
+        c.visibility, c.online, c.meta, c.device, c.values, {**up, **c.alerts}, {}, {**made, **c.aggregates}, c.areas
+    )

@@ -20,9 +20,9 @@ from typing import Any
 from gateway.core.aggregates import cells as c
 from gateway.core.aggregates.calendar import LONGEST
 from gateway.core.aggregates.cells import HOUR, Cell
-from gateway.core.aggregates.periods import Plan, found, jumped
+from gateway.core.aggregates.periods import Plan, found, jumped, told_of
 from gateway.core.city import State, Turn
-from gateway.core.model import Aggregate, Event
+from gateway.core.model import Aggregate, AggregateValue, Event
 from gateway.core.registry import strictest, visibility_of
 
 MAX_OPEN = 48
@@ -50,6 +50,26 @@ class Hours:
 
     def leave(self, turn: Turn, own: State) -> None:
         return None  # a node may come back, and its hours were what they were
+
+    def replan(self, turn: Turn, own: State) -> None:
+        """Say of what is made no more that it is over: no newer period will ever replace the newest that was published."""
+        if not own or not own["p"]:
+            return
+        here = {q for _, _, cells in own["o"].values() for q in cells}
+        for day in sorted(own["d"])[-2:]:
+            here |= {q for _, cells in self._day(turn, day)["h"].values() for q in cells}
+        over = [name for name in own["p"] if not self._plan.makes(name, here)]
+        if not over:
+            return
+        ends = {name: own["p"].pop(name) * HOUR for name in over}
+        turn.changed = True
+        told = [
+            Aggregate(
+                name, end, end, 0, True, tuple(AggregateValue(q, "", None, 0.0) for q in told_of(name, here)), over=True
+            )
+            for name, end in ends.items()
+        ]
+        turn.tell("aggregate", "agg-over", _seen(turn.subject.visibility, told), aggregates=tuple(told))
 
     def follow(self, turn: Turn, event: Event, own: State) -> None:
         if event.kind != "report" or event.occurrences or not event.times:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -44,6 +44,26 @@ class Plan:
         """Return what a node's register can rise by in an hour."""
         return next((units for pattern, units in self.most if fnmatchcase(node, pattern)), float("inf"))
 
+    @property
+    def text(self) -> str:
+        """What of the plan decides which aggregates are made, to compare it with another."""
+        parts = (self.kinds, self.eight_hour, self.day, self.max8h, self.noise, self.index.scales if self.index else ())
+        registers = [q for q, kind in self.kinds.items() if kind[0] == REGISTER]
+        return repr([sorted(part) for part in (*parts, registers)])
+
+    def makes(self, name: str, quantities: Set[str]) -> bool:
+        """True when an aggregate of this name is made of any of these quantities."""
+        of: dict[str, Iterable[str]] = {
+            "hour": self.kinds,
+            "8h": self.eight_hour,
+            "day": self.day,
+            "day-max8h": self.max8h,
+            "index": self.index.scales if self.index else (),
+            "noise": self.noise & {"laeq"},
+            "night": [q for q, kind in self.kinds.items() if kind[0] == REGISTER],
+        }
+        return not quantities.isdisjoint(of[name] if name in of else self.noise & {name.partition("-")[2]})
+
     def enough(self, capture: float) -> bool:
         """True when a share in percent is enough for a value."""
         return capture >= self.capture
@@ -79,6 +99,15 @@ def found(plan: Plan, period: Period, cells: Hours, most: float = float("inf")) 
     else:
         out = [_night(plan, period, cells, most)]
     return [f for f in out if f is not None and f.values]
+
+
+def told_of(name: str, quantities: Iterable[str]) -> list[str]:
+    """Return what an aggregate of this name calls its values when it is made of these quantities."""
+    if name == "index":
+        return ["index"]
+    if name.startswith("noise"):
+        return ["lday", "levening", "lnight", "lden"]
+    return sorted(q.replace("volume", "flow") if name == "night" else q for q in quantities)
 
 
 def _share(n: float, of: float) -> float:

@@ -56,6 +56,9 @@ class Faults:
         self._spoke: dict[str, tuple[float, float, int]] = {}
         self._waiting: set[str] = set()
 
+    def replan(self, turn: Turn, own: State) -> None:
+        return None  # makes no aggregates
+
     def forget(self) -> None:
         return None  # when links spoke is true whether a commit failed or not
 

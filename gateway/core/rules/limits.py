@@ -28,6 +28,9 @@ class Limits:
         self._of: dict[str, tuple[Subject, dict[str, list[Rule]], dict[str, Rule]]] = {}
         self._shared: dict[tuple[str, ...], tuple[dict[str, list[Rule]], dict[str, Rule]]] = {}
 
+    def replan(self, turn: Turn, own: State) -> None:
+        return None  # makes no aggregates
+
     def forget(self) -> None:
         return None
 
