@@ -37,6 +37,7 @@ CHANGES = (
     "format_in", "filter_narrowed", "filter_widened", "output_out", "output_in",
 )  # fmt: skip
 KINDS: tuple[str, ...] = (*BROKER_FAULTS, "gateway_killed", *FRAMES, *CHANGES)
+SURE_S = 5.5  # the gateway takes what it has refused when it is asked again 5 s later (gateway/reloading.py)
 AT_LEAST = 10  # of each kind, over the default number of rounds
 TOPICS, ALARMS = 300, 20
 ROUNDS = 200
@@ -428,8 +429,10 @@ class _Run:
     def _insist(self) -> None:
         """Ask once more for what may be a mistake, as its operator would: the gateway waits for that (gateway/asked.py)."""
         assert self._gateway is not None
-        if self._gateway.logged("registry_shrunk", "reload_refused"):
+        if doubted := self._gateway.logged("registry_shrunk", "reload_refused"):
             self.toll.asked_twice += 1
+            if doubted[-1]["event"] == "reload_refused":
+                time.sleep(SURE_S)
             self._gateway.reload()
             if refused := self._gateway.logged("reload_refused"):
                 raise GatewayError(f"a reload was refused twice: {refused[0].get('error')}")

@@ -1,0 +1,69 @@
+"""`citymote bench wake`: what is made of the counts; a missing valgrind and a folder that is no checkout are said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools.bench_wake import WakeError, ratios, summary
+
+CITYMOTE = str(Path(sys.executable).with_name("citymote"))
+
+
+def counted(idle: int, frame: int, wakes: int = 25) -> dict[str, Any]:
+    """A wake every 300 s, every twelfth with a frame; the first two are dear."""
+    found = [
+        {"t": 300.0 * n, "frames": int(n % 6 == 5), "instructions": 1000 + (frame if n % 6 == 5 else idle)}
+        for n in range(wakes)
+    ]
+    for w in found[:2]:
+        w["instructions"] = 99_999
+    return {"base": 1000, "wakes": found, "sampled": wakes, "lost": 0}
+
+
+def citymote(*arguments: str | Path, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    env = None if path is None else {"PATH": path, "HOME": "/nonexistent"}
+    return subprocess.run([CITYMOTE, "bench", "wake", *arguments], capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_a_wake_is_what_it_costs_beyond_a_boot_without_firmware() -> None:
+    found = summary(counted(200, 300))
+    assert (found["idle"], found["frame"]) == (200, 300)
+    assert found["wakes_a_day"] == 288 and found["counted"] == {"idle": 19, "frame": 4}
+    assert found["meter_day"] == pytest.approx(288 * (200 + 100 * 4 / 22), rel=0.01)
+
+
+def test_one_wake_that_was_not_counted_is_left_out() -> None:
+    some = counted(200, 300)
+    some["wakes"][9]["instructions"] = None
+    assert summary(some)["idle"] == 200
+
+
+def test_too_few_wakes_of_a_kind_are_said() -> None:
+    with pytest.raises(WakeError, match=r"1 wakes of the kind frame: play more hours"):
+        summary(counted(200, 300, wakes=10))
+
+
+def test_ratios_are_shares_of_the_other_checkout() -> None:
+    assert ratios(summary(counted(100, 240)), summary(counted(200, 300))) == {
+        "ratio_idle": 0.5,
+        "ratio_frame": 0.8,
+        "ratio_meter_day": pytest.approx((100 + 140 * 4 / 22) / (200 + 100 * 4 / 22), abs=0.01),
+    }
+
+
+def test_a_missing_valgrind_is_said_with_the_way_to_get_it() -> None:
+    done = citymote("--json", path="/nonexistent")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and "valgrind is not installed" in found["text"]
+    assert "apt-get install valgrind" in found["hint"] and "Traceback" not in done.stderr
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    done = citymote("--beside", tmp_path)
+    assert done.returncode == 2 and "no checkout of citymote" in done.stderr and "git worktree add" in done.stderr
