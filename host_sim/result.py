@@ -175,7 +175,7 @@ def assemble(
 
 def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Mapping[str, int], end: int) -> list[str]:
     """Sentences. Rows may be missing at every start of a node, and LATE of them besides; events have a heartbeat every report_s. A node that
-    [expect] names, or whose driver is replaced, is expected to take half of its rows with the sensors that are left."""
+    [expect] names is to take half of its rows with the sensors that are left."""
     found: list[str] = []
     nodes = {n.spec.name: n for n in fleet.nodes}
     for m in members:
@@ -188,7 +188,7 @@ def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Map
             row_s = group.report_s + group.sample_s
         else:
             row_s = group.config.get("row_s", group.row_s) or group.sample_s
-        share = HANDICAPPED if group.broken or any(named) else 1 - LATE
+        share = HANDICAPPED if any(named) else 1 - LATE
         starts = node.stats.cuts + sum(node.stats.resets.values())
         wanted = share * m.spec.powered_us(end) / 1e6 / row_s - 3 - 2 * starts
         if rows[m.spec.name] < wanted:
