@@ -322,7 +322,7 @@ class _Run:
     def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
         if (node.spec.name, t2000) not in self._told:  # a node that takes up staged rows reads them again
             self._told.add((node.spec.name, t2000))
-            self.rows[node.spec.name] += 1
+            self.rows[node.spec.name] += node.now < self.end  # those of the drain stand for none that is missing
             self.misdated += self._misdated(node, t2000)
         self.truth.add(node.spec.name, t2000, row)
 
