@@ -27,7 +27,7 @@ from host_sim.operator import Operator
 from host_sim.protocol import EPOCH_2000
 from host_sim.receiver import Receiver
 from host_sim.result import Result, assemble
-from host_sim.scenario import CommandSpec, Scenario, ScenarioError, known, load, unix
+from host_sim.scenario import CommandSpec, Group, Scenario, ScenarioError, known, load, unix
 from host_sim.torture import TortureError, torture
 from host_sim.tree import RootTaken, Tree, own_root
 from host_sim.truth import Truth
@@ -57,12 +57,23 @@ __all__ = [
 HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000
 LEARNT_US = 3 * HOUR_US  # how fast a sleeper's clock runs is known 130 minutes after power-on
-SETTLED_US = 12 * HOUR_US  # a report every six hours asks for the time; a jump and a drift in doubt are asked for again
+TOLD_US = HOUR_US // 2  # a clock on a crystal is right with the first answer
 FUTURE_S = 120
 ROOT = "city"
 
 OnEvent = Callable[[dict[str, Any]], None]
 Progress = Callable[[dict[str, Any]], None]
+
+
+def patience(group: Group) -> tuple[int, int]:
+    """Return how long (us) a node of the group may be wrong about the time after power-on, and after the gateway's clock is right again.
+
+    Every report asks for the time. A jump of more than a day is believed after a second answer, and so is a sleeper's drift.
+    """
+    report_us = group.report_s * 1_000_000
+    if group.config.get("mode") == "sleep":
+        return LEARNT_US, 3 * report_us + LEARNT_US
+    return TOLD_US, 2 * report_us + TOLD_US
 
 
 def _address(broker: str) -> tuple[str, int]:
@@ -145,6 +156,7 @@ class _Run:
         self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder)
         self.truth = Truth(self.unix0 + round(hours * 3600))
         self.rows: dict[str, int] = {m.spec.name: 0 for m in self.members}
+        self._groups = {m.spec.name: m.group for m in self.members}
         self.misdated = 0
         self._told: set[tuple[str, int]] = set()
 
@@ -310,7 +322,7 @@ class _Run:
     def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
         if (node.spec.name, t2000) not in self._told:  # a node that takes up staged rows reads them again
             self._told.add((node.spec.name, t2000))
-            self.rows[node.spec.name] += 1
+            self.rows[node.spec.name] += node.now < self.end  # those of the drain stand for none that is missing
             self.misdated += self._misdated(node, t2000)
         self.truth.add(node.spec.name, t2000, row)
 
@@ -318,8 +330,9 @@ class _Run:
         """True for a row of the future, though the gateway has been right for so long that the node knows."""
         now = node.now
         began = max([node.spec.power_on, *(c.back for c in node.spec.cuts if c.back <= now)])
-        wrong = now < began + LEARNT_US or any(
-            c.from_h * HOUR_US <= now < c.to_h * HOUR_US + SETTLED_US for c in self.plan.gateway_clock
+        learnt_us, settled_us = patience(self._groups[node.spec.name])
+        wrong = now < began + learnt_us or any(
+            c.from_h * HOUR_US <= now < c.to_h * HOUR_US + settled_us for c in self.plan.gateway_clock
         )
         return not wrong and t2000 + EPOCH_2000 > self.unix0 + now / 1e6 + FUTURE_S
 

@@ -6,6 +6,7 @@ told again, at most every `update_s`. Between two changes of its state lie at le
 """
 
 from micropython import const
+from mote import nobody
 from mote.crc import crc16
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
@@ -14,6 +15,10 @@ _ALARM_BELOW = const(3)
 _ALARM_CLEARED = const(1)
 
 UPDATE_S = const(600)
+
+
+def _tag(quantity, up):
+    return quantity & 63 | (192 if up else 128)
 
 
 class Rule:
@@ -33,6 +38,11 @@ class Rule:
     def bit(self):
         """Its place in the Mask: what is up is known by quantity and direction, which a restart under other rules leaves as they are."""
         return 2 * self.column + self.up
+
+    @property
+    def tag(self):
+        """What its frames are known by in the outbox, which outlives these rules."""
+        return _tag(self.quantity, self.up)
 
     def step(self, v, t):
         """Take a value at t2000; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
@@ -77,23 +87,24 @@ class Mask:
 
 
 class Alarms:
-    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit, tag) called whenever there is something to tell; what one rule tells
-    has one tag. ids: of the columns.
+    """The limit rules of a node. raised: function(code, t2000, quantity id, value, limit, tag) called whenever there is something to tell, which sees to
+    say_again() after a clear. The tag (128..255) is that of a quantity and a direction, whatever rules there are. ids: of the columns.
 
-    active: a Mask of what is up, so that an alarm raised before a power cut or under other rules is cleared after it. boosting: True while
-    a rule with `boost` is up.
+    active: a Mask of what is up, so that an alarm raised before a power cut or under other rules is cleared after it; it changes once raised() has
+    stored the frame. waits: function(-tag), true when the last frame of this tag that was stored before this boot is a raise: the power went
+    before the Mask knew, and it is cleared, too. boosting: True while a rule with `boost` is up.
     """
 
-    def __init__(self, rules, raised, active, ids):
+    def __init__(self, rules, raised, active, ids, waits=nobody):
         self.rules = rules
         self._raised, self._active = raised, active
-        self._gone = []  # quantities of what is up and has no rule any more
+        self._gone = []  # (quantity, bit, limit) of what has to be cleared: no rule of today has it up
         for bit in range(min(15, 2 * len(ids))):
-            if active.has(bit):
-                rule = self._easiest(bit)
+            marked = active.has(bit)
+            if marked or waits(-_tag(ids[bit >> 1], bit & 1)):
+                rule = self._easiest(bit) if marked else None
                 if rule is None:
-                    self._gone.append(ids[bit >> 1])
-                    active.set(bit, False)
+                    self._gone.append((ids[bit >> 1], bit, None))
                 else:
                     rule.active = True
         self._look()
@@ -122,31 +133,30 @@ class Alarms:
 
     def check(self, t, values, present):
         """Step every rule whose column has a value."""
-        while self._gone:
-            self._clear(t, self._gone[-1], None, None, 0)
-            self._gone.pop()
+        if self._gone:
+            self._end(t)
         rules = self.rules
         for i in range(len(rules)):
             rule = rules[i]
             if present >> rule.column & 1:
                 code = rule.step(values[rule.column], t)
                 if code:
-                    if code == _ALARM_CLEARED:
-                        self._clear(t, rule.quantity, values[rule.column], rule.limit, i + 1)
-                    else:
-                        self._raised(code, t, rule.quantity, values[rule.column], rule.limit, i + 1)
+                    self._raised(code, t, rule.quantity, values[rule.column], rule.limit, rule.tag)
                     self._keep(rule.bit)
                     self._look()
 
-    def _clear(self, t, quantity, value, limit, tag):
-        """Say so; at the gateway that ends every alarm of the quantity, so what is still up of it is raised again."""
-        self._raised(_ALARM_CLEARED, t, quantity, value, limit, tag)
-        self.say_again(t, quantity)
+    def _end(self, t):
+        """Clear what has no rule any more."""
+        while self._gone:
+            quantity, bit, limit = self._gone[-1]
+            self._raised(_ALARM_CLEARED, t, quantity, None, limit, _tag(quantity, bit & 1))
+            self._keep(bit)
+            self._gone.pop()
 
     def replace(self, rules, t):
         """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told
         again when its limit changed; what has none any more is cleared. Raises OSError."""
-        gone = []
+        self._end(t)
         for old in self.rules:
             if not old.active:
                 continue
@@ -154,17 +164,12 @@ class Alarms:
                 if rule.quantity == old.quantity and rule.up == old.up and not rule.active:
                     rule.active, rule.told, rule.told_t, rule.changed_t = True, old.told, old.told_t, old.changed_t
                     if rule.limit != old.limit:
-                        self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, rule.quantity, None, rule.limit, 0)
+                        self._say(rule, t)
                     break
             else:
-                gone.append(old)
-        before, self.rules = self.rules, rules
-        for rule in before:
-            self._keep(rule.bit)
-        for rule in rules:
-            self._keep(rule.bit)
-        for old in gone:
-            self._clear(t, old.quantity, None, old.limit, 0)
+                self._gone.append((old.quantity, old.bit, old.limit))
+        self.rules = rules
+        self._end(t)
         self._look()
 
     def save(self, put):
@@ -184,8 +189,10 @@ class Alarms:
                 rule.told, rule.told_t = get(), get() & 0xFFFFFFFF
 
     def say_again(self, t, quantity):
-        """Raise what is still up on this quantity: a clear of its fault has ended every rule of it at the gateway."""
-        for i in range(len(self.rules)):
-            rule = self.rules[i]
+        """Raise what is still up on this quantity: a clear has ended every alarm of it at the gateway."""
+        for rule in self.rules:
             if rule.active and rule.quantity == quantity:
-                self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, quantity, None, rule.limit, i + 1)
+                self._say(rule, t)
+
+    def _say(self, rule, t):
+        self._raised(_ALARM_ABOVE if rule.up else _ALARM_BELOW, t, rule.quantity, None, rule.limit, rule.tag)

@@ -37,10 +37,11 @@ _TIME_ESTIMATED = const(1)
 
 _GC_S = const(600)
 _LOOK_S = const(60)
+_MARK_SHIFT = const(10)
 _ROWS_MAX = const(240)
 _EVENT_ROWS = const(64)
-_FAULTS_TAG = const(32)  # and the number of the sensor; rules have theirs below
-_PROFILE_TAG = const(64)
+_FAULT = const(0)  # tags of alarms: what kind, and the quantity id in six bits; rules have 128 and 192 (mote.alarms)
+_PROFILE = const(64)
 
 
 class Node:
@@ -104,13 +105,14 @@ class Node:
         specs = self.profile.alarm_specs(config)
         self.alarms = Alarms(
             borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
-            self.ids,
+            self.ids, self.outbox.sealed_rows,
         )  # fmt: skip
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
-            self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self
-        )
+            self.ids, self.profile.KEYS, self.profile.hows, self.profile.sensors, self.profile, self.clock, self,
+            0 if self.events else nvs.get("laps") or 0,
+        )  # fmt: skip
         self.health = Health(self)
         self.supervisor = supervisor.Supervisor(watchdog)
         self._shed()
@@ -122,6 +124,7 @@ class Node:
         link.on_frame, link.on_up = self.downlink.handle, self.uplink.link_up
         self.clock.stepped.append(self._stepped)
         self.rows_refused = 0
+        self._rows_mark = nvs.get("rows") or 0  # where the newest sealed row lies, in units of 1024 s
         self._sampling = False
         self._sleeper = None
         if sleeps:
@@ -192,14 +195,22 @@ class Node:
     def fault(self, sensor, t, active):
         """A sensor failed for good, or works (again): said once, also when a reset lies between."""
         n = self.profile.sensors.index(sensor)
-        columns = [c for c in sensor.columns if c >= 0]
-        if not columns or not active and not self._faults.has(n):
+        quantity = self._first_id(sensor)
+        if not quantity or not active and not self._faults.has(n):
             return
-        quantity = self.ids[columns[0]]
-        self.raise_alarm(_ALARM_FAULT if active else _ALARM_CLEARED, t, quantity, None, None, _FAULTS_TAG + n)
-        self._faults.set(n, active)
-        if not active:
-            self.alarms.say_again(t, quantity)
+        if active:  # before it is stored: a power cut between the two must not leave it up
+            self._faults.set(n, True)
+            self.raise_alarm(_ALARM_FAULT, t, quantity, None, None, _FAULT | quantity & 63)
+        else:
+            self.raise_alarm(_ALARM_CLEARED, t, quantity, None, None, _FAULT | quantity & 63)
+            self._faults.set(n, False)
+
+    def _first_id(self, sensor):
+        """Id of the quantity that the sensor's faults are reported on, 0: none."""
+        for c in sensor.columns:
+            if c >= 0:
+                return self.ids[c]
+        return 0
 
     def entered(self, index):
         """A sensor that is not proven is about to be read: whoever hangs now is known after the reset."""
@@ -212,10 +223,11 @@ class Node:
 
     # --- alarms, batches, downlinks
 
-    def raise_alarm(self, code, t, quantity, value, limit, tag=_PROFILE_TAG):
-        """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: none."""
-        if tag:
-            self.outbox.thin(tag)
+    def raise_alarm(self, code, t, quantity, value, limit, tag=0):
+        """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: the profile. At the gateway
+        a clear ends every alarm of its quantity, so whatever else is up on it is raised again."""
+        tag = tag or _PROFILE | quantity & 63
+        self.outbox.thin(tag)
         s = self.sealer
         at = s.begin(ALARM)
         if t >= FIRST:
@@ -225,12 +237,34 @@ class Node:
                 s.buf, at, code, t, quantity, value, limit, {_EXT_TIME: _TIME_ESTIMATED}, cbor.AGE, self.clock.now()
             )
         n = s.finish(n)
-        self.outbox.append(ALARM, s.counter, s.buf, n, tag)
+        self.outbox.append(ALARM, s.counter, s.buf, n, tag, 0, code != _ALARM_CLEARED)
         log.info("alarm %d on q%d", code, quantity)
         self.uplink.fresh(True)
+        if code != _ALARM_CLEARED:
+            return
+        self.alarms.say_again(t, quantity)
+        self.profile.say_again(t, quantity)
+        for n, sensor in enumerate(self.profile.sensors):
+            if tag >> 6 and self._faults.has(n) and self._first_id(sensor) == quantity:
+                self.raise_alarm(_ALARM_FAULT, t, quantity, None, None, _FAULT | quantity & 63)
 
     def _closed(self):
         self.uplink.fresh(self.events)
+        t = self.batcher.newest
+        if self.events or t < FIRST or t >> _MARK_SHIFT == self._rows_mark:
+            return
+        self._rows_mark = t >> _MARK_SHIFT
+        try:
+            self._nvs.put("rows", self._rows_mark)
+        except OSError as e:  # the rows are stored
+            log.error("rows: %s", e)
+
+    def _highest(self, now, before):
+        """Up to when rows may have been, for a clock that was set from `before` to `now`; where the power was off in between, as far as flash knows."""
+        if before >= FIRST:
+            return before
+        t = self._rows_mark << _MARK_SHIFT
+        return t + (1 << _MARK_SHIFT) + self.config["report_s"] if now < t else 0
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
@@ -280,9 +314,13 @@ class Node:
         if hasattr(self.link, "duty"):
             self.link.duty.shift(board_step_s)
         self.batcher.date(self.clock.born)
+        now = self.clock.now()
+        highest = self._highest(now, now - step_s)
+        if highest > now and not self.events:
+            self._nvs.put("laps", self.sampler.set_back(highest, self.profile.rhythm(self.config)[1]))
         if self._sampling:
             self.sampler.stepped(step_s)
-            if self.clock.now() - step_s >= FIRST:
+            if now - step_s >= FIRST:
                 self.profile.stepped()
             self._start_sampler()
 

@@ -22,7 +22,7 @@ class Batcher:
     """One open batch of a node.
 
     ids, schema, interval_s (0: events), report_s: what and how often. sealer, outbox, staging: see their modules.
-    closed: function() called when a frame entered the outbox. lost: function(rows) called when parked rows had to go.
+    newest: time of the last row, 0: none since boot. closed: function() called when a frame entered the outbox. lost: function(rows) called when parked rows had to go.
     append(), close(), date() raise OSError (flash), NeedsKey.
     """
 
@@ -30,7 +30,7 @@ class Batcher:
         self.ids = tuple(ids)
         self.report_s = report_s
         self.rows_taken = 0
-        self._t = 0
+        self.newest = 0
         self._batch = Batch(ids, schema, interval_s, rows_max)
         self._sealer, self._outbox, self._staging, self._closed, self._lost = sealer, outbox, staging, closed, lost
         self.parked = len(staging.leftovers(False))
@@ -43,14 +43,14 @@ class Batcher:
     def append(self, t, values, present):
         """Take a row at t2000 (`present`: mask of columns with a value); when this returns the row survives a power cut."""
         batch = self._batch
-        if batch.rows == batch.rows_max or batch.rows and not batch.interval_s and t < self._t:
+        if batch.rows == batch.rows_max or batch.rows and not batch.interval_s and t < self.newest:
             self.close()
         batch.append(t, values, present)
         if batch.rows > 1 and not self._fits(batch):
             batch.pop()
             self.close()
             batch.append(t, values, present)
-        self._t = t
+        self.newest = t
         try:
             self._staging.add(t, values, present)
         except OSError:  # a torn row may be in the file: nothing may follow it
@@ -107,12 +107,12 @@ class Batcher:
 
     def save(self, put):
         """Tell put(int) what load() needs; rows stay where the staging holds them."""
-        put(self._t)
+        put(self.newest)
         self._staging.save(put)
 
     def load(self, get):
         """Go on with the batch that was open before a deep sleep."""
-        self._t = get() & 0xFFFFFFFF
+        self.newest = get() & 0xFFFFFFFF
         for rows in self._staging.resume(get):
             while rows.next_row():
                 self._batch.append(rows.t, rows.values, rows.present)

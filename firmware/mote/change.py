@@ -64,6 +64,8 @@ def judge(remote, values):
         profile = remote.node.profile
         if values["mode"] == "sleep" and not profile.rhythm(values)[1]:
             raise BadConfig("mode sleep: not with event rows")
+        if values["alarms"] != now["alarms"]:
+            borrow("mote.rules", "known", values["alarms"])
         if values["alarms"] != now["alarms"] or values["sensors"] != now["sensors"]:
             _rules(profile, values)
 

@@ -73,6 +73,8 @@ class Clock:
             self._slew -= one
             self._base += one
             self._slewed_at += _SLEW_EVERY_S
+            if not self._slew:
+                self.keep()
         passed = raw - self._ref
         return self._base + passed - self._won(passed)
 
@@ -192,12 +194,21 @@ class Clock:
             self._asks = 1 if not self._asks else len(_ASKS_S) + 1  # until there is an answer
         self.keep()
 
-    def keep(self, quality=-1):
-        """Write what must outlive a reset or a sleep to RTC memory; what is still to be slewed counts as done."""
+    def keep(self, quality=-1, asleep=False):
+        """Write what must outlive a reset or a sleep to RTC memory. What is still to be slewed counts as done; only before a sleep where it is a way
+        back, for after a reset there is no one who knows which rows there have been."""
         if quality >= 0:
             self.quality = quality
         buf = self._rtc.buf
         buf[QUALITY] = self.quality
-        pack_into(">IIIi", buf, CLOCK_AT, self.born, self._ref, self._base + self._slew, self.drift_ppm)
+        pack_into(
+            ">IIIi",
+            buf,
+            CLOCK_AT,
+            self.born,
+            self._ref,
+            self._base + (self._slew if asleep or self._slew > 0 else 0),
+            self.drift_ppm,
+        )
         pack_into(">HBBi", buf, DOUBT_AT, self._since, buf[DOUBT_AT + 2], self._kind | self._asks << 2, self._doubt)
         self._rtc.save()

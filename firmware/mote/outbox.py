@@ -51,7 +51,7 @@ class Outbox:
         self.rows_lost = 0  # evicted since this object was made; the owner keeps the total
         self.damaged = 0  # records found at start whose CRC is wrong
         self.last_stage = 0
-        self._stages = {}  # staging id -> rows sealed, of frames found at start
+        self._stages = {}  # of frames found at start: staging id -> rows sealed; -tag -> 1 when the newest alarm of it is a raise
         self._live = {}  # segment number -> frames in the index
         self._used = {}  # segment number -> bytes of its file
         self._head = bytearray(_HEAD)
@@ -95,7 +95,9 @@ class Outbox:
                 if not self._knows(counter):
                     self._put(segment, here, size, kind, counter, rows)
                     count += 1
-                if stage:
+                if kind == ALARM:
+                    self._stages[-rows] = upto
+                elif stage:
                     self.last_stage = max(self.last_stage, stage)
                     self._stages[stage] = max(self._stages.get(stage, 0), upto)
         if count:
@@ -122,13 +124,13 @@ class Outbox:
         self.depth = i + 1
 
     def sealed_rows(self, stage):
-        """How many rows of this staging id are in frames found at start."""
+        """How many rows of this staging id are in frames found at start; of a tag's negative: 1 when the last alarm of it there is a raise."""
         return self._stages.get(stage, 0)
 
     def append(self, kind, counter, buf, n, rows=0, stage=0, upto=0):
         """Store frame buf[0:n]; when this returns it survives a power cut. Evicts the oldest bulk when there is no room.
 
-        rows: in the frame, or the tag of an alarm; stage, upto: where they were staged. Raises NoSpace, OSError.
+        rows: in the frame, or the tag of an alarm; stage, upto: where they were staged (alarms: 0, and 1 for a raise). Raises NoSpace, OSError.
         """
         need = _HEAD + n + 4
         while self.depth == self._cap or self.bytes + need > self._cap_bytes:

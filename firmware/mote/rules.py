@@ -35,6 +35,17 @@ def raw_of(key, physical, difference=False):
     raise BadConfig("alarms: unknown quantity " + str(key))
 
 
+_KEYS = ("q", "above", "below", "clear", "hold", "step", "update_s", "least_s", "boost")
+
+
+def known(specs):
+    """Raise BadConfig for a key that no rule has: a misspelt one would leave its default in force. Of new rules; stored ones are taken as they are."""
+    for spec in specs:
+        for key in spec:
+            if key not in _KEYS:
+                raise BadConfig("alarms: no key %s for %s" % (key, spec.get("q")))
+
+
 def rules_from(specs, ids):
     """Build rules from config entries {"q", "above" | "below", "clear", "hold", "step", "update_s", "least_s", "boost"} for the columns `ids`.
 

@@ -22,6 +22,7 @@ _LOW = const(8192)  # bytes
 _LATE_S = const(60)  # a slot or row that a deep sleep overslept by less is still taken
 _CHUNK_S = const(3600)  # asyncio.sleep() overflows at 6.2 days
 _LAPS = const(59)
+_LAP_SHIFT = const(10)
 
 
 def heap_is_low():
@@ -58,10 +59,10 @@ class Sampler:
 
     ids, hows: quantity ids and statistics (mote.stats) of the columns. sensors: list of Sensor. profile: derive(values,
     present) -> present. clock: mote.clock.Clock. sink: object with take_row(t, values, present), check(t, values, present) for alarms,
-    fault(sensor, t, active) and entered(index).
+    fault(sensor, t, active) and entered(index). laps: what set_back() returned last, 0: never.
     """
 
-    def __init__(self, ids, keys, hows, sensors, profile, clock, sink):
+    def __init__(self, ids, keys, hows, sensors, profile, clock, sink, laps=0):
         self._n = len(ids)
         self._sensors, self._profile, self._clock, self._sink = sensors, profile, clock, sink
         self._stats = Stats(hows)
@@ -69,8 +70,8 @@ class Sampler:
         self._values = array("i", bytes(4 * self._n))  # of one sample
         self._last = array("i", bytes(4 * self._n))  # event rows: what was said last
         self._said = 0
-        self._last_t = 0  # event rows: of the last one; else the highest one yet
-        self._lap = 0  # how often the clock was set back
+        self._last_t = laps >> 6 << _LAP_SHIFT  # event rows: of the last one; else the highest one yet
+        self._lap = laps & 63  # how often the clock was set back
         self._stepped = False
         self._tasks = []
         self._scales = None
@@ -334,15 +335,20 @@ class Sampler:
 
     def stepped(self, step_s):
         """The clock jumped: the grid is laid anew by the start() that follows. No sample and no row is lost by it: after a step back rows have
-        their own time, but for some seconds that tell them from those that have been there, and events exactly theirs."""
+        their own time, but for some seconds that tell them from those that have been there (set_back()), and events exactly theirs."""
         self._stepped = True
         self._row_t = 0
         for s in self._sensors:
             s.slot = 0  # one of the future would be waited for after the next sleep
         if not self.row_s:
             self._last_t += step_s
-        elif step_s < 0:
-            self._lap = self._lap % min(_LAPS, self.row_s - 1) + 1 if self.row_s > 1 else 0
+
+    def set_back(self, highest, row_s):
+        """It is earlier than `highest`, up to which rows have been: those up to there lie some seconds beside the grid, others than before.
+        Returns what a sampler of a later boot needs to know of it (28 bits)."""
+        self._last_t = highest = max(self._last_t, highest)
+        self._lap = self._lap % min(_LAPS, row_s - 1) + 1 if row_s > 1 else 0
+        return (highest >> _LAP_SHIFT) + 1 << 6 | self._lap
 
     def check_hangs(self):
         """End readings that are past their deadline; call now and then."""

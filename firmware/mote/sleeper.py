@@ -90,7 +90,7 @@ class Sleeper:
         for part in self._parts:
             part.save(numbers.append)
         supervisor.planned()
-        clock.keep()
+        clock.keep(-1, True)
         self._power.keep()
         log.debug("sleeping %d s", nap)
         self._link.rest()

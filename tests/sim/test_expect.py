@@ -14,6 +14,7 @@ from host_sim.collect import Books
 from host_sim.fleet import Fleet
 from host_sim.node import NodeStats
 from host_sim.result import unsampled
+from host_sim.runner import patience
 from host_sim.scenario import Expect, Group, load
 from host_sim.truth import Truth
 
@@ -100,15 +101,24 @@ def test_a_fleet_that_does_not_sample_or_is_bitten_is_said_to_though_all_it_took
         for m in members:
             stats = NodeStats(cuts=cuts, resets=dict(resets or {}))
             nodes.append(SimpleNamespace(spec=m.spec, stats=stats))
-        full = {m.spec.name: 96 if m.group.profile == "bin_fill" else 288 for m in members}
+        full = {m.spec.name: {"bin_fill": 96, "parking": 24}.get(m.group.profile, 288) for m in members}
         fleet = cast(Fleet, SimpleNamespace(nodes=nodes))
         return unsampled(plan, members, fleet, full | {k.replace("_", "-"): v for k, v in rows.items()}, end)
 
-    assert said() == [] and said(bay_01=3) == [], "events have no rhythm"
-    assert said(aq_01=200) == ["aq-01: 200 rows, at least 256 are due"]
-    assert said(aq_01=200, cuts=29) == [], "a row may be missing at every start"
+    assert said() == []
+    assert said(bay_01=3) == ["bay-01: 3 rows, at least 20 are due"], "events have a heartbeat"
+    assert said(aq_01=278) == ["aq-01: 278 rows, at least 279 are due"] and said(aq_01=280) == []
+    assert said(aq_01=222, cuts=29) == [], "rows may be missing at every start"
+    assert len(said(aq_01=220, cuts=29)) == 1
     assert said(resets={"wdt": 2})[0] == "aq-01: 2 bites of the watchdog"
     allowed = replace(plan, expect=Expect(resets={m.spec.name: ("wdt",) for m in members}))
     assert said(allowed, resets={"wdt": 2}) == []
     shed = replace(plan, expect=Expect(shed={"aq": ("pm10",)}))
-    assert said(shed, aq_01=0) == []
+    assert said(shed, aq_01=142) == [] and said(shed, aq_01=140) == ["aq-01: 140 rows, at least 141 are due"]
+
+
+def test_how_long_a_node_may_be_wrong_about_the_time_depends_on_its_reports_and_its_oscillator():
+    hour = 3_600_000_000
+    assert patience(Group("aq", "air_quality", 1)) == (hour // 2, 2.5 * hour)
+    assert patience(Group("aq", "air_quality", 1, report_s=900)) == (hour // 2, hour)
+    assert patience(Group("bin", "bin_fill", 1, report_s=7200, config={"mode": "sleep"})) == (3 * hour, 9 * hour)

@@ -43,6 +43,9 @@ class Profile:
     def stepped(self):
         """The clock jumped."""
 
+    def say_again(self, t, quantity):
+        """Raise what is up of the profile's own on this quantity: a clear has ended it at the gateway."""
+
     def rhythm(self, config):
         """Return (sample_s, row_s) of this configuration; row_s 0 means event rows."""
         return config["sample_s"], config["row_s"] or config["sample_s"]

@@ -3,7 +3,7 @@
 The register is kept in NVS (every ten pulses and at every row) and on flash (every row), before a row with it can leave the node. In mode
 `sleep` the ULP coprocessor counts, asleep and through every reset but a power cut; RTC memory says how much of its count is in the register.
 Rows fall on wall-clock boundaries, so that the meters of a zone can be balanced. Options: sensors.pulse = the driver's,
-sensors.leak = {"hours", "litres"}: a leak is reported when no hour of the last `hours` used `litres` or less.
+sensors.leak = {"hours", "litres"}: a leak is reported when no hour of the last `hours` (255 at most) used `litres` or less.
 """
 
 from struct import pack_into, unpack_from
@@ -24,6 +24,7 @@ _EVERY = const(10)  # pulses
 _HOUR = const(3600)
 _LATE = const(600)  # the first row of an hour may be missing
 _UNSEEN = const(3)  # hours
+_MOST_HOURS = const(255)  # NVS keeps no more
 
 
 class WaterMeter(Profile):
@@ -43,7 +44,7 @@ class WaterMeter(Profile):
             self._meter.restore(self._saved)
         self._remember()
         leak = config["sensors"].get("leak") or {}
-        self._leak_hours, self._leak_limit = leak.get("hours", 24), 10 * leak.get("litres", 1)
+        self._leak_hours, self._leak_limit = min(leak.get("hours", 24), _MOST_HOURS), 10 * leak.get("litres", 1)
         kept = supervisor.nvs.get("leak") or 0  # hour, busy hours, leaking
         self._hour, self._busy_hours, self._leaking = kept >> 9, kept >> 1 & 255, bool(kept & 1)
         self._hour_volume = -1  # of the hour that a start falls into it is not known
@@ -124,4 +125,8 @@ class WaterMeter(Profile):
         self._busy_hours += 1
         if self._busy_hours >= self._leak_hours and not self._leaking:
             self._leaking = True
-            self.raised(_ALARM_ABOVE, t, self.ids[_VOLUME], self._least, self._leak_limit)
+            self.say_again(t, self.ids[_VOLUME])
+
+    def say_again(self, t, quantity):
+        if self._leaking and quantity == self.ids[_VOLUME]:
+            self.raised(_ALARM_ABOVE, t, quantity, self._least, self._leak_limit)

@@ -70,3 +70,152 @@ async def test_what_was_raised_is_cleared_after_a_power_cut_a_reset_and_a_restar
         node = kit.make_node(kit.Link(gw), sensors, alarms=rules)
         await kit.run_for(node, 1800)
         assert [p[0] for p in gw.frames_of(ALARM)] == [2, 1], (rules, gw.frames_of(ALARM))
+
+
+async def test_frames_that_wait_stay_what_they_are_when_rules_are_put_before_theirs():
+    """Of one rule four frames wait. The fourth is the latest of pm10, not of whatever rule has its place today."""
+    pm10 = {"q": "pm10", "above": 50, "least_s": 0, "hold": 1}
+    for restart in (True, False):
+        kit.clean()
+        kit.known_time()
+        gw = kit.Gateway()
+        gw.clock = kit.unix_now
+        link = kit.Link(gw)
+        dust, warm = [0], [200]
+
+        def sensors(dust=dust, warm=warm):
+            return [
+                Sensor("dust", kit.Scripted(("pm1", "pm25", "pm10"), lambda: dust[0])),
+                Sensor("climate", kit.Scripted(("temperature",), lambda: warm[0])),
+            ]
+
+        node = kit.make_node(link, sensors(), alarms=[pm10])
+        task = asyncio.create_task(node.run())
+        await asyncio.sleep(600)
+        link.quiet = True
+        for v in (400, 0, 400, 0):
+            dust[0] = v
+            await asyncio.sleep(120)
+        assert node.outbox.kinds[: node.outbox.depth].count(bytes((ALARM,))) == 4
+        rules = [{"q": "temperature", "above": 40}, pm10]
+        if restart:
+            task.cancel()
+            node.sampler.stop()
+            for t in node.supervisor._tasks:
+                t.cancel()
+            await asyncio.sleep_ms(0)
+            node = kit.make_node(link, sensors(), alarms=rules)
+            task = asyncio.create_task(node.run())
+            await asyncio.sleep(120)
+        else:
+            from mote.rules import rules_from
+
+            node.alarms.replace(rules_from(rules, node.ids), node.clock.now())
+        warm[0] = 500
+        await asyncio.sleep(120)
+        link.quiet = False
+        while node.outbox.kinds[: node.outbox.depth].count(bytes((ALARM,))):
+            await asyncio.sleep(20)
+            assert not task.done()
+        assert gw.up() == {(1, 2)}, (restart, gw.frames_of(ALARM))
+        task.cancel()
+        node.sampler.stop()
+        for t in node.supervisor._tasks:
+            t.cancel()
+        await asyncio.sleep_ms(0)
+
+
+async def test_a_clear_by_other_rules_leaves_the_fault_of_a_sensor_up():
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    climate = Sensor("climate", kit.Scripted(("temperature",), lambda: 500))
+    node = kit.make_node(kit.Link(gw), [climate], alarms=[{"q": "temperature", "above": 40}])
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(300)
+    climate.driver.error = OSError(19)
+    await asyncio.sleep(1200)
+    assert gw.up() == {(1, 2), (1, 4)}, gw.frames_of(ALARM)
+    node.alarms.replace([], node.clock.now())
+    await asyncio.sleep(600)
+    assert gw.up() == {(1, 4)}, gw.frames_of(ALARM)
+    climate.driver.error = None
+    await asyncio.sleep(3 * 3600)
+    assert gw.up() == set() and not task.done(), gw.frames_of(ALARM)
+    task.cancel()
+    node.sampler.stop()
+
+
+async def test_an_alarm_that_was_stored_when_the_power_went_is_ended_though_the_node_had_not_marked_it_as_up():
+    from array import array
+
+    for later in (0, 400):
+        for rules in ([{"q": "pm10", "above": 50}], []):
+            kit.clean()
+            kit.known_time()
+            gw = kit.Gateway()
+            gw.clock = kit.unix_now
+            dust = [400]
+
+            def sensors(dust=dust):
+                return [Sensor("dust", kit.Scripted(("pm1", "pm25", "pm10"), lambda: dust[0]))]
+
+            node = kit.make_node(kit.Link(gw), sensors(), alarms=[{"q": "pm10", "above": 50}])
+
+            def cut(*_):
+                raise kit.Cut
+
+            node.alarms._active.set = cut
+            try:
+                node.check(node.clock.now(), array("i", (400, 400, 400, 0, 0, 0)), 7)
+            except kit.Cut:
+                assert node.outbox.kinds[: node.outbox.depth].count(bytes((ALARM,))) == 1
+            else:
+                raise AssertionError("nothing was raised")
+            import machine
+
+            machine.fill_rtc(b"")
+            dust[0] = later
+            node = kit.make_node(kit.Link(gw), sensors(), alarms=rules)
+            task = asyncio.create_task(node.run())
+            await asyncio.sleep(1800)
+            assert gw.up() == ({(6, 2)} if later and rules else set()), (later, rules, gw.frames_of(ALARM))
+            dust[0] = 0
+            await asyncio.sleep(1800)
+            assert gw.up() == set() and not task.done(), (later, rules, gw.frames_of(ALARM))
+            said = len(gw.frames_of(ALARM))
+            task.cancel()
+            node.sampler.stop()
+            for t in node.supervisor._tasks:
+                t.cancel()
+            await asyncio.sleep_ms(0)
+            await kit.run_for(kit.make_node(kit.Link(gw), sensors(), alarms=rules), 1800)
+            assert len(gw.frames_of(ALARM)) == said, "and once"
+
+
+async def test_a_fault_that_was_stored_when_the_power_went_is_ended_when_the_sensor_works():
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+
+    def sensors():
+        return [Sensor("climate", kit.Scripted(("temperature",), lambda: 200))]
+
+    node = kit.make_node(kit.Link(gw), sensors())
+    fresh = node.uplink.fresh
+
+    def cut(hurry=False):
+        raise kit.Cut
+
+    node.uplink.fresh = cut
+    try:
+        node.fault(node.profile.sensors[0], node.clock.now(), True)
+    except kit.Cut:
+        node.uplink.fresh = fresh
+    else:
+        raise AssertionError("nothing was raised")
+    node = kit.make_node(kit.Link(gw), sensors())
+    await kit.run_for(node, 1800)
+    assert [p[0] for p in gw.frames_of(ALARM)] == [4, 1], gw.frames_of(ALARM)

@@ -186,6 +186,93 @@ async def test_a_leak_is_found_and_ends_over_power_cuts_and_a_gateway_that_is_wr
         sim_hw.sense = real
 
 
+async def test_a_leak_and_a_rule_on_the_register_end_each_for_itself():
+    """At the gateway a clear ends every alarm of its quantity, whoever raised it."""
+    flow = [0.1]  # pulses a second, 360 l/h
+    last = [sim.now_us(), 0.0]
+    real = sim_hw.sense
+
+    def pulses():
+        last[1] += (sim.now_us() - last[0]) / 1e6 * flow[0]
+        last[0] = sim.now_us()
+        return last[1]
+
+    sim_hw.sense = lambda name: pulses() if name == "water_pulses" else real(name)
+    volume = ids_of(("water_volume",))[0]
+    try:
+        for rule, leaks, ended in (
+            ({"q": "water_volume", "below": 1800, "clear": 1800}, {(volume, 2)}, set()),
+            ({"q": "water_volume", "above": 1800, "clear": 1000}, {(volume, 2)}, {(volume, 2)}),
+        ):
+            kit.clean()
+            kit.known_time()
+            gw = kit.Gateway()
+            gw.clock = kit.unix_now
+            flow[0], last[0], last[1] = 0.1, sim.now_us(), 0.0
+            esp32.PCNT._units.clear()
+            sim.attach_pulse(34, sim_hw._make("pulse"))
+            with open("/config.json", "w") as f:
+                leak = {"leak": {"hours": 2, "litres": 1}}
+                json.dump(
+                    {
+                        "node": kit.NODE,
+                        "profile": "water_meter",
+                        "sensors": leak,
+                        "alarms": [rule],
+                        "hello_s": 2,
+                        "wdt_s": 0,
+                    },
+                    f,
+                )
+            node = kit.make_node(kit.Link(gw), None, "water_meter", written=True)
+            task = asyncio.create_task(node.run())
+            await asyncio.sleep(7 * 3600)
+            assert node.profile._leaking and not task.done()
+            assert gw.up() == leaks, (rule, gw.frames_of(1))
+            meter = node.profile.sensors[0]
+            broken = kit.Scripted(meter.channels, None)
+            broken.error = OSError(19)
+            meter.driver.read_into = broken.read_into
+            await asyncio.sleep(1200)
+            assert gw.up() == leaks | {(volume, 4)}, (rule, gw.frames_of(1))
+            del meter.driver.read_into
+            await asyncio.sleep(3600)
+            assert gw.up() == leaks and not meter.failures, (rule, gw.frames_of(1))
+            flow[0] = 0
+            await asyncio.sleep(4 * 3600)
+            assert not node.profile._leaking and not task.done()
+            assert gw.up() == ended, (rule, gw.frames_of(1))
+            task.cancel()
+            node.sampler.stop()
+            for t in node.supervisor._tasks:
+                t.cancel()
+            await asyncio.sleep_ms(0)
+    finally:
+        sim_hw.sense = real
+
+
+async def test_a_leak_of_more_hours_than_are_remembered_is_found_after_as_many_as_are():
+    """A restart now and then must not put it off without end."""
+    kit.clean()
+    kit.known_time()
+    real = sim_hw.sense
+    sim_hw.sense = lambda name: sim.now_us() / 1e7 if name == "water_pulses" else real(name)
+    hour = (kit.UNIX - 946684800) // 3600
+    esp32._store["citymote"]["leak"] = hour << 9 | 254 << 1
+    try:
+        gw = kit.Gateway()
+        gw.clock = kit.unix_now
+        esp32.PCNT._units.clear()
+        sim.attach_pulse(34, sim_hw._make("pulse"))
+        with open("/config.json", "w") as f:
+            leak = {"leak": {"hours": 300, "litres": 1}}
+            json.dump({"node": kit.NODE, "profile": "water_meter", "sensors": leak, "hello_s": 2, "wdt_s": 0}, f)
+        await kit.run_for(kit.make_node(kit.Link(gw), None, "water_meter", written=True), 3 * 3600)
+        assert [p[0] for p in gw.frames_of(1)] == [2], gw.frames_of(1)
+    finally:
+        sim_hw.sense = real
+
+
 async def test_a_bay_that_was_started_under_a_car_is_right_after_the_command():
     kit.clean()
     kit.known_time()

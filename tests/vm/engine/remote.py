@@ -76,6 +76,31 @@ async def test_what_does_not_fit_changes_nothing_and_is_reported():
     assert not task.done()
 
 
+async def test_a_new_rule_with_a_key_that_none_has_is_refused_and_a_stored_one_is_taken_as_it_is():
+    """A misspelt key would leave its default in force, and the sender would believe otherwise."""
+    from mote.change import judge
+    from mote.errors import BadConfig
+
+    stored = {"q": "pm10", "above": 500, "since": "2026"}
+    gw, node, task = await far.running(alarms=[stored])
+    assert node.alarms.rules[0].limit == 500
+    values = dict(node.config.values)
+    values["log"] = 3
+    judge(node.control, values)
+    for key in ("clears", "hold_s", "Boost", "least"):
+        values["alarms"] = [{"q": "pm25", "above": 50}, {"q": "pm10", "above": 60, key: 5}]
+        try:
+            judge(node.control, values)
+        except BadConfig as e:
+            assert key in str(e) and "pm10" in str(e), e
+        else:
+            raise AssertionError(key)
+    whole = {"q": "pm10", "above": 60, "clear": 40, "hold": 2, "step": 5, "update_s": 60, "least_s": 0, "boost": True}
+    values["alarms"] = [whole, {"q": "temperature", "below": 0}]
+    judge(node.control, values)
+    far.stop(node, task)
+
+
 async def test_a_threshold_changes_and_an_alarm_that_is_up_stays_up_and_is_cleared_by_the_new_rule():
     gw, node, task = await far.running(alarms=[{"q": "pm10", "above": 500, "clear": 300}])
     far.dust = 600

@@ -242,6 +242,13 @@ class Gateway:
         plain = [self.frames[c][1] for c in sorted(self.frames) if self.frames[c][0] == kind]
         return [cbor.read(p, 0, len(p)) for p in plain]
 
+    def up(self):
+        """What is up for whoever has these alarms: {(quantity, code)}. A clear ends every one of its quantity."""
+        out = set()
+        for code, _, quantity in [p[:3] for p in self.frames_of(1)]:
+            out = {a for a in out if a[0] != quantity} if code == 1 else out | {(quantity, code)}
+        return out
+
     def rows(self):
         """Every row of every report: [(t2000, {id: value})], decoded by tests/vm's own reader."""
         out = []
