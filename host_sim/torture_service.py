@@ -254,7 +254,7 @@ class _Run:
         return False
 
     def _kinds_since(self, since: float) -> list[str]:
-        return [self._load.kinds[k] for k, at in list(self._load.acked.items()) if at >= since]
+        return [self._load.kinds[k] for k, at in self._load.acked.copy().items() if at >= since]
 
     def _take_room(self) -> Callable[[], None]:
         """Make the disk full; return how to undo it."""
