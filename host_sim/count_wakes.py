@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,6 @@ def main(scenario: str, out: str) -> None:
 
     result = runner.run(scenario, on_event=on_event)
     counting = Counting.last
-    time.sleep(1)  # the last log is written when its VM has ended
     wakes = [
         {"t": t, "frames": w["frames"], "instructions": counting.instructions(w["pid"])}
         for t, w in zip(boots, counting.wakes, strict=True)
@@ -121,6 +120,7 @@ def main(scenario: str, out: str) -> None:
     base = counting.instructions(counting.base or 0)
     if base is None:
         sys.exit("the boot without firmware was not counted")
+    shutil.rmtree(counting.logs)
     Path(out).write_text(json.dumps({"base": base, "wakes": wakes, "sampled": result.sampled, "lost": result.lost}))
 
 

@@ -147,15 +147,15 @@ def command(beside: Path | None, hours: float, as_json: bool) -> None:
             as_json=as_json,
             code=FAILED,
         )
-    told = {
+    result = {
         "ok": True,
         "unit": "instructions, valgrind callgrind on the 64-bit MicroPython VM, less a boot without firmware",
         **found,
     }
     if "beside" in found:
-        told |= ratios(found["now"], found["beside"])
+        result |= ratios(found["now"], found["beside"])
     if as_json:
-        document(told)
+        document(result)
         return
     table = Table(title="a water meter's wakes, millions of instructions", title_justify="left")
     for name in ("", "without a frame", "with a frame", "wakes a day", "a day"):
@@ -165,4 +165,4 @@ def command(beside: Path | None, hours: float, as_json: bool) -> None:
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     console.print(table)
     if "beside" in found:
-        console.print(", ".join(f"{k} {told[k]}" for k in ("ratio_idle", "ratio_frame", "ratio_meter_day")))
+        console.print(", ".join(f"{k} {result[k]}" for k in ("ratio_idle", "ratio_frame", "ratio_meter_day")))

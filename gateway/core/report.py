@@ -92,7 +92,7 @@ def check_time(t: int) -> int:
 def decode(
     payload: bytes, received: float, announced: Mapping[int, tuple[int, ...]], clock: float | None = None
 ) -> Report:
-    """Decode a report payload received at `received`; `announced` are schemas the node told. Raises Unreadable.
+    """Decode a report payload received at `received`; `announced` are schemas the node has announced. Raises Unreadable.
 
     clock: what the node's clock shows at receipt as far as one knows, where it is another time.
     """

@@ -170,7 +170,7 @@ def area_topic(root: str, area: str, *levels: str) -> str:
 
 
 def _aggregate(name: str, received: float, root: str, a: Aggregate) -> Message:
-    """The newest closed period is retained until none is made any more; what an older one has come to since is told beside it."""
+    """The newest closed period is retained until none is made any more; what an older one has come to since is published beside it."""
     values = {v.quantity: drop_none(v=v.value, u=v.unit, capture=v.capture) for v in a.values}
     body = {
         "start": iso(a.start),

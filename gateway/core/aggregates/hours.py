@@ -63,13 +63,13 @@ class Hours:
             return
         ends = {name: own["p"].pop(name) * HOUR for name in over}
         turn.changed = True
-        told = [
+        made = [
             Aggregate(
                 name, end, end, 0, True, tuple(AggregateValue(q, "", None, 0.0) for q in told_of(name, here)), over=True
             )
             for name, end in ends.items()
         ]
-        turn.tell("aggregate", "agg-over", _seen(turn.subject.visibility, told), aggregates=tuple(told))
+        turn.tell("aggregate", "agg-over", _seen(turn.subject.visibility, made), aggregates=tuple(made))
 
     def follow(self, turn: Turn, event: Event, own: State) -> None:
         if event.kind != "report" or event.occurrences or not event.times:
