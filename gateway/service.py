@@ -347,7 +347,8 @@ class Service:
         if now - self._progress[1] >= STUCK_S:
             yield Problem("store_stuck", f"the store has not committed for {now - self._progress[1]:.0f} s",
                           "look at the disk (dmesg); the watchdog will restart the gateway", "failing")  # fmt: skip
-        if self._commits_failed.recent(now) and not self._engine.full:  # which is told by its name
+        told = self._engine.full or self._engine.moved[0]  # which is told by its name
+        if self._commits_failed.recent(now) and not told:
             yield Problem("store_failed", "the store refuses commits, so no frame is acknowledged",
                           "look at free disk space (df) and the log above; nodes keep their frames", "failing")  # fmt: skip
         yield from self._clock.problems()
