@@ -23,9 +23,7 @@ BACK = (
     "put the very file back (mv; a copy is another file): the gateway continues with it; if it is lost, restart the gateway, which begins "
     "a new store, or restore a backup; find what removes files here"
 )
-LOG_BACK = (
-    "put the very file back (mv), or restart the gateway: at an orderly end what the log holds goes to the store; find what removes files here"
-)
+LOG_BACK = "put the very file back (mv), or restart the gateway: at an orderly end what the log holds goes to the store; find what removes files here"
 
 
 class Elsewhere(sqlite3.OperationalError):
@@ -40,7 +38,10 @@ class Place:
     """hold() before the store is opened and when it is, watch() from then on: look() from any thread. close() when SQLite has closed it."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._log = path, wal.path_of(Path(os.path.realpath(path)))  # SQLite puts it beside what a link names
+        self._path, self._log = (
+            path,
+            wal.path_of(Path(os.path.realpath(path))),
+        )  # SQLite puts it beside what a link names
         self._fds: list[int] = []
         self._is: tuple[int, int] | None = None
         self._log_is: tuple[int, int] | None = None
