@@ -24,6 +24,7 @@ from gateway.config.rights import denied, name_of
 from gateway.store import private
 from gateway.store.archive import ABOUT
 from gateway.store.engine import StoreError
+from gateway.target import taken_by
 
 BESIDE = ("-wal", "-shm")  # of a store; they go with it, so that what is kept can be opened
 RESTORING = ".restoring-"
@@ -48,6 +49,10 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
                 raise StoreError(f"a gateway works with {store}", "stop it first: systemctl stop citymote-gateway")
             targets = {root / m.name: m for m in members}
             there = sorted([*targets, *(Path(f"{store}{end}") for end in BESIDE)], key=config.__ne__)
+            for t in targets:
+                what = taken_by(t)
+                if what not in (None, "a symbolic link"):  # a link is moved aside, as a file is
+                    raise StoreError(f"{t} is {what}, in whose place no file is put", "nothing was changed: move it away")
             kept = [(old, _kept(old, store, stamp)) for old in there if os.path.lexists(old)]
             told = {
                 "gateway": about["gateway"],

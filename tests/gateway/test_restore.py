@@ -7,7 +7,9 @@ import errno
 import fcntl
 import io
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -203,3 +205,16 @@ def test_a_restore_takes_nothing_that_a_backup_does_not_hold(tmp_path: Path, nam
         tar.addfile(m, io.BytesIO(b""))
     done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root)])
     assert done.exit_code == 1 and "which no backup of ours does" in done.output and not any(root.iterdir())
+
+
+async def test_a_restore_takes_no_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    file = box(tmp_path / "here", KEY)
+    SqliteEngine(file.parent / "gateway.db").close()
+    target, root = tmp_path / "all.tar", tmp_path / "root"
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    there = root / str(file.parent)[1:]
+    there.mkdir(parents=True)
+    os.mkfifo(there / "nodes.toml")
+    done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root)])
+    assert done.exit_code == 1 and "nodes.toml is a pipe" in done.output and "nothing was changed" in done.output
+    assert [f.name for f in there.iterdir()] == ["nodes.toml"] and stat.S_ISFIFO((there / "nodes.toml").stat().st_mode)
