@@ -9,6 +9,7 @@ counters' floor stays where it is: it knows more than the backup.
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import pwd
@@ -35,7 +36,8 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     """Unpack an archive below `root`; return the files that are there now and those that were kept. now: Unix seconds. Raises StoreError.
 
     Refused while a gateway works with the store, and for what is no archive of ours, or holds anything but the files it names. A dry run only
-    looks: it is not refused for that, and `running` says it (None: this user may not know).
+    looks: it is not refused for that, and `running` says it (None: this user may not know). All files are compared with the archive's checksums
+    first; `checked` is False for an older archive, which has none.
     """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     if not root.is_dir():
@@ -43,6 +45,7 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     try:
         with _opened(archive) as tar:
             about, members = _look(archive, tar)
+            _check(archive, tar, members, about["sha256"])
             config, store = (root / about["files"][n].lstrip("/") for n in (0, -1))
             running = _running(store, dry_run)
             if running and not dry_run:
@@ -60,6 +63,7 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
                 "files": [str(t) for t in targets],
                 "kept": [str(to) for _, to in kept],
                 "running": running,
+                "checked": about["sha256"] is not None,
             }
             if dry_run:
                 return told
@@ -148,10 +152,11 @@ def _look(archive: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tar
             "gateway": str(about["gateway"]),
             "made": int(about["made"]),
             "files": [str(f) for f in about["files"]],
+            "sha256": {str(f): str(d) for f, d in about["sha256"].items()} if "sha256" in about else None,
         }
         if not named:
             raise ValueError("names no file")
-    except (ValueError, KeyError, TypeError, IndexError) as e:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         raise StoreError(f"{archive}: its {ABOUT} cannot be read", "take another backup") from e
     files = members[1:]
     for m in files:
@@ -160,6 +165,21 @@ def _look(archive: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tar
     if {m.name for m in files} != named:
         raise StoreError(f"{archive} lacks files that it names", "it was cut: take another backup")
     return about, files
+
+
+def _check(archive: Path, tar: tarfile.TarFile, files: list[tarfile.TarInfo], digests: dict[str, str] | None) -> None:
+    """Compare all files with what the archive says of them. Raises StoreError for the first that is another; digests: None of an older backup."""
+    if digests is None:
+        return
+    expected = {name.lstrip("/"): digest for name, digest in digests.items()}
+    for m in files:
+        source = tar.extractfile(m)
+        assert source is not None
+        if hashlib.file_digest(source, "sha256").hexdigest() != expected.get(m.name):
+            raise StoreError(
+                f"{archive} is damaged: its {m.name} is not what was backed up (SHA-256)",
+                "nothing was changed: take another backup",
+            )
 
 
 def _unpacked(tar: tarfile.TarFile, targets: dict[Path, tarfile.TarInfo], store: Path, stamp: str) -> dict[Path, Path]:
