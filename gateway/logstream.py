@@ -40,7 +40,9 @@ class LogStream(TextIOBase):
         self._fd, self._notice, self._encoding, self._most = fd, notice, encoding, most
         self._ready = threading.Condition()
         self._lines: deque[tuple[bytes, int]] = deque()  # a line, and how many were dropped directly before it
-        self._waiting = self._gap = 0  # bytes that wait, the line under way among them; lines dropped since the last one that was taken
+        self._waiting = self._gap = (
+            0  # bytes that wait, the line under way among them; lines dropped since the last one that was taken
+        )
         self._part = ""  # of a line without its end
         self._since: float | None = None  # when the line under way was begun
         self._why, self._lost_at = "", float("-inf")

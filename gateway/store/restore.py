@@ -55,7 +55,9 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
             for t in targets:
                 what = taken_by(t)
                 if what not in (None, "a symbolic link"):  # a link is moved aside, as a file is
-                    raise StoreError(f"{t} is {what}, in whose place no file is put", "nothing was changed: move it away")
+                    raise StoreError(
+                        f"{t} is {what}, in whose place no file is put", "nothing was changed: move it away"
+                    )
             kept = [(old, _kept(old, store, stamp)) for old in there if os.path.lexists(old)]
             told = {
                 "gateway": about["gateway"],
@@ -175,7 +177,10 @@ def _check(archive: Path, tar: tarfile.TarFile, files: list[tarfile.TarInfo], di
     for m in files:
         source = tar.extractfile(m)
         assert source is not None
-        if hashlib.file_digest(source, "sha256").hexdigest() != expected.get(m.name):
+        found = hashlib.sha256()
+        while chunk := source.read(1 << 20):
+            found.update(chunk)
+        if found.hexdigest() != expected.get(m.name):
             raise StoreError(
                 f"{archive} is damaged: its {m.name} is not what was backed up (SHA-256)",
                 "nothing was changed: take another backup",

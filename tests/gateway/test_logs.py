@@ -138,7 +138,9 @@ def test_without_stderr_lines_are_counted_and_no_file_is_written_to() -> None:
     log = LogStream(None, notice)
     log.write("a\nb\n")
     log.flush()
-    assert log.dropped == 2 and [p.text for p in log.problems()] == ["lines of the log wait or are lost: stderr is closed"]
+    assert log.dropped == 2 and [p.text for p in log.problems()] == [
+        "lines of the log wait or are lost: stderr is closed"
+    ]
 
 
 async def test_no_flush_waits_in_an_event_loop(pipe: tuple[int, int]) -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC221 - a short verb, and no one else in the loop
+# ruff: noqa: ASYNC240 - a small folder, and no one else in the loop
 """`citymote gateway replay` and `export`, on the store of a real gateway with a real broker."""
 
 from __future__ import annotations
