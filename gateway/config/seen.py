@@ -37,9 +37,9 @@ def _stamp(f: BufferedReader) -> tuple[int, ...]:
 
 
 def lines_of(text: bytes) -> bytes:
-    """Return WIDE bytes for each line that is not blank, its checksum; and one byte more where the last of them has no end."""
+    """Return WIDE bytes for each line that is not blank, its checksum, blanks at its end apart; and one byte more where the last of them has no end."""
     lines = text.split(b"\n")
-    found = array("I", map(zlib.crc32, filter(bytes.strip, lines))).tobytes()
+    found = array("I", map(zlib.crc32, filter(None, map(bytes.rstrip, lines)))).tobytes()
     return found + b"~" if lines[-1].strip() else found
 
 

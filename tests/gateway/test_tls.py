@@ -173,7 +173,11 @@ def test_our_own_certificate_is_shown_where_the_broker_asks_for_one(
     p = start(config(tmp_path, broker, m, city.file, more=f'cert_file = "{crt}"\nkey_file = "{key}"\n'))
     assert subscribed(m, city.file, "--cert", str(crt), "--key", str(key)) == b"online"
     assert p.stop() == 0
-    p = start(config(tmp_path, broker, m, city.file))
+    p = start(
+        config(
+            tmp_path, broker, m, city.file, more="# no certificate: meant, so that the file is not one that was cut\n"
+        )
+    )
     assert until(lambda: bool(unreachable(p)))
     assert "cert_file and key_file" in unreachable(p)[0]["next"]
 

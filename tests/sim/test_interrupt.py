@@ -12,6 +12,11 @@ import pytest
 from host_sim import interrupt
 
 
+@pytest.fixture(autouse=True)
+def _as_started() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def sigint() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 

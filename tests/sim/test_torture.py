@@ -13,7 +13,8 @@ from host_sim import torture as harness
 from host_sim import torture_life as life
 from host_sim.torture import Job, Result, torture
 from host_sim.torture_gateway import Gateway
-from tests.tools.test_sim import CITYMOTE, _family
+from tests.tools.test_sim import CITYMOTE
+from tests.tools.test_sim import family as descendants
 
 EVERY = int(os.environ.get("TORTURE_EVERY", "32"))
 
@@ -153,10 +154,10 @@ def test_ctrl_c_ends_it_and_leaves_nothing_running() -> None:
     family: list[int] = []
     while len(family) < 4 and time.monotonic() < deadline:
         time.sleep(0.05)
-        family = _family(run.pid)
+        family = descendants(run.pid)
     assert len(family) >= 4, "two zygotes, each with a node"
     time.sleep(2)
-    family = _family(run.pid)
+    family = descendants(run.pid)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=120)
     assert run.returncode == 130 and "Traceback" not in err, err

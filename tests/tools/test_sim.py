@@ -92,6 +92,7 @@ def test_ctrl_c_leaves_nothing_running() -> None:
         text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while len(family(run.pid)) < 10 and time.monotonic() < deadline:
