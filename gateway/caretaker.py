@@ -41,6 +41,7 @@ class Caretaker:
     def tick(self, now: float, may_purge: bool) -> None:
         """Do what is due; may_purge False: the clock is in doubt, nothing counts as old."""
         engine = self._engine
+        engine.look()
         self._metrics.gauges.update(
             store_full=engine.full, store_dropped=engine.dropped, store_log_bytes=engine.log_bytes(),
             store_downlinks_above=engine.floor, quarantine_skipped=engine.quarantine_skipped,
@@ -99,6 +100,9 @@ class Caretaker:
 
     def problems(self) -> Iterator[Problem]:
         """What is wrong with the store now."""
+        text, what = self._engine.moved
+        if text:
+            yield Problem("store_moved", f"{text}: no frame is acknowledged", what, "failing")
         if self._engine.full:
             yield Problem("disk_full", "the disk is full: only alarms are taken, nodes keep the rest",
                           "make room on the store's disk (df); the gateway goes on by itself", "failing")  # fmt: skip

@@ -33,6 +33,7 @@ from gateway.period import add_period
 from gateway.store import glance
 from gateway.store.engine import StoreError
 from gateway.store.history import History
+from gateway.target import another, taken_by
 
 _ALL = tuple(COLUMNS)
 READING = tuple(name for name in _ALL[: _ALL.index("quality") + 1] if name != "kind")  # what a reading has
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             )
         if args.json and args.file is None:
             raise ConfigError("--json speaks on stdout, where the data would go", "add --file FILE")
+        if args.file is not None:
+            _whole_file(args.file)
     except ConfigError as e:
         return _fail("usage", e, e.hint, 2)
     try:
@@ -79,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
             written = _write(config, former, history, f, args)
     except StoreError as e:
         return _fail("store", e, e.hint, 1)
+    except ConfigError as e:  # something has taken the file's name meanwhile
+        return _fail("usage", e, e.hint, 2)
     except BrokenPipeError:
         raise  # `| head` has read what it wanted: gateway.outcome ends the verb
     except OSError as e:
@@ -97,11 +102,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _whole_file(file: Path) -> None:
+    """Raise ConfigError when a file could not appear under this name without taking the place of something that is none."""
+    with suppress(OSError):  # a folder that is not there or not ours to see: opening the file says so
+        what = taken_by(file)
+        if what is not None:
+            hint = another(file, what)
+            if what not in ("a folder", "a symbolic link") or not os.path.isfile(file):
+                hint = f"without --file the data go to stdout: add > {file} instead"
+            raise ConfigError(f"--file {file} is {what}, in whose place no file is put", hint)
+
+
 @contextmanager
 def _sink(file: Path | None) -> Iterator[TextIO]:
     """Give stdout, or a file that appears under its name when it is whole.
 
-    It is its owner's alone (0600), unless it takes the place of a file that is more open. The name beside it is random and must be new: the
+    Nothing but a regular file is replaced (gateway.target). It is its owner's alone (0600), unless it takes the place of a file that is more open. The name beside it is random and must be new: the
     folder may be one that others write to, who could have put a link there.
     """
     if file is None:
@@ -119,6 +135,7 @@ def _sink(file: Path | None) -> Iterator[TextIO]:
                 if stat.S_ISREG(before.st_mode):
                     os.fchmod(fd, stat.S_IMODE(before.st_mode) & 0o666)
             os.fsync(fd)
+        _whole_file(file)
         os.replace(beside, file)
     finally:
         with suppress(FileNotFoundError):

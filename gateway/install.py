@@ -79,7 +79,7 @@ def install(root: Path, python: str | None = None, dry_run: bool = False) -> Don
         files[f"usr/local/share/citymote/mosquitto/{template.name}"] = template.read_text(encoding="utf-8")
     for name in files:
         at = root / name
-        if at.is_symlink() or at.exists() and name not in ours:
+        if at.is_symlink() or at.exists() and (name not in ours or not at.is_file()):
             raise InstallError(f"{at} is there and not of citymote's making", "move it away, then install again")
     done = Done()
     values = {"gateway.store": STORE, "output.files.folder": ARCHIVE} | (

@@ -2,21 +2,27 @@
 
 A flood of refused frames must not become a flood of the disk: of lines that say the same thing (event, reason, link, output) only so many are
 told within WINDOW_S; the next one told says how many were left out. Errors are always told, and so is what was committed, at level debug.
+Whoever logs never waits for whoever reads (logstream.py).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.config import LogConfig
+from gateway.health import Problem
+from gateway.logstream import LogStream, take_over_stderr
 
 WINDOW_S = 10.0
 MAX_KINDS = 1000
@@ -105,14 +111,33 @@ class _Least:
         return event
 
 
+class _Lines:
+    """structlog's logger of finished lines. It writes, and never flushes: only the end of the process waits for a reader."""
+
+    def __init__(self, stream: LogStream) -> None:
+        self._stream = stream
+
+    def msg(self, message: str) -> None:
+        """Write a line."""
+        self._stream.write(message + "\n")
+
+    log = debug = info = warn = warning = err = error = critical = fatal = failure = exception = msg
+
+
 _least = _Least()
 _repeats = Repeats(20)
+_stream: LogStream | None = None
 
 
 def setup(config: LogConfig) -> None:
-    """Configure logging once per process; level and repeats may be changed by apply()."""
+    """Configure logging once per process; level and repeats may be changed by apply().
+
+    sys.stderr is a LogStream from then on: nothing that is written there waits for whoever reads it.
+    """
+    global _stream
     apply(config)
-    console = config.style == "console" or config.style == "auto" and sys.stderr.isatty()
+    console = config.style == "console" or config.style == "auto" and sys.stderr is not None and sys.stderr.isatty()
+    _stream = stream = take_over_stderr(partial(_dropped_line, console))
     renderer: Processor = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(default=str)
     structlog.configure(
         processors=[
@@ -126,9 +151,28 @@ def setup(config: LogConfig) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(stream),
         cache_logger_on_first_use=True,
     )
+
+
+def _dropped_line(console: bool, lines: int) -> str:
+    """Return the line that stands where `lines` of them were dropped."""
+    t = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    if console:
+        return f"{t} [warning  ] log_dropped lines={lines}"
+    return json.dumps({"lines": lines, "event": "log_dropped", "level": "warning", "timestamp": t})
+
+
+def dropped() -> int:
+    """Return how many lines no one could read, since the start."""
+    return _stream.dropped if _stream is not None else 0
+
+
+def problems() -> Iterator[Problem]:
+    """Say that no one reads the log."""
+    if _stream is not None:
+        yield from _stream.problems()
 
 
 def apply(config: LogConfig) -> None:

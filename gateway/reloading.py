@@ -21,6 +21,7 @@ import structlog
 OUTCOME = "reload.json"
 WAIT_S = 120.0  # 25,000 nodes are read in seconds; the unit's TimeoutStartSec= ends ExecReload= after 5 min
 POLL_S = 0.05
+MOST_PID = (1 << 31) - 1  # what pid_t holds
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +113,7 @@ def is_gateway(pid: int, file: Path) -> bool:
         where = Path(f"/proc/{pid}/cwd").readlink()
     except PermissionError:
         where = Path()  # another user's: the unit names the file from the root
-    return any((where / name).resolve() == file.resolve() for name in named)
+    return any(os.path.realpath(where / name) == os.path.realpath(file) for name in named)
 
 
 def _runs(pid: int) -> bool:
@@ -151,13 +152,17 @@ def reload(file: Path, pid: int) -> int:
     from gateway import verbs  # which imports the installer: the running gateway needs neither
 
     complaint, hint = "", "systemctl status citymote-gateway"
+    if not 0 < pid <= MOST_PID:
+        print(f"error: --pid {pid} is the number of no process (1..{MOST_PID})\n"
+              "next: systemctl show -p MainPID citymote-gateway, or: pgrep -af 'gateway run'", file=sys.stderr)  # fmt: skip
+        return verbs.USAGE
     try:
         if not is_gateway(pid, file):
             complaint = f"process {pid} is no gateway that runs with {file}, so it was sent nothing"
             hint = "systemctl show -p MainPID citymote-gateway, or: pgrep -af 'gateway run'"
     except ProcessLookupError as e:
         complaint = str(e)
-    if complaint and not file.exists():
+    if complaint and not os.path.lexists(file):
         print(f"error: {file} does not exist, and {complaint}\n"
               "next: give --config the file that the gateway was started with", file=sys.stderr)  # fmt: skip
         return verbs.USAGE

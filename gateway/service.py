@@ -9,6 +9,7 @@ import asyncio
 import gc
 import secrets
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -158,6 +159,7 @@ class Service:
                 self._reloads.problems,
                 self._shrunk.problems,
                 self.watch.problems,
+                logs.problems,
             ]
             # first: a number that is another device's now begins with an empty state
             await outputs.keep(c.outputs, whole, areas, self._clock.now(), self._shrunk.places)
@@ -180,6 +182,7 @@ class Service:
             gc.freeze()  # the registry lives as long as we do: the collector need not walk over it
             log.info("ready", version=__version__, gateway=c.id, nodes=len(c.nodes), links=links.places,
                      outputs={o.name: "connected" if o.connected else "untried" if o.untried else "waiting" for o in outputs})  # fmt: skip
+            await asyncio.to_thread(sys.stderr.flush)  # whoever waits for READY finds in the log where we listen
             self._notifier.say("READY=1\nSTATUS=" + self._sound())
             reloads = self.watch.keep("reload", self._reloads.run)
             await self._work()
@@ -242,6 +245,8 @@ class Service:
         self._commits_failed.tick(self.metrics.refused["store_failed"], now)
         self._taken.tick(now)
         self.metrics.outputs = self._outputs.states()
+        if lines := logs.dropped():
+            self.metrics.totals["log_dropped"] = lines
         self.metrics.gauges.update(
             pending=self._pipeline.pending, spool_newest=self._engine.newest(), store_waiting=self._engine.waiting,
             notify_dropped=self._notifier.dropped,
@@ -347,7 +352,8 @@ class Service:
         if now - self._progress[1] >= STUCK_S:
             yield Problem("store_stuck", f"the store has not committed for {now - self._progress[1]:.0f} s",
                           "look at the disk (dmesg); the watchdog will restart the gateway", "failing")  # fmt: skip
-        if self._commits_failed.recent(now) and not self._engine.full:  # which is told by its name
+        told = self._engine.full or self._engine.moved[0]  # which is told by its name
+        if self._commits_failed.recent(now) and not told:
             yield Problem("store_failed", "the store refuses commits, so no frame is acknowledged",
                           "look at free disk space (df) and the log above; nodes keep their frames", "failing")  # fmt: skip
         yield from self._clock.problems()

@@ -71,6 +71,7 @@ def broken(folder: str, allowed: set[str], *, skip: tuple[str, ...] = ()) -> lis
                 "gateway.core",
                 "gateway.outcome",
                 "gateway.store",
+                "gateway.target",
                 "host_sim.runner",
                 "host_sim.boards",
                 "host_sim.compile",

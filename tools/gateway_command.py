@@ -2,6 +2,7 @@
 
 import json
 import queue
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ ANSWER_S = 10.0
 AGAIN_S = 300.0  # a step may have been published while no one listened: the same id again asks for the state
 GRACE_S = 60.0  # after the expiry, for the gateway to publish that
 OWN_S = 2.0  # a refusal without an id may be another request's of the same person: ours, if it is answered, is answered by then
+LEVEL = re.compile(r"[^/+#\x00-\x1f\x7f\ud800-\udfff]{1,256}")  # whether such a name is known, the gateway says
 ENDED = ("done", "failed", "expired", "refused")
 
 
@@ -244,6 +246,15 @@ def order(
     Exit codes: 0 done (or accepted, without --wait), 1 failed, expired or no answer, 4 refused.
     """
     where = _where(config, broker, root, requester, password_file, ca_file, as_json)
+    for what, level in (("NODE", node), ("--as", where.requester), ("--root", where.root)):
+        if not LEVEL.fullmatch(level):
+            fail(
+                "bad_name",
+                f"{what} is {level!r}, which can be no level of a topic",
+                hint="names have 1 to 32 of a-z 0-9 _ -: see nodes.toml and [commands.requester.NAME]",
+                as_json=as_json,
+                code=USAGE,
+            )
     try:
         given = arguments(args, args_file)
     except ValueError as e:

@@ -86,6 +86,8 @@ def restore(file: Path, root: Path, dry_run: bool, as_json: bool) -> None:
         made = put_back(file, time.time(), root, dry_run)
     except StoreError as e:
         fail("restore", str(e), hint=e.hint, as_json=as_json, code=FAILED)
+    if not made["checked"]:
+        print(f"note: {file} was made by an older citymote and has no checksums, so its files could not be checked", file=sys.stderr)  # fmt: skip
     if dry_run and made["running"]:
         print("next: stop the gateway before you restore: systemctl stop citymote-gateway", file=sys.stderr)
     if as_json:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from gateway.target import another, taken_by
 from host_sim import boards, romfs
 from host_sim import compile as mpy
 from tools.report import FAILED, USAGE, document, fail, split_hint
@@ -32,6 +33,11 @@ def command(out: Path | None, driver: Path | None, board: str, as_json: bool) ->
 
     Example: citymote image --driver ~/lora --board lilygo_t3s3 --out node.romfs
     """
+    for file in (*_beside(out), out) if out is not None else ():
+        what = taken_by(file)
+        if what is not None:
+            text = f"{file} is {what}, in whose place no file is put"
+            fail("not_written", text, hint=f"--out: {another(file, what)}", as_json=as_json, code=USAGE)
     try:
         made = build(driver, board)
     except (romfs.ImageError, boards.BoardError, mpy.CompileError) as e:
@@ -82,11 +88,16 @@ def facts(path: Path, made: romfs.Image) -> dict[str, Any]:
     }
 
 
+def _beside(path: Path) -> tuple[Path, Path]:
+    return path.with_name(path.name + ".json"), path.with_name(path.name + ".sha256")
+
+
 def _write(path: Path, made: romfs.Image) -> None:
     """Each file in one step; the image last, so that it never lies there without its hash."""
+    manifest, checksum = _beside(path)
     for file, data in (
-        (path.with_name(path.name + ".json"), made.manifest().encode() + b"\n"),
-        (path.with_name(path.name + ".sha256"), f"{made.sha256}  {path.name}\n".encode()),
+        (manifest, made.manifest().encode() + b"\n"),
+        (checksum, f"{made.sha256}  {path.name}\n".encode()),
         (path, made.data),
     ):
         new = file.with_name(f".{file.name}.new")

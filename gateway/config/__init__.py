@@ -29,7 +29,7 @@ from gateway.config.rules import RulesConfig, load_rules
 from gateway.config.seen import Seen, digests
 from gateway.config.store import StoreConfig
 from gateway.config.store import store as read_store
-from gateway.config.table import ConfigError, Table, level
+from gateway.config.table import ConfigError, Table, level, real
 from gateway.core.model import Node
 
 
@@ -98,7 +98,7 @@ class Config:
 
 def load(file: Path) -> Config:
     """Read a gateway configuration and the registry it names. Raises ConfigError, whose `more` are all further mistakes."""
-    file = Path(file).resolve()
+    file = real(Path(file))
     book = Mistakes()
     toml = book.toml(file, "configuration")
     if not toml.whole:
@@ -165,14 +165,14 @@ def _mqtt(outputs: Sequence[OutputConfig]) -> list[MqttOutputConfig]:
 
 
 def _registry(top: Table) -> Path:
-    return _named(top, "registry") or (top.file.parent / "nodes.toml").resolve()
+    return _named(top, "registry") or real(top.file.parent / "nodes.toml")
 
 
 def _named(top: Table, key: str) -> Path | None:
     """Where a file of [gateway] is, even when other keys of it are wrong."""
     g = top.data.get("gateway", {})
     name = g.get(key) if isinstance(g, dict) else None
-    return (top.file.parent / name).resolve() if isinstance(name, str) else None
+    return real(top.file.parent / name) if isinstance(name, str) and "\0" not in name else None
 
 
 def _tables(section: Section, top: Table, book: Mistakes) -> dict[str, Table]:

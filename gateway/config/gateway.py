@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config.table import Table, shown
+from gateway.target import taken_by
 
 CLOCKS = ("host", "forwarder", "lockstep")
 LEVELS = ("debug", "info", "warning", "error")
@@ -48,11 +49,24 @@ class HttpConfig:
     hosts: tuple[str, ...] = ()
 
 
+def _kind(store: Path) -> str | None:
+    """Return what stands in the store's place if it is no file; None also where that cannot be seen: opening it says why."""
+    try:
+        return taken_by(store)
+    except OSError:
+        return None
+
+
 def gateway(_name: str, t: Table) -> GatewayConfig:
     """Read [gateway]. Raises ConfigError."""
     t.only(("id", "store", "registry", "clock", "drain_s", "node_burst", "node_rate", "rules"))
     store, registry = t.path("store", "gateway.db"), t.path("registry", "nodes.toml")
     assert store is not None and registry is not None
+    what = _kind(store)
+    if what == "a folder":
+        raise t.error("store", f"is {store}, a folder", f'name a file in it: store = "{store / "gateway.db"}"')
+    if what is not None:
+        raise t.error("store", f"is {store}, {what}", 'name a file, or a new one: store = "gateway.db"')
     return GatewayConfig(
         t.name("id", "gw-1"),
         store,

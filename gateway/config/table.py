@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import difflib
+import errno
 import glob
 import io
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -221,7 +223,9 @@ class Table:
 
     def path(self, key: str, default: Any = ...) -> Path | None:
         value = self.get(key, str, default, '"a/file"')
-        return None if value is None else (self.file.parent / value).resolve()
+        if value is not None and "\0" in value:
+            raise self.error(key, "holds a NUL, which no name of a file has", f'write {key} = "a/file"')
+        return None if value is None else real(self.file.parent / value)
 
     def tables(self, key: str) -> dict[str, Table]:
         """Return the sub-tables [key.NAME]."""
@@ -229,6 +233,11 @@ class Table:
         if not isinstance(value, dict):
             raise self.error(key, "must be tables", f"write [{key}.NAME]")
         return {name: type(self)(self.file, self.text, f"{key}.{name}", data) for name, data in value.items()}
+
+
+def real(path: Path) -> Path:
+    """Return a path from the root without links; a loop of links stays in it, and reading it is the mistake. Raises ValueError for a NUL."""
+    return Path(os.path.realpath(path))
 
 
 def read(file: Path, what: str) -> tuple[str, dict[str, Any]]:
@@ -315,6 +324,9 @@ def text_of(file: Path, what: str, seen: dict[Path, Seen] | None = None) -> str:
         at = f"byte {e.start + 1} is {e.object[e.start]:#04x}"
         raise ConfigError(f"{what} {file} is no UTF-8 text: {at}", "save it as UTF-8", file) from e
     except OSError as e:
+        if e.errno == errno.ELOOP:
+            text = f"{what} {file} leads back to itself through symbolic links"
+            raise ConfigError(text, "put a file there, or a link to one", file) from None
         hint = denied(file, "look at the file and the disk that it is on")
         raise ConfigError(f"{what} {file} cannot be read: {e.strerror or e}", hint, file) from e
 

@@ -29,9 +29,11 @@ def lines(journal: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 return
             try:
                 row = json.loads(line)
-                yield row.pop("seq"), row
-            except (ValueError, KeyError, AttributeError):
-                yield -1, {}
+                seq = row.pop("seq")
+                whole = type(seq) is int and {"id", "t"} <= row.keys()
+            except (ValueError, KeyError, AttributeError, RecursionError):
+                whole, seq, row = False, -1, {}
+            yield (seq, row) if whole else (-1, {})
 
 
 def rows(journal: Path) -> Iterator[dict[str, Any]]:

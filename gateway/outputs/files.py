@@ -3,6 +3,10 @@
 Rows of the running day are in <day>.part, one JSON line each with the number of its event, synced to disk before the cursor moves.
 After a crash the events behind the cursor come again; rows of theirs that the journal holds are not written twice. When the first
 event of another day (UTC, by time of receipt) arrives, the day's files are made (day.py) and the journal goes.
+
+Someone may remove, cut or replace the journal or its folder meanwhile. Inode and size are compared with what was written before the rows of
+every batch and behind their sync, so the cursor moves only over rows that stand in the file of that name. When they differ, what the file lacks
+is written again from the spool, which keeps what every output has taken for spool_hours; what it no longer holds is counted and named in the log.
 """
 
 from __future__ import annotations
@@ -12,7 +16,9 @@ import errno
 import fcntl
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedWriter
 from json import loads
@@ -23,15 +29,18 @@ import structlog
 
 from gateway.config import FilesOutputConfig
 from gateway.core.model import Node
+from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.day import PART, lines, stem
-from gateway.outputs.destination import Destination
+from gateway.outputs.destination import BATCH, Destination
 from gateway.outputs.message import json
-from gateway.outputs.records import records
+from gateway.outputs.records import Record, records
+from gateway.outputs.remains import Remains, key
 from gateway.store.engine import Engine, Entry
 
 MIDNIGHT_S = 300.0  # an event of yesterday that comes this late still goes to today's journal
 FINISH_S = 600.0
+CHANGED_TOLD_S = 3600.0  # so long health says that someone has changed the file
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +51,19 @@ class FilesError(OSError):
     def __init__(self, text: str, hint: str) -> None:
         super().__init__(text)
         self.hint = hint
+
+
+@dataclass(slots=True)
+class _Running:
+    """The journal of the running day, across connections. begun: its events are above this number. file: device and inode. size, rows: what it
+    holds, synced, of events up to the cursor. ending: its day's files are being made, and it goes then."""
+
+    stem: str
+    begun: int
+    file: tuple[int, int] = (0, 0)
+    size: int = 0
+    rows: int = 0
+    ending: bool = False
 
 
 class FilesOutput(Destination):
@@ -59,8 +81,14 @@ class FilesOutput(Destination):
         super().__init__(config, gateway, engine, metrics, info, nodes)
         self._folder, self._formats = config.folder, config.formats
         self._lock = -1
-        self._day = self._stem = ""  # the running day, and the name of its journal
+        self._day = ""
+        self._running: _Running | None = None
         self._journal: BufferedWriter | None = None
+        self._changed: tuple[float, str] | None = (
+            None  # when the journal was found to be changed (monotonic s), and what became of it
+        )
+        self._mending = False
+        self._unsynced = self._pending = 0  # bytes written and not synced; rows of events that are not taken yet
         self._written: set[str] = set()  # ids of rows behind the cursor that the journal holds
 
     def advice(self, error: Exception) -> str:
@@ -84,13 +112,37 @@ class FilesOutput(Destination):
                 f"{self._folder} is in use by another output or gateway", "give each output its own folder"
             ) from e
         self._written.clear()
-        parts = sorted(self._folder.glob(f"*{PART}"), key=lambda p: p.stat().st_mtime)
+        was = self._known()
+        own = None if was is None else self._path(was.stem)
+        if was is None or own is None:
+            self._mending = False
+        else:
+            if lost := _difference(own, was.file, was.size, may_grow=True):
+                self._found(lost)
+            _opened(own).close()
+        parts = sorted(self._folder.glob(f"*{PART}"), key=lambda p: (p == own, p.stat().st_mtime))
+        for journal in parts:
+            _opened(journal).close()
         for journal in parts[:-1]:
             await self._finish(journal.name.removesuffix(PART))
         if parts:
-            await asyncio.to_thread(self._resume, parts[-1])
+            await asyncio.to_thread(self._resume, parts[-1], was)
+        if self._mending and was is not None:
+            await self._again(was)
 
-    def _resume(self, journal: Path) -> None:
+    def _known(self) -> _Running | None:
+        """Return what is known of the journal from before a reconnection; None where its day has become files meanwhile."""
+        was = self._running
+        if was is None or not was.ending or self._path(was.stem).exists():
+            return was
+        if all((self._folder / f"{was.stem}.{form}").exists() for form in self._formats):
+            self._running = None
+        return self._running
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}{PART}"
+
+    def _resume(self, journal: Path, was: _Running | None) -> None:
         """Go on with a journal: cut a torn line off, remember what is in it of events that will come again."""
         whole = 0
         with journal.open("rb") as f:
@@ -100,9 +152,96 @@ class FilesOutput(Destination):
                 whole += len(line)
         if whole < journal.stat().st_size:
             os.truncate(journal, whole)
-        self._written.update(_key(row) for seq, row in lines(journal) if seq > self._track.cursor)
-        self._stem = journal.name.removesuffix(PART)
-        self._day, self._journal = self._stem[:10], journal.open("ab")
+        cursor, first, rows = self._track.cursor, self._track.cursor + 1, 0
+        for seq, row in lines(journal):
+            if seq > cursor:
+                self._written.add(key(row))
+            elif seq >= 0:
+                first, rows = min(first, seq), rows + 1
+        name = journal.name.removesuffix(PART)
+        self._begin(name, first - 1 if was is None else was.begun)
+        if self._running is not None:
+            # while something is missing, what is to be there in the end: mending may fail, and begins anew then
+            self._running.rows = was.rows if was is not None and self._mending else rows
+
+    def _begin(self, name: str, begun: int) -> None:
+        """Write to a journal from here on. Raises OSError."""
+        journal = _opened(self._path(name))
+        found = os.fstat(journal.fileno())
+        self._running = _Running(name, begun, (found.st_dev, found.st_ino), found.st_size)
+        self._day, self._journal = name[:10], journal
+        self._unsynced = self._pending = 0
+
+    async def _check(self) -> None:
+        """Raise FilesError unless the journal at its path is the one that is written to, and as large as what was written and synced."""
+        now = self._running
+        if now is not None and self._journal is not None:
+            self._judge(await asyncio.to_thread(_difference, self._path(now.stem), now.file, now.size))
+
+    def _judge(self, difference: str) -> None:
+        if difference:
+            self._found(difference)
+            raise FilesError(difference, "what it lacks is written again from the store; find what changes files here")
+
+    def _found(self, difference: str) -> None:
+        if not self._mending:
+            self._mending = True
+            self._metrics.totals["files_changed"] += 1
+            self._changed = time.monotonic(), f"{difference}: what it lacks is being written again"
+            log.error("file_changed", output=self.name, error=difference,
+                      next="nothing: what it lacks is written again from the store; find what changes files here")  # fmt: skip
+
+    async def _again(self, was: _Running) -> None:
+        """Write again what the journal held of events up to the cursor, and lacks now, as far as the spool still holds it. Raises OSError."""
+        journal, now, upto = self._journal, self._running, self._track.cursor
+        assert journal is not None and now is not None
+        front = self._engine.fetch(was.begun, 1)
+        after = min(front[0].seq - 1, upto) if front else upto
+        left = await asyncio.to_thread(Remains, self._path(was.stem), after, upto)
+        at, written = after, 0
+        while at < upto:
+            entries = [e for e in self._engine.fetch(at, BATCH) if e.seq <= upto]
+            if not entries:
+                break
+            at = entries[-1].seq
+            rows = await self._missing(entries, left)
+            for line in rows:
+                journal.write(line)
+                self._unsynced += len(line)
+            written += len(rows)
+            await asyncio.sleep(0)
+        await self._settle(())
+        now.rows = left.rows + written
+        lost = max(was.rows - now.rows, 0)
+        self._metrics.totals["file_rows_again"] += written
+        self._metrics.totals["file_rows_lost"] += lost
+        self._mending = False
+        told = {"output": self.name, "file": str(self._path(was.stem)), "rows_again": written, "rows_lost": lost}
+        if lost:
+            log.error("file_rows_lost", **told, events_above=was.begun, events_to=after,
+                      next="the store's spool no longer holds these events: citymote gateway export gives readings of that day")  # fmt: skip
+        else:
+            log.warning("file_mended", **told)
+        text = f"{told['file']} was removed or changed by someone: {written} rows were written again, {lost} are lost"
+        self._changed = time.monotonic(), text
+
+    async def _missing(self, entries: Sequence[Entry], left: Remains) -> list[bytes]:
+        """Return the lines of events that are not in the journal."""
+        found: list[tuple[int, list[Record]]] = []
+        for entry in entries:
+            event = self.narrow(entry.event)
+            rows = [] if event is None else list(records(event, self.known.nodes))
+            if left.of(entry.seq) < len(rows):
+                found.append((entry.seq, rows))
+        partly = {seq for seq, _ in found if left.of(seq)}
+        there = await asyncio.to_thread(left.keys, partly) if partly else set[str]()
+        return [_line(seq, row) for seq, rows in found for row in rows if not there or key(row) not in there]
+
+    def problems(self) -> Iterable[Problem]:
+        """Say that someone has changed the running day's file."""
+        if self._changed is not None and (self._mending or time.monotonic() - self._changed[0] < CHANGED_TOLD_S):
+            yield Problem("file_changed", f"output {self.name}: {self._changed[1]}",
+                          f"find what removes or changes files in {self._folder}; the log's line file_rows_lost names what is lost")  # fmt: skip
 
     async def shut(self) -> None:
         """Close the journal and let the folder go."""
@@ -120,6 +259,7 @@ class FilesOutput(Destination):
     async def take(self, entries: Sequence[Entry]) -> None:
         """Append the rows of events and sync them."""
         track, began = self._track, 0
+        await self._check()
         for n, entry in enumerate(entries):
             day = self._day_of(entry.event.received)
             if day != self._day:
@@ -131,24 +271,31 @@ class FilesOutput(Destination):
             if event is None:
                 continue
             for row in records(event, self.known.nodes):
-                if self._written and (key := _key(row)) in self._written:
-                    self._written.discard(key)
+                self._pending += 1
+                if self._written and (known := key(row)) in self._written:
+                    self._written.discard(known)
                     continue
                 assert self._journal is not None
-                self._journal.write(json({"seq": entry.seq, **row}) + b"\n")
+                line = _line(entry.seq, row)
+                self._journal.write(line)
+                self._unsynced += len(line)
                 self._metrics.totals["file_rows"] += 1
         await self._settle(entries[began:])
 
     async def _settle(self, entries: Sequence[Entry]) -> None:
-        journal = self._journal
-        if not entries or journal is None:
+        journal, now = self._journal, self._running
+        if journal is None or now is None:
             return
+        size = now.size + self._unsynced
 
-        def sync() -> None:
+        def sync() -> str:
             journal.flush()
             os.fsync(journal.fileno())
+            return _difference(self._path(now.stem), now.file, size)
 
-        await asyncio.to_thread(sync)
+        self._judge(await asyncio.to_thread(sync))
+        now.size, now.rows = size, now.rows + self._pending
+        self._unsynced = self._pending = 0
         for entry in entries:
             self._track.finish(entry.seq)
 
@@ -165,12 +312,15 @@ class FilesOutput(Destination):
                 raise FilesError(
                     "the store does not keep the cursor", "look at free disk space and the health of the disk"
                 )
+            await self._check()
             self._journal.close()
             self._journal = None
-            await self._finish(self._stem)
+            if self._running is not None:
+                self._running.ending = True
+                await self._finish(self._running.stem)
+                self._running = None
         self._written.clear()
-        self._day, self._stem = day, stem(self._folder, day)
-        self._journal = (self._folder / f"{self._stem}{PART}").open("ab")
+        self._begin(stem(self._folder, day), self._track.cursor)
 
     async def _finish(self, name: str) -> None:
         process = await asyncio.create_subprocess_exec(
@@ -202,6 +352,27 @@ def _utc_day(t: float) -> str:
     return datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d")
 
 
-def _key(row: Mapping[str, Any]) -> str:
-    """What a row is known by: its id, and its time, since ids of older gateways lack the epoch and repeat under a new key."""
-    return f"{row['id']} {row['t']}"
+def _line(seq: int, row: Record) -> bytes:
+    return json({"seq": seq, **row}) + b"\n"
+
+
+def _opened(journal: Path) -> BufferedWriter:
+    """Open a journal to append to it. Raises OSError; FilesError for what is no file, which to open or to read may last without end."""
+    if journal.exists() and not journal.is_file():
+        raise FilesError(f"{journal} is no file", "move it away; data are kept in the store")
+    return journal.open("ab")
+
+
+def _difference(path: Path, file: tuple[int, int], size: int, may_grow: bool = False) -> str:
+    """Return in what a file differs from what was written, "" when in nothing. may_grow: rows that were not synced yet are no difference."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return f"{path} was removed or moved away by someone"
+    except OSError as e:
+        return f"{path} cannot be looked at any more: {e.strerror}"
+    if (found.st_dev, found.st_ino) != file:
+        return f"{path} was replaced by someone"
+    if found.st_size == size or may_grow and found.st_size > size:
+        return ""
+    return f"{path} was changed by someone: {found.st_size} bytes, {size} were written"

@@ -1,11 +1,13 @@
 """`backup --all`: what a box made anew needs to be this gateway again, in one tar file: store, configuration, registry, rules, secrets.
 
 Names in it are the files' own paths without the leading slash, so that `restore` (or `tar -xpf FILE -C /`) puts each back where the
-configuration looks for it, with owner and mode. The second copy of the downlink counters' floor is left out: what is on a box knows more than any backup.
+configuration looks for it, with owner and mode. What it says of itself (citymote-backup.json) has the SHA-256 of each. The second copy of the
+downlink counters' floor is left out: what is on a box knows more than any backup.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -47,6 +49,10 @@ def archive(c: Config, target: Path, now: float, progress: Callable[[int, int], 
     try:
         counts = backup(c.store, copy, now, progress)
         files = config_files(c)
+        for path in files:
+            if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+                raise StoreError(f"backup to {target}: {path} is no file", "name a file in the configuration instead")
+        held = {p: p.read_bytes() for p in files}  # what is digested is what is written, whoever writes them meanwhile
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(fd, "wb") as f:
             with tarfile.open(fileobj=f, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -55,13 +61,17 @@ def archive(c: Config, target: Path, now: float, progress: Callable[[int, int], 
                     "gateway": c.id,
                     "made": int(now),
                     "files": [str(p) for p in (*files, c.store)],
+                    "sha256": {str(p): hashlib.sha256(body).hexdigest() for p, body in held.items()}
+                    | {str(c.store): digest(copy)},
                 }
                 body = json.dumps(about, indent=2).encode()
                 head = tarfile.TarInfo(ABOUT)
                 head.size, head.mtime, head.mode = len(body), int(now), 0o600
                 tar.addfile(head, io.BytesIO(body))
-                for path in files:
-                    tar.add(path, _name(path))
+                for path, content in held.items():
+                    info = tar.gettarinfo(os.path.realpath(path), _name(path))
+                    info.type, info.linkname, info.size = tarfile.REGTYPE, "", len(content)
+                    tar.addfile(info, io.BytesIO(content))
                 store = tar.gettarinfo(copy, _name(c.store))
                 owner = c.store.stat()  # whoever makes the backup is not who the gateway runs as
                 store.uid, store.gid, store.mode = owner.st_uid, owner.st_gid, 0o600
@@ -85,6 +95,12 @@ def archive(c: Config, target: Path, now: float, progress: Callable[[int, int], 
         for path in (beside, copy):
             with suppress(FileNotFoundError):
                 path.unlink()
+
+
+def digest(file: Path) -> str:
+    """Return the SHA-256 of a file as hex. Raises OSError."""
+    with file.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _name(path: Path) -> str:

@@ -106,6 +106,8 @@ def _appear(part: Path, target: Path) -> None:
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
+        if os.path.lexists(target):
+            raise
         part.rename(target)
     private.sync(target.absolute().parent)
 

@@ -8,6 +8,8 @@ import os
 import stat
 from pathlib import Path
 
+from gateway.store.place import is_held
+
 MODE = 0o600
 
 
@@ -27,18 +29,18 @@ def create_new(path: Path) -> int:
 
 
 def in_use(store: Path) -> bool:
-    """True while a gateway holds a store's lock. Raises OSError when that cannot be found out."""
+    """True while a gateway holds a store's lock, in the file beside it or on the store itself. Raises OSError when that cannot be found out."""
     try:
         fd = os.open(f"{store}.lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False
+        return is_held(store)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:
         os.close(fd)
-    return False
+    return is_held(store)
 
 
 def close_to_others(*paths: Path) -> None:

@@ -9,6 +9,7 @@ counters' floor stays where it is: it knows more than the backup.
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import pwd
@@ -24,6 +25,7 @@ from gateway.config.rights import denied, name_of
 from gateway.store import private
 from gateway.store.archive import ABOUT
 from gateway.store.engine import StoreError
+from gateway.target import taken_by
 
 BESIDE = ("-wal", "-shm")  # of a store; they go with it, so that what is kept can be opened
 RESTORING = ".restoring-"
@@ -34,7 +36,8 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     """Unpack an archive below `root`; return the files that are there now and those that were kept. now: Unix seconds. Raises StoreError.
 
     Refused while a gateway works with the store, and for what is no archive of ours, or holds anything but the files it names. A dry run only
-    looks: it is not refused for that, and `running` says it (None: this user may not know).
+    looks: it is not refused for that, and `running` says it (None: this user may not know). All files are compared with the archive's checksums
+    first; `checked` is False for an older archive, which has none.
     """
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     if not root.is_dir():
@@ -42,12 +45,19 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     try:
         with _opened(archive) as tar:
             about, members = _look(archive, tar)
+            _check(archive, tar, members, about["sha256"])
             config, store = (root / about["files"][n].lstrip("/") for n in (0, -1))
             running = _running(store, dry_run)
             if running and not dry_run:
                 raise StoreError(f"a gateway works with {store}", "stop it first: systemctl stop citymote-gateway")
             targets = {root / m.name: m for m in members}
             there = sorted([*targets, *(Path(f"{store}{end}") for end in BESIDE)], key=config.__ne__)
+            for t in targets:
+                what = taken_by(t)
+                if what not in (None, "a symbolic link"):  # a link is moved aside, as a file is
+                    raise StoreError(
+                        f"{t} is {what}, in whose place no file is put", "nothing was changed: move it away"
+                    )
             kept = [(old, _kept(old, store, stamp)) for old in there if os.path.lexists(old)]
             told = {
                 "gateway": about["gateway"],
@@ -55,6 +65,7 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
                 "files": [str(t) for t in targets],
                 "kept": [str(to) for _, to in kept],
                 "running": running,
+                "checked": about["sha256"] is not None,
             }
             if dry_run:
                 return told
@@ -143,10 +154,11 @@ def _look(archive: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tar
             "gateway": str(about["gateway"]),
             "made": int(about["made"]),
             "files": [str(f) for f in about["files"]],
+            "sha256": {str(f): str(d) for f, d in about["sha256"].items()} if "sha256" in about else None,
         }
         if not named:
             raise ValueError("names no file")
-    except (ValueError, KeyError, TypeError, IndexError) as e:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
         raise StoreError(f"{archive}: its {ABOUT} cannot be read", "take another backup") from e
     files = members[1:]
     for m in files:
@@ -155,6 +167,24 @@ def _look(archive: Path, tar: tarfile.TarFile) -> tuple[dict[str, Any], list[tar
     if {m.name for m in files} != named:
         raise StoreError(f"{archive} lacks files that it names", "it was cut: take another backup")
     return about, files
+
+
+def _check(archive: Path, tar: tarfile.TarFile, files: list[tarfile.TarInfo], digests: dict[str, str] | None) -> None:
+    """Compare all files with what the archive says of them. Raises StoreError for the first that is another; digests: None of an older backup."""
+    if digests is None:
+        return
+    expected = {name.lstrip("/"): digest for name, digest in digests.items()}
+    for m in files:
+        source = tar.extractfile(m)
+        assert source is not None
+        found = hashlib.sha256()
+        while chunk := source.read(1 << 20):
+            found.update(chunk)
+        if found.hexdigest() != expected.get(m.name):
+            raise StoreError(
+                f"{archive} is damaged: its {m.name} is not what was backed up (SHA-256)",
+                "nothing was changed: take another backup",
+            )
 
 
 def _unpacked(tar: tarfile.TarFile, targets: dict[Path, tarfile.TarInfo], store: Path, stamp: str) -> dict[Path, Path]:

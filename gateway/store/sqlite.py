@@ -25,6 +25,7 @@ from gateway.store import audit, private, recovery, redaction, states, wal
 from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
 from gateway.store.ledger import Ledger, born
+from gateway.store.place import Place
 from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepare
 from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
@@ -61,7 +62,9 @@ class SqliteEngine:
         self._outputs = tuple(outputs)
         self._keep, self._clock, self._gateway = keep or StoreConfig(), clock, gateway
         self._lock = _lock(path)
+        self._place, self.moved = Place(path), ("", "")
         try:
+            self._place.hold()
             self._reserve = Reserve(path, self._keep.reserve_mb * MB)
             private.close_to_others(path, wal.path_of(path), Path(f"{path}-shm"), Path(f"{path}.reserve"))
             self._floor = Floor(path)
@@ -77,7 +80,9 @@ class SqliteEngine:
             self.recovered = recovery.last(self._reader)
             since = self.note(TIME)
             self.time = Time(newest_reception(self._reader) if since is None else float(since), clock, monotonic)
+            self._place.watch()
         except BaseException:
+            self._place.close()
             os.close(self._lock)
             raise
         self.ledger = Ledger(
@@ -94,7 +99,8 @@ class SqliteEngine:
         self._wall = now
         if self.full:
             log.error("disk_full", store=str(path), next="make room; until then only alarms are taken")
-        self._writer = Writer(path, self._not_taken, self._rolled_back, self._floor.end, self.ledger.folding.flush)
+        self._writer = Writer(path, self._not_taken, self._rolled_back, self._floor.end, self.ledger.folding.flush,
+                              self._place.check)  # fmt: skip
         self._thread = self._writer.thread
         told = (self.recovered or {}).get("at") == now or self.note(RESTORED) == str(now).encode()
         self._say_how_it_was(empty, "whole" if told else log_found)
@@ -103,6 +109,11 @@ class SqliteEngine:
         for last_try in (False, True):
             try:
                 db = recovery.open_sound(self._path, self._gateway, now, CHECK_S)
+                try:
+                    self._place.hold()  # a new store, or one that was recovered, is another file than before
+                except StoreError:
+                    db.close()
+                    raise
                 self._floor.begin(db, now)
                 if self._floor.behind or not self._floor.orderly and log_found != "whole":
                     born(db)  # brokers may know what this store no longer does: their marks are not believed
@@ -392,6 +403,14 @@ class SqliteEngine:
     def wipe(self) -> None:
         self.unwiped = True
 
+    def look(self) -> None:
+        """Compare the store's files with what their paths name: `moved` is what is wrong with that, and what to do. Nothing is committed then."""
+        was, self.moved = self.moved, self._place.look()
+        if self.moved[0] and self.moved != was:
+            log.error("store_moved", store=str(self._path), error=self.moved[0], next=self.moved[1])
+        elif was[0] and not self.moved[0]:
+            log.info("store_back", store=str(self._path), next="nothing: frames are taken again")
+
     def empty_log(self) -> asyncio.Future[int]:
         """Do what wipe() asked for, behind all that is queued: the result is 1, or 0 while a reader stands in the way."""
         self.unwiped = False
@@ -417,6 +436,7 @@ class SqliteEngine:
     def close(self) -> None:
         self._writer.close()
         self._reader.close()
+        self._place.close()
         os.close(self._lock)
 
     def _not_taken(self, e: sqlite3.Error) -> None:

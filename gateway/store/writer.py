@@ -33,7 +33,8 @@ Item = tuple[Job, asyncio.Future[int], bool | None]  # None: apart
 class Writer:
     """put() jobs; their futures resolve after COMMIT. failed(error) is called in the thread for a group that the database did not take,
     rolled_back() for every transaction or job whose changes are gone, last(db) at an orderly end, each(db)
-    behind every job, as a part of it."""
+    behind every job, as a part of it. check() raises sqlite3.Error while a commit would be in vain: nothing is written then, and nothing
+    that was written before it raised is taken for durable."""
 
     def __init__(
         self,
@@ -42,9 +43,10 @@ class Writer:
         rolled_back: Callable[[], None],
         last: Callable[[sqlite3.Connection], None],
         each: Callable[[sqlite3.Connection], None] = lambda _db: None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._path, self._failed, self._rolled_back, self._last = path, failed, rolled_back, last
-        self._each = each
+        self._each, self._check = each, check
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
         self._poisoned = False
@@ -127,6 +129,7 @@ class Writer:
         try:
             if db is None:
                 raise sqlite3.OperationalError("the store could not be opened for writing")
+            self._check()
             db.execute("BEGIN IMMEDIATE")
             for job, future, decided in group:
                 if decided and self._poisoned:
@@ -134,6 +137,7 @@ class Writer:
                 else:
                     done.append((future, self._alone(db, job, decided is True)))
             db.execute("COMMIT")
+            self._check()
             self.transactions += 1
         except sqlite3.Error as e:
             self._poisoned = True
@@ -151,6 +155,7 @@ class Writer:
         try:
             if db is None:
                 raise sqlite3.OperationalError("the store could not be opened for writing")
+            self._check()
             result = job(db)
         except Exception as e:
             if not isinstance(e, sqlite3.Error):
@@ -200,6 +205,8 @@ def no_room(e: sqlite3.Error) -> bool:
 
 def advice(e: sqlite3.Error, path: Path) -> str:
     """Say what to do about an error of the database."""
+    if hint := getattr(e, "hint", ""):
+        return hint
     if getattr(e, "sqlite_errorcode", 0) & 0xFF in HELD:
         return f"another program holds the store: end it (fuser -v {path.name} in the store's folder names it)"
     return "look at free disk space, permissions and the health of the disk"

@@ -7,15 +7,17 @@ import csv
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet
 import pytest
+import structlog
 
 from gateway import backoff
 from gateway.config import FilesOutputConfig, Filter
@@ -256,3 +258,223 @@ def test_aggregates_and_areas_are_rows_too() -> None:
     assert [(r["area"], r["name"], r["quantity"], r["value"]) for r in records(lot, NODES)] == [
         ("lot-3", "lot", "free", 6), ("lot-3", "lot", "capacity", 40),
     ]  # fmt: skip
+
+
+# someone changes files in the folder while the output works
+
+
+def rows_of(folder: Path) -> list[str]:
+    return sorted(f"{r['id']}" for r in part(folder))
+
+
+def expected(first: int, last: int) -> list[str]:
+    ends = (":0:pm10", ":1:pm10", ":1:temperature")
+    return sorted(f"300:0:{n}{end}" for n in range(first, last + 1) for end in ends)
+
+
+def removed(folder: Path) -> None:
+    (folder / "2026-01-01.part").unlink()
+
+
+def folder_removed(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def folder_moved(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+def emptied(folder: Path) -> None:
+    os.truncate(folder / "2026-01-01.part", 0)
+
+
+def cut_in_a_line(folder: Path) -> None:
+    file = folder / "2026-01-01.part"
+    os.truncate(file, file.stat().st_size // 2 - 7)
+
+
+def cut_at_a_row(folder: Path) -> None:
+    file = folder / "2026-01-01.part"
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:4]))  # an event whole, one in part
+
+
+def last_newline_lost(folder: Path) -> None:
+    file = folder / "2026-01-01.part"
+    (folder / "x").write_bytes(file.read_bytes().rstrip())
+    os.replace(folder / "x", file)
+
+
+def edited(folder: Path) -> None:
+    file = folder / "2026-01-01.part"
+    lines = file.read_bytes().splitlines(keepends=True)
+    (folder / "x").write_bytes(b"".join([*lines[5:11], b'{"seq":2}\n', *lines[1:3]]))
+    os.replace(folder / "x", file)
+
+
+def appended(folder: Path) -> None:
+    with (folder / "2026-01-01.part").open("ab") as f:
+        f.write(b"not ours\n")
+
+
+CHANGES = (
+    removed,
+    folder_removed,
+    folder_moved,
+    emptied,
+    cut_in_a_line,
+    cut_at_a_row,
+    last_newline_lost,
+    edited,
+    appended,
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_rows_that_someone_takes_out_of_the_growing_file_are_written_again_once(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    engine, folder = MemoryEngine(["days"]), tmp_path / "days"
+    async with output(engine, folder) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        assert list(made.problems()) == []
+        had = rows_of(folder)
+        change(folder)
+        await commit(engine, report(8, T0 + 8))
+        await drained(made)
+        (problem,) = made.problems()
+        assert problem.code == "file_changed" and "0 are lost" in problem.text
+        assert made._metrics.totals["files_changed"] == 1 and made._metrics.totals["file_rows_lost"] == 0
+        await commit(engine, report(9, T0 + 9))
+        await drained(made)
+        assert made._metrics.totals["files_changed"] == 1
+        lines = (folder / "2026-01-01.part").read_bytes().splitlines(keepends=True)
+        assert all(line.endswith(b"\n") for line in lines)
+        ids = sorted(json.loads(line)["id"] for line in lines if b'"id"' in line)
+        assert had == expected(1, 7) and ids == expected(1, 9)
+
+
+async def test_a_part_of_the_file_that_is_lost_in_the_middle_of_a_batch_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed between the look before the rows and the one behind their sync: the cursor waits for rows in the file of that name."""
+    engine, sync, gone = MemoryEngine(["days"]), os.fsync, False
+
+    def fsync(fd: int) -> None:
+        nonlocal gone
+        sync(fd)
+        if not gone and (tmp_path / "2026-01-01.part").exists():
+            gone = True
+            (tmp_path / "2026-01-01.part").unlink()
+
+    async with output(engine, tmp_path) as made:
+        monkeypatch.setattr(os, "fsync", fsync)
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await drained(made)
+        assert gone and rows_of(tmp_path) == expected(1, 3)
+
+
+async def test_what_the_spool_no_longer_holds_is_named_and_counted(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        await engine.purge(T0 + DAY + 3.5)  # the first three are as old as what the spool drops
+        (tmp_path / "2026-01-01.part").unlink()
+        await commit(engine, report(8, T0 + 8))
+        with structlog.testing.capture_logs() as logs:
+            await drained(made)
+        assert rows_of(tmp_path) == expected(4, 8)
+        (problem,) = made.problems()
+        assert "9 are lost" in problem.text and made._metrics.totals["file_rows_lost"] == 9
+        (line,) = (x for x in logs if x["event"] == "file_rows_lost")
+        assert line["rows_lost"] == 9 and line["rows_again"] == 12 and line["file"].endswith("2026-01-01.part")
+        assert (line["events_above"], line["events_to"]) == (0, 3) and "export" in line["next"]
+
+
+async def test_a_loss_that_cannot_be_mended_at_once_is_mended_later(tmp_path: Path) -> None:
+    """Someone puts a file or a folder in the place of ours: it is away until that has gone, and everything is written then."""
+    engine, folder = MemoryEngine(["days"]), tmp_path / "days"
+    async with output(engine, folder) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await drained(made)
+        for put in ("file", "folder", "pipe", "device"):
+            ours = folder / "2026-01-01.part"
+            if put == "file":
+                shutil.rmtree(folder)
+                folder.write_text("x")
+            else:
+                ours.unlink()
+                {"folder": ours.mkdir, "pipe": lambda p=ours: os.mkfifo(p), "device": lambda p=ours: p.symlink_to("/dev/full")}[put]()  # fmt: skip
+            await commit(engine, report(engine.newest() + 1, T0 + 9))
+            made.wake()
+            async with asyncio.timeout(20):
+                while made.away is None:
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            assert made.cursor < engine.newest() and [p.code for p in made.problems()] == ["file_changed"]
+            (folder.unlink if put == "file" else ours.rmdir if put == "folder" else ours.unlink)()
+            await drained(made)
+            assert rows_of(folder) == expected(1, engine.newest()), put
+        assert made._metrics.totals["files_changed"] == 4 and made._metrics.totals["file_rows_lost"] == 0
+
+
+async def test_a_full_disk_in_the_midst_of_mending_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, sync, full = MemoryEngine(["days"]), os.fsync, False
+
+    def fsync(fd: int) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 101)))
+        await drained(made)
+        (tmp_path / "2026-01-01.part").unlink()
+        full = True
+        await commit(engine, report(101, T0 + 101))
+        made.wake()
+        await asyncio.sleep(0.5)
+        assert made.cursor == 100
+        full = False
+        await drained(made)
+        assert rows_of(tmp_path) == expected(1, 101) and made._metrics.totals["file_rows_lost"] == 0
+
+
+async def test_a_day_whose_file_was_cut_ends_whole(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        cut_in_a_line(tmp_path)
+        await commit(engine, report(8, T0 + DAY + 400))
+        await drained(made)
+    lines = (tmp_path / "2026-01-01.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == expected(1, 7)
+    assert [r["id"].split(":")[2] for r in part(tmp_path, "2026-01-02")] == ["8"] * 3
+
+
+async def test_a_journal_that_an_earlier_life_began_is_mended_too(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+    async with output(engine, tmp_path) as made:
+        await commit(engine, report(8, T0 + 8))
+        await drained(made)
+        (tmp_path / "2026-01-01.part").unlink()
+        await commit(engine, report(9, T0 + 9))
+        await drained(made)
+    assert rows_of(tmp_path) == expected(1, 9)
+
+
+async def test_our_own_turn_of_the_day_is_no_change_by_someone(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        for n in range(1, 4):
+            await commit(engine, report(n, T0 + n * DAY))
+            await drained(made)
+        assert list(made.problems()) == [] and made._metrics.totals["files_changed"] == 0

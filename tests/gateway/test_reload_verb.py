@@ -201,3 +201,12 @@ def test_a_gateway_whose_file_has_gone_is_asked_all_the_same(running: tuple[Proc
     config.unlink()
     assert ask(config, p.process.pid).returncode == 2
     assert until(lambda: any(line["event"] == "reload_refused" for line in p.lines()))
+
+
+@pytest.mark.parametrize("pid", [-1, 0, 1 << 31, 99_999_999_999_999, 10**30])
+def test_a_number_that_no_process_has_is_refused_with_what_to_do_next(
+    tmp_path: Path, pid: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reloading.reload(toml_of(tmp_path, ("127.0.0.1", 1), [Mote(263)]), pid) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: --pid {pid} is the number of no process") and "\nnext: systemctl show" in said

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - a small folder, and no one else in the loop
 """`citymote gateway replay` and `export`, on the store of a real gateway with a real broker."""
 
 from __future__ import annotations
@@ -6,6 +7,7 @@ import csv
 import io
 import json
 import os
+import socket
 import sqlite3
 import stat
 import subprocess
@@ -17,6 +19,9 @@ from typing import Any
 
 import pytest
 
+from gateway.config import ConfigError
+from gateway.export import _sink
+from gateway.store.sqlite import SqliteEngine
 from tests.gateway.conftest import BrokerAddress
 from tests.gateway.world import REPO, Backend, Concentrator, Mote, Process
 
@@ -246,8 +251,12 @@ def test_an_export_counts_what_it_left_out_and_the_operator_may_have_it(
     victim.write_text("mine")
     target.symlink_to(victim)
     (tmp_path / ".out.json.new").symlink_to(victim)
+    done = gateway(tmp_path, "export", *times, *every, "--file", str(target))
+    assert done.returncode == 2 and f"next: name the file itself ({victim})" in done.stderr, done.stderr
+    assert victim.read_text() == "mine" and target.is_symlink()
+    target.unlink()
     assert gateway(tmp_path, "export", *times, *every, "--file", str(target)).returncode == 0
-    assert victim.read_text() == "mine" and not target.is_symlink() and stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert victim.read_text() == "mine" and stat.S_IMODE(target.stat().st_mode) == 0o600
     target.chmod(0o644)  # whoever publishes them makes the file readable once
     assert gateway(tmp_path, "export", *times, "--file", str(target)).returncode == 0
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
@@ -260,6 +269,46 @@ def test_an_export_counts_what_it_left_out_and_the_operator_may_have_it(
     assert ended.returncode == 0 and "error" not in ended.stderr and "Exception" not in ended.stderr, ended.stderr
     usage = subprocess.run(command[:4] + ["--nothing"], cwd=REPO, capture_output=True, text=True, timeout=60)
     assert "next: citymote gateway export --help" in usage.stderr and "python" not in usage.stderr
+
+
+@pytest.fixture
+def no_files(tmp_path: Path) -> dict[str, Path]:
+    """Whatever can have a name and is no file, but for folders: made here, and nowhere else is one tried."""
+    (tmp_path / "file").write_text("mine")
+    found = {kind: tmp_path / f"a {kind}" for kind in ("pipe", "socket", "link", "link to a pipe", "loop", "device")}
+    os.mkfifo(found["pipe"])
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind(str(found["socket"]))
+    found["link"].symlink_to(tmp_path / "file")
+    found["link to a pipe"].symlink_to(found["pipe"])
+    found["loop"].symlink_to(found["loop"])
+    try:
+        os.mknod(found["device"], stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:  # who is not root makes no devices, and could not have put a file in the place of one
+        del found["device"]
+    return found
+
+
+async def test_an_export_puts_no_file_in_the_place_of_what_is_none(tmp_path: Path, no_files: dict[str, Path]) -> None:
+    (tmp_path / "gateway.toml").write_text(TOML.format("127.0.0.1", 1))
+    (tmp_path / "nodes.toml").write_text("")
+    SqliteEngine(tmp_path / "gateway.db").close()
+    before = {kind: (os.lstat(path).st_mode, os.lstat(path).st_ino) for kind, path in no_files.items()}
+    for kind, path in (*no_files.items(), ("folder", tmp_path)):
+        done = gateway(tmp_path, "export", "--from", "1h", "--file", str(path), "--json")
+        assert done.returncode == 2 and json.loads(done.stdout)["reason"] == "usage", (kind, done)
+        assert f"--file {path} is a" in done.stderr and "next: " in done.stderr, done.stderr
+    assert {kind: (os.lstat(path).st_mode, os.lstat(path).st_ino) for kind, path in no_files.items()} == before
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not [f.name for f in tmp_path.iterdir() if f.name.startswith(".a ")], "nothing is left beside it"
+
+
+def test_what_takes_a_files_name_while_it_is_written_is_not_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    with pytest.raises(ConfigError, match="is a pipe"), _sink(file) as f:
+        f.write("data")
+        os.mkfifo(file)
+    assert stat.S_ISFIFO(os.lstat(file).st_mode) and [p.name for p in tmp_path.iterdir()] == ["out.json"]
 
 
 def rows(done: Ran) -> list[dict[str, Any]]:

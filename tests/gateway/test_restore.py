@@ -7,7 +7,9 @@ import errno
 import fcntl
 import io
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -203,3 +205,60 @@ def test_a_restore_takes_nothing_that_a_backup_does_not_hold(tmp_path: Path, nam
         tar.addfile(m, io.BytesIO(b""))
     done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root)])
     assert done.exit_code == 1 and "which no backup of ours does" in done.output and not any(root.iterdir())
+
+
+async def test_a_restore_takes_no_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    file = box(tmp_path / "here", KEY)
+    SqliteEngine(file.parent / "gateway.db").close()
+    target, root = tmp_path / "all.tar", tmp_path / "root"
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    there = root / str(file.parent)[1:]
+    there.mkdir(parents=True)
+    os.mkfifo(there / "nodes.toml")
+    done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root)])
+    assert done.exit_code == 1 and "nodes.toml is a pipe" in done.output and "nothing was changed" in done.output
+    assert [f.name for f in there.iterdir()] == ["nodes.toml"] and stat.S_ISFIFO((there / "nodes.toml").stat().st_mode)
+
+
+async def test_a_restore_writes_nothing_of_an_archive_of_which_a_bit_has_changed(tmp_path: Path) -> None:
+    file = box(tmp_path / "here", KEY)
+    SqliteEngine(file.parent / "gateway.db").close()
+    target, root = tmp_path / "all.tar", tmp_path / "root"
+    root.mkdir()
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    whole = target.read_bytes()
+    store = whole.index(b"SQLite format 3")
+    for at in (whole.index(KEY.encode()), store + 30, store + 5000):
+        target.write_bytes(whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :])
+        for more in ([], ["--dry-run"]):
+            done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root), *more])
+            assert done.exit_code == 1 and "is damaged" in done.output and "nothing was changed" in done.output
+            assert list(root.iterdir()) == []
+    target.write_bytes(whole)
+    done = CliRunner().invoke(cli, ["gateway", "restore", str(target), "--root", str(root), "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["checked"] is True and done.stderr.count("note:") == 0
+    assert KEY in (root / str(file.parent)[1:] / "nodes.toml").read_text()
+
+
+async def test_an_archive_of_before_without_checksums_is_restored_with_a_word_about_it(tmp_path: Path) -> None:
+    file = box(tmp_path / "here", KEY)
+    SqliteEngine(file.parent / "gateway.db").close()
+    target, old, root = tmp_path / "all.tar", tmp_path / "old.tar", tmp_path / "root"
+    root.mkdir()
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    sums: dict[str, str]
+    for broken in (False, True):
+        with tarfile.open(target) as a, tarfile.open(old, "w", format=tarfile.PAX_FORMAT) as b:
+            for m in a.getmembers():
+                body = a.extractfile(m).read()  # type: ignore[union-attr]
+                if m.name == "citymote-backup.json":
+                    about = json.loads(body)
+                    sums = about.pop("sha256")
+                    assert set(sums) == set(about["files"]) and len(sums) == 3
+                    if broken:
+                        about["sha256"] = {name: s for name, s in sums.items() if "nodes" not in name}
+                    body = json.dumps(about).encode()
+                    m.size = len(body)
+                b.addfile(m, io.BytesIO(body))
+        done = CliRunner().invoke(cli, ["gateway", "restore", str(old), "--root", str(root)])
+        assert (done.exit_code, "has no checksums" in done.output) == ((1, False) if broken else (0, True)), done.output

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
 from tools import gateway_command
@@ -96,3 +97,21 @@ def test_durations_and_times() -> None:
             DURATION.convert(wrong, None, None)
     assert _since("2026-01-01") == _since("2026-01-01T01:00:00+01:00") == 1767225600
     assert abs(_since("2h") - _since("3h") - 3600) < 5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("n-300/#", "read_now", "--as", "ana"),
+        ("+", "read_now", "--as", "ana"),
+        ("", "read_now", "--as", "ana"),
+        ("n-300", "read_now", "--as", "a/b"),
+        ("n-300", "read_now", "--as", "#"),
+        ("n" * 70_000, "read_now", "--as", "ana"),
+        ("n-300", "read_now", "--as", "ana", "--root", "city/#"),
+        ("n-300\udcff", "read_now", "--as", "ana"),
+    ],
+)
+def test_what_can_be_no_level_of_a_topic_is_asked_of_no_broker(words: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(gateway_command.order, [*words, "--broker", "127.0.0.1:1", "--json"])
+    assert done.exit_code == 2 and "can be no level of a topic" in done.output and "next: " in done.output

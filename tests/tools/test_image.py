@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -135,3 +136,15 @@ def test_an_image_that_does_not_fit_a_slot_is_refused() -> None:
     rom = mpy.compiled(mpy.firmware_root())
     with pytest.raises(romfs.ImageError, match="a slot 196608"):
         romfs.image(rom, {"lora/big.mpy": bytes(romfs.HALF)})
+
+
+def test_an_image_takes_no_place_of_a_pipe_or_a_link(tmp_path: Path) -> None:
+    out = tmp_path / "node.romfs"
+    os.mkfifo(tmp_path / "node.romfs.sha256")
+    done = CliRunner().invoke(command, ["--out", str(out)])
+    assert done.exit_code == 2 and "node.romfs.sha256 is a pipe" in done.output and "next: --out" in done.output
+    (tmp_path / "node.romfs.sha256").unlink()
+    out.symlink_to(tmp_path / "elsewhere")
+    done = CliRunner().invoke(command, ["--out", str(out)])
+    assert done.exit_code == 2 and "is a symbolic link" in done.output
+    assert out.is_symlink() and [f.name for f in tmp_path.iterdir()] == ["node.romfs"]
