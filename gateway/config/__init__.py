@@ -29,7 +29,7 @@ from gateway.config.rules import RulesConfig, load_rules
 from gateway.config.seen import Seen, digests
 from gateway.config.store import StoreConfig
 from gateway.config.store import store as read_store
-from gateway.config.table import ConfigError, Table, level, real
+from gateway.config.table import ConfigError, Table, level, real, too_long
 from gateway.core.model import Node
 
 
@@ -172,7 +172,10 @@ def _named(top: Table, key: str) -> Path | None:
     """Where a file of [gateway] is, even when other keys of it are wrong."""
     g = top.data.get("gateway", {})
     name = g.get(key) if isinstance(g, dict) else None
-    return real(top.file.parent / name) if isinstance(name, str) and "\0" not in name else None
+    if not isinstance(name, str) or "\0" in name:
+        return None
+    path = real(top.file.parent / name)
+    return None if too_long(path) else path
 
 
 def _tables(section: Section, top: Table, book: Mistakes) -> dict[str, Table]:

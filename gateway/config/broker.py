@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 
 from gateway.config.table import Table
 
@@ -53,6 +54,7 @@ def tls_files(t: Table) -> tuple[Path | None, Path | None, Path | None]:
 def file_of(t: Table, key: str) -> Path | None:
     """Return the path of a file that must be there, None when the key is not."""
     path = t.path(key, None)
-    if path is not None and not path.is_file():
+    at = None if path is None else t.stat(key, path)
+    if path is not None and (at is None or not S_ISREG(at.st_mode)):
         raise t.error(key, f"names {path}, which is not a file", "check the path")
     return path

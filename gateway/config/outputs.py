@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 
 from gateway.config.broker import BROKER_KEYS, TLS_KEYS, Broker, broker, file_of, tls_files
 from gateway.config.filter import Filter
@@ -119,7 +120,8 @@ def _files(name: str, t: Table, sieve: Filter) -> FilesOutputConfig:
     t.only(("kind", "folder", "formats", *FILTER_KEYS))
     folder = t.path("folder")
     assert folder is not None
-    if folder.exists() and not folder.is_dir():
+    at = t.stat("folder", folder)
+    if at is not None and not S_ISDIR(at.st_mode):
         raise t.error("folder", f"names {folder}, which is a file", "name a folder; it is made when it does not exist")
     formats = t.choices("formats", FILE_FORMATS, ("jsonl",))
     if "parquet" in formats and importlib.util.find_spec("pyarrow") is None:

@@ -225,7 +225,23 @@ class Table:
         value = self.get(key, str, default, '"a/file"')
         if value is not None and "\0" in value:
             raise self.error(key, "holds a NUL, which no name of a file has", f'write {key} = "a/file"')
-        return None if value is None else real(self.file.parent / value)
+        if value is None:
+            return None
+        path = real(self.file.parent / value)
+        if too_long(path):
+            length = len(os.fsencode(path))
+            raise self.error(key, f"is a path of {length} bytes, which no file can have", f'write {key} = "a/file"')
+        return path
+
+    def stat(self, key: str, path: Path) -> os.stat_result | None:
+        """Return what is at a path that `key` names, None when nothing is. Raises ConfigError when that cannot be found out."""
+        try:
+            return os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as e:  # a folder on the way that may not be entered, links that lead back, a disk that fails
+            hint = denied(path, "check the path, and the disk that it is on")
+            raise self.error(key, f"names {path}, which cannot be looked at: {e.strerror}", hint) from e
 
     def tables(self, key: str) -> dict[str, Table]:
         """Return the sub-tables [key.NAME]."""
@@ -233,6 +249,15 @@ class Table:
         if not isinstance(value, dict):
             raise self.error(key, "must be tables", f"write [{key}.NAME]")
         return {name: type(self)(self.file, self.text, f"{key}.{name}", data) for name, data in value.items()}
+
+
+def too_long(path: Path) -> bool:
+    """True when the system has no room for a path, or for a part of it."""
+    try:
+        os.lstat(path)
+    except OSError as e:
+        return e.errno == errno.ENAMETOOLONG
+    return False
 
 
 def real(path: Path) -> Path:
@@ -327,6 +352,8 @@ def text_of(file: Path, what: str, seen: dict[Path, Seen] | None = None) -> str:
         if e.errno == errno.ELOOP:
             text = f"{what} {file} leads back to itself through symbolic links"
             raise ConfigError(text, "put a file there, or a link to one", file) from None
+        if e.errno == errno.ENAMETOOLONG:
+            raise ConfigError(f"{what} {file} cannot be read: {e.strerror}", "write a shorter name", file) from None
         hint = denied(file, "look at the file and the disk that it is on")
         raise ConfigError(f"{what} {file} cannot be read: {e.strerror or e}", hint, file) from e
 

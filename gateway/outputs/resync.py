@@ -440,10 +440,8 @@ class Resync:
         self._follow(turn)
         ledger, tree = self._engine.ledger, self._tree
         seq, c = ledger.current(subject) or (0, NOTHING)
-        if turn.alarms:
-            c = c.alerts_only()
-        desired = tree.desired(subject, c)
-        topics, doubts = self._over(turn, subject)
+        desired = tree.desired(subject, c.alerts_only() if turn.alarms else c)
+        topics, doubts = self._over(turn, subject, c)
         turn.doubts += [Doubt(subject, name, frozenset(more - desired.keys())) for name, more in doubts.items()]
         if turn.looks:
             return
@@ -476,7 +474,7 @@ class Resync:
             await self.room()
             self._follow(turn)
             _, c = ledger.current(d.subject) or (0, NOTHING)
-            topics = d.topics & self._over(turn, d.subject)[1].get(d.name, set()) - tree.desired(d.subject, c).keys()
+            topics = d.topics & self._over(turn, d.subject, c)[1].get(d.name, set()) - tree.desired(d.subject, c).keys()
             mine, others = judge()
             for topic in sorted(mine & topics):
                 self.publish(Message(topic, b"", retain=True), d.subject)
@@ -499,8 +497,8 @@ class Resync:
         if turn.unread is not None:
             log.warning("retained_unread", output=self.output, error=turn.unread[0], next=turn.unread[1])
 
-    def _over(self, turn: Turn, subject: str) -> tuple[set[str], dict[Name, set[str]]]:
-        return over(turn, subject, self._tree, self._engine.ledger, self.neighbours.trees())
+    def _over(self, turn: Turn, subject: str, c: Current) -> tuple[set[str], dict[Name, set[str]]]:
+        return over(turn, subject, c, self._tree, self._engine.ledger, self.neighbours.trees())
 
     async def _own(self, turn: Turn) -> None:
         """Empty what the gateway said of itself under former roots, and former marks."""

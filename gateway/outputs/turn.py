@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gateway.core.current import NOTHING
+from gateway.core.current import NOTHING, Current
 from gateway.core.shape import Entry
 from gateway.outputs.owner import Claim, newest, ours
 from gateway.outputs.reading import AT_ONCE, Name, Read, Reader
@@ -56,12 +56,11 @@ def name_of(tree: Tree, subject: str, name: str) -> Name:
 
 
 def over(
-    turn: Turn, subject: str, tree: Tree, ledger: Ledger, strangers: Sequence[Tree]
+    turn: Turn, subject: str, c: Current, tree: Tree, ledger: Ledger, strangers: Sequence[Tree]
 ) -> tuple[set[str], dict[Name, set[str]]]:
     """Return the topics of a subject that may hold what is no longer true, but for those of other outputs at this broker: those under the
-    name that it has, and, by name, those that may be another gateway's by now. strangers: outputs that may be at this broker.
+    name that it has, and, by name, those that may be another gateway's by now. c: all its facts; strangers: outputs that may be at this broker.
     """
-    _, c = ledger.current(subject) or (0, NOTHING)
     sure, doubts, entries = tree.over(subject, c, turn.seq), dict[Name, set[str]](), list[Entry]()
     if subject.startswith("@") and sure:
         doubts[name_of(tree, subject, subject[1:])], sure = sure, set()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,63 @@ def test_a_name_with_a_nul_is_a_mistake_of_one_line(folder: Path, key: str) -> N
     file.write_text(text.replace("[gateway]", f'[gateway]\n{key} = "a\\u0000b"', 1))
     with pytest.raises(ConfigError, match=f"gateway.{key} holds a NUL"):
         load(file)
+
+
+LONG = "x" * 300  # a part of a path has at most 255 bytes
+
+
+@pytest.mark.parametrize("key", ["store", "registry", "rules"])
+def test_a_name_that_is_too_long_is_a_mistake_of_one_line(folder: Path, key: str) -> None:
+    file = folder / "gateway.toml"
+    text = "\n".join(line for line in file.read_text().splitlines() if not line.startswith(key))
+    for name in (LONG, f"{LONG}/gateway.db", "a/" * 2100 + "b"):
+        file.write_text(text.replace("[gateway]", f'[gateway]\n{key} = "{name}"', 1))
+        with pytest.raises(
+            ConfigError, match=rf"gateway.toml:\d+: gateway.{key} is a path of .* bytes, which no file can have"
+        ) as e:
+            load(file)
+        assert "write " in e.value.hint and len(str(e.value)) < 300, "it is not repeated"
+
+
+def test_outputs_name_files_that_are_too_long_or_that_may_not_be_looked_at(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / "gateway.toml"
+    good = file.read_text()
+    outputs = {
+        "folder": '\n[output.f]\nkind = "files"\nfolder = "PLACE"\n',
+        "token_file": '\n[output.f]\nkind = "ngsi-ld-http"\nurl = "http://127.0.0.1:1"\ntoken_file = "PLACE"\n',
+        "password_file": '\n[output.f]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\nusername = "a"\npassword_file = "PLACE"\n',
+    }
+    for key, text in outputs.items():
+        file.write_text(good + text.replace("PLACE", LONG))
+        with pytest.raises(ConfigError, match=f"output.f.{key} is a path of .* bytes"):
+            load(file)
+    real = os.stat
+
+    def stat(path: object, *args: Any, **more: Any) -> os.stat_result:
+        if str(path).endswith("closed/in"):  # root enters every folder, so the test cannot be made with modes
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(path, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", stat)
+    for key, text in outputs.items():
+        file.write_text(good + text.replace("PLACE", "closed/in"))
+        with pytest.raises(
+            ConfigError, match=f"output.f.{key} names .*closed/in, which cannot be looked at: Permission denied"
+        ) as e:
+            load(file)
+        assert e.value.hint
+
+
+def test_a_start_with_a_name_that_is_too_long_is_a_bad_configuration(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, by which the unit stays down: 1 would be tried again for ever."""
+    for file in (folder / f"{LONG}.toml", folder / LONG / "gateway.toml"):
+        assert service.run(file) == 2
+        error = capsys.readouterr().err
+        assert "File name too long" in error and "next: write a shorter name" in error
 
 
 def test_a_store_that_is_a_folder_or_no_file_is_named_as_such(folder: Path) -> None:

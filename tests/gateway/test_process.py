@@ -369,6 +369,7 @@ def test_one_receiver_of_another_time_is_named_and_not_followed(
     assert json.loads(backend.on("node/n-264/q/pm10")[0])["rx"].startswith(time.strftime("%Y-", time.gmtime()))
     named = lambda told: b'"receiver_time"' in told and b"aa555a00000000ee" in told  # noqa: E731
     backend.wait(lambda: any(map(named, backend.on("gw/gw-1/health"))), 40)
+    assert p.stop() == 0
     assert [line["receiver"] for line in p.lines() if line["event"] == "receiver_time"] == ["aa555a00000000ee"]
 
 

@@ -185,8 +185,9 @@ def test_a_bad_file_is_refused_loudly_and_the_old_one_stays_in_force(
         )  # would make the node unknown, were anything of it in force
         status = reload(p)
     assert status.startswith("degraded: the configuration on disk is not in force: ")
+    assert until(lambda: any(line["event"] == "reload_refused" for line in p.lines()))
     refused = [line for line in p.lines() if line["event"] == "reload_refused"]
-    assert refused and says in refused[-1]["next"] and refused[-1]["level"] == "error"
+    assert says in refused[-1]["next"] and refused[-1]["level"] == "error"
     c = Concentrator(p.port)
     c.push(m.report(NOW, ROWS))
     c.pull()

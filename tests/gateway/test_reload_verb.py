@@ -67,8 +67,8 @@ def test_a_reload_ends_as_the_running_gateway_ended_it(running: tuple[Process, P
     (config.parent / "nodes.toml").write_text(nodes + f'[[node]]\nid = 264\nkey = "{secrets.token_hex(16)}"\n')
     done = ask(config, pid)
     assert (done.returncode, done.stdout) == (0, f"{config} is in force: 2 nodes, 1 new or changed, 0 gone\n")
+    assert until(lambda: [line["nodes"] for line in p.lines() if line["event"] == "reloaded"] == [1, 2])
     assert len([line for line in p.lines() if line["event"] == "reload_refused"]) == refused
-    assert [line["nodes"] for line in p.lines() if line["event"] == "reloaded"] == [1, 2]
     assert {f.name for f in runtime.iterdir()} == {"reload.json"}
     p.kill()
     done = ask(config, pid)

@@ -180,6 +180,8 @@ class Process:
             )  # fmt: skip
         self.told = self._await_ready(ready_s)
         assert b"READY=1" in self.told, self.log.read_text()
+        # a thread of its own writes the log, so a line may come after its effect; lines keep their order
+        assert until(lambda: any(line["event"] == "ready" for line in self.lines()), ready_s), self.log.read_text()
 
     def _await_ready(self, seconds: float) -> bytes:
         self._notify.settimeout(0.25)
