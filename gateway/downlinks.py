@@ -13,7 +13,7 @@ from gateway import crypto
 from gateway.clock import Clock
 from gateway.core import downlink
 from gateway.core.airtime import DutyLedger, time_on_air_us
-from gateway.core.commands import Offer
+from gateway.core.command import Offer
 from gateway.core.model import Answer, Node, Radio, Reception
 from gateway.links.link import Link
 from gateway.metrics import Metrics

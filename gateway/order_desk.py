@@ -13,7 +13,8 @@ from gateway.clock import Clock
 from gateway.commit import Commits
 from gateway.core import downlink
 from gateway.core.authorise import Policy
-from gateway.core.commands import Desk, Offer
+from gateway.core.command import Offer
+from gateway.core.commands import Desk
 from gateway.core.follow import Follow
 from gateway.core.model import Event, Node, NodeState, Reception
 from gateway.core.value import replace

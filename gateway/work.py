@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.core.commands import Offer
+from gateway.core.command import Offer
 from gateway.core.decide import opaque
 from gateway.core.dedupe import Heard
 from gateway.core.model import Decision, Event, Node

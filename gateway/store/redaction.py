@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from gateway.core.commands import OPEN
+from gateway.core.command import OPEN
 from gateway.core.redact import shown
 from gateway.store.audit import NO_CHANGE, NOT_CHANGED
 

@@ -15,7 +15,8 @@ from motewire.codes import CONFIG_ALARM, CONFIG_PIECE, DOWN_COMMAND, DOWN_CONFIG
 
 from gateway.core import orders
 from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Role, Valve
-from gateway.core.commands import BURST, KEEP_S, LEAK_NEWS_S, REMEMBERED, RESULT_S, ROUNDS, Desk
+from gateway.core.command import KEEP_S, RESULT_S, ROUNDS
+from gateway.core.commands import BURST, LEAK_NEWS_S, REMEMBERED, Desk
 from gateway.core.follow import Follow
 from gateway.core.model import Alarm, Event, Node
 from gateway.core.value import replace
