@@ -222,7 +222,8 @@ async def emptied(former: Former, b: Broker, reader: Reader) -> list[str]:
     """Have emptied what is ours; return the leaves."""
 
     async def settled() -> None:
-        await asyncio.sleep(0.01)
+        while b.owes or b.waiting:  # acknowledgements, and what others publish meanwhile
+            await asyncio.sleep(0.001)
 
     async def stored(job: Awaitable[int]) -> bool:
         await job
@@ -277,7 +278,8 @@ async def test_an_id_that_another_gateway_takes_meanwhile_is_that_ones_from_then
         async with former.watching(reader):
             assert former.ids == {"gw-old"}
             come()
-            await asyncio.sleep(0.01)
+            while b.waiting:
+                await asyncio.sleep(0.001)
             assert not former.ids
     elif when == "while it is emptied":
         b.before_puback = lambda topic: (

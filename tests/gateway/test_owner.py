@@ -105,7 +105,7 @@ class Broker:
         self, retained: dict[str, bytes], late: float = 0.0, deaf: str = "", mute: bool = False, refuse: str = ""
     ) -> None:
         self.retained, self.late, self.deaf, self.mute, self.refuse = dict(retained), late, deaf, mute, refuse
-        self.hears, self.queue, self.waiting = frozenset[str](), math.inf, 0
+        self.hears, self.queue, self.waiting, self.owes = frozenset[str](), math.inf, 0, 0
         self.on_puback: Callable[[int], None] = lambda _mid: None
         self.before_puback: Callable[[str], None] = lambda _topic: None
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -153,7 +153,10 @@ class Broker:
             self._later(0, lambda t, p: self.on_message(t, p), topic, payload)
         mid = len(self.sent)
 
+        self.owes += 1
+
         def acknowledged() -> None:
+            self.owes -= 1
             self.before_puback(topic)
             self.on_puback(mid)
 
