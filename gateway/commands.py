@@ -13,6 +13,7 @@ from functools import partial
 
 import structlog
 
+from gateway.asked_elsewhere import Elsewhere
 from gateway.backoff import Backoff
 from gateway.config import Broker
 from gateway.config.table import NAME
@@ -38,14 +39,24 @@ class CommandRim:
     """
 
     def __init__(
-        self, broker: Broker, root: str, gateway: str, console: str | None, ask: Ask, metrics: Metrics
+        self,
+        broker: Broker,
+        root: str,
+        gateway: str,
+        console: str | None,
+        ask: Ask,
+        metrics: Metrics,
+        ours: Callable[[str], bool],
     ) -> None:
-        self._broker, self._root, self._gateway, self._console = broker, root, gateway, console
+        """ours: True for the name of a node in our registry."""
+        self._broker, self._root, self._gateway, self._console, self._ours = broker, root, gateway, console, ours
         self._ask, self._metrics = ask, metrics
         self.connected = asyncio.Event()
         self.backoff = Backoff()
         self._lines = Seldom()
         self._session: MqttSession | None = None
+        self._elsewhere: Elsewhere | None = None
+        self._looks: set[asyncio.Task[None]] = set()
 
     @property
     def client_id(self) -> str:
@@ -65,7 +76,10 @@ class CommandRim:
         asks again with the same id."""
         requester = (event.command or {}).get("requester", GATEWAY)
         if self._session is not None and requester != GATEWAY and NAME.fullmatch(requester):
-            self._session.publish(f"{self._root}/v1/cmd/{requester}/{event.name}/ack", ack_body(event), 1)
+            topic = f"{self._root}/v1/cmd/{requester}/{event.name}/ack"
+            if self._elsewhere is not None:
+                self._elsewhere.answering(topic, str((event.command or {}).get("id", "")))
+            self._session.publish(topic, ack_body(event), 1)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -78,6 +92,8 @@ class CommandRim:
             session.on_retained = self._retained
             try:
                 await session.connect()
+                self._elsewhere = Elsewhere(session, self._root, self._gateway)
+                await self._elsewhere.begin()
                 await session.subscribe(f"{self._root}/v1/cmd/+/+", 1)
                 await session.subscribe(f"{self._root}/v1/node/+/cmd", 1)
                 self._session = session
@@ -95,18 +111,24 @@ class CommandRim:
                 log.warning("commands_unreachable", error=str(e), retry_s=round(wait, 1),
                             next=e.hint or "nothing can be ordered until the broker answers; start it or correct the output's broker")  # fmt: skip
             finally:
-                self._session = None
+                self._session = self._elsewhere = None
                 self.connected.clear()
+                for look in self._looks:  # who asked gets no answer, as of any request while we are away
+                    look.cancel()
                 await session.disconnect()
             await asyncio.sleep(wait)
 
     def _retained(self, topic: str, payload: bytes) -> None:
+        if self._elsewhere is not None and self._elsewhere.heard(topic, payload):
+            return
         self._metrics.refused["command_retained"] += 1
         log.warning(
             "command_retained", topic=topic, next="publish requests without the retain flag, and remove this one"
         )
 
     def _arrived(self, topic: str, payload: bytes) -> None:
+        if self._elsewhere is not None and self._elsewhere.heard(topic, payload):
+            return
         levels = topic.removeprefix(f"{self._root}/v1/").split("/")
         if len(levels) != 3:
             self._bad_topic(topic)
@@ -122,7 +144,19 @@ class CommandRim:
         if not NAME.fullmatch(requester) or not NAME.fullmatch(node):
             self._bad_topic(topic)
             return
-        self._ask(requester, node, payload)
+        if self._ours(node) or self._elsewhere is None:
+            self._ask(requester, node, payload)
+            return
+        look = asyncio.create_task(self._look(self._elsewhere, requester, node, payload))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+
+    async def _look(self, elsewhere: Elsewhere, requester: str, node: str, payload: bytes) -> None:
+        """Ask for a node that is not ours, which is refused, unless another gateway has it."""
+        if await elsewhere.answered(requester, node, payload):
+            self._metrics.totals["commands_elsewhere"] += 1
+        else:
+            self._ask(requester, node, payload)
 
     def _bad_topic(self, topic: str) -> None:
         self._metrics.refused["command_bad_topic"] += 1

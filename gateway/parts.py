@@ -166,6 +166,7 @@ class Commands:
         self._rim: CommandRim | None = None
         self._kept: Kept | None = None
         self._since = Since()
+        self._names: set[str] = set()
 
     async def apply(self, config: Config) -> None:
         """Follow policy, registry, and the broker through which people ask."""
@@ -173,10 +174,15 @@ class Commands:
         if c is None or o is None:
             return
         self._pipeline.configure(c.policy, config.nodes)
+        self._names.clear()
+        self._names.update(n.name for n in config.nodes.values())
         wired = (o.broker, o.root, config.id, c.console)
         if wired != self._wired:
             await self.cancel()
-            self._wired, self._rim = wired, CommandRim(*wired, self._pipeline.ask, self._metrics)
+            self._wired, self._rim = (
+                wired,
+                CommandRim(*wired, self._pipeline.ask, self._metrics, self._names.__contains__),
+            )
             self._pipeline.answered = self._rim.answer
             self._kept = self._watch.keep("commands", self._rim.run)
 

@@ -482,6 +482,9 @@ class Ledger:
         if subject.startswith("@") or not known.past:
             return
         number, c = int(subject), self.folding.of(db, subject)[2]
+        # generations of another store, and of one of which an older copy was put back, are the same numbers
+        (life,) = db.execute("SELECT body FROM notes WHERE key = ?", (LIFE,)).fetchone()
+        change = f"{life.decode()}-{generation}-{int(now)}"
         if known.now is None:  # one that returns raises its alarms anew
             self.calm(db, number)
         former = known.past[-1][1]
@@ -491,7 +494,7 @@ class Ledger:
             a = up.alarm
             if rule != f"{a.quantity}-{a.code}":  # the rule's own business
                 continue
-            ident = f"{number}:entry-{generation}:{rule}"
+            ident = f"{number}:entry-{change}:{rule}"
             over = replace(
                 a, state="cleared", t=max(a.t, int(now)), rules=(rule,), circle=Circle(former.profile, former.areas)
             )

@@ -357,6 +357,39 @@ def test_answers_about_a_personal_node_reach_who_asked_and_no_output_that_may_no
     assert backend.on("node/n-263/ack") == []
 
 
+def test_a_gateway_says_nothing_of_a_node_that_another_one_at_the_root_has(
+    tmp_path: Path, mosquitto: BrokerAddress, start: Start
+) -> None:
+    """Two districts, two gateways, one broker and root: both hear every request. One node's metadata show whose it is, the other's are shown to no one."""
+    backend, folders = Backend(mosquitto), (tmp_path / "a", tmp_path / "b")
+    for folder, id_, numbers in zip(folders, ("gw-1", "gw-2"), ((263,), (264, 265)), strict=True):
+        folder.mkdir()
+        config = toml_of(folder, mosquitto, [Mote(n) for n in numbers])
+        config.write_text(config.read_text().replace('"gw-1"', f'"{id_}"') + COMMANDS)
+        nodes = folder / "nodes.toml"
+        head, mark, last = nodes.read_text().rpartition("[[node]]")
+        nodes.write_text(head + mark + (last.replace('"open"', '"personal"') if 265 in numbers else last))
+    one, two = (start(folder / "gateway.toml") for folder in folders)
+    backend.wait(lambda: backend.on("node/n-264/meta"))
+
+    def states(node: str) -> list[str]:
+        return [json.loads(x)["state"] for x in backend.on(f"cmd/ana/{node}/ack")]
+
+    for node in ("n-264", "n-265", "n-999", "n-263"):
+        body = json.dumps({"id": f"to-{node}", "name": "read_now", "requester": "ana"})
+        backend._client.publish(f"city/v1/cmd/ana/{node}", body, 1).wait_for_publish(60)
+    backend.wait(lambda: states("n-999"), what="a node that no one has is refused, by the first or by both")
+    backend.wait(lambda: all(len(states(node)) >= 2 for node in ("n-263", "n-264", "n-265")))
+    assert one.stop() == 0 and two.stop() == 0
+    assert set(states("n-999")) == {"refused"}
+    assert {n: states(n) for n in ("n-263", "n-264", "n-265")} == dict.fromkeys(("n-263", "n-264", "n-265"), ["accepted", "queued"])
+    elsewhere = [p.lines()[-1]["totals"]["commands_elsewhere"] for p in (one, two)]
+    assert elsewhere[0] >= 2 and elsewhere[1] >= 1 and sum(elsewhere) + len(states("n-999")) == 5
+    for folder, others in zip(folders, (("n-264", "n-265"), ("n-263",)), strict=True):
+        audit = [str(e) for e in entries(folder / "gateway.db")]
+        assert not any(f"to-{node}" in e for node in others for e in audit), "what is another's is not in the audit log"
+
+
 def test_a_console_topic_is_refused_unless_somebody_answers_for_it(
     tmp_path: Path, mosquitto: BrokerAddress, start: Start
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from gateway.outputs import FORMATS, RETAINED, WHOLE
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import Known
 from gateway.outputs.retained import Tree, shape_of
+from gateway.schemas import EVENT_ID
 from gateway.store.engine import StoreError, Write
 from gateway.store.ledger import FILLED
 from gateway.store.memory import MemoryEngine
@@ -247,6 +250,33 @@ async def test_a_node_that_has_gone_has_no_alarm_up_in_its_state_and_one_that_is
     assert gone is not None and before is not None and gone == replace(before, alarms={}), "nothing else of it is lost"
     assert renamed is not None and set(renamed.alarms) == {"pm10-above"}, "as raised again under the new name"
     engine.close()
+
+
+async def test_ids_of_alarms_that_end_with_an_entry_come_from_no_other_store_and_no_other_moment(
+    tmp_path: Path,
+) -> None:
+    """A second gateway, a store that was lost, and a copy of the store that was put back have changes of the registry of the same number."""
+    up = Alarm("raised", "above", "warning", "pm10", "ug/m3", 181, 150, T0, T0, ("pm10-above",))
+    node = Node(7, "n-7", b"", profile="air_quality", interval_s=600, visibility="open")
+    seen = list[str]()
+
+    async def renamed(file: Path, now: float, new: bool = True) -> None:
+        engine = SqliteEngine(file, ["city"])
+        if new:
+            await engine.ledger.keep_registry({7: node}, {}, T0)
+            state = NodeState(down=engine.floor + 3, alarms={"pm10-above": AlarmState(T0, T0, 1)})
+            await engine.commit([Write(7, state, Event("alarm", "7:1:1", 7, "n-7", OPEN, T0 + 1.0, 600, alarm=up))])
+            shutil.copy(file, file.with_suffix(".before"))  # the log is beside it
+            shutil.copy(f"{file}-wal", f"{file.with_suffix('.before')}-wal")
+        await engine.ledger.keep_registry({7: replace(node, name="other")}, {}, now)
+        seen.extend(e.event.id for e in engine.fetch(0, 99) if e.event.alarm is not None and e.event.id != "7:1:1")
+        engine.close()
+
+    await renamed(tmp_path / "one.db", T0 + 5)
+    await renamed(tmp_path / "two.db", T0 + 5)
+    await renamed(tmp_path / "one.before", T0 + 6, new=False)
+    assert len(seen) == 6 == len(set(seen)), seen
+    assert all(re.search(EVENT_ID["pattern"], f"{i}:0") for i in seen)
 
 
 async def test_an_area_that_has_left_is_nowhere_any_more_and_one_that_is_narrower_only_where_it_may_be() -> None:
