@@ -31,11 +31,13 @@ from gateway.outputs.message import iso
 from gateway.outputs.records import COLUMNS, Record, records
 from gateway.period import add_period
 from gateway.store import glance
+from gateway.store.archive import config_files
 from gateway.store.engine import StoreError
 from gateway.store.history import History
 from gateway.target import another, taken_by
 
 _ALL = tuple(COLUMNS)
+BESIDE = ("-wal", "-shm", "-journal", ".floor", ".lock", ".reserve")  # of a store
 READING = tuple(name for name in _ALL[: _ALL.index("quality") + 1] if name != "kind")  # what a reading has
 
 
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("--json speaks on stdout, where the data would go", "add --file FILE")
         if args.file is not None:
             _whole_file(args.file)
+            _not_ours(args.file, config)
     except ConfigError as e:
         return _fail("usage", e, e.hint, 2)
     try:
@@ -111,6 +114,15 @@ def _whole_file(file: Path) -> None:
             if what not in ("a folder", "a symbolic link") or not os.path.isfile(file):
                 hint = f"without --file the data go to stdout: add > {file} instead"
             raise ConfigError(f"--file {file} is {what}, in whose place no file is put", hint)
+
+
+def _not_ours(file: Path, c: Config) -> None:
+    """Raise ConfigError for a file that the gateway lives by: what it was would be gone."""
+    path = os.path.realpath(file)
+    store = os.path.realpath(c.store)
+    ours = {os.path.realpath(f) for f in config_files(c)}
+    if path in ours or path == store or path in {f"{store}{end}" for end in BESIDE}:
+        raise ConfigError(f"--file {file} is a file of this gateway, which would be replaced", "name a new file")
 
 
 @contextmanager

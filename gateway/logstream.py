@@ -44,6 +44,7 @@ class LogStream(TextIOBase):
             0  # bytes that wait, the line under way among them; lines dropped since the last one that was taken
         )
         self._part = ""  # of a line without its end
+        self._torn = False  # the last line that was written lacks its end
         self._since: float | None = None  # when the line under way was begun
         self._why, self._lost_at = "", float("-inf")
         if fd is not None:
@@ -101,11 +102,18 @@ class LogStream(TextIOBase):
 
     def _out(self, data: bytes) -> None:
         assert self._fd is not None
+        if self._torn:  # the next line begins as a line, so that it can be read
+            data = b"\n" + data
+        whole = len(data)
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
             except BlockingIOError:  # who started us made it so; a line is whole all the same
                 select.select((), (self._fd,), ())
+            except OSError:  # a full disk may have taken a part
+                self._torn = self._torn or len(data) < whole
+                raise
+        self._torn = False
 
     def flush(self) -> None:
         """Wait until everything is written, for END_S at most; not at all in an event loop, and for a reader that has let us wait so long already."""

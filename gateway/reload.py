@@ -7,6 +7,7 @@ refused the first time: a file is empty, or half there, while an editor or a cop
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -76,6 +77,7 @@ class Reloads:
             try:
                 await self._once()
                 self._report(began, self._mistakes)
+                await asyncio.to_thread(sys.stderr.flush)  # whoever waits for READY finds in the log how it ended
             finally:
                 self._say("READY=1\nSTATUS=" + self._settled())
 

@@ -28,6 +28,7 @@ from gateway.outputs.contested import Contested
 from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
+from gateway.outputs.names import Names
 from gateway.outputs.refusal import Refusals
 from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
@@ -82,6 +83,7 @@ class MqttOutput(Destination):
         )
         self._contested = Contested(config.name, config.root, nodes, self.resync, metrics)
         self._twin = Twin()
+        self._names = Names(config.filter.visibility, nodes)
         self._rejects = 0
         self._rejects_since = 0.0
 
@@ -90,6 +92,7 @@ class MqttOutput(Destination):
         super().reload(nodes)
         self._tree.use(nodes)
         self._contested.use(nodes)
+        self._names.use(nodes)
         self.resync.wake()
 
     def reject(self, body: dict[str, Any]) -> None:
@@ -102,11 +105,11 @@ class MqttOutput(Destination):
             self._rejects, self._rejects_since = 0, now
         self._rejects += 1
         if self._rejects <= REJECTS_PER_S:
-            session.publish(self._gw("reject"), json(body))
+            session.publish(self._gw("reject"), json(self._names.masked(body)))
 
     def tell(self, leaf: str, body: dict[str, Any]) -> None:
         """Publish gw/<gw>/<leaf>, retained."""
-        self._publish_own(leaf, json(body))
+        self._publish_own(leaf, json(self._names.masked(body)))
 
     async def open(self) -> None:
         """Connect, and say that this gateway is there."""

@@ -440,7 +440,10 @@ def reject() -> dict[str, Any]:
             "reason": {"type": "string", "pattern": "^[a-z0-9_]+$"},
             "link": {"type": "string"},
             "node": NODE_NAME,
-            "node_id": {"type": "integer", "description": "of a node that is not in the registry"},
+            "node_id": {
+                "type": "integer",
+                "description": "of a node that is not in the registry, or not shown at this output",
+            },
             "detail": {
                 "type": "string",
                 "description": "what was sent where, and what is right, where no frame is known",

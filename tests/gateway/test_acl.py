@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import shutil
@@ -238,7 +239,7 @@ def test_each_role_writes_and_reads_its_own_part_and_nothing_else(secured: Secur
         "city/v1/node/a/ack",
         "homeassistant/device/a/config",
     }
-    may = {"gw-1": asked | back | {"city/v1/gw/gw-1/state", "city/v1/gw/gw-1/mark/city", "homeassistant/status"} | {t for t in TOPICS if UP in t},
+    may = {"gw-1": asked | back | {"city/v1/gw/gw-1/state", "city/v1/gw/gw-1/mark/city", "homeassistant/status", "city/v1/cmd/operator/a/ack", "city/v1/cmd/bob/a/ack"} | {t for t in TOPICS if UP in t},
            "portal": seen,
            "operator": seen - {NGSI} | {"city/v1/cmd/operator/a/ack"}, "bob": seen - {NGSI} | {"city/v1/cmd/bob/a/ack"},
            "node 00000107": {f"{DOWN}/00000107"}, "node 00000108": {f"{DOWN}/00000108"}, "node nodes": {f"{DOWN}/nodes"}}  # fmt: skip
@@ -325,6 +326,56 @@ def test_the_gateway_works_through_the_brokers_template(tmp_path: Path, secured:
     finally:
         p.kill()
         for client in (portal, node):
+            client.close()
+
+
+def test_home_assistant_reads_all_that_its_discovery_points_to(tmp_path: Path, secured: Secured) -> None:
+    """With the template's lines for it: an availability that it may not read leaves every entity unavailable."""
+    m = Mote(263)
+    acl = secured.folder / "citymote.acl"
+    lines = re.search(r"(?m)^# user homeassistant\n(?:# topic .*\n)+", acl.read_text())
+    assert lines
+    acl.write_text(acl.read_text() + "\n" + lines[0].replace("# ", ""))
+    passwd = [needs("mosquitto_passwd"), "-b", "citymote.passwd", "homeassistant", "pw-homeassistant"]
+    subprocess.run(passwd, cwd=secured.folder, check=True, capture_output=True, timeout=60)
+    (secured.folder / "citymote.passwd").chmod(0o644)
+    secured.stop()
+    secured.start()
+    (tmp_path / "password").write_text("pw-gw-1\n")
+    login = f'username = "gw-1"\npassword_file = "password"\nca_file = "{secured.folder}/ca.crt"'
+    config = toml_of(tmp_path, secured.tls, [m], output_city=f'{login}\nformats = ["native", "homeassistant"]')
+    config.write_text(config.read_text().replace("[output.city]", f"{login}\n[output.city]"))
+    home, portal = Client(secured, "homeassistant"), Client(secured, "portal")
+    p = Process(config)
+    try:
+        assert not home.refused
+        c = Concentrator(p.port)
+        c.push(m.status({1: 5, 11: 371}, long=True))
+        c.push(m.report(int(time.time()) - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.push(m.alarm(2, int(time.time()) - 60, 6, 400, 150))
+        c.pull()
+        assert until(lambda: "homeassistant/device/n-263/config" in dict(home.heard)), sorted(dict(home.heard))
+        pointed = set[str]()
+
+        def look(value: object) -> None:
+            for key, v in (
+                value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+            ):
+                if isinstance(key, str) and key.endswith("topic") and isinstance(v, str):
+                    pointed.add(v)
+                look(v)
+
+        def told() -> bool:
+            look(json.loads(dict(home.heard)["homeassistant/device/n-263/config"]))
+            return pointed & dict(portal.heard).keys() <= dict(home.heard).keys() >= needed
+
+        # what the node has not reported is at no topic; the portal reads what there is
+        needed = {"city/v1/gw/gw-1/state", "city/v1/node/n-263/state", "city/v1/node/n-263/q/pm10"}
+        assert until(told), (sorted(pointed), sorted(dict(home.heard)))
+        assert needed <= pointed
+    finally:
+        p.kill()
+        for client in (home, portal):
             client.close()
 
 

@@ -382,7 +382,9 @@ def test_a_gateway_says_nothing_of_a_node_that_another_one_at_the_root_has(
     backend.wait(lambda: all(len(states(node)) >= 2 for node in ("n-263", "n-264", "n-265")))
     assert one.stop() == 0 and two.stop() == 0
     assert set(states("n-999")) == {"refused"}
-    assert {n: states(n) for n in ("n-263", "n-264", "n-265")} == dict.fromkeys(("n-263", "n-264", "n-265"), ["accepted", "queued"])
+    assert {n: states(n) for n in ("n-263", "n-264", "n-265")} == dict.fromkeys(
+        ("n-263", "n-264", "n-265"), ["accepted", "queued"]
+    )
     elsewhere = [p.lines()[-1]["totals"]["commands_elsewhere"] for p in (one, two)]
     assert elsewhere[0] >= 2 and elsewhere[1] >= 1 and sum(elsewhere) + len(states("n-999")) == 5
     for folder, others in zip(folders, (("n-264", "n-265"), ("n-263",)), strict=True):

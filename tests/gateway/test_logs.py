@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -12,10 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import structlog
 
+from gateway import logstream
 from gateway.logs import MAX_KINDS, WINDOW_S, Repeats, no_secrets
 from gateway.logstream import END_S, LogStream
 from tests.gateway.world import REPO
@@ -62,9 +65,10 @@ def pipe() -> Iterator[tuple[int, int]]:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
     yield reader, writer
-    for fd in (reader, writer):
-        with contextlib.suppress(OSError):
-            os.close(fd)
+    with contextlib.suppress(OSError):
+        os.close(
+            reader
+        )  # the writing end stays: a LogStream's thread may write to it yet, and its number would be another test's pipe
 
 
 def read_all(reader: int, enough: bytes) -> list[str]:
@@ -199,3 +203,29 @@ def test_a_reader_that_is_frozen_holds_up_no_end(pipe: tuple[int, int]) -> None:
     finally:
         p.kill()
         p.wait()
+
+
+def test_a_line_that_was_written_in_part_spoils_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk takes what it has room for; the line that says how many are missing must be read."""
+    written, room = bytearray(), [1000]
+
+    def write(_fd: int, data: bytes) -> int:
+        part = bytes(data[: room[0]])
+        if not part:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written.extend(part)
+        room[0] -= len(part)
+        return len(part)
+
+    monkeypatch.setattr(logstream, "os", SimpleNamespace(write=write))
+    log = LogStream(99, notice)
+    lines = [json.dumps({"event": "x", "n": n, "fill": "y" * 80}) for n in range(30)]
+    log.write("".join(f"{line}\n" for line in lines))
+    log.flush()
+    assert log.dropped > 10
+    room[0] = 10_000
+    log.write('{"event": "y"}\n')
+    log.flush()
+    found = bytes(written).decode().splitlines()
+    torn = [line for line in found if line and line not in lines and not line.endswith("}") and "dropped" not in line]
+    assert len(torn) == 1 and found[-1] == '{"event": "y"}' and found[-2] == notice(log.dropped)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -42,12 +44,11 @@ class Lab:
 
     async def ask(self) -> list[str]:
         """Ask for a reload and return the problems after it."""
-        before = len(self.reports)
+        before = len(self.said)
         self.reloads.want()
         async with asyncio.timeout(60):
-            while len(self.reports) == before:
+            while len(self.said) == before or not self.said[-1].startswith("READY=1"):
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(0.01)
         return [p.text for p in self.reloads.problems()]
 
     def nodes(self, motes: list[Mote]) -> None:
@@ -61,6 +62,20 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
     yield made
     assert not task.done(), "it still serves"
     task.cancel()
+
+
+async def test_the_log_says_how_a_reload_ended_before_ready_does(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread writes the log; who waits for READY reads it right after."""
+
+    class Log(io.StringIO):
+        def flush(self) -> None:
+            lab.said.append("flushed")
+
+    monkeypatch.setattr(sys, "stderr", Log())
+    for change in (lambda: None, lambda: deep(lab.folder)):
+        change()
+        await lab.ask()
+        assert [s.partition("=")[0] for s in lab.said[-3:]] == ["RELOADING", "flushed", "READY"]
 
 
 def deep(folder: Path) -> None:

@@ -303,6 +303,29 @@ async def test_an_export_puts_no_file_in_the_place_of_what_is_none(tmp_path: Pat
     assert not [f.name for f in tmp_path.iterdir() if f.name.startswith(".a ")], "nothing is left beside it"
 
 
+async def test_an_export_replaces_nothing_that_the_gateway_lives_by(tmp_path: Path) -> None:
+    rules = TOML.format("127.0.0.1", 1).replace("[gateway]\n", '[gateway]\nrules = "rules.toml"\n', 1)
+    (tmp_path / "gateway.toml").write_text(rules)
+    for name in ("nodes.toml", "rules.toml"):
+        (tmp_path / name).write_text("")
+    SqliteEngine(tmp_path / "gateway.db").close()
+    os.link(tmp_path / "nodes.toml", tmp_path / "another name")  # a name of its own, which may go
+    before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    names = [
+        *sorted(before.keys() - {"another name"}),
+        "gateway.db-wal",
+        "gateway.db-shm",
+        "gateway.db.floor",
+        "gateway.db.lock",
+    ]
+    assert {"gateway.toml", "nodes.toml", "rules.toml", "gateway.db"} <= set(names)
+    for name in names:
+        done = gateway(tmp_path, "export", "--from", "1h", "--file", str(tmp_path / "x" / ".." / name), "--json")
+        assert done.returncode == 2 and json.loads(done.stdout)["reason"] == "usage", (name, done)
+        assert "is a file of this gateway" in done.stderr and "next: name a new file" in done.stderr, done.stderr
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+
+
 def test_what_takes_a_files_name_while_it_is_written_is_not_replaced(tmp_path: Path) -> None:
     file = tmp_path / "out.json"
     with pytest.raises(ConfigError, match="is a pipe"), _sink(file) as f:
