@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import structlog
 
@@ -26,12 +26,16 @@ from gateway.links.udp_forwarder import UdpForwarderLink
 from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.destination import Destination
+from gateway.outputs.held import PREFIX
 from gateway.outputs.mqtt import MqttOutput, place_of
 from gateway.outputs.vacate import ADVICE, vacate
 from gateway.pipeline import Pipeline
 from gateway.store.engine import Engine, StoreError
 from gateway.store.ledger import Place
 from gateway.supervise import Kept, Watch
+
+if TYPE_CHECKING:
+    from gateway.outputs.leave import Leaving
 
 AWAY_S = 30.0
 STALLED_S = 60.0
@@ -245,6 +249,7 @@ class Outputs:
         self._leaving: dict[
             str, asyncio.Task[bool]
         ] = {}  # outputs that were taken out, while their topics are being emptied
+        self._folders: Leaving | None = None  # the same of folders, where there is one
 
     def __iter__(self) -> Iterator[Destination]:
         return iter(list(self._all.values()))
@@ -256,10 +261,12 @@ class Outputs:
         areas: Mapping[str, Entry],
         now: float,
         kept: bool = False,
+        absent: Iterable[str] = (),
     ) -> None:
         """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on.
 
         areas: by name, what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first (kept: that is done).
+        absent: names of outputs that are not there and have not gone.
         """
         configs = {c.name: c for c in wanted}
         gone = [name for name, config in self._configs.items() if configs.get(name) != config]
@@ -274,6 +281,7 @@ class Outputs:
         if not kept:
             await self.keep(wanted, nodes, areas, now)
         self._vacate(former, configs, nodes)
+        await self._leave(former, configs, nodes, absent)
         for destination in self:
             destination.reload(nodes)
         for name, config in configs.items():
@@ -321,6 +329,21 @@ class Outputs:
                     name=f"vacate-{name}",
                 )
                 self._leaving[place.key] = task
+
+    async def _leave(
+        self,
+        former: Mapping[str, OutputConfig],
+        configs: Mapping[str, OutputConfig],
+        nodes: Mapping[int, Node],
+        absent: Iterable[str],
+    ) -> None:
+        """Have the running day of folders that are left become files."""
+        if self._folders is None and self._engine.notes(PREFIX):
+            from gateway.outputs.leave import Leaving  # few need it
+
+            self._folders = Leaving(self._gateway, self._engine, self._metrics)
+        if self._folders is not None:
+            await self._folders.follow(configs, former, nodes, absent)
 
     def _mqtt(self) -> list[MqttOutput]:
         return [o for o in self if isinstance(o, MqttOutput)]
@@ -382,6 +405,8 @@ class Outputs:
                     "look at the broker's log and disk; restart it",
                 )
             yield from o.problems()
+        if self._folders is not None:
+            yield from self._folders.problems()
         yield from self._left_behind()
 
     def _left_behind(self) -> Iterator[Problem]:
@@ -417,6 +442,8 @@ class Outputs:
         """End all tasks."""
         for task in self._leaving.values():
             task.cancel()
+        if self._folders is not None:
+            await self._folders.cancel()
         await asyncio.gather(*(task.stop() for task in self._tasks.values()))
         await asyncio.gather(*self._leaving.values(), return_exceptions=True)
 

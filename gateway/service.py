@@ -166,7 +166,7 @@ class Service:
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, whole, areas, self._clock.now(), kept=True)
+            await outputs.apply(c.outputs, whole, areas, self._clock.now(), kept=True, absent=self._shrunk.absent)
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()

@@ -199,7 +199,7 @@ GUARDS = (
     Guard("G13", "open data are of nodes that are open now", "gateway/outputs/filter.py", "        visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)", "        visibility = e.visibility", FILTER),
     Guard("G14", "a row that the journal holds is not written again", "gateway/outputs/files.py", "if self._written and (known := key(row)) in self._written:", "if False and (known := key(row)) in self._written:", FILES),
     Guard("G14", "the cursor moves only over rows on disk", "gateway/outputs/files.py", "            os.fsync(journal.fileno())\n", "            pass\n", FILES),
-    Guard("G14", "a torn line of the journal is cut off", "gateway/outputs/files.py", "            os.truncate(journal, whole)", "            pass", FILES),
+    Guard("G14", "a torn line of the journal is cut off", "gateway/outputs/files.py", "            os.truncate(journal, size)", "            pass", FILES),
     Guard("G15", "what was perhaps sent is merged before it is sent again", "gateway/outputs/ngsi_http.py", "        if track.sent < track.highest:", "        if False:", HTTP),
     Guard("G15", "an entity the broker is too busy for is tried again", "gateway/outputs/ngsi_http.py", "                again.append(entity)", "                pass", HTTP),
     Guard("G15", "a replay touches no retained topic", "gateway/replay.py", "    return [m for m in found if not m.retain]", "    return list(found)", REPLAY),

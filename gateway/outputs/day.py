@@ -42,9 +42,9 @@ def rows(journal: Path) -> Iterator[dict[str, Any]]:
 
 
 def stem(folder: Path, day: str) -> str:
-    """Return the name of a new journal of a day; a clock that was set back comes to a day again."""
+    """Return the name of a new journal of a day; a clock that was set back comes to a day again, and another's file may have the name."""
     name, nth = day, 1
-    while any((folder / f"{name}.{form}").exists() for form in _WRITERS):
+    while any((folder / f"{name}.{form}").exists() for form in (*_WRITERS, "part")):
         nth += 1
         name = f"{day}.{nth}"
     return name

@@ -4,9 +4,10 @@ Rows of the running day are in <day>.part, one JSON line each with the number of
 After a crash the events behind the cursor come again; rows of theirs that the journal holds are not written twice. When the first
 event of another day (UTC, by time of receipt) arrives, the day's files are made (day.py) and the journal goes.
 
-Someone may remove, cut or replace the journal or its folder meanwhile. Inode and size are compared with what was written before the rows of
-every batch and behind their sync, so the cursor moves only over rows that stand in the file of that name. When they differ, what the file lacks
-is written again from the spool, which keeps what every output has taken for spool_hours; what it no longer holds is counted and named in the log.
+Someone may remove, cut or replace the journal or its folder, also while no gateway runs. Inode and size are compared with what was written before
+the rows of every batch and behind their sync, so the cursor moves only over rows that stand in the file of that name; at every open() size and
+checksum are compared with what is noted beside the cursor (held.py). When they differ, what the file lacks is written again from the spool, which
+keeps what every output has taken for spool_hours; what it no longer holds is counted and named in the log.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import fcntl
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BufferedWriter
 from json import loads
@@ -33,37 +34,29 @@ from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.day import PART, lines, stem
 from gateway.outputs.destination import BATCH, Destination
+from gateway.outputs.held import (
+    FilesError,
+    Held,
+    altered,
+    believed,
+    difference,
+    first_event,
+    is_day,
+    key_of,
+    noted,
+    opened,
+    whole,
+)
 from gateway.outputs.message import json
 from gateway.outputs.records import Record, records
 from gateway.outputs.remains import Remains, key
-from gateway.store.engine import Engine, Entry
+from gateway.store.engine import NO_NOTES, Engine, Entry, StoreError
 
 MIDNIGHT_S = 300.0  # an event of yesterday that comes this late still goes to today's journal
 FINISH_S = 600.0
 CHANGED_TOLD_S = 3600.0  # so long health says that someone has changed the file
 
 log = structlog.get_logger(__name__)
-
-
-class FilesError(OSError):
-    """The folder cannot be used; `hint` says what to do."""
-
-    def __init__(self, text: str, hint: str) -> None:
-        super().__init__(text)
-        self.hint = hint
-
-
-@dataclass(slots=True)
-class _Running:
-    """The journal of the running day, across connections. begun: its events are above this number. file: device and inode. size, rows: what it
-    holds, synced, of events up to the cursor. ending: its day's files are being made, and it goes then."""
-
-    stem: str
-    begun: int
-    file: tuple[int, int] = (0, 0)
-    size: int = 0
-    rows: int = 0
-    ending: bool = False
 
 
 class FilesOutput(Destination):
@@ -82,14 +75,18 @@ class FilesOutput(Destination):
         self._folder, self._formats = config.folder, config.formats
         self._lock = -1
         self._day = ""
-        self._running: _Running | None = None
+        self._running: Held | None = None  # across connections
         self._journal: BufferedWriter | None = None
+        self._file = 0, 0  # device and inode of the journal
+        self._crc = 0  # of what was written, synced or not
+        self._strange: set[Path] = set()  # files of others that were told in the log
         self._changed: tuple[float, str] | None = (
             None  # when the journal was found to be changed (monotonic s), and what became of it
         )
         self._mending = False
         self._unsynced = self._pending = 0  # bytes written and not synced; rows of events that are not taken yet
         self._written: set[str] = set()  # ids of rows behind the cursor that the journal holds
+        self._track.beside = self._beside
 
     def advice(self, error: Exception) -> str:
         """What the operator is to do next."""
@@ -112,92 +109,130 @@ class FilesOutput(Destination):
                 f"{self._folder} is in use by another output or gateway", "give each output its own folder"
             ) from e
         self._written.clear()
-        was = self._known()
-        own = None if was is None else self._path(was.stem)
-        if was is None or own is None:
+        self._journal = None
+        await self._finish_others()
+        was = self._running = await self._known()
+        if was is None:
             self._mending = False
-        else:
-            if lost := _difference(own, was.file, was.size, may_grow=True):
-                self._found(lost)
-            _opened(own).close()
-        parts = sorted(self._folder.glob(f"*{PART}"), key=lambda p: (p == own, p.stat().st_mtime))
-        for journal in parts:
-            _opened(journal).close()
-        for journal in parts[:-1]:
-            await self._finish(journal.name.removesuffix(PART))
-        if parts:
-            await asyncio.to_thread(self._resume, parts[-1], was)
+        elif not self._mending and (lost := await asyncio.to_thread(altered, was)):
+            self._found(lost)
+        own = None if was is None else was.path
+        days = [p for p in self._folder.glob(f"*{PART}") if p != own and p.is_file() and is_day(p)]
+        days.sort(key=lambda p: p.stat().st_mtime)
+        if was is None and days:
+            own = days.pop()
+        for journal in days:
+            opened(journal).close()
+            if was is None or 0 <= await asyncio.to_thread(first_event, journal) <= was.begun:
+                await self._finish(journal.name.removesuffix(PART), self._formats)
+            elif journal not in self._strange:  # a copy of the running day, or that file under another name
+                self._strange.add(journal)
+                log.warning("day_file_not_ours", output=self.name, file=str(journal),
+                            next="nothing is done with it: move it away when it is not wanted here")  # fmt: skip
+        if own is None:
+            return
+        opened(own).close()
+        await asyncio.to_thread(self._resume, own, was)
         if self._mending and was is not None:
             await self._again(was)
+        elif was is None:
+            await self._keep()
 
-    def _known(self) -> _Running | None:
-        """Return what is known of the journal from before a reconnection; None where its day has become files meanwhile."""
-        was = self._running
-        if was is None or not was.ending or self._path(was.stem).exists():
-            return was
-        if all((self._folder / f"{was.stem}.{form}").exists() for form in self._formats):
-            self._running = None
-        return self._running
+    async def _known(self) -> Held | None:
+        """Return what is known of the journal from before, of this process or of another; None where its day has become files meanwhile."""
+        was = self._running or believed(self._engine, self.name, str(self._folder), self._track.cursor)
+        if was is not None and was.is_over:
+            self._running = was = None
+            await self._keep({key_of(self.name, str(self._folder)): None})
+        return was
+
+    async def _finish_others(self) -> None:
+        """End the days of outputs that had this folder before: the lock says that they have it no more."""
+        for held in noted(self._engine):
+            if held.folder == str(self._folder) and held.output != self.name:
+                if held.path.is_file():
+                    await self._finish(held.stem, held.formats)
+                elif held.rows and not held.is_over:
+                    self._metrics.totals["file_rows_lost"] += held.rows
+                    log.error("file_rows_lost", output=held.output, file=str(held.path), rows_lost=held.rows, events_above=held.begun,
+                              events_to=held.seq, next="someone has removed it: citymote gateway export gives readings of that day")  # fmt: skip
+                await self._keep({held.key: None})
+
+    def _beside(self) -> Mapping[str, bytes]:
+        """Return what the journal holds as of the cursor; nothing, so that what was noted stays, while it is not what it is to be."""
+        return {} if self._running is None or self._mending else self._running.noted(self._track.cursor)
+
+    async def _keep(self, notes: Mapping[str, bytes | None] = NO_NOTES) -> None:
+        try:
+            await self._track.keep(notes)
+        except StoreError as e:
+            raise FilesError(
+                "the store does not keep the cursor", e.hint or "look at free disk space and the health of the disk"
+            ) from e
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}{PART}"
 
-    def _resume(self, journal: Path, was: _Running | None) -> None:
+    def _resume(self, journal: Path, was: Held | None) -> None:
         """Go on with a journal: cut a torn line off, remember what is in it of events that will come again."""
-        whole = 0
-        with journal.open("rb") as f:
-            for line in f:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-        if whole < journal.stat().st_size:
-            os.truncate(journal, whole)
+        size, crc = whole(journal)
+        if size < journal.stat().st_size:
+            os.truncate(journal, size)
         cursor, first, rows = self._track.cursor, self._track.cursor + 1, 0
         for seq, row in lines(journal):
             if seq > cursor:
                 self._written.add(key(row))
             elif seq >= 0:
                 first, rows = min(first, seq), rows + 1
+        if was is not None and self._mending:
+            rows = was.rows  # what is to be there in the end: mending may fail, and begins anew then
         name = journal.name.removesuffix(PART)
-        self._begin(name, first - 1 if was is None else was.begun)
-        if self._running is not None:
-            # while something is missing, what is to be there in the end: mending may fail, and begins anew then
-            self._running.rows = was.rows if was is not None and self._mending else rows
+        self._begin(name, first - 1 if was is None else was.begun, size, crc, rows)
 
-    def _begin(self, name: str, begun: int) -> None:
+    def _begin(self, name: str, begun: int, size: int = 0, crc: int = 0, rows: int = 0) -> None:
         """Write to a journal from here on. Raises OSError."""
-        journal = _opened(self._path(name))
+        journal = opened(self._path(name))
         found = os.fstat(journal.fileno())
-        self._running = _Running(name, begun, (found.st_dev, found.st_ino), found.st_size)
-        self._day, self._journal = name[:10], journal
+        self._file = found.st_dev, found.st_ino
+        self._running = Held(
+            self.name, str(self._folder), self._engine.ledger.life, name, begun, self._formats,
+            self._track.cursor, size, crc, rows,
+        )  # fmt: skip
+        self._day, self._journal, self._crc = name[:10], journal, crc
         self._unsynced = self._pending = 0
+
+    def _write(self, line: bytes) -> None:
+        assert self._journal is not None
+        self._journal.write(line)
+        self._unsynced += len(line)
+        self._crc = zlib.crc32(line, self._crc)
 
     async def _check(self) -> None:
         """Raise FilesError unless the journal at its path is the one that is written to, and as large as what was written and synced."""
         now = self._running
         if now is not None and self._journal is not None:
-            self._judge(await asyncio.to_thread(_difference, self._path(now.stem), now.file, now.size))
+            self._judge(await asyncio.to_thread(difference, now.path, self._file, now.size))
 
-    def _judge(self, difference: str) -> None:
-        if difference:
-            self._found(difference)
-            raise FilesError(difference, "what it lacks is written again from the store; find what changes files here")
+    def _judge(self, found: str) -> None:
+        if found:
+            self._found(found)
+            raise FilesError(found, "what it lacks is written again from the store; find what changes files here")
 
-    def _found(self, difference: str) -> None:
+    def _found(self, found: str) -> None:
         if not self._mending:
             self._mending = True
             self._metrics.totals["files_changed"] += 1
-            self._changed = time.monotonic(), f"{difference}: what it lacks is being written again"
-            log.error("file_changed", output=self.name, error=difference,
+            self._changed = time.monotonic(), f"{found}: what it lacks is being written again"
+            log.error("file_changed", output=self.name, error=found,
                       next="nothing: what it lacks is written again from the store; find what changes files here")  # fmt: skip
 
-    async def _again(self, was: _Running) -> None:
+    async def _again(self, was: Held) -> None:
         """Write again what the journal held of events up to the cursor, and lacks now, as far as the spool still holds it. Raises OSError."""
-        journal, now, upto = self._journal, self._running, self._track.cursor
-        assert journal is not None and now is not None
+        now, upto = self._running, self._track.cursor
+        assert now is not None
         front = self._engine.fetch(was.begun, 1)
         after = min(front[0].seq - 1, upto) if front else upto
-        left = await asyncio.to_thread(Remains, self._path(was.stem), after, upto)
+        left = await asyncio.to_thread(Remains, was.path, after, upto)
         at, written = after, 0
         while at < upto:
             entries = [e for e in self._engine.fetch(at, BATCH) if e.seq <= upto]
@@ -206,17 +241,20 @@ class FilesOutput(Destination):
             at = entries[-1].seq
             rows = await self._missing(entries, left)
             for line in rows:
-                journal.write(line)
-                self._unsynced += len(line)
+                self._write(line)
             written += len(rows)
             await asyncio.sleep(0)
         await self._settle(())
         now.rows = left.rows + written
-        lost = max(was.rows - now.rows, 0)
+        lacking = max(was.rows - now.rows, 0)
+        # while the spool holds the whole day nothing is lost: what is not written again is not for this output any more
+        lost = lacking if after > was.begun else 0
         self._metrics.totals["file_rows_again"] += written
         self._metrics.totals["file_rows_lost"] += lost
         self._mending = False
-        told = {"output": self.name, "file": str(self._path(was.stem)), "rows_again": written, "rows_lost": lost}
+        told = {"output": self.name, "file": str(was.path), "rows_again": written, "rows_lost": lost}
+        if lacking > lost:
+            told["rows_withheld"] = lacking
         if lost:
             log.error("file_rows_lost", **told, events_above=was.begun, events_to=after,
                       next="the store's spool no longer holds these events: citymote gateway export gives readings of that day")  # fmt: skip
@@ -224,6 +262,7 @@ class FilesOutput(Destination):
             log.warning("file_mended", **told)
         text = f"{told['file']} was removed or changed by someone: {written} rows were written again, {lost} are lost"
         self._changed = time.monotonic(), text
+        await self._keep()
 
     async def _missing(self, entries: Sequence[Entry], left: Remains) -> list[bytes]:
         """Return the lines of events that are not in the journal."""
@@ -275,10 +314,7 @@ class FilesOutput(Destination):
                 if self._written and (known := key(row)) in self._written:
                     self._written.discard(known)
                     continue
-                assert self._journal is not None
-                line = _line(entry.seq, row)
-                self._journal.write(line)
-                self._unsynced += len(line)
+                self._write(_line(entry.seq, row))
                 self._metrics.totals["file_rows"] += 1
         await self._settle(entries[began:])
 
@@ -286,15 +322,15 @@ class FilesOutput(Destination):
         journal, now = self._journal, self._running
         if journal is None or now is None:
             return
-        size = now.size + self._unsynced
+        size, crc = now.size + self._unsynced, self._crc
 
         def sync() -> str:
             journal.flush()
             os.fsync(journal.fileno())
-            return _difference(self._path(now.stem), now.file, size)
+            return difference(now.path, self._file, size)
 
         self._judge(await asyncio.to_thread(sync))
-        now.size, now.rows = size, now.rows + self._pending
+        now.size, now.crc, now.rows = size, crc, now.rows + self._pending
         self._unsynced = self._pending = 0
         for entry in entries:
             self._track.finish(entry.seq)
@@ -305,26 +341,28 @@ class FilesOutput(Destination):
         return self._day if self._day and _utc_day(received + MIDNIGHT_S) == self._day else day
 
     async def _turn(self, day: str) -> None:
-        """End the running day, if there is one, and begin another. What the day holds must be known as taken before its journal goes."""
-        if self._journal is not None:
-            await self._track.persist()
-            if self._track.durable < self._track.cursor:
-                raise FilesError(
-                    "the store does not keep the cursor", "look at free disk space and the health of the disk"
-                )
-            await self._check()
-            self._journal.close()
-            self._journal = None
-            if self._running is not None:
-                self._running.ending = True
-                await self._finish(self._running.stem)
-                self._running = None
+        """End the running day, if there is one, and begin another."""
+        await self.end_day()
         self._written.clear()
-        self._begin(stem(self._folder, day), self._track.cursor)
+        self._begin(await asyncio.to_thread(stem, self._folder, day), self._track.cursor)
 
-    async def _finish(self, name: str) -> None:
+    async def end_day(self) -> None:
+        """Make the files of the running day, if there is one. What it holds must be known as taken before its journal goes. Raises OSError."""
+        now = self._running
+        if self._journal is None or now is None:
+            return
+        await self._check()
+        self._journal.close()
+        self._journal = None
+        now.ending, now.formats = True, self._formats
+        await self._keep()
+        await self._finish(now.stem, now.formats)
+        self._running = None
+        await self._keep({now.key: None})
+
+    async def _finish(self, name: str, formats: Sequence[str]) -> None:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "gateway.outputs.day", str(self._folder), name, *self._formats,
+            sys.executable, "-m", "gateway.outputs.day", str(self._folder), name, *formats,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
@@ -354,25 +392,3 @@ def _utc_day(t: float) -> str:
 
 def _line(seq: int, row: Record) -> bytes:
     return json({"seq": seq, **row}) + b"\n"
-
-
-def _opened(journal: Path) -> BufferedWriter:
-    """Open a journal to append to it. Raises OSError; FilesError for what is no file, which to open or to read may last without end."""
-    if journal.exists() and not journal.is_file():
-        raise FilesError(f"{journal} is no file", "move it away; data are kept in the store")
-    return journal.open("ab")
-
-
-def _difference(path: Path, file: tuple[int, int], size: int, may_grow: bool = False) -> str:
-    """Return in what a file differs from what was written, "" when in nothing. may_grow: rows that were not synced yet are no difference."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return f"{path} was removed or moved away by someone"
-    except OSError as e:
-        return f"{path} cannot be looked at any more: {e.strerror}"
-    if (found.st_dev, found.st_ino) != file:
-        return f"{path} was replaced by someone"
-    if found.st_size == size or may_grow and found.st_size > size:
-        return ""
-    return f"{path} was changed by someone: {found.st_size} bytes, {size} were written"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
-from gateway.store.engine import Engine, StoreError
+from gateway.store.engine import NO_NOTES, Engine, StoreError
 
 SPAN = 256  # events that may be handed over ahead of the durable cursor
 PERSIST_S = 0.2
@@ -94,7 +94,8 @@ class Express(Order):
 class Track(Order):
     """How far one destination has come. news: set whenever anything of this changes, or the spool grows. moved: a cursor has.
 
-    lane: the express lane, for a destination that has one: then what is in it is none of this order's business.
+    lane: the express lane, for a destination that has one: then what is in it is none of this order's business. beside: returns what is
+    noted in the commit that moves the cursor.
     """
 
     def __init__(self, name: str, engine: Engine, express: bool = False) -> None:
@@ -105,6 +106,7 @@ class Track(Order):
         self.moved = asyncio.Event()
         self.lane = Express(name, engine, self._has_moved) if express else None
         self._timer: asyncio.TimerHandle | None = None
+        self.beside: Callable[[], Mapping[str, bytes | None]] = lambda: NO_NOTES
 
     @property
     def room(self) -> int:
@@ -157,7 +159,13 @@ class Track(Order):
                 log.error("cursor_not_kept", output=self._name, error=str(e))
                 await asyncio.sleep(1.0)
 
-    def _persist(self) -> asyncio.Future[int]:
+    async def keep(self, notes: Mapping[str, bytes | None] = NO_NOTES) -> None:
+        """Make the cursor durable with what is beside it, and with these notes. Raises StoreError."""
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._persist(notes)
+
+    def _persist(self, notes: Mapping[str, bytes | None] = NO_NOTES) -> asyncio.Future[int]:
         self._timer = None
         seq, lane = self.cursor, self.lane
         express = None if lane is None else lane.cursor
@@ -169,6 +177,6 @@ class Track(Order):
                     lane.kept(express)
                 self.news.set()
 
-        future = self._engine.ack(self._name, seq, express)
+        future = self._engine.ack(self._name, seq, express, {**self.beside(), **notes})
         future.add_done_callback(kept)
         return future

@@ -22,6 +22,9 @@ REASONS = (
 )  # fmt: skip
 
 
+NO_NOTES: Mapping[str, bytes | None] = {}
+
+
 class StoreError(Exception):
     """The store cannot be opened or a commit failed; `hint` says what to do."""
 
@@ -162,9 +165,11 @@ class Engine(Protocol):
         """Keep a frame that cannot be attributed, for later; the oldest of the same reason make room."""
         ...
 
-    def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
+    def ack(
+        self, output: str, seq: int, express: int | None = None, notes: Mapping[str, bytes | None] = NO_NOTES
+    ) -> asyncio.Future[int]:
         """Move an output's cursors: everything up to `seq` has been taken by its destination, and of the express lane everything up to
-        `express` (None: the output has no such lane, it takes everything in order)."""
+        `express` (None: the output has no such lane, it takes everything in order). notes: as in Write, in the same commit."""
         ...
 
     def resume(self) -> asyncio.Future[int]:

@@ -12,7 +12,7 @@ from typing import Any
 from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Described, Event, Node, NodeState
 from gateway.core.value import replace
-from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
+from gateway.store.engine import NO_NOTES, STORE, Entry, RawFrame, StoreError, Unstorable, Write, is_express
 from gateway.store.ledger import Ledger, begin
 from gateway.store.prepare import encode_state, prepare
 from gateway.store.schema import migrate
@@ -125,20 +125,26 @@ class MemoryEngine:
                 self.frames[key] = replace(w.raw, reason="") if w.again else w.raw
             for event in (*(() if w.event is None else (w.event,)), *w.more):
                 self._spool(event)
-            for key, note in w.notes.items():
-                if note is None:
-                    self._notes.pop(key, None)
-                else:
-                    self._notes[key] = note
+            self._keep_notes(w.notes)
         self.ledger.folding.flush(self._db)
         self.transactions += 1
         return _future(self.newest())
+
+    def _keep_notes(self, notes: Mapping[str, bytes | None]) -> None:
+        for key, note in notes.items():
+            if note is None:
+                self._notes.pop(key, None)
+            else:
+                self._notes[key] = note
 
     def quarantine(self, data: bytes, reason: str, received: float) -> asyncio.Future[int]:
         self.quarantined.append((reason, data))
         return _future(0)
 
-    def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
+    def ack(
+        self, output: str, seq: int, express: int | None = None, notes: Mapping[str, bytes | None] = NO_NOTES
+    ) -> asyncio.Future[int]:
+        self._keep_notes(notes)
         self._cursors[output] = max(self._cursors.get(output, 0), seq)
         self._express[output] = max(self._express.get(output, 0), seq if express is None else express)
         return _future(seq)

@@ -22,7 +22,7 @@ from gateway.config.store import StoreConfig
 from gateway.core.model import OPEN, Described, Event, NodeState
 from gateway.core.value import replace
 from gateway.store import audit, private, recovery, redaction, states, wal
-from gateway.store.engine import STORE, Entry, RawFrame, StoreError, Unstorable, Write
+from gateway.store.engine import NO_NOTES, STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
 from gateway.store.ledger import Ledger, born
 from gateway.store.place import Place
@@ -345,7 +345,9 @@ class SqliteEngine:
 
         return self._writer.put(job)
 
-    def ack(self, output: str, seq: int, express: int | None = None) -> asyncio.Future[int]:
+    def ack(
+        self, output: str, seq: int, express: int | None = None, notes: Mapping[str, bytes | None] = NO_NOTES
+    ) -> asyncio.Future[int]:
         def job(db: sqlite3.Connection) -> int:
             db.execute(
                 "INSERT INTO cursors VALUES (?, ?, ?)"
@@ -360,6 +362,7 @@ class SqliteEngine:
                 db.execute(
                     "UPDATE spool SET done = 1 WHERE done = 0 AND seq <= ? AND (NOT express OR seq <= ?)", (low, lane)
                 )
+            _keep_notes(db, notes)
             return seq
 
         return self._writer.put(job)
@@ -462,13 +465,7 @@ class SqliteEngine:
                     db.executemany("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?)", w.rows)
             for event in w.more:
                 seq = self._spool(db, event)
-            for key, note in w.notes.items():
-                if note is None:
-                    db.execute("DELETE FROM notes WHERE key = ?", (key,))
-                else:
-                    db.execute(
-                        "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", (key, note)
-                    )
+            _keep_notes(db, w.notes)
         return seq
 
     def _keep_frame(self, db: sqlite3.Connection, w: Prepared, r: RawFrame) -> bool:
@@ -503,6 +500,14 @@ class SqliteEngine:
     def _rolled_back(self) -> None:
         self._quarantine.forget()
         self.ledger.folding.forget()
+
+
+def _keep_notes(db: sqlite3.Connection, notes: Mapping[str, bytes | None]) -> None:
+    for key, note in notes.items():
+        if note is None:
+            db.execute("DELETE FROM notes WHERE key = ?", (key,))
+        else:
+            db.execute("INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET body = excluded.body", (key, note))
 
 
 def _lock(path: Path) -> int:

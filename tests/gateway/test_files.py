@@ -27,8 +27,10 @@ from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.files import FilesOutput
 from gateway.outputs.records import records
+from gateway.parts import Outputs
 from gateway.store.engine import Write
 from gateway.store.memory import MemoryEngine
+from gateway.store.sqlite import SqliteEngine
 from tests.gateway.told import district
 from tests.gateway.world import REPO, T0
 
@@ -50,7 +52,9 @@ def report(n: int, received: float, node: int = 300) -> Event:
 
 
 @asynccontextmanager
-async def output(engine: MemoryEngine, folder: Path, *formats: str, **more: Any) -> AsyncIterator[FilesOutput]:
+async def output(
+    engine: MemoryEngine | SqliteEngine, folder: Path, *formats: str, **more: Any
+) -> AsyncIterator[FilesOutput]:
     made = build(
         FilesOutputConfig("days", folder, formats or ("jsonl",), **more), "gw-1", engine, Metrics(), dict, NODES
     )
@@ -70,7 +74,7 @@ async def drained(made: FilesOutput) -> None:
         await made.drain()
 
 
-async def commit(engine: MemoryEngine, *events: Event) -> None:
+async def commit(engine: MemoryEngine | SqliteEngine, *events: Event) -> None:
     await engine.commit([Write(e.node, None, e) for e in events])
 
 
@@ -478,3 +482,404 @@ async def test_our_own_turn_of_the_day_is_no_change_by_someone(tmp_path: Path) -
             await commit(engine, report(n, T0 + n * DAY))
             await drained(made)
         assert list(made.problems()) == [] and made._metrics.totals["files_changed"] == 0
+
+
+# someone changes files in the folder while no gateway runs, or between a look and the next
+
+
+def zeroed(folder: Path) -> None:
+    file = folder / "2026-01-01.part"
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def moved_to_another_day(folder: Path) -> None:
+    (folder / "2026-01-01.part").rename(folder / "2025-12-30.part")
+
+
+def renamed_to_a_whole_file(folder: Path) -> None:
+    (folder / "2026-01-01.part").rename(folder / "2026-01-01.jsonl")
+
+
+def copied_back(folder: Path) -> None:
+    shutil.copy(folder / "2026-01-01.part", folder / "x")
+    os.replace(folder / "x", folder / "2026-01-01.part")
+
+
+def one_value_edited(folder: Path) -> None:
+    file = folder / "2026-01-01.part"
+    file.write_bytes(file.read_bytes().replace(b'"seq":3', b'"seq":x'))
+
+
+BETWEEN = (*CHANGES[:-2], edited, zeroed, moved_to_another_day, renamed_to_a_whole_file, one_value_edited)
+OPEN_ONLY = Filter(visibility=frozenset(("open",)))
+
+
+@pytest.mark.parametrize("change", BETWEEN)
+async def test_rows_that_someone_takes_out_while_no_gateway_runs_are_written_again_once(
+    tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    engine, folder = MemoryEngine(["days"]), tmp_path / "days"
+    async with output(engine, folder) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        had = rows_of(folder)
+    change(folder)
+    async with output(engine, folder) as made:
+        await drained(made)
+        await until(lambda: any("0 are lost" in p.text for p in made.problems()), 20)
+        await commit(engine, report(8, T0 + 8))
+        await drained(made)
+        assert made._metrics.totals["files_changed"] == 1 and made._metrics.totals["file_rows_lost"] == 0
+    lines = (folder / "2026-01-01.part").read_bytes().splitlines()
+    ids = sorted(row["id"] for row in map(readable, lines) if row is not None)
+    assert had == expected(1, 7) and ids == expected(1, 8)
+
+
+def readable(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if "id" in row else None
+
+
+async def until(true: Callable[[], bool], seconds: float) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+async def test_what_is_as_it_was_is_no_change_by_someone(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+    copied_back(tmp_path)
+    for n in range(8, 11):
+        async with output(engine, tmp_path) as made:
+            await commit(engine, report(n, T0 + n))
+            await drained(made)
+            assert list(made.problems()) == [] and made._metrics.totals["files_changed"] == 0
+    assert rows_of(tmp_path) == expected(1, 10)
+
+
+@pytest.mark.parametrize("sieve", (Filter(), OPEN_ONLY))
+async def test_a_file_that_goes_before_the_next_event_is_mended_by_the_next_life(tmp_path: Path, sieve: Filter) -> None:
+    """SIGTERM, or a reload of the filter, before anything has looked."""
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        removed(tmp_path)
+    async with output(engine, tmp_path, filter=sieve) as made:
+        await commit(engine, report(8, T0 + 8))
+        await drained(made)
+        assert [p.code for p in made.problems()] == ["file_changed"]
+    assert rows_of(tmp_path) == expected(1, 8)
+
+
+async def test_a_filter_that_allows_less_writes_less_again_and_nothing_is_called_lost(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        removed(tmp_path)
+    with structlog.testing.capture_logs() as logs:
+        async with output(engine, tmp_path, filter=Filter(quantities=frozenset(("pm10",)))) as made:
+            await until(lambda: any(x["event"] == "file_mended" for x in logs), 20)
+            assert made._metrics.totals["file_rows_lost"] == 0
+    (line,) = (x for x in logs if x["event"] == "file_mended")
+    assert line["rows_withheld"] == 7 and rows_of(tmp_path) == [i for i in expected(1, 7) if i.endswith("pm10")]
+
+
+async def test_a_loss_that_was_found_and_not_mended_is_mended_by_the_next_life(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        removed(tmp_path)
+        (tmp_path / "2026-01-01.part").mkdir()
+        await commit(engine, report(8, T0 + 8))
+        made.wake()
+        await until(lambda: made.away is not None, 20)
+    (tmp_path / "2026-01-01.part").rmdir()
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        assert [p.code for p in made.problems()] == ["file_changed"]
+    assert rows_of(tmp_path) == expected(1, 8)
+
+
+async def test_what_is_noted_stays_as_it_was_while_the_file_is_not_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cursor that is kept in the midst of mending says nothing of what is there by then."""
+    engine, sync, full = MemoryEngine(["days"]), os.fsync, False
+
+    def fsync(fd: int) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        full = True
+        removed(tmp_path)
+        await commit(engine, report(8, T0 + 8))
+        made.wake()
+        await until(lambda: made._running is not None and made._running.size == 0, 20)
+        await made._track.keep()
+    full = False
+    (tmp_path / "2026-01-01.part").unlink(missing_ok=True)
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        assert [p.code for p in made.problems()] == ["file_changed"]
+    assert rows_of(tmp_path) == expected(1, 8)
+
+
+async def test_what_the_spool_no_longer_holds_is_counted_by_the_next_life(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+    await engine.purge(T0 + DAY + 3.5)
+    removed(tmp_path)
+    for again in (12, 0):
+        async with output(engine, tmp_path) as made:
+            await drained(made)
+            await until(lambda: made.connected, 20)
+            assert made._metrics.totals["file_rows_lost"] == (9 if again else 0)
+            assert made._metrics.totals["file_rows_again"] == again
+    assert rows_of(tmp_path) == expected(4, 7)
+
+
+async def test_killed_between_the_sync_and_the_cursor_no_row_is_there_twice(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+        await drained(made)
+        kept = dict(engine._notes), dict(engine._cursors)
+        await commit(engine, *(report(n, T0 + n) for n in range(8, 20)))
+        await drained(made)
+    engine._notes, engine._cursors = kept
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        assert made._metrics.totals["files_changed"] == 0
+        engine._notes, engine._cursors = kept
+    cut_in_a_line(tmp_path)
+    async with output(engine, tmp_path) as made:
+        await commit(engine, report(20, T0 + 20))
+        await drained(made)
+    assert rows_of(tmp_path) == expected(1, 20)
+
+
+@pytest.mark.parametrize(
+    "name", ("2026-01-01x.part", "2026-01-01.1.part", "2026-99-01.part", "copy.part", "2026-01-02.part")
+)
+async def test_what_is_no_day_of_ours_is_left_alone_and_never_chosen(tmp_path: Path, name: str) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await drained(made)
+    shutil.copy(tmp_path / "2026-01-01.part", tmp_path / name)
+    os.utime(tmp_path / name, (T0 + 10 * DAY, T0 + 10 * DAY))
+    copy = (tmp_path / name).read_bytes()
+    async with output(engine, tmp_path) as made:
+        await commit(engine, report(4, T0 + 4))
+        await drained(made)
+        assert rows_of(tmp_path) == expected(1, 4) and (tmp_path / name).read_bytes() == copy
+        await commit(engine, report(5, T0 + DAY + 400))
+        await drained(made)
+    running = "2026-01-02.2" if name == "2026-01-02.part" else "2026-01-02"
+    assert names(tmp_path) == sorted([".lock", name, "2026-01-01.jsonl", f"{running}.part"])
+    assert (tmp_path / name).read_bytes() == copy and len(part(tmp_path, running)) == 3
+
+
+async def test_the_store_keeps_what_the_file_is_to_hold_with_the_cursor(tmp_path: Path) -> None:
+    engine = SqliteEngine(tmp_path / "g.db", ["days"])
+    await commit(engine, *(report(n, T0 + n) for n in range(1, 8)))
+    async with output(engine, tmp_path / "days") as made:
+        await drained(made)
+    engine.close()
+    removed(tmp_path / "days")
+    engine = SqliteEngine(tmp_path / "g.db", ["days"])
+    async with output(engine, tmp_path / "days") as made:
+        await commit(engine, report(8, T0 + DAY))
+        await drained(made)
+    engine.close()
+    lines = (tmp_path / "days" / "2026-01-01.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["id"] for line in lines) == expected(1, 7)
+
+
+@pytest.mark.parametrize("name", ("2026-01-01x.part", "2026-01-01.1.part", "2026-99-01.part", "copy.part"))
+async def test_what_is_no_day_of_ours_is_not_chosen_by_a_store_without_notes(tmp_path: Path, name: str) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await drained(made)
+    shutil.copy(tmp_path / "2026-01-01.part", tmp_path / name)
+    os.utime(tmp_path / name, (T0 + 10 * DAY, T0 + 10 * DAY))
+    copy = (tmp_path / name).read_bytes()
+    engine._notes.clear()  # as an older gateway leaves it
+    async with output(engine, tmp_path) as made:
+        await commit(engine, report(4, T0 + 4))
+        await drained(made)
+    assert rows_of(tmp_path) == expected(1, 4) and (tmp_path / name).read_bytes() == copy
+
+
+async def test_a_store_of_another_life_is_not_believed(tmp_path: Path) -> None:
+    """What a backup notes of the running day is older than what the folder holds: nothing is rewritten by it."""
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await drained(made)
+        backup = dict(engine._notes)
+        await commit(engine, report(4, T0 + DAY + 400))
+        await drained(made)
+    running = (tmp_path / "2026-01-02.part").read_bytes()
+    restored = MemoryEngine(["days"])
+    await commit(restored, *(report(n, T0 + n) for n in range(1, 4)))
+    await restored.ack("days", 3, None, backup)
+    async with output(restored, tmp_path) as made:
+        await until(lambda: made.connected, 20)
+        assert made._metrics.totals["files_changed"] == 0
+    assert (tmp_path / "2026-01-02.part").read_bytes() == running
+    assert names(tmp_path) == [".lock", "2026-01-01.jsonl", "2026-01-02.part"]
+
+
+# an output that leaves its folder
+
+
+@asynccontextmanager
+async def outputs(engine: MemoryEngine) -> AsyncIterator[tuple[Outputs, Callable[..., Any]]]:
+    made = Outputs("gw-1", engine, Metrics(), dict)
+
+    async def use(*wanted: FilesOutputConfig, absent: tuple[str, ...] = ()) -> None:
+        await made.apply(wanted, NODES, {}, T0, absent=absent)
+
+    try:
+        yield made, use
+    finally:
+        await made.cancel()
+
+
+async def caught_up(made: Outputs) -> None:
+    made.wake()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(o.drain() for o in made))
+
+
+def whole_rows(file: Path) -> list[str]:
+    return sorted(json.loads(line)["id"] for line in file.read_text().splitlines())
+
+
+@pytest.mark.parametrize("now", ("folder", "out"))
+@pytest.mark.parametrize("when", ("reload", "start"))
+async def test_the_running_day_of_a_folder_that_is_left_becomes_whole_files(
+    tmp_path: Path, now: str, when: str
+) -> None:
+    engine, old = MemoryEngine(["days"]), tmp_path / "old"
+    first = FilesOutputConfig("days", old, ("jsonl", "csv"))
+    later = (FilesOutputConfig("days", tmp_path / "new"),) if now == "folder" else ()
+    async with outputs(engine) as (made, use):
+        await use(first)
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await caught_up(made)
+        if when == "reload":
+            await use(*later)
+            await until(lambda: not engine.notes("files:days@" + str(old)), 20)
+    async with outputs(engine) as (made, use):
+        await use(*later)
+        await commit(engine, report(4, T0 + 4))
+        await caught_up(made)
+        await until(lambda: not engine.notes("files:days@" + str(old)), 20)
+        assert list(made.problems()) == []
+    assert names(old) == [".lock", "2026-01-01.csv", "2026-01-01.jsonl"]
+    assert whole_rows(old / "2026-01-01.jsonl") == expected(1, 3)
+    if later:
+        assert rows_of(tmp_path / "new") == expected(4, 4)
+
+
+async def test_a_folder_that_is_left_and_away_is_told_and_made_whole_later(tmp_path: Path) -> None:
+    engine, old = MemoryEngine(["days"]), tmp_path / "old"
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("days", old))
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await caught_up(made)
+        shutil.rmtree(old)
+        old.write_text("in the way")
+        await use(FilesOutputConfig("days", tmp_path / "new"))
+        await until(lambda: [p.code for p in made.problems()] == ["day_not_left"], 20)
+        await commit(engine, report(4, T0 + 4))
+        await caught_up(made)
+        old.unlink()
+        await until(lambda: list(made.problems()) == [], 20)
+    assert whole_rows(old / "2026-01-01.jsonl") == expected(1, 3) and rows_of(tmp_path / "new") == expected(4, 4)
+
+
+async def test_outputs_that_exchange_their_folders_end_their_days_there(tmp_path: Path) -> None:
+    engine = MemoryEngine(["a", "b"])
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("a", tmp_path / "x"), FilesOutputConfig("b", tmp_path / "y"))
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await caught_up(made)
+        await use(FilesOutputConfig("a", tmp_path / "y"), FilesOutputConfig("b", tmp_path / "x"))
+        await commit(engine, report(4, T0 + 4))
+        await caught_up(made)
+    for folder in (tmp_path / "x", tmp_path / "y"):
+        assert whole_rows(folder / "2026-01-01.jsonl") == expected(1, 3)
+        assert sorted(r["id"] for r in part(folder, "2026-01-01.2")) == expected(4, 4)
+
+
+async def test_an_output_that_is_missing_and_has_not_gone_keeps_its_running_day(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("days", tmp_path))
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await caught_up(made)
+    async with outputs(engine) as (made, use):
+        await use(absent=("days",))
+        assert made._folders is not None and not made._folders._tasks
+        await use(FilesOutputConfig("days", tmp_path))
+        await commit(engine, report(4, T0 + 4))
+        await caught_up(made)
+    assert names(tmp_path) == [".lock", "2026-01-01.part"] and rows_of(tmp_path) == expected(1, 4)
+
+
+async def test_a_kill_around_any_commit_of_the_cursor_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the day turns: its end is noted before its files are made, and the note goes when they are there."""
+    engine, folder = MemoryEngine(["days"]), tmp_path / "days"
+    ack = engine.ack
+    seen: list[tuple[dict[str, bytes], dict[str, int], Path]] = []
+
+    def look() -> None:
+        copy = tmp_path / f"copy-{len(seen)}"
+        shutil.copytree(folder, copy)
+        seen.append((dict(engine._notes), dict(engine._cursors), copy))
+
+    def looked_at(*asked: Any) -> asyncio.Future[int]:
+        look()
+        done = ack(*asked)
+        look()
+        return done
+
+    monkeypatch.setattr(engine, "ack", looked_at)
+    async with output(engine, folder) as made:
+        for n, received in ((1, T0 + 1), (2, T0 + 2), (3, T0 + DAY + 400)):
+            await commit(engine, report(n, received))
+            await drained(made)
+    monkeypatch.setattr(engine, "ack", ack)
+    assert len(seen) >= 10
+    for notes, cursors, copy in seen:
+        engine._notes, engine._cursors = dict(notes), dict(cursors)
+        shutil.rmtree(folder)
+        shutil.copytree(copy, folder)
+        async with output(engine, folder) as made:
+            await drained(made)
+            assert list(made.problems()) == [], copy
+        assert names(folder) == [".lock", "2026-01-01.jsonl", "2026-01-02.part"], copy
+        assert whole_rows(folder / "2026-01-01.jsonl") == expected(1, 2), copy
+        assert sorted(r["id"] for r in part(folder, "2026-01-02")) == expected(3, 3), copy
