@@ -283,4 +283,7 @@ GATEWAY = (
     Guard('G9', 'an output taken out while stopped is emptied at the start', 'gateway/outputs/leaving.py', 'own = Broker(host, int(port)) if place.bare else None', 'own = None', ('tests/gateway/test_leaving.py', '-k', 'while_the_gateway_is_stopped')),
     Guard('G9', 'a login that is not known is not guessed', 'gateway/outputs/leaving.py', ' if place.bare else None', '', ('tests/gateway/test_leaving.py', '-k', 'gone_from_the_file')),
     Guard('G9', 'the login of another is shown to publish', 'gateway/outputs/vacate.py', 'if borrowed and last not in own', 'if False', ('tests/gateway/test_leaving.py', '-k', 'login_of_another')),
+    Guard('G9', 'what an output left at a broker that is not its own is emptied', 'gateway/outputs/resync.py', '            self.neighbours.strays = strays\n', '', ('tests/gateway/test_strays.py', '-k', 'is_anothers_now')),
+    Guard('G9', 'an output at this broker by another address is no stray', 'gateway/outputs/neighbours.py', '        self.strays = self.strays - {_name(o) for o in here}', '        self._here |= dict.fromkeys((o.place for o in here), False)', ('tests/gateway/test_strays.py', '-k', 'another_address')),
+    Guard('G9', 'a mark that this store did not make is none of its outputs', 'gateway/outputs/strays.py', 'mark.store == self._ledger.life and mark.turn', 'mark.turn', ('tests/gateway/test_strays.py', '-k', 'this_store_made_it')),
 )  # fmt: skip
