@@ -27,20 +27,19 @@ from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.destination import Destination
 from gateway.outputs.held import PREFIX
+from gateway.outputs.leaving import Leaving
 from gateway.outputs.mqtt import MqttOutput, place_of
-from gateway.outputs.vacate import ADVICE, vacate
 from gateway.pipeline import Pipeline
 from gateway.store.engine import Engine, StoreError
 from gateway.store.ledger import Place
 from gateway.supervise import Kept, Watch
 
 if TYPE_CHECKING:
-    from gateway.outputs.leave import Leaving
+    from gateway.outputs.folders import Folders
 
 AWAY_S = 30.0
 STALLED_S = 60.0
 RETIRE_S = 5.0
-LOOK_S = 5.0  # how often it is looked whether brokers keep what taken-out outputs have published
 
 NO_PLACES: Mapping[str, Place] = {}
 
@@ -244,12 +243,8 @@ class Outputs:
         self._since = Since()
         self._cursors: dict[str, int] = {}
         self._told: dict[str, float] = {}
-        self._left: dict[str, str] = {}
-        self._looked = float("-inf")
-        self._leaving: dict[
-            str, asyncio.Task[bool]
-        ] = {}  # outputs that were taken out, while their topics are being emptied
-        self._folders: Leaving | None = None  # the same of folders, where there is one
+        self._leaving = Leaving(gateway, engine, metrics, self._mqtt)
+        self._folders: Folders | None = None  # the same of folders, where there is one
 
     def __iter__(self) -> Iterator[Destination]:
         return iter(list(self._all.values()))
@@ -261,12 +256,13 @@ class Outputs:
         areas: Mapping[str, Entry],
         now: float,
         kept: bool = False,
+        links: Sequence[LinkConfig] = (),
         absent: Iterable[str] = (),
     ) -> None:
         """Start, change and end destinations; an unchanged one does not even notice. Cursors of the same name go on.
 
-        areas: by name, what rules.toml gathers. What has gone from registry, areas and outputs is noted in the ledger first (kept: that is done).
-        absent: names of outputs that are not there and have not gone.
+        areas: by name, what rules.toml gathers; links: their logins may be needed where an output was. What has gone from registry, areas and
+        outputs is noted in the ledger first (kept: that is done). absent: names of outputs that are not there and have not gone.
         """
         configs = {c.name: c for c in wanted}
         gone = [name for name, config in self._configs.items() if configs.get(name) != config]
@@ -280,7 +276,8 @@ class Outputs:
             destination.greet()  # a last will, or an older gateway's good-bye, may have come before
         if not kept:
             await self.keep(wanted, nodes, areas, now)
-        self._vacate(former, configs, nodes)
+        brokers = [c.broker for c in links if isinstance(c, MqttLinkConfig)]
+        self._leaving.follow([*former.values()], wanted, nodes, brokers)
         await self._leave(former, configs, nodes, absent)
         for destination in self:
             destination.reload(nodes)
@@ -317,19 +314,6 @@ class Outputs:
             log.info("registry_changed", subjects=changed)
             self.wake()
 
-    def _vacate(
-        self, former: Mapping[str, OutputConfig], configs: Mapping[str, OutputConfig], nodes: Mapping[int, Node]
-    ) -> None:
-        """Empty what outputs leave behind; where another output has the same broker, that one does it, since it knows what is its own."""
-        kept = {place_of(c).address for c in configs.values() if isinstance(c, MqttOutputConfig)}
-        for name, c in former.items():
-            if isinstance(c, MqttOutputConfig) and (place := place_of(c)).address not in kept:
-                task = asyncio.create_task(
-                    vacate(c, place.key, self._gateway, self._engine, self._metrics, nodes, self._mqtt),
-                    name=f"vacate-{name}",
-                )
-                self._leaving[place.key] = task
-
     async def _leave(
         self,
         former: Mapping[str, OutputConfig],
@@ -339,9 +323,9 @@ class Outputs:
     ) -> None:
         """Have the running day of folders that are left become files."""
         if self._folders is None and self._engine.notes(PREFIX):
-            from gateway.outputs.leave import Leaving  # few need it
+            from gateway.outputs.folders import Folders  # few need it
 
-            self._folders = Leaving(self._gateway, self._engine, self._metrics)
+            self._folders = Folders(self._gateway, self._engine, self._metrics)
         if self._folders is not None:
             await self._folders.follow(configs, former, nodes, absent)
 
@@ -407,26 +391,7 @@ class Outputs:
             yield from o.problems()
         if self._folders is not None:
             yield from self._folders.problems()
-        yield from self._left_behind()
-
-    def _left_behind(self) -> Iterator[Problem]:
-        now = time.monotonic()
-        if now - self._looked >= LOOK_S:
-            self._looked = now
-            addresses = {place_of(c).address for c in self._configs.values() if isinstance(c, MqttOutputConfig)}
-            self._left = {
-                key: place.address
-                for key, (_, place) in self._engine.ledger.places().items()
-                if place.now is None and not place.empty and place.address not in addresses
-            }
-        for key, address in self._left.items():
-            task = self._leaving.get(key)
-            if task is None or task.done():
-                yield Problem(
-                    "output_left",
-                    f"output {key.rpartition('@')[0]} is no more at the broker {address}, which was away then: it keeps what was retained",
-                    ADVICE,
-                )
+        yield from self._leaving.problems()
 
     def tell(self, leaf: str, body: dict[str, Any], every_s: float, changed: bool) -> None:
         """Publish gw/<gw>/<leaf> where a destination has a place for it: when it has changed, every so often, and to who is back."""
@@ -440,12 +405,9 @@ class Outputs:
 
     async def cancel(self) -> None:
         """End all tasks."""
-        for task in self._leaving.values():
-            task.cancel()
         if self._folders is not None:
             await self._folders.cancel()
-        await asyncio.gather(*(task.stop() for task in self._tasks.values()))
-        await asyncio.gather(*self._leaving.values(), return_exceptions=True)
+        await asyncio.gather(*(task.stop() for task in self._tasks.values()), self._leaving.cancel())
 
 
 def _twin(part: str, client_id: str, backoff: Backoff) -> Iterator[Problem]:

@@ -166,7 +166,9 @@ class Service:
             pipeline.introduce()
             await pipeline.settle()
             pipeline.reread()
-            await outputs.apply(c.outputs, whole, areas, self._clock.now(), kept=True, absent=self._shrunk.absent)
+            await outputs.apply(
+                c.outputs, whole, areas, self._clock.now(), kept=True, links=c.links, absent=self._shrunk.absent
+            )
             if c.http is not None:
                 self._http = self._server(c)
                 links.places["http"] = await self._http.start()
@@ -319,7 +321,7 @@ class Service:
         confirmed = bool(self._shrunk.missing) or self._shrunk.rules
         self._shrunk.end()
         self._pipeline.leave(c.nodes)
-        await self._outputs.apply(c.outputs, c.nodes, areas_of(c, c.nodes), self._clock.now())
+        await self._outputs.apply(c.outputs, c.nodes, areas_of(c, c.nodes), self._clock.now(), links=c.links)
         changed = await self._pipeline.use(c.nodes)
         if confirmed and (c.rules, c.nodes) == (
             before.rules,

@@ -48,7 +48,9 @@ REJECTS_PER_S = 20
 def place_of(config: MqttOutputConfig) -> Place:
     """Return the row of an output in the ledger."""
     address = f"{config.broker.host}:{config.broker.port}"
-    return Place(config.name, address, shape_of(config, __version__))
+    b = config.broker
+    bare = b.username is None and b.ca_file is None and b.cert_file is None
+    return Place(config.name, address, shape_of(config, __version__), bare=bare)
 
 
 log = structlog.get_logger(__name__)

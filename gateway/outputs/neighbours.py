@@ -5,7 +5,7 @@ Those of the same address are there. Of another address that shares topics it is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Protocol
 
 from gateway.core.shape import Shape
@@ -34,6 +34,8 @@ class Neighbours:
 
     def __init__(self, mine: Output, ledger: Ledger) -> None:
         self._mine, self._ledger = mine, ledger
+        self.strays: Set[str] = frozenset()
+        """Names of outputs that are not at this address and whose marks stand at this broker."""
         self.others: Callable[[], Sequence[Output]] = tuple
         self._here: dict[
             str, bool
@@ -42,16 +44,21 @@ class Neighbours:
     def begin(self) -> None:
         """A new connection may be to another broker."""
         self._here.clear()
+        self.strays = frozenset()
 
     def turn(self, seq: int, generation: int, as_of: int) -> Turn:
         """Return a turn with former shapes of this output behind a generation, shapes of others at this broker, and who was taken out there."""
-        turn, mine = Turn(seq, generation, as_of), self._mine
+        turn, mine, gone = Turn(seq, generation, as_of), self._mine, self.gone()
         for key, (_, place) in self._ledger.places().items():
             if key == mine.place:
                 turn.former += [self._as(shape) for g, shape in place.past if g > generation]
-            elif place.address == mine.address and place.now is not None:
+            elif place.address != mine.address:
+                if place.output in gone:
+                    shapes = [shape for _, shape in place.past] + ([place.now] if place.now is not None else [])
+                    turn.strays.setdefault(place.output, []).extend(map(self._as, shapes))
+            elif place.now is not None:
                 turn.others.append(self._as(place.now))
-            elif place.address == mine.address:
+            else:
                 shapes = [self._as(shape) for g, shape in place.past if g > generation or not place.empty]
                 if shapes:
                     turn.left[key] = shapes
@@ -63,6 +70,7 @@ class Neighbours:
             now = self.turn(turn.seq, turn.generation, as_of)
             turn.others, turn.as_of = now.others, now.as_of
             turn.left = {key: shapes for key, shapes in turn.left.items() if key in now.left}
+            turn.strays = {output: shapes for output, shapes in turn.strays.items() if output in now.strays}
 
     def strangers(self) -> list[Output]:
         """Return the outputs that may share topics with this one, if their broker is this one under another address."""
@@ -84,8 +92,22 @@ class Neighbours:
         """Ask those that are not known yet; return whether one has turned out to be elsewhere, and whether all are known by now."""
         here, away = await ask(session, [o for o in self.strangers() if o.place not in self._here and o.hears])
         self._here |= {o.place: True for o in here} | {o.place: False for o in away}
-        return bool(away), all(o.place in self._here for o in self.strangers())
+        self.strays = self.strays - {_name(o) for o in here}  # its mark is where it ought to be
+        return bool(away), self.is_known
+
+    @property
+    def is_known(self) -> bool:
+        """True when it is known of all whether they are at this broker."""
+        return all(o.place in self._here for o in self.strangers())
+
+    def gone(self) -> set[str]:
+        """Return who has published at this broker and is not there: neither at this address nor, as far as is known, at another of it."""
+        return set(self.strays) - {_name(o) for o in self.strangers()}
 
     def _as(self, shape: Shape) -> Tree:
         tree = self._mine.tree
         return Tree(shape, tree.gateway, tree.nodes, tree.entry)
+
+
+def _name(o: Output) -> str:
+    return o.place.rpartition("@")[0]

@@ -29,6 +29,7 @@ from gateway.outputs.reading import Name, Reader, Unread, advice, crowd
 from gateway.outputs.retained import Tree
 from gateway.outputs.said import Said
 from gateway.outputs.siblings import DISCOVERY
+from gateway.outputs.strays import Strays
 from gateway.outputs.sweep import sweep
 from gateway.outputs.track import Track
 from gateway.outputs.turn import Doubt, Judge, Turn, look, over
@@ -80,6 +81,7 @@ class Resync:
         self.done = asyncio.Event()  # the broker's memory is true
         self._marked: Mark | None = None
         self.neighbours = Neighbours(self, engine.ledger)
+        self._strays = Strays(output, address, tree, engine.ledger)
         self._spared: int | None = None  # generation behind which topics were spared for one that may be elsewhere
         self._held: int | None = (
             None  # generation behind which topics are left, since it could not be read whose they are
@@ -171,6 +173,12 @@ class Resync:
             self._remember(Mark(ledger.life, seq, generation, self._turn))
         assert self._reader is not None
         await self.former.look(self._reader)
+        if self.problem is None and (strays := await self._strays.look(self._reader)):
+            self.neighbours.strays = strays
+            assert self._session is not None
+            await self.neighbours.ask(self._session)
+            if self.neighbours.gone():  # this memory may be of any time
+                seq = generation = -1
         began, before = asyncio.get_running_loop().time(), self._metrics.totals["retained_again"]
         await self._pass(seq, generation, kept is not None and not trusted)
         if (n := self._metrics.totals["retained_again"] - before) > 0:
@@ -231,9 +239,8 @@ class Resync:
             if self._as_of != self._generation:
                 await self._pass(NEVER, self._generation)
                 marked_at = float("-inf")
-            if self._spared is not None and await self._ask_neighbours():
-                spared, self._spared = self._spared, None
-                await self._pass(NEVER, spared)
+            if self._spared is not None or self.neighbours.strays:
+                await self._follow_neighbours()
             if self._held is not None and now >= look_at:
                 held, self._held = self._held, None
                 await self._look_again(held)
@@ -332,6 +339,7 @@ class Resync:
         await self._walk(lambda after: ledger.subjects(after, PAGE, turn.seq, generation), turn)
         await self._say_heirs(turn)
         await self._own(turn)
+        turn.whole = True
         await self._finish(turn)
         if turn.spared:
             self._spared = generation if self._spared is None else min(generation, self._spared)
@@ -358,7 +366,22 @@ class Resync:
         self._follow(turn)
         for key in turn.left if turn.unread is None else ():
             await self._stored(self._engine.ledger.left(key))
+        self._end_strays(turn)
         self._hold(turn)
+
+    def _end_strays(self, turn: Turn) -> None:
+        """Empty the marks of outputs of which nothing is left at this broker. What could not be read keeps them, and is tried after the next
+        connect; where topics were spared for who may be elsewhere, that is awaited.
+        """
+        gone = self.neighbours.gone() & turn.strays.keys()
+        if not turn.whole or turn.unread is None and turn.spared and not self.neighbours.is_known:
+            return
+        for output in sorted(gone) if turn.unread is None else ():
+            self.publish(Message(self._strays.mark(output), b"", retain=True))
+        if gone:
+            log.warning("strays_emptied", output=self.output, of=sorted(gone), whole=turn.unread is None,
+                        next="nothing; see whether this output's broker was exchanged for another")  # fmt: skip
+        self.neighbours.strays = self.neighbours.strays - gone
 
     def _hold(self, turn: Turn) -> None:
         """What could not be read is looked at again later, and after the next connect."""
@@ -407,6 +430,17 @@ class Resync:
         """Return the trees of other outputs that are at this broker, or may be."""
         self._follow(turn)
         return [*turn.others, *self.neighbours.trees()]
+
+    async def _follow_neighbours(self) -> None:
+        """Empty what was spared for an output that is elsewhere, and what one that is elsewhere has left here."""
+        away = await self._ask_neighbours()
+        spared, gone = self._spared, bool(self.neighbours.gone())
+        if gone and (away or spared is None):
+            self._spared = None
+            await self._pass(NEVER, -1)
+        elif away and spared is not None:
+            self._spared = None
+            await self._pass(NEVER, spared)
 
     async def _ask_neighbours(self) -> bool:
         """True when an output for which topics were spared has turned out to be elsewhere."""

@@ -25,7 +25,7 @@ class Doubt(NamedTuple):
 @dataclass
 class Turn:
     """former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out there, with their shapes,
-    to be emptied. as_of: the generation that others and left are of. spared: topics were left for an output that may be elsewhere.
+    to be emptied; strays: outputs at other addresses that have published at this broker, with theirs, to be emptied. as_of: the generation that others and left are of. spared: topics were left for an output that may be elsewhere.
     doubts: not looked at yet. unread: why some could not be, and what to do. looks: nothing is published, what is in doubt is looked at.
     heirs: who has a name of another subject by now, whose topics may hold what that one said last: to be published again. crowded: names
     below which more is retained than is kept of one.
@@ -37,6 +37,7 @@ class Turn:
     former: list[Tree] = field(default_factory=list)
     others: list[Tree] = field(default_factory=list)
     left: dict[str, list[Tree]] = field(default_factory=dict)
+    strays: dict[str, list[Tree]] = field(default_factory=dict)
     alarms: bool = False
     spared: bool = False
     doubts: list[Doubt] = field(default_factory=list)
@@ -44,10 +45,12 @@ class Turn:
     looks: bool = False
     heirs: set[str] = field(default_factory=set)
     crowded: set[str] = field(default_factory=set)
+    whole: bool = False  # all subjects were gone through
 
     def shapes(self) -> list[Tree]:
         """Return all shapes whose topics are to be emptied."""
-        return [*self.former, *(shape for shapes in self.left.values() for shape in shapes)]
+        theirs = (*self.left.values(), *self.strays.values())
+        return [*self.former, *(shape for shapes in theirs for shape in shapes)]
 
 
 def name_of(tree: Tree, subject: str, name: str) -> Name:

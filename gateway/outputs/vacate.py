@@ -1,11 +1,13 @@
 """Empties what an output leaves behind at its broker when it is taken out: every retained topic that follows from the facts under any
-registry entry and any shape it ever had. The mark goes first, so that an output that comes back publishes everything again. What other
-outputs publish at this broker is spared (`siblings.py`), and so is what may be another gateway's by now and is (`turn.py`).
+registry entry and any shape it ever had. The mark says first that nothing is known, so that an output that comes back publishes everything
+again, and is emptied last: a broker that remembers an older time, after a power cut, shows it by the mark. What other outputs publish at this
+broker is spared (`siblings.py`), and so is what may be another gateway's by now and is (`turn.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
@@ -18,25 +20,73 @@ from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs.births import PAGE
 from gateway.outputs.flight import Flight
 from gateway.outputs.former import Former
-from gateway.outputs.mark import mark_topic
-from gateway.outputs.message import Message
+from gateway.outputs.mark import Mark, mark_of, mark_topic
+from gateway.outputs.message import Message, json
 from gateway.outputs.mqtt import MqttOutput
 from gateway.outputs.reading import Name, Reader, Unread, advice, crowd
 from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
 from gateway.outputs.siblings import ask, shares
 from gateway.outputs.turn import Doubt, Judge, look, name_of
-from gateway.store.engine import Engine
+from gateway.store.engine import Engine, StoreError
 from gateway.store.ledger import Known
 
 BOUND_S = 900.0
 RETRY_S = 10.0
 WAIT_S = 2.0
+AFTER_S = 2400.0  # a broker may lose what it has not saved: mosquitto saves every 1800 s (autosave_interval), and what it reads at its start may be as old
+LOOK_RETRY_S = 60.0, 3600.0  # until a broker that is away then is tried again: doubled each time
+LOOK_BOUND_S = 86400.0
+ROUNDS = 8  # times that one output is emptied without a start between them
 
 log = structlog.get_logger(__name__)
 
 
 Others = Callable[[], Sequence[MqttOutput]]
+Nodes = Callable[[], Mapping[int, Node]]
+Failed = Callable[[MqttError | None], None]
+
+
+async def leave(
+    config: MqttOutputConfig,
+    key: str,
+    gateway: str,
+    engine: Engine,
+    metrics: Metrics,
+    nodes: Nodes,
+    others: Others,
+    failed: Failed,
+    borrowed: bool = False,
+) -> None:
+    """Empty what an output that was taken out has left at its broker, and look again AFTER_S later, and at once where it was emptied before
+    this start: a broker that remembers an older time by then is emptied again.
+
+    nodes: the registry now; others: the outputs that there are now, of whatever address; failed: told why the last try failed, None when it
+    did not; borrowed: it is not the output's own login, which may have other rights.
+    """
+    try:
+        for n in range(ROUNDS):
+            _, place = engine.ledger.places().get(key, (0, None))
+            if place is None or place.now is not None:
+                return
+            if (n or not place.empty) and not await vacate(
+                config, key, gateway, engine, metrics, nodes, others, failed, borrowed
+            ):
+                return
+            for wait in (0.0, AFTER_S) if place.empty and not n else (AFTER_S,):
+                await asyncio.sleep(wait)
+                more = await _look(config, key, gateway, engine, metrics, others)
+                if more is None:
+                    return
+                if more:
+                    break
+            else:
+                await engine.ledger.looked(key)
+                return
+            log.warning("output_remembered", output=config.name, key=key, next="nothing: its broker remembers an older time, and is emptied again")  # fmt: skip
+            await engine.ledger.looked(key, again=True)
+    except StoreError as e:  # looked at again after the next start
+        log.warning("ledger_not_kept", output=config.name, error=str(e), next=e.hint or "look at the disk")
 
 
 async def vacate(
@@ -45,32 +95,92 @@ async def vacate(
     gateway: str,
     engine: Engine,
     metrics: Metrics,
-    nodes: Mapping[int, Node],
+    nodes: Nodes,
     others: Others,
+    failed: Failed,
+    borrowed: bool = False,
 ) -> bool:
-    """Empty an output's topics, trying again for BOUND_S while its broker is away; True when nothing is left there.
-
-    others: the outputs that there are now, of whatever address.
-    """
+    """Empty an output's topics, trying again for BOUND_S while its broker is away; True when nothing is left there."""
     try:
         async with asyncio.timeout(BOUND_S):
             while True:
                 try:
-                    n = await _once(config, key, gateway, engine, metrics, nodes, others)
+                    n = await _once(config, key, gateway, engine, metrics, nodes(), others, borrowed)
                 except _Unknown as e:
                     log.info("output_vacate_waits", output=config.name, other=str(e), retry_s=WAIT_S)
                     await asyncio.sleep(WAIT_S)
                     continue
                 except MqttError as e:
+                    failed(e)
                     log.warning("output_left", output=config.name, error=str(e), retry_s=RETRY_S,
                                 next=e.hint or "start its broker, so that what it retains of this gateway can be emptied")  # fmt: skip
                     await asyncio.sleep(RETRY_S)
                     continue
+                failed(None)
                 log.info("output_vacated", output=config.name, topics=n)
                 return True
     except TimeoutError:
         log.error("output_left", output=config.name, key=key, next=ADVICE)
         return False
+
+
+async def _look(
+    config: MqttOutputConfig, key: str, gateway: str, engine: Engine, metrics: Metrics, others: Others
+) -> bool | None:
+    """Return whether the broker remembers an output that was emptied there; None where that cannot be known, or it is back."""
+    until, wait = time.monotonic() + LOOK_BOUND_S, LOOK_RETRY_S[0]
+    while True:
+        try:
+            return await _remembers(config, key, gateway, engine, metrics, others)
+        except (MqttError, _Unknown) as e:
+            log.info("output_look_failed", output=config.name, key=key, error=str(e), retry_s=wait)
+            if time.monotonic() + wait > until:
+                return None
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, LOOK_RETRY_S[1])
+
+
+async def _remembers(
+    config: MqttOutputConfig, key: str, gateway: str, engine: Engine, metrics: Metrics, others: Others
+) -> bool | None:
+    """Read the marks of an output that was emptied: nothing else is read, and nothing published but probes. None: it is back. Raises MqttError
+    and _Unknown.
+    """
+    ledger = engine.ledger
+    _, place = ledger.places().get(key, (0, None))
+    if place is None or place.now is not None or not place.past:
+        return None
+    trees = [Tree(shape, gateway, {}) for _, shape in place.past]
+    session = _session(config, gateway)
+    await session.connect()
+    try:
+        reader = await _reader(session, mark_topic(trees[-1], config.name), gateway, metrics)
+        found = await _marks(reader, trees, config.name)
+        # another store's is a gateway's that has our id by now, and one ahead of this store a copy's
+        ours = {t for t, m in found.items() if m.store == ledger.life and m.turn <= ledger.turn(key)}
+        if ours and any(
+            o.resync.mark_topic in ours for o in others()
+        ):  # it may have moved to another address of this broker
+            ours -= {o.mark_topic for o in await _here(session, config, others())}
+        return bool(ours)
+    except Unread as e:
+        raise MqttError(str(e), e.hint) from e
+    finally:
+        await session.disconnect()
+
+
+async def _marks(reader: Reader, trees: Sequence[Tree], output: str) -> dict[str, Mark]:
+    """Return the marks of an output under all its shapes. Raises MqttError, Unread."""
+    marks = {mark_topic(tree, output): f"{tree.shape.root}/v1/gw/{tree.gateway}/" for tree in trees}
+    async with reader.reading(sorted(marks), marks.values(), lambda _topic, payload: mark_of(payload)) as read:
+        for part in sorted(read.deaf):
+            raise Unread(f"our user may not read {part}#", advice(f"{part}#"))
+        return read.of(marks)
+
+
+def _session(config: MqttOutputConfig, gateway: str) -> MqttSession:
+    # a successor of the same name may be at the same broker, which would take one for the other
+    return MqttSession(config.broker, f"citymote-{gateway}-out-{config.name}-left")
 
 
 ADVICE = (
@@ -107,14 +217,14 @@ async def _once(
     metrics: Metrics,
     nodes: Mapping[int, Node],
     others: Others,
+    borrowed: bool = False,
 ) -> int:
     ledger = engine.ledger
     place = ledger.places().get(key)
     if place is None or place[1].now is not None or place[1].empty:
         return 0  # it is back, or others have done it
     trees = [Tree(shape, gateway, nodes) for _, shape in place[1].past]
-    # a successor of the same name may be at the same broker, which would take one for the other
-    session = MqttSession(config.broker, f"citymote-{gateway}-out-{config.name}-left")
+    session = _session(config, gateway)
     flight, n = Flight(config.window, metrics), 0
     await session.connect()
     flight.begin(session)
@@ -160,9 +270,12 @@ async def _once(
     try:
         judged = others()
         here = await _here(session, config, judged)
-        reader = await _reader(session, mark_topic(trees[-1], config.name), gateway, metrics)
+        last = mark_topic(trees[-1], config.name)
+        reader = await _reader(session, last, gateway, metrics)
         own = {t for o in here for t in (*o.tree.own(), o.mark_topic)}
-        await empty(lambda: {mark_topic(tree, config.name) for tree in trees} - own)
+        await empty(lambda: {mark_topic(tree, config.name) for tree in trees} - own - {last})
+        if last not in own:
+            flight.send(Message(last, json(Mark(ledger.life, -1, -1, ledger.turn(key))), retain=True))
         await empty(lambda: {topic for tree in trees for topic in tree.own()} - own)
         former = Former(key, trees[-1], ledger)
         await former.look(reader)
@@ -198,6 +311,10 @@ async def _once(
         await former.empty(reader, flight.send, settled, stored)
         if former.unread is not None:
             raise MqttError(*former.unread)
+        await empty(lambda: {last} - own)
+        await settled()
+        if borrowed and last not in own and await _marks(reader, trees[-1:], config.name):
+            raise MqttError(f"the broker keeps {last}: our user may not publish there", advice(last))
     except TimeoutError as e:
         raise MqttError("no PUBACK for 30 s") from e
     except Unread as e:

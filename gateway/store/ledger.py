@@ -53,8 +53,9 @@ class Known(msgspec.Struct, frozen=True):
 class Place(msgspec.Struct, frozen=True):
     """An output at a broker: its shape now (None: taken out) and what it was, each with the generation that ended it.
 
-    empty: it was taken out, and nothing of it is at the broker; but a broker may come back that remembers more. since: shapes that ended
-    before this generation are not known any more, so what a broker remembers from before it cannot be judged.
+    empty: it was taken out, and nothing of it is at the broker; but a broker may come back that remembers more. sure: it was found so long
+    afterwards that the broker has saved it. since: shapes that ended before this generation are not known any more, so what a broker remembers
+    from before it cannot be judged. bare: its address alone is enough to connect, without a login or certificates; None: not known.
     """
 
     output: str
@@ -63,6 +64,8 @@ class Place(msgspec.Struct, frozen=True):
     past: tuple[tuple[int, Shape], ...] = ()
     empty: bool = False
     since: int = 0
+    sure: bool = False
+    bare: bool | None = None
 
     @property
     def key(self) -> str:
@@ -73,7 +76,7 @@ class Place(msgspec.Struct, frozen=True):
         """Return the place with another shape from this generation on."""
         past = self.past if self.now is None else (*self.past, (generation, self.now))
         since = max((g for g, _ in past[:-PAST]), default=self.since)
-        return replace(self, now=now, past=past[-PAST:], empty=False, since=since)
+        return replace(self, now=now, past=past[-PAST:], empty=False, since=since, sure=False)
 
 
 class Ids(msgspec.Struct, frozen=True):
@@ -369,14 +372,17 @@ class Ledger:
 
         def job(db: sqlite3.Connection) -> int:
             generation, n = self._next(db), 0
-            told = {key: read_place(body) for key, body in db.execute("SELECT place, body FROM places")}
+            rows = db.execute("SELECT place, generation, body FROM places").fetchall()
+            told, told_at = {key: read_place(body) for key, _, body in rows}, {key: g for key, g, _ in rows}
             for key, place in wanted.items():
                 before = told.get(key)
                 if before is None:
                     _put_place(db, key, generation, replace(place, since=generation))
                 elif before.now != place.now:
-                    _put_place(db, key, generation, before.then(generation, place.now))
+                    _put_place(db, key, generation, replace(before.then(generation, place.now), bare=place.bare))
                 else:
+                    if before.bare != place.bare:
+                        _put_place(db, key, told_at[key], replace(before, bare=place.bare))
                     continue
                 n += 1
             for key, before in told.items():
@@ -460,13 +466,20 @@ class Ledger:
         """Nothing of an output that was taken out is at its broker any more."""
 
         def job(db: sqlite3.Connection) -> int:
-            for generation, body in db.execute(
-                "SELECT generation, body FROM places WHERE place = ?", (key,)
-            ).fetchall():
-                place = read_place(body)
-                if place.now is None:
-                    _put_place(db, key, generation, replace(place, empty=True))
-                    db.execute("DELETE FROM notes WHERE key = ?", (f"{REFUSED}{key}",))
+            for generation, place in _taken_out(db, key):
+                _put_place(db, key, generation, replace(place, empty=True))
+                db.execute("DELETE FROM notes WHERE key = ?", (f"{REFUSED}{key}",))
+            return 0
+
+        return self.put(job)
+
+    def looked(self, key: str, again: bool = False) -> Any:
+        """An output that was emptied at its broker was looked at there long afterwards, and stays so; again: it was there again."""
+
+        def job(db: sqlite3.Connection) -> int:
+            for generation, place in _taken_out(db, key):
+                if place.empty:
+                    _put_place(db, key, generation, replace(place, empty=not again, sure=not again))
             return 0
 
         return self.put(job)
@@ -541,6 +554,12 @@ def _put_place(db: sqlite3.Connection, key: str, generation: int, place: Place) 
         "INSERT INTO places VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET generation = excluded.generation, body = excluded.body",
         (key, generation, _encode(place)),
     )
+
+
+def _taken_out(db: sqlite3.Connection, key: str) -> list[tuple[int, Place]]:
+    """Return the row of an output if it was taken out, with its generation."""
+    found = db.execute("SELECT generation, body FROM places WHERE place = ?", (key,)).fetchall()
+    return [(generation, place) for generation, body in found if (place := read_place(body)).now is None]
 
 
 def _entry_of(subject: str, c: Current) -> Entry | None:

@@ -58,7 +58,7 @@ class _Former(FilesOutput):
             await self.shut()
 
 
-class Leaving:
+class Folders:
     """One task for each such folder, until its day has become files. Nothing else waits for them."""
 
     def __init__(self, gateway: str, engine: Engine, metrics: Metrics) -> None:
