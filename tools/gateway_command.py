@@ -303,6 +303,15 @@ def _grant(where: Where) -> str:
     return f"who runs the gateway adds [commands.requester.{where.requester}] with roles = [...] to its configuration"
 
 
+def _role(where: Where, body: dict[str, Any]) -> str:
+    if "may not send" not in str(body.get("detail", "")):
+        return _grant(where)
+    return (
+        f'who runs the gateway adds "{body.get("name")}" to the commands of a role that {where.requester} has and that covers the node '
+        '([commands.role.NAME]; "*" does not stand for valve)'
+    )
+
+
 def _follow(client: Client, ident: str, wait: bool, console: Console) -> dict[str, Any]:
     """Show the steps until the one that ends it, or the first without --wait."""
     seconds = ANSWER_S
@@ -333,7 +342,7 @@ def _end(body: dict[str, Any], where: Where, as_json: bool) -> None:
     told = {("why" if key == "reason" else key): value for key, value in body.items()}
     if state == "refused":
         error = str(body.get("error", "refused_by_node"))
-        _failed(error, text, told, REFUSED, as_json, _grant(where) if error == "unauthorised" else "")
+        _failed(error, text, told, REFUSED, as_json, _role(where, body) if error == "unauthorised" else "")
     if state in ("failed", "expired"):
         _failed(state, text, told, FAILED, as_json)
     if as_json:

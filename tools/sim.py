@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from gateway.outcome import say
 from host_sim.boards import BoardError
 from host_sim.romfs import ImageError
 from host_sim.runner import (
@@ -108,10 +109,25 @@ command.add_command(torture.command)
 
 
 @command.command("list")
-def list_scenarios() -> None:
-    """Name the shipped scenarios."""
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_scenarios(as_json: bool) -> None:
+    """Name the shipped scenarios. Exit code 1 when one of them cannot be read; the others are listed all the same."""
+    found: dict[str, str] = {}
+    broken: dict[str, str] = {}
     for name in known():
-        click.echo(f"{name:12} {load(name).head.description}")
+        try:
+            found[name] = load(name).head.description
+        except tuple(REFUSALS) as e:
+            broken[name] = str(e)
+    if as_json:
+        document({"scenarios": found, "broken": broken})
+    else:
+        for name, description in found.items():
+            click.echo(f"{name:12} {description}")
+    for name, error in broken.items():
+        say(f"{name}: {error}", "mend its file in host_sim/scenarios")
+    if broken:
+        raise SystemExit(FAILED)
 
 
 @command.command("run")

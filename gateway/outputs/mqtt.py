@@ -29,6 +29,7 @@ from gateway.outputs.destination import Destination
 from gateway.outputs.flight import Flight
 from gateway.outputs.message import Message, json
 from gateway.outputs.names import Names
+from gateway.outputs.reading import lines
 from gateway.outputs.refusal import Refusals
 from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
@@ -161,7 +162,7 @@ class MqttOutput(Destination):
             yield Problem(
                 "mark_unread",
                 f"output {self.name} cannot read its mark {resync.problem}, so it publishes everything after every connect",
-                f"let the gateway's user read it (mosquitto acl_file: topic readwrite {resync.problem})",
+                lines(self._config.root, self._gateway),
             )
         if resync.former.unread is not None:
             yield Problem(

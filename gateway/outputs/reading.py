@@ -231,6 +231,15 @@ def advice(topic: str) -> str:
     return f"let the gateway's user read what it publishes (mosquitto acl_file: topic readwrite {topic})"
 
 
+def lines(root: str, gateway: str) -> str:
+    """Return what a gateway's user needs at a broker to publish below a root, and to read what it published."""
+    below = ", ".join(f"{root}/v1/{part}/#" for part in ("node", "area", "ngsi-ld", f"gw/{gateway}"))
+    return (
+        f"let the gateway's user publish and read below this root (mosquitto acl_file: topic readwrite of each of {below}; what an ACL does not "
+        "allow mosquitto drops without a word)"
+    )
+
+
 def crowd(names: Iterable[str]) -> Unread:
     """Return the error where more is retained below names than is kept of one."""
     name = min(names)

@@ -25,7 +25,7 @@ from gateway.outputs.mark import LONGEST_PROBE, Mark, mark_of, mark_topic, probe
 from gateway.outputs.message import Message, json
 from gateway.outputs.neighbours import Neighbours
 from gateway.outputs.outstanding import ALL, Attempts
-from gateway.outputs.reading import Name, Reader, Unread, advice, crowd
+from gateway.outputs.reading import Name, Reader, Unread, advice, crowd, lines
 from gateway.outputs.retained import Tree
 from gateway.outputs.said import Said
 from gateway.outputs.siblings import DISCOVERY
@@ -297,8 +297,8 @@ class Resync:
                 await self._answered.wait()
         except TimeoutError:
             self.problem = self.mark_topic
-            log.warning("mark_unread", output=self.output, topic=self.mark_topic,
-                        next=f"let this user read it at the broker (mosquitto acl_file: topic readwrite {self.mark_topic})")  # fmt: skip
+            hint = lines(self._tree.shape.root, self._tree.gateway)
+            log.warning("mark_unread", output=self.output, topic=self.mark_topic, next=hint)
             return None
         self.problem = None
         if self._kept is None:

@@ -115,3 +115,11 @@ def test_durations_and_times() -> None:
 def test_what_can_be_no_level_of_a_topic_is_asked_of_no_broker(words: tuple[str, ...]) -> None:
     done = CliRunner().invoke(gateway_command.order, [*words, "--broker", "127.0.0.1:1", "--json"])
     assert done.exit_code == 2 and "can be no level of a topic" in done.output and "next: " in done.output
+
+
+def test_who_has_a_role_without_the_command_is_told_which_role_lacks_what() -> None:
+    where = Where("broker", 1883, "city", "ana", None, None)
+    body = {"name": "valve", "node": "w-1", "state": "refused", "error": "unauthorised"}
+    hint = gateway_command._role(where, {**body, "detail": "ana may not send valve to w-1"})
+    assert '"valve"' in hint and "commands.role" in hint and "commands.requester" not in hint
+    assert "[commands.requester.ana]" in gateway_command._role(where, {**body, "detail": "ana has no role here"})

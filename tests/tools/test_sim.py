@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.gateway.conftest import BrokerAddress
+from tools import sim
 
 CITYMOTE = str(Path(sys.executable).with_name("citymote"))
 KEYS = {
@@ -49,6 +52,24 @@ def test_one_seed_gives_one_hash_and_another_seed_another() -> None:
         assert d["nodes"] == 7 and d["virtual_s"] == 7200 and d["duty_violations"] == []
     hashes = [d["result_hash"] for d in documents]
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_scenarios_are_listed_though_one_of_them_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = json.loads(CliRunner().invoke(sim.list_scenarios, ["--json"]).stdout)
+    assert {"district", "commands", "outage"} <= whole["scenarios"].keys() and whole["broken"] == {}
+    load = sim.load
+
+    def broken(name: str) -> Any:
+        if name == "commands":
+            raise sim.ScenarioError("commands.toml:3: table `area` is missing")
+        return load(name)
+
+    monkeypatch.setattr(sim, "load", broken)
+    done = CliRunner().invoke(sim.list_scenarios, ["--json"])
+    listed = json.loads(done.stdout)
+    assert done.exit_code == 1 and listed["broken"] == {"commands": "commands.toml:3: table `area` is missing"}
+    assert listed["scenarios"].keys() == whole["scenarios"].keys() - {"commands"}
+    assert "error: commands: commands.toml:3" in done.stderr and "next: " in done.stderr
 
 
 def test_an_unknown_scenario_names_the_nearest() -> None:
