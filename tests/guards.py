@@ -126,7 +126,7 @@ GUARDS = (
     Guard("G1", "a reading persisted with two values counts as lost", "host_sim/truth.py", "        return gone + [k for k in set(self.clashes) if delivered.get(k) == self.readings[k]]\n", "        return gone\n", ("tests/sim/test_expect.py", "-k", "two_values")),
     Guard("G4", "what a node leaves out must be what was expected", "host_sim/expect.py", "            if left_out != sorted(shed):\n", "            if not left_out and shed:\n", ("tests/sim/test_expect.py",)),
     Guard("G6", "erases of every boot count", "host_sim/node.py", "            self.stats.erases += n - self._erased\n", "            self.stats.erases = n\n", ("tests/sim/test_fleet.py", "-k", "erases")),
-    Guard("G6", "what only building needs is forgotten", "firmware/mote/main.py", '    mote.borrow("mote.start", "lean", node)\n', "", ("tests/vm/test_heap_32bit.py", "-k", "air_quality-lora")),
+    Guard("G6", "what only building needs is forgotten", "firmware/mote/start.py", "    lean(node)\n", "", ("tests/vm/test_heap_32bit.py", "-k", "air_quality-lora")),
     Guard("G6", "a configuration without room is refused aloud", "firmware/mote/remote.py", "            self.node.health.send([(_STATUS_PROBLEM, why)])\n", "            pass\n", ("tests/sim/test_commands.py", "-k", "no_room")),
     Guard("G9", "a client hears what it subscribed to", "host_sim/broker.py", "            if any(subscriber.client_id == session.client_id for subscriber, _qos in own):\n", "            if True:\n", ("tests/sim/test_broker.py",)),
     Guard("G9", "a start waits for the link", "host_sim/gateway_process.py", "                self._process.linked(link)\n", "                pass\n", ("tests/sim/test_runner.py", "-k", "started_when")),

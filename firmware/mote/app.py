@@ -392,8 +392,12 @@ class Node:
             await asyncio.sleep(_LOOK_S)
 
     async def _tidy(self):
+        settled = not self.woke
         while True:
             await asyncio.sleep(_GC_S)
+            if not settled:  # it woke, and stays awake
+                settled = True
+                borrow("mote.start", "settle", self)
             gc.collect()
 
     async def run(self):

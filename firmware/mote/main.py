@@ -2,11 +2,14 @@
 
 
 def whole_node(config, board, nvs, identity, guard):
+    import gc
+
     from cryptolib import aes
     from mote import supervisor
     from mote.app import Node
     from mote.links import open_link
 
+    gc.collect()  # what imports leave; what the node makes now is long-lived
     link = open_link(config, board, supervisor.rtc, nvs)
     return Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
 
@@ -41,14 +44,17 @@ def ready():
     import gc
 
     import mote
+    from mote import supervisor
 
-    # collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it
-    gc.threshold(8192)
+    # Collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it. Less often
+    # while a boot out of a deep sleep builds: it lives for seconds, comes every few minutes, and half of its instructions were collections.
+    woke = supervisor.rtc is not None and supervisor.rtc.woke
+    if not woke:
+        gc.threshold(8192)
     node = make()
-    for name in ("mote.links", "mote.drivers"):
-        mote.let_go(name)  # built, and not needed again
-    mote.borrow("mote.start", "lean", node)
-    gc.collect()
+    gc.threshold(8192)
+    if not woke:  # else when it is awake for longer (Node._tidy)
+        mote.borrow("mote.start", "settle", node)
     return node
 
 
