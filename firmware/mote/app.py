@@ -21,6 +21,7 @@ from mote.remote import Control
 from mote.sampler import Sampler
 from mote.sealer import Sealer
 from mote.staging import Staging
+from mote.tasks import Supervisor
 from mote.twice import Twice
 from mote.uplink import Uplink
 from motewire import cbor, messages
@@ -107,6 +108,7 @@ class Node:
             borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
             self.ids, self.outbox.sealed_rows,
         )  # fmt: skip
+        self.profile.calm = self._calm
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
@@ -114,7 +116,7 @@ class Node:
             0 if self.events else nvs.get("laps") or 0,
         )  # fmt: skip
         self.health = Health(self)
-        self.supervisor = supervisor.Supervisor(watchdog)
+        self.supervisor = Supervisor(watchdog)
         self._shed()
         self.control = Control(self)
         self.downlink = Downlink(
@@ -159,10 +161,23 @@ class Node:
         ]
         if self.profile.sensors:
             parts.append(self.profile)
-        self._sleeper = Sleeper(rtc, self.clock, self.power, self.link, parts, self._due_in, self.config)
+        self._sleeper = Sleeper(
+            rtc, self.clock, self.power, self.link, parts, self._due_in, self._look, self._plan, self.config
+        )
         if self.woke:
             self._sleeper.resume()
             self.supervisor.woke()
+
+    def _look(self):
+        """A look at what the hardware measures by itself: True when it does not wait for the next sample."""
+        hurries = self._sampling and self.profile.hurries()
+        if hurries:
+            self.sampler.hurry()
+        return hurries
+
+    def _plan(self, places):
+        """What a boot needs that adds a row and builds no node (mote.nap), or nothing when the next one must."""
+        return borrow("mote.napping", "plan", self, places) if self.profile.rests() else ()
 
     def _due_in(self):
         """Seconds until the node has something to do, 0 while it does."""
@@ -188,9 +203,12 @@ class Node:
 
     def check(self, t, values, present):
         """A sample: through the alarm rules."""
-        self.alarms.check(t, values, present)
+        self.alarms.check(t, values, present, self.profile.samples)
         if self.alarms.boosting and not self.control.raised:
             self.control.boost_soon()
+
+    def _calm(self, column):
+        return -1 if self.control.raised else self.alarms.calm(column)
 
     def fault(self, sensor, t, active):
         """A sensor failed for good, or works (again): said once, also when a reset lies between."""
@@ -389,7 +407,7 @@ class Node:
                 self.power.keep()
                 self.health.report()
                 self.uplink.fresh()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(max(1, min(self.health.due_in(), _LOOK_S)))  # a node that sleeps waits for what is due
 
     async def _tidy(self):
         settled = not self.woke
@@ -409,6 +427,8 @@ class Node:
             log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
             self.health.boot()
             self.uplink.fresh()
+        else:
+            self.batcher.divide()
         asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))
         keep = self.supervisor.keep
         self.supervisor.watch("uplink", 3600)
@@ -421,5 +441,6 @@ class Node:
         keep("tidy", self._tidy)
         self.control.start()
         if self._sleeper is not None:
+            self.supervisor.checks.append(self._look)
             keep("sleeper", self._sleeper.run)
         await self.supervisor.run()

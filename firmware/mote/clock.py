@@ -79,9 +79,12 @@ class Clock:
         return self._base + passed - self._won(passed)
 
     def _won(self, seconds):
-        """Seconds the board's clock wins while it counts so many. In two parts, to be small ints for 14 days at 10 %."""
-        ppm = self.drift_ppm
-        return (seconds >> 7) * ppm // 7812 + (seconds & 127) * ppm // 1000000
+        return board_clock.won(seconds, self.drift_ppm)
+
+    @property
+    def sure(self):
+        """True once it is known how fast the board's clock runs asleep, to a tenth of a per cent: measured, or found to be right."""
+        return self.drift_ppm != 0 or self.quality > NONE and not self._kind and self._asks == len(_ASKS_S)
 
     def board_s(self, seconds):
         """Return how many seconds the board's clock counts while `seconds` pass."""
@@ -115,6 +118,8 @@ class Clock:
             for told in self.stepped:
                 told(error, t - raw)
             return error
+        if self._asks > len(_ASKS_S) and not self._kind and raw - self._ref >= _ASKS_S[-1]:
+            self._asks = len(_ASKS_S)  # answered, and the clock is right
         if not -_SLACK_S <= error <= _SLACK_S:
             self._slew, self._slewed_at = error, raw
             log.info("clock %d s off, drift %d ppm", -error, self.drift_ppm)

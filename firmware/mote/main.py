@@ -59,6 +59,9 @@ def ready():
 
 
 def main():
+    import mote
+
+    mote.borrow("mote.nap", "row_only")  # most wakes end in here
     import asyncio
 
     asyncio.run(ready().run())

@@ -1,7 +1,7 @@
 """Polls the sensors on the wall-clock grid and makes rows of what they say.
 
-Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s, rows on
-multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
+Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s (of row_s while the profile
+rests, and out of turn when it hurries), rows on multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
 become gaps. The path from a sample to the batch allocates nothing but the coroutine of the driver.
 """
 
@@ -80,7 +80,7 @@ class Sampler:
         self.empty_rows = 0
         self.out_of_range = 0
         self.busy_ms = 0  # sensors at work since boot
-        self._row_t = 0  # last row, or the one that is awaited
+        self.row_t = 0  # last row, or the one that is awaited
         self._row_due = 0
         for s in sensors:
             s.columns = tuple([keys.index(c) if c in keys else -1 for c in s.channels])
@@ -101,17 +101,26 @@ class Sampler:
             if not self._stepped:
                 self._stats.clear()
             self._stepped = False
-            self._row_t = 0
+            self.row_t = 0
         for i in range(len(self._sensors)):
             if not self._sensors[i].shed:
                 self._spawn(i)
         if row_s:
             self._tasks.append(asyncio.create_task(self._rows()))
 
-    def _spawn(self, i):
+    def _spawn(self, i, at_once=False):
         s = self._sensors[i]
         s.began = -1
-        s.task = asyncio.create_task(self._poll(s, i))
+        s.task = asyncio.create_task(self._poll(s, i, at_once))
+
+    def hurry(self):
+        """Take a sample now, out of turn; the next one is due as ever."""
+        for i in range(len(self._sensors)):
+            s = self._sensors[i]
+            if s.began < 0 and s.task is not None:
+                s.task.cancel()
+                s.due = 0  # no time to sleep
+                self._spawn(i, True)
 
     def stop(self):
         """End all tasks; readings under way are lost."""
@@ -130,20 +139,22 @@ class Sampler:
                 return
             await asyncio.sleep_ms(1000 * min(left, _CHUNK_S))
 
-    async def _poll(self, s, index):
+    async def _poll(self, s, index, at_once):
         try:
+            if at_once:
+                await self._read(s, index, self._clock.now())
             await self._poll_for_ever(s, index)
         except Exception as e:
             self._sink.broken(e)  # not the driver's fault: a bug of ours, or the flash
 
     async def _poll_for_ever(self, s, index):
-        driver = s.driver
         late_s = self._late_s
         slot = s.slot if late_s else 0
         while True:
             # the first slot whose lead lies ahead, never one twice
+            step = self.row_s if self.row_s and self._profile.rests() else self.sample_s
             now = self._clock.now() + s.lead_s - late_s
-            slot = max(slot, now) // self.sample_s * self.sample_s + self.sample_s
+            slot = max(slot, now) // step * step + step
             s.due = slot - s.lead_s
             late_s = 0
             await self._until(s.due)
@@ -151,26 +162,29 @@ class Sampler:
                 s.skip -= 1
                 s.slot = slot
                 continue
-            s.began = board_clock.uptime_s()
-            began = board_clock.awake_ms()
-            if s.faults or not s.slot:
-                self._sink.entered(index)
-            try:
-                if self._scales is None:
-                    await driver.read_into(s.out)
-                else:
-                    await self._scales.read(index, s)
-            except Exception as e:
-                if isinstance(e, MemoryError) and heap_is_low():
-                    raise e  # no single greedy request: only a restart helps
-                self._failed(s, slot, e)
+            await self._read(s, index, slot)
+
+    async def _read(self, s, index, slot):
+        s.began = board_clock.uptime_s()
+        began = board_clock.awake_ms()
+        if s.faults or not s.slot:
+            self._sink.entered(index)
+        try:
+            if self._scales is None:
+                await s.driver.read_into(s.out)
             else:
-                if s.failures or not s.works:
-                    self._recovered(s, slot)
-                self._took(s, slot)
-            self.busy_ms += board_clock.awake_ms() - began
-            s.began = -1
-            s.slot = slot
+                await self._scales.read(index, s)
+        except Exception as e:
+            if isinstance(e, MemoryError) and heap_is_low():
+                raise e  # no single greedy request: only a restart helps
+            self._failed(s, slot, e)
+        else:
+            if s.failures or not s.works:
+                self._recovered(s, slot)
+            self._took(s, slot)
+        self.busy_ms += board_clock.awake_ms() - began
+        s.began = -1
+        s.slot = slot
 
     def _failed(self, s, slot, error):
         s.failures += 1
@@ -235,13 +249,13 @@ class Sampler:
         try:
             while True:
                 now = self._clock.now() - late_s
-                self._row_due = t = max(self._row_t, now) // self.row_s * self.row_s + self.row_s
+                self._row_due = t = max(self.row_t, now) // self.row_s * self.row_s + self.row_s
                 late_s = 0
                 await self._until(t)
                 grace = min(_GRACE_S, self.sample_s - 1)
                 while self._waiting(t) and self._clock.now() - t < grace:
                     await asyncio.sleep_ms(500)
-                self._row_t = t
+                self.row_t = t
                 self.finish_row(t)
         except Exception as e:
             self._sink.broken(e)
@@ -304,6 +318,10 @@ class Sampler:
         self._last_t = max(t, self._last_t + 1)
         return self._last_t
 
+    def resting(self):
+        """True when no sample waits for its row."""
+        return self._stats.empty()
+
     def due(self):
         """When the next reading or row begins, by the clock; 0 while one is under way."""
         now = self._clock.now()
@@ -319,7 +337,7 @@ class Sampler:
     def save(self, put):
         """Tell put(int) what load() needs to go on after a deep sleep."""
         put(self._last_t)
-        put(self._row_t)
+        put(self.row_t)
         put(self._lap)
         for s in self._sensors:
             for n in (s.slot, s.failures, min(s.faults, 0x3FFFFFFF), s.skip, s.works):
@@ -328,7 +346,7 @@ class Sampler:
 
     def load(self, get):
         """Go on after a deep sleep; start(..., woke=True) follows."""
-        self._last_t, self._row_t, self._lap = get() & 0xFFFFFFFF, get() & 0xFFFFFFFF, get()
+        self._last_t, self.row_t, self._lap = get() & 0xFFFFFFFF, get() & 0xFFFFFFFF, get()
         for s in self._sensors:
             s.slot, s.failures, s.faults, s.skip, s.works = get() & 0xFFFFFFFF, get(), get(), get(), bool(get())
         self._stats.load(get)
@@ -337,7 +355,7 @@ class Sampler:
         """The clock jumped: the grid is laid anew by the start() that follows. No sample and no row is lost by it: after a step back rows have
         their own time, but for some seconds that tell them from those that have been there (set_back()), and events exactly theirs."""
         self._stepped = True
-        self._row_t = 0
+        self.row_t = 0
         for s in self._sensors:
             s.slot = 0  # one of the future would be waited for after the next sleep
         if not self.row_s:

@@ -128,10 +128,7 @@ class Staging:
     def add(self, t, values, present):
         """Take a row. Raises OSError."""
         if not self._path:
-            head = self._head
-            n = len(head) - 2
-            pack_into(">H", head, n, crc16(head, n))
-            self._begin(self.cycle if t < FIRST else 0)
+            self._open(self.cycle if t < FIRST else 0)
         buf = self._buf
         pack_into(">I", buf, 0, t)
         pack_into(">H", buf, 4, present)
@@ -141,6 +138,12 @@ class Staging:
             at += 4
         pack_into(">H", buf, at, crc16(buf, at))
         self._store(buf)
+
+    def _open(self, cycle):
+        head = self._head
+        n = len(head) - 2
+        pack_into(">H", head, n, crc16(head, n))
+        self._begin(cycle)
 
     def _begin(self, cycle):
         """The first row of a batch comes."""

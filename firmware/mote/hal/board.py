@@ -16,6 +16,12 @@ class Board:
         self.limits = spec.get("limits", {})
         self._i2c = {}
 
+    @property
+    def divider(self):
+        """(pin, thousandths) of what the supply is measured at (mote.hal.pads); (-1, 0): this board does not."""
+        spec = self._spec.get("battery")
+        return (spec["pin"], int(spec["divider"] * 1000 + 0.5)) if spec else (-1, 0)
+
     def _unit(self, kind, unit):
         units = self._spec.get(kind, {})
         if unit is None and units:
@@ -49,9 +55,14 @@ class Board:
             mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=ibuf,
         )  # fmt: skip
 
-    def pulse(self, unit=None, asleep=False):
-        """A running pulse counter: PCNT (rising edges, 16 bit), or one that counts on in deep sleep (mote.hal.ulp)."""
+    def pulse(self, unit=None, asleep=False, woke=False):
+        """A running pulse counter: PCNT (rising edges, 16 bit), or one that counts on in deep sleep (mote.hal.ulp). woke: out of a sleep that this
+        firmware chose, so that its program is there and runs."""
         n, spec = self._unit("pulse", unit)
+        if asleep and woke and machine.reset_cause() == machine.DEEPSLEEP_RESET:
+            from mote.hal.ulp_run import Running
+
+            return Running(spec["pin"])
         if asleep:
             from mote.hal.ulp import Counter
 
