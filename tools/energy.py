@@ -1,7 +1,7 @@
 """What a sleeping meter takes out of its battery, item by item, from wakes as they were played: Python's time is charged.
 
-Awake time in virtual time lacks what Python takes (host_sim/DECISIONS.md), so it is charged on top: instructions of the wake, at what an
-ESP32 of 160 MHz does of such instructions in a second. Every constant has its source; where one has a range, the dearer end is taken.
+Awake time in virtual time lacks what Python takes (a stand-in's clock stands while code runs), so it is charged beside it: instructions of the wake, at
+what an ESP32 of 160 MHz does of such instructions in a second. What the stand-ins of chips and flash do is among them. Every constant has its source; where one has a range, the dearer end is taken.
 Not charged, because the board decides: divider and pull-ups, regulator, LEDs, a USB bridge.
 """
 
@@ -40,7 +40,9 @@ SELF_DISCHARGE = 0.01  # of the cell a year: the makers' figure for lithium thio
 def ledger(wakes: Sequence[dict[str, Any]], base: int) -> dict[str, Any]:
     """Return mAh a day by item, their sum, and the months that a cell of 19 Ah lasts.
 
-    wakes: t, awake_s, tx_s, rx_s in seconds and instructions, of which a boot without firmware takes `base`; the last one only ends the span.
+    wakes: t, awake_s, tx_s, rx_s in seconds, frames, and instructions, of which a boot without firmware takes `base`; the last one only ends the
+    span. A wake without a frame waits for its row's instant only, for which the firmware plans the time that a start takes: what Python takes
+    until then is no wait. Of one with a frame both are charged in full.
     """
     span = wakes[-1]["t"] - wakes[0]["t"]
     counted = [w for w in wakes[:-1] if w["instructions"] is not None and w["awake_s"] is not None]
@@ -49,8 +51,12 @@ def ledger(wakes: Sequence[dict[str, Any]], base: int) -> dict[str, Any]:
     def total(key: str) -> float:
         return sum(w[key] for w in counted) * whole
 
-    python_s = sum(w["instructions"] - base for w in counted) / INSTRUCTIONS_A_SECOND * whole
-    awake_s, starts = total("awake_s"), len(counted) * whole
+    def python(w: dict[str, Any]) -> float:
+        return (w["instructions"] - base) / INSTRUCTIONS_A_SECOND
+
+    python_s = sum(map(python, counted)) * whole
+    awake_s = sum(w["awake_s"] if w["frames"] else max(0.0, w["awake_s"] - python(w)) for w in counted) * whole
+    starts = len(counted) * whole
     asleep_s = DAY_S - awake_s - python_s
     mah = {
         "starts": starts * START_MC / 3600,

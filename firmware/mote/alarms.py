@@ -15,7 +15,7 @@ _ALARM_BELOW = const(3)
 _ALARM_CLEARED = const(1)
 
 UPDATE_S = const(600)
-_SLACK = const(10)  # a tenth of `hold`
+_SLACK = const(10)  # a tenth of `hold` may come as one sample (mote.rest)
 
 
 def _tag(quantity, up):
@@ -45,11 +45,6 @@ class Rule:
         """What its frames are known by in the outbox, which outlives these rules."""
         return _tag(self.quantity, self.up)
 
-    @property
-    def slack(self):
-        """So many samples in a row may come as one."""
-        return max(1, self.hold // _SLACK)
-
     def step(self, v, t, samples=1):
         """Take a value at t2000, the mean of so many samples; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
         if self.active:
@@ -61,7 +56,7 @@ class Rule:
             if (v - self.told if self.up else self.told - v) < self.worse or 0 <= t - self.told_t < self.update_s:
                 return 0
         elif v > self.limit if self.up else v < self.limit:
-            self.run += min(samples, self.slack)
+            self.run += min(samples, max(1, self.hold // _SLACK))
             if self.run < self.hold or self.changed_t and 0 <= t - self.changed_t < self.least_s:
                 return 0
             self.active, self.changed_t = True, t
@@ -158,18 +153,6 @@ class Alarms:
             self._raised(_ALARM_CLEARED, t, quantity, None, limit, _tag(quantity, bit & 1))
             self._keep(bit)
             self._gone.pop()
-
-    def calm(self, column):
-        """The least sum of samples of this column, its means, that would tell something (limits `above`, times what may come as one; 2**30 - 1:
-        there are none) while no rule is up, running or left to be cleared. -1: every sample counts."""
-        least = 0x3FFFFFFF
-        if self._gone:
-            return -1
-        for rule in self.rules:
-            if rule.active or rule.run or rule.column != column or not rule.up:
-                return -1
-            least = min(least, rule.limit * rule.slack)
-        return least
 
     def replace(self, rules, t):
         """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told

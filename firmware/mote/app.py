@@ -108,7 +108,6 @@ class Node:
             borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
             self.ids, self.outbox.sealed_rows,
         )  # fmt: skip
-        self.profile.calm = self._calm
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
@@ -147,6 +146,7 @@ class Node:
         return fits(rtc, self.config)
 
     def _go_on(self, rtc):
+        from mote.rest import Rest
         from mote.sleeper import Sleeper
 
         parts = [
@@ -161,23 +161,13 @@ class Node:
         ]
         if self.profile.sensors:
             parts.append(self.profile)
+        rest = self._rest = Rest(self)
         self._sleeper = Sleeper(
-            rtc, self.clock, self.power, self.link, parts, self._due_in, self._look, self._plan, self.config
+            rtc, self.clock, self.power, self.link, parts, self._due_in, rest.look, rest.plan, self.config
         )
         if self.woke:
             self._sleeper.resume()
             self.supervisor.woke()
-
-    def _look(self):
-        """A look at what the hardware measures by itself: True when it does not wait for the next sample."""
-        hurries = self._sampling and self.profile.hurries()
-        if hurries:
-            self.sampler.hurry()
-        return hurries
-
-    def _plan(self, places):
-        """What a boot needs that adds a row and builds no node (mote.nap), or nothing when the next one must."""
-        return borrow("mote.napping", "plan", self, places) if self.profile.rests() else ()
 
     def _due_in(self):
         """Seconds until the node has something to do, 0 while it does."""
@@ -206,9 +196,6 @@ class Node:
         self.alarms.check(t, values, present, self.profile.samples)
         if self.alarms.boosting and not self.control.raised:
             self.control.boost_soon()
-
-    def _calm(self, column):
-        return -1 if self.control.raised else self.alarms.calm(column)
 
     def fault(self, sensor, t, active):
         """A sensor failed for good, or works (again): said once, also when a reset lies between."""
@@ -428,7 +415,7 @@ class Node:
             self.health.boot()
             self.uplink.fresh()
         else:
-            self.batcher.divide()
+            self._rest.divide()
         asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))
         keep = self.supervisor.keep
         self.supervisor.watch("uplink", 3600)
@@ -441,6 +428,6 @@ class Node:
         keep("tidy", self._tidy)
         self.control.start()
         if self._sleeper is not None:
-            self.supervisor.checks.append(self._look)
+            self.supervisor.checks.append(self._rest.look)
             keep("sleeper", self._sleeper.run)
         await self.supervisor.run()

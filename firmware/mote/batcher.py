@@ -34,7 +34,6 @@ class Batcher:
         self._batch = Batch(ids, schema, interval_s, rows_max)
         self._sealer, self._outbox, self._staging, self._closed, self._lost = sealer, outbox, staging, closed, lost
         self.parked = len(staging.leftovers(False))
-        self._tried = 0  # rows of a batch of before a sleep that are known to fit
 
     @property
     def rows(self):
@@ -113,28 +112,13 @@ class Batcher:
         self._staging.save(put)
 
     def load(self, get):
-        """Go on with the batch that was open before a deep sleep; divide() follows."""
+        """Go on with the batch that was open before a deep sleep; mote.rest.divide() follows."""
         self.newest = get() & 0xFFFFFFFF
-        self._tried = get()
+        self.tried = get()
         for rows in self._staging.resume(get):
             while rows.next_row():
                 self._batch.append(rows.t, rows.values, rows.present)
             rows.close()
-
-    def room(self):
-        """How many rows mote.nap may add to RTC memory before the next boot that builds the node."""
-        return min(self._batch.rows_max - self._batch.rows, self._staging.ready())
-
-    def divide(self):
-        """Rows that mote.nap added may be more than a frame takes: seal them in several. Raises OSError, NeedsKey."""
-        batch = self._batch
-        if self._tried < batch.rows and batch.rows > 1 and not self._fits(batch):
-            stage = self._staging.stage
-            self._staging.park()
-            batch.clear()
-            self.take_up(0, stage)
-            self._closed()
-        self._tried = batch.rows
 
     def set_interval(self, interval_s, report_s):
         """Change the rhythm from now on; rows at hand are sealed first."""

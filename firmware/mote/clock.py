@@ -76,21 +76,13 @@ class Clock:
             if not self._slew:
                 self.keep()
         passed = raw - self._ref
-        return self._base + passed - self._won(passed)
-
-    def _won(self, seconds):
-        return board_clock.won(seconds, self.drift_ppm)
-
-    @property
-    def sure(self):
-        """True once it is known how fast the board's clock runs asleep, to a tenth of a per cent: measured, or found to be right."""
-        return self.drift_ppm != 0 or self.quality > NONE and not self._kind and self._asks == len(_ASKS_S)
+        return self._base + passed - board_clock.won(passed, self.drift_ppm)
 
     def board_s(self, seconds):
         """Return how many seconds the board's clock counts while `seconds` pass."""
         counted = seconds
         for _ in range(3):  # 10 % of 10 % are minutes of a night
-            counted = seconds + self._won(counted)
+            counted = seconds + board_clock.won(counted, self.drift_ppm)
         return counted
 
     def set_unix(self, unix_s):

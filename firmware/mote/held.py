@@ -48,7 +48,7 @@ class HeldStaging(Staging):
     def ready(self):
         """Be ready for rows with a time that mote.nap adds to RTC memory; return how many until they must be flushed."""
         if not self._path:
-            self._open(0)
+            self._begin(0)
             self._rtc.put_rows(self._section)
         room = (ROWS_BYTES - 6 - len(self._section)) // len(self._buf)
         return min(room, self._every - self._waiting) - 1

@@ -46,14 +46,14 @@ def ready():
     import mote
     from mote import supervisor
 
-    # Collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it. Less often
-    # while a boot out of a deep sleep builds: it lives for seconds, comes every few minutes, and half of its instructions were collections.
+    # Collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it. Not so in
+    # a boot out of a deep sleep, which lives for seconds and comes every few minutes: half of its instructions were collections. One that
+    # stays awake for longer is like the others then (Node._tidy).
     woke = supervisor.rtc is not None and supervisor.rtc.woke
     if not woke:
         gc.threshold(8192)
     node = make()
-    gc.threshold(8192)
-    if not woke:  # else when it is awake for longer (Node._tidy)
+    if not woke:
         mote.borrow("mote.start", "settle", node)
     return node
 

@@ -12,7 +12,7 @@ from micropython import const
 from mote import supervisor
 from mote.crc import crc16
 from mote.hal import clock, reset
-from mote.hal.rtc import CLOCK_AT, LOW, POWER_AT, PULSES_AT
+from mote.hal.rtc import CLOCK_AT, CRASHES, LOW, POWER_AT, PULSES_AT, SHED
 from time import sleep_ms
 
 # the image: see Sleeper.sleep()
@@ -52,6 +52,21 @@ _NOT_THERE_MV = const(1500)
 _MODULUS = const(1 << 24)
 _LAST_VALUE = const(1 << 27)
 _INFO = const(9)  # of mote.held
+
+
+def plain():
+    """What mote.ladder would do with the wake of a node that has nothing to forgive, which most boots of one that sleeps are; False when it must."""
+    s = supervisor
+    buf = s.rtc.buf
+    kept = s.nvs.get("ladder") or 0
+    if buf[CRASHES] or buf[SHED] & 15 or kept != buf[SHED] << 8:
+        return False
+    s.kept = kept
+    s.suspect = s.good_s = s.rung = s.level = 0
+    s.chance_due = s.trial = s.suspicious = s.returned = False
+    buf[CRASHES] = 1
+    s.rtc.save()
+    return True
 
 
 def row_only():

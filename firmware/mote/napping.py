@@ -9,7 +9,9 @@ import sys
 from micropython import const
 from mote import supervisor
 from mote.hal import clock as board_clock
+from mote.rest import sure
 
+_SLACK = const(10)  # mote.alarms
 _LATE_S = const(60)  # a slot overslept by less is taken (mote.sampler)
 
 
@@ -22,23 +24,24 @@ def plan(node, places):
     row_s = sampler.row_s
     for rule in node.alarms.rules:
         if (
-            rule.slack * config["sample_s"] > row_s
+            max(1, rule.hold // _SLACK) * config["sample_s"] > row_s
         ):  # so much may come as one sample, and no more is told by a row without a look
             return ()
     for sensor in profile.sensors:
         if sensor.failures or sensor.faults or sensor.shed or not sensor.works or sensor.slot != sampler.row_t:
             return ()
     what = profile.naps()
-    rows = node.batcher.room()
+    batch = node.batcher._batch
+    rows = min(batch.rows_max - batch.rows, node.batcher._staging.ready())
     if rows < 1 or not sampler.row_t or sampler.row_t % row_s or row_s <= _LATE_S:
         return ()
     uptime = board_clock.uptime_s()
     until = min(node.uplink.due_s, uptime + node.health.due_in(), uptime + 0xFFFFFFF)
-    limits, battery = node.board.limits, node.board.divider
+    limits, battery = node.board.limits, node.board._spec.get("battery")
     hold = node.link.hold_pin
     return (
-        until, row_s, config["report_s"], rows, int(node.clock.sure), config["wdt_s"], limits.get("bench_pin", -1),
-        battery[0], battery[1], limits.get("flash_write_min_mv", 0), -1 if hold is None else hold,
+        until, row_s, config["report_s"], rows, int(sure(node.clock)), config["wdt_s"], limits.get("bench_pin", -1),
+        battery["pin"] if battery else -1, int(battery["divider"] * 1000 + 0.5) if battery else 0, limits.get("flash_write_min_mv", 0), -1 if hold is None else hold,
         places[_SAMPLER], places[_BATCHER], places[_PROFILE],
     ) + what  # fmt: skip
 
@@ -55,5 +58,5 @@ def _well(node):
         or slots is not None and (slots.trial or slots.stray)
         or config.probation or config.fallback or config["repl"] or supervisor.bench
         or control.busy or control.raised or control.until > board_clock.uptime_s()
-        or not node.clock.quality or not node.sampler.resting()
+        or not node.clock.quality or any(node.sampler._stats._n)
     )  # fmt: skip

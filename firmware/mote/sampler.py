@@ -10,7 +10,7 @@ import gc
 from array import array
 
 from micropython import const
-from mote import log
+from mote import log, nobody
 from mote.hal import clock as board_clock
 from mote.stats import Stats
 from motewire.batch import MAX_VALUE
@@ -75,6 +75,7 @@ class Sampler:
         self._stepped = False
         self._tasks = []
         self._scales = None
+        self.rests = nobody  # function() -> True while a sample between two rows would tell nothing (mote.rest)
         self.row_s = 0
         self.samples = 0
         self.empty_rows = 0
@@ -113,15 +114,6 @@ class Sampler:
         s.began = -1
         s.task = asyncio.create_task(self._poll(s, i, at_once))
 
-    def hurry(self):
-        """Take a sample now, out of turn; the next one is due as ever."""
-        for i in range(len(self._sensors)):
-            s = self._sensors[i]
-            if s.began < 0 and s.task is not None:
-                s.task.cancel()
-                s.due = 0  # no time to sleep
-                self._spawn(i, True)
-
     def stop(self):
         """End all tasks; readings under way are lost."""
         for s in self._sensors:
@@ -141,50 +133,49 @@ class Sampler:
 
     async def _poll(self, s, index, at_once):
         try:
-            if at_once:
-                await self._read(s, index, self._clock.now())
-            await self._poll_for_ever(s, index)
+            await self._poll_for_ever(s, index, at_once)
         except Exception as e:
             self._sink.broken(e)  # not the driver's fault: a bug of ours, or the flash
 
-    async def _poll_for_ever(self, s, index):
+    async def _poll_for_ever(self, s, index, at_once):
+        driver = s.driver
         late_s = self._late_s
         slot = s.slot if late_s else 0
         while True:
-            # the first slot whose lead lies ahead, never one twice
-            step = self.row_s if self.row_s and self._profile.rests() else self.sample_s
-            now = self._clock.now() + s.lead_s - late_s
-            slot = max(slot, now) // step * step + step
-            s.due = slot - s.lead_s
-            late_s = 0
-            await self._until(s.due)
-            if s.skip:
-                s.skip -= 1
-                s.slot = slot
-                continue
-            await self._read(s, index, slot)
-
-    async def _read(self, s, index, slot):
-        s.began = board_clock.uptime_s()
-        began = board_clock.awake_ms()
-        if s.faults or not s.slot:
-            self._sink.entered(index)
-        try:
-            if self._scales is None:
-                await s.driver.read_into(s.out)
+            now = self._clock.now()
+            if at_once:
+                at_once, slot = False, now
             else:
-                await self._scales.read(index, s)
-        except Exception as e:
-            if isinstance(e, MemoryError) and heap_is_low():
-                raise e  # no single greedy request: only a restart helps
-            self._failed(s, slot, e)
-        else:
-            if s.failures or not s.works:
-                self._recovered(s, slot)
-            self._took(s, slot)
-        self.busy_ms += board_clock.awake_ms() - began
-        s.began = -1
-        s.slot = slot
+                # the first slot whose lead lies ahead, never one twice
+                step = self.row_s if self.row_s and self.rests() else self.sample_s
+                slot = max(slot, now + s.lead_s - late_s) // step * step + step
+                s.due = slot - s.lead_s
+                late_s = 0
+                await self._until(s.due)
+                if s.skip:
+                    s.skip -= 1
+                    s.slot = slot
+                    continue
+            s.began = board_clock.uptime_s()
+            began = board_clock.awake_ms()
+            if s.faults or not s.slot:
+                self._sink.entered(index)
+            try:
+                if self._scales is None:
+                    await driver.read_into(s.out)
+                else:
+                    await self._scales.read(index, s)
+            except Exception as e:
+                if isinstance(e, MemoryError) and heap_is_low():
+                    raise e  # no single greedy request: only a restart helps
+                self._failed(s, slot, e)
+            else:
+                if s.failures or not s.works:
+                    self._recovered(s, slot)
+                self._took(s, slot)
+            self.busy_ms += board_clock.awake_ms() - began
+            s.began = -1
+            s.slot = slot
 
     def _failed(self, s, slot, error):
         s.failures += 1
@@ -317,10 +308,6 @@ class Sampler:
             return max(t, t - t % self.row_s + self._lap + 1)
         self._last_t = max(t, self._last_t + 1)
         return self._last_t
-
-    def resting(self):
-        """True when no sample waits for its row."""
-        return self._stats.empty()
 
     def due(self):
         """When the next reading or row begins, by the clock; 0 while one is under way."""

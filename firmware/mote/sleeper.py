@@ -12,6 +12,7 @@ from mote import VERSION, log, supervisor
 from mote.crc import crc16
 from mote.hal import clock as board_clock
 from mote.hal import reset
+from mote.rest import sure
 from mote.sleeper_times import early_s, start_s
 
 _LOOK_MS = const(200)
@@ -83,7 +84,7 @@ class Sleeper:
     def sleep(self, left):
         """Sleep so that the node is at work again in `left` seconds. Never returns on a board."""
         clock = self._clock
-        nap = max(1, left - early_s(self._start_s, left, clock.sure))
+        nap = max(1, left - early_s(self._start_s, left, sure(clock)))
         numbers = array("i", (self._label, clock.now() + nap, self._start_s, board_clock.uptime_s(), board_clock.now()))
         supervisor.save(numbers.append)
         numbers.append(self._config.unanswered_s())

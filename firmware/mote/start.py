@@ -111,6 +111,7 @@ def settle(node):
     for name in ("mote.links", "mote.drivers"):
         let_go(name)
     lean(node)
+    gc.threshold(8192)
     gc.collect()
 
 

@@ -30,13 +30,6 @@ class Stats:
         for c in range(len(n)):
             n[c] = 0
 
-    def empty(self):
-        """True when no sample was taken since the last row."""
-        for n in self._n:
-            if n:
-                return False
-        return True
-
     def add(self, c, v):
         """Take sample v of column c."""
         n = self._n[c]

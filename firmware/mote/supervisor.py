@@ -12,7 +12,7 @@ from mote import borrow, log
 from mote.errors import LowSupply, NeedsKey, Planned
 from mote.hal import reset
 from mote.hal.nvs import Nvs
-from mote.hal.rtc import CRASHES, ENTERED, SHED, TRIES, RtcMemory
+from mote.hal.rtc import CRASHES, ENTERED, TRIES, RtcMemory
 
 PATIENCE = const(3)  # crashes before anything is left out
 TRIAL = const(0x80)  # in RTC byte CRASHES: the next boot is on trial
@@ -51,23 +51,17 @@ def begin():
     global _reserve, rtc, nvs
     _reserve = bytearray(_RESERVE)
     rtc, nvs = RtcMemory(), Nvs()
-    if not _plain():
+    plain = False
+    if rtc.woke:
+        try:
+            from mote import nap  # let go by main()
+
+            plain = nap.plain()
+        except Exception as e:  # this boot is counted all the same
+            sys.print_exception(e)
+    if not plain:
         climb("begin")
     return level
-
-
-def _plain():
-    """What mote.ladder would do with the wake of a node that has nothing to forgive, which most boots of one that sleeps are."""
-    global kept, suspect, good_s, rung, level, chance_due, trial, suspicious, returned
-    buf = rtc.buf
-    kept = nvs.get("ladder") or 0
-    if not rtc.woke or buf[CRASHES] or buf[SHED] & 15 or kept != buf[SHED] << 8:
-        return False
-    suspect = good_s = rung = level = 0
-    chance_due = trial = suspicious = returned = False
-    buf[CRASHES] = 1
-    rtc.save()
-    return True
 
 
 def worked(seconds, uptime_s):

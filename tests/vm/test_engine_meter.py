@@ -40,7 +40,7 @@ def row_only(old=nap.row_only):
 nap.row_only = row_only
 """
 RUN = asleep.run_vm
-NO_NAPS = "app.Node._plan = lambda self, places: ()\n"
+NO_NAPS = "from mote import rest\nrest.Rest.plan = lambda self, places: ()\n"
 ABOVE, CLEARED = 2, 1
 T0 = 1_000_000_000  # us of power-on, 2026-02-28T00:16:40
 MIDNIGHT = 825_552_000  # t2000 at virtual time 0

@@ -16,12 +16,6 @@ class Board:
         self.limits = spec.get("limits", {})
         self._i2c = {}
 
-    @property
-    def divider(self):
-        """(pin, thousandths) of what the supply is measured at (mote.hal.pads); (-1, 0): this board does not."""
-        spec = self._spec.get("battery")
-        return (spec["pin"], int(spec["divider"] * 1000 + 0.5)) if spec else (-1, 0)
-
     def _unit(self, kind, unit):
         units = self._spec.get(kind, {})
         if unit is None and units:

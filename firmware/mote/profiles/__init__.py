@@ -4,11 +4,6 @@ from mote import nobody
 from mote.stats import MEAN, NAMES
 
 
-def restless(column):
-    """Stands for Alarms.calm() until the node has set it."""
-    return -1
-
-
 class Profile:
     """Base of all profiles. Class data:
 
@@ -21,6 +16,7 @@ class Profile:
     KEYS = ()
     HOWS = {}
     ALARMS = ()
+    samples = 1  # how many sample_s the sample at hand is the mean of
 
     def __init__(self, board, config, keep, bare=False):
         """board: mote.hal.board.Board. config: complete configuration. keep: function(name) -> mote.twice.Twice. bare: without sensors.
@@ -32,10 +28,6 @@ class Profile:
         self.ids = ids_of(self.KEYS)
         self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
         self.raised = nobody  # function(code, t, quantity id, value, limit), set by the node
-        self.samples = 1  # how many sample_s the sample at hand is the mean of
-        self.calm = (
-            restless  # function(column) -> as mote.alarms.Alarms.calm(), -1 while rates are raised; set by the node
-        )
         self.commands = {}
         self.sensors = [] if bare else self.build(board, config, keep)
 
@@ -58,18 +50,6 @@ class Profile:
     def rhythm(self, config):
         """Return (sample_s, row_s) of this configuration; row_s 0 means event rows."""
         return config["sample_s"], config["row_s"] or config["sample_s"]
-
-    def rests(self):
-        """True while a sample between two rows would tell nothing: the hardware measures on, and wakes the node when there is something."""
-        return False
-
-    def naps(self):
-        """Of a profile that rests: what mote.nap needs to make a row of what the hardware counted (pin, 0.1 l a pulse and at pulse 0)."""
-        raise NotImplementedError
-
-    def hurries(self):
-        """True when there is something to tell before the next sample is due."""
-        return False
 
     def derive(self, values, present):
         """Fill computed columns of one sample in place; return the mask. Called per sample: allocates nothing."""

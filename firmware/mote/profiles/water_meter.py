@@ -35,6 +35,11 @@ _UNSEEN = const(3)  # hours
 _MOST_HOURS = const(255)  # NVS keeps no more
 
 
+def _restless(column):
+    """Stands for mote.rest.calm() until there is one."""
+    return -1
+
+
 class WaterMeter(Profile):
     SCHEMA = 4
     KEYS = ("water_volume", "water_flow")
@@ -46,6 +51,7 @@ class WaterMeter(Profile):
         self._config = config
         self._asleep = config["mode"] == "sleep"
         self._meter = chip("pulse", lambda unit: board.pulse(unit, self._asleep, supervisor.rtc.woke), config)
+        self.calm = _restless
         self._looked = 0  # pulses at the last sample
         self._ahead = 0  # pulses behind it at which the node looks before the next one; 0: at none
         self._limit = _NO_LIMIT  # the flow, over one sample, that such a look is about
@@ -73,15 +79,18 @@ class WaterMeter(Profile):
             supervisor.rtc.save()
 
     def rests(self):
-        return self._asleep and self.calm(_FLOW) >= 0
+        """True while a sample between two rows would tell nothing: the meter counts on, and wakes the node when there is something."""
+        return bool(self._asleep) and self.calm(_FLOW) >= 0
 
     def hurries(self):
+        """True when there is something to tell before the next sample is due."""
         if not self._ahead or not self.rests():
             return False
         self._meter.poll()
         return self._meter.total - self._looked >= self._ahead
 
     def naps(self):
+        """What mote.nap needs to make a row of what was counted: pin, 0.1 l a pulse and at pulse 0."""
         meter = self._meter
         return meter.pin, meter.tenths, meter.start
 
