@@ -47,13 +47,15 @@ def ready():
     from mote import supervisor
 
     # Collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it. Not so in
-    # a boot out of a deep sleep, which lives for seconds and comes every few minutes: half of its instructions were collections. One that
-    # stays awake for longer is like the others then (Node._tidy).
+    # a boot out of a deep sleep, which lives for seconds and comes every few minutes, while it builds: half of its instructions were collections.
+    # One that stays awake for longer is like the others then (Node._tidy).
     woke = supervisor.rtc is not None and supervisor.rtc.woke
     if not woke:
         gc.threshold(8192)
     node = make()
-    if not woke:
+    if woke:
+        gc.threshold(16384)
+    else:
         mote.borrow("mote.start", "settle", node)
     return node
 
