@@ -147,32 +147,32 @@ def _probe(modules):
     builtins.__import__ = watching
 
 
-def _persisted(t, ids, values, present, send=sim_link.send):
-    """A row is persisted; one without a time (seconds since power-on) is told when it gets one."""
-    if t >= 757382400:  # FIRST of mote.hal.clock
+def _persisted(first, t, ids, values, present, send=sim_link.send):
+    """A row is persisted; one without a time (seconds since power-on, below `first`) is told when it gets one."""
+    if t >= first:
         row = ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])
         send("P", "%d %s" % (t, row))
 
 
 def _probe_batcher(module, told=_persisted):
     """Tell the world which rows were persisted."""
-    append = module.Batcher.append
+    append, first = module.Batcher.append, getattr(module, "FIRST", 0)
 
     def wrapped(self, t, values, present):
         result = append(self, t, values, present)
-        told(t, self.ids, values, present)
+        told(first, t, self.ids, values, present)
         return result
 
     module.Batcher.append = wrapped
 
 
 def _probe_staging(module, told=_persisted):
-    next_row = module.Staged.next_row
+    next_row, first = module.Staged.next_row, getattr(module, "FIRST", 0)
 
     def wrapped(self):
         there = next_row(self)
         if there:
-            told(self.t, self.ids, self.values, self.present)
+            told(first, self.t, self.ids, self.values, self.present)
         return there
 
     module.Staged.next_row = wrapped
