@@ -2,6 +2,15 @@
 
 import sys
 
+# What the VM has inside and files may extend is looked for in every folder of sys.path at every import, three looks at the flash a folder,
+# unless sys.modules knows it. By their names with a u they are found without a look (py/objmodule.c).
+for name in ("array", "binascii", "cryptolib", "json", "os", "random", "struct", "time"):
+    if name not in sys.modules:
+        try:
+            sys.modules[name] = __import__("u" + name)
+        except ImportError:
+            pass  # frozen here, or a file
+
 rolled_back = False
 try:
     import slots

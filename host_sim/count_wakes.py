@@ -1,9 +1,10 @@
 """Runs in a checkout for `citymote bench wake`: plays a scenario of one node whose VMs run under callgrind, and writes their counts.
 
     python -P count_wakes.py SCENARIO.toml OUT.json        with that checkout as working directory and on PYTHONPATH
-    python -P count_wakes.py serve FD                      the forking process, under valgrind; started by the former
+    python -P count_wakes.py serve FD CHECKOUT             the forking process, under valgrind; started by the former
 
-It takes the checkout's own host_sim, so it uses no more of it than every checkout has: Zygote, Fleet._transmit, runner.run.
+It takes the checkout's own host_sim, so it uses no more of it than every checkout has: Zygote, runner.run, and of Fleet _transmit, _listen, _deaf
+and _last_word.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if sys.argv[1:2] == ["serve"]:  # its environment is the VMs', which names no checkout: an installed one would be taken
+    sys.path.insert(0, sys.argv[3])
 
 from host_sim import zygote
 
@@ -55,7 +59,9 @@ class Counting(zygote.Zygote):
                 "--callgrind-out-file=/dev/null",
                 f"--log-file={self.logs}/%p",
             ]
-            return popen([*valgrind, sys.executable, "-P", str(Path(__file__).resolve()), "serve", fd], **more)
+            return popen(
+                [*valgrind, sys.executable, "-P", str(Path(__file__).resolve()), "serve", fd, str(Path.cwd())], **more
+            )
 
         zygote.subprocess.Popen = counted  # type: ignore[assignment,misc]
         try:
@@ -67,7 +73,7 @@ class Counting(zygote.Zygote):
         if self.base is None:
             self.base = self._bare(argv, folders, *more, **options)
         pid, line = super().spawn(argv, folders, *more, **options)
-        self.wakes.append({"pid": pid, "frames": 0})
+        self.wakes.append({"pid": pid, "frames": 0, "tx_s": 0.0, "rx_s": 0.0, "until": None})
         return pid, line
 
     def _bare(self, argv: list[str], folders: list[Path], *more: Any, **options: Any) -> int:
@@ -93,16 +99,37 @@ class Counting(zygote.Zygote):
 
 
 def main(scenario: str, out: str) -> None:
-    """Play the scenario and write {base, wakes: [{t, frames, instructions}], sampled, lost}."""
+    """Play the scenario and write {base, wakes: [{t, frames, instructions, awake_s, tx_s, rx_s}], sampled, lost}."""
     from host_sim import fleet, runner  # here: the forking process, under valgrind, does without
 
-    transmit = fleet.Fleet._transmit
+    transmit, listen, deaf, last = (
+        getattr(fleet.Fleet, name) for name in ("_transmit", "_listen", "_deaf", "_last_word")
+    )
 
-    def transmitted(self: Any, *args: Any) -> None:
-        Counting.last.wakes[-1]["frames"] += 1
-        transmit(self, *args)
+    def transmitted(self: Any, t: int, node: Any, *args: Any) -> None:
+        before = node.stats.airtime_us
+        wake = Counting.last.wakes[-1]
+        wake["frames"] += 1
+        transmit(self, t, node, *args)
+        wake["tx_s"] += (node.stats.airtime_us - before) / 1e6
+
+    def listening(self: Any, t: int, node: Any, *args: Any) -> None:
+        Counting.last.wakes[-1]["from"] = t
+        listen(self, t, node, *args)
+
+    def deafened(self: Any, t: int, node: Any) -> None:
+        wake = Counting.last.wakes[-1]
+        wake["rx_s"] += (t - wake.pop("from", t)) / 1e6
+        deaf(self, t, node)
+
+    def ended(self: Any, node: Any, op: str, t: int, text: str) -> None:
+        Counting.last.wakes[-1]["until"] = t
+        last(self, node, op, t, text)
 
     fleet.Fleet._transmit = transmitted  # type: ignore[method-assign]
+    fleet.Fleet._listen = listening  # type: ignore[method-assign]
+    fleet.Fleet._deaf = deafened  # type: ignore[method-assign]
+    fleet.Fleet._last_word = ended  # type: ignore[method-assign]
     runner.Zygote = Counting  # type: ignore[misc,assignment]
     runner.Fleet = partial(fleet.Fleet, hang_s=HANG_S)  # type: ignore[misc,assignment]
     boots: list[float] = []
@@ -114,7 +141,14 @@ def main(scenario: str, out: str) -> None:
     result = runner.run(scenario, on_event=on_event)
     counting = Counting.last
     wakes = [
-        {"t": t, "frames": w["frames"], "instructions": counting.instructions(w["pid"])}
+        {
+            "t": t,
+            "frames": w["frames"],
+            "instructions": counting.instructions(w["pid"]),
+            "awake_s": None if w["until"] is None else w["until"] / 1e6 - t,
+            "tx_s": w["tx_s"],
+            "rx_s": w["rx_s"],
+        }
         for t, w in zip(boots, counting.wakes, strict=True)
     ]
     base = counting.instructions(counting.base or 0)

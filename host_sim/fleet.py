@@ -249,7 +249,7 @@ class Fleet:
             self._on_event({"event": "reset", "node": node.spec.name, "t": t, "kind": text})
             self._schedule_boot(node, t, t + BOOT_US, CAUSES[text])
         elif op == "Z":
-            self._schedule_boot(node, t, t + node.asleep(int(text)) + BOOT_US, DEEPSLEEP)
+            self._schedule_boot(node, t, t + node.asleep(text) + BOOT_US, DEEPSLEEP)
         else:
             node.ended = text
             self._on_event({"event": "repl", "node": node.spec.name, "t": t, "text": text})

@@ -12,7 +12,7 @@ from host_sim import chance
 from host_sim import compile as mpy
 from host_sim.air import Modulation, Station, Transmission
 from host_sim.mqtt_endpoint import Endpoint
-from host_sim.protocol import NEVER, PWRON, Delivery, answer
+from host_sim.protocol import NEVER, PWRON, Delivery, answer, slept_us
 from host_sim.vm import mapped
 from host_sim.vm.run import STANDINS_BYTES, heap_bytes
 from host_sim.zygote import LINE_FD, Zygote, inside
@@ -127,10 +127,11 @@ class Node:
             self.stats.erases += n - self._erased
         self._erased = n
 
-    def asleep(self, ms: int) -> int:
-        """The node sleeps deeply for ms of its own slow clock: move its RTC, return the us that really pass."""
-        us = round(ms * 1e9 / (1e6 + self.spec.drift_ppm))
-        self.rtc_off += ms * 1000 - us
+    def asleep(self, text: str) -> int:
+        """The node sleeps deeply, as Z says: move its RTC, return the us that really pass."""
+        rate = (1e6 + self.spec.drift_ppm) / 1e6
+        us = slept_us(text, rate)
+        self.rtc_off += round(us * rate) - us
         return us
 
     def next_cut(self, t: int) -> PowerCut | None:

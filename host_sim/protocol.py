@@ -16,7 +16,7 @@ VM -> world, one text line per message, `<op> <now_us> ...`:
 | I | kind | a fault of the hardware was met |
 | D | depth | truth probe: frames in the outbox, when that changed |
 | P | t2000 id:value,... | truth probe: this row is persisted |
-| R, Z, X, E | kind / ms / 0 / text | last word: reset, deep sleep, power gone, firmware ended at the REPL |
+| R, Z, X, E | kind / ms [us] / 0 / text | last word: reset, deep sleep (us: the ULP would end it then), power gone, firmware ended at the REPL |
 
 World -> VM, only after A: <grant_us int64, length uint32>, then deliveries <kind uint8, t_us int64, length uint16> data.
 The boot file (JSON): lib, chips, rom, image or folder, flash (bytes), files {name: host path} for a fresh flash, now (us),
@@ -33,6 +33,12 @@ EPOCH_2000 = 946684800
 NEVER = 1 << 60
 FINAL = frozenset("RZXE")
 PWRON, HARD, WDT, DEEPSLEEP, SOFT = range(1, 6)
+
+
+def slept_us(text: str, rate: float = 1.0) -> int:
+    """How long the deep sleep of a Z lasts (us); rate: of the node's slow clock to time, which its timer counts on and its ULP does not."""
+    ms, *woken = map(int, text.split())
+    return min(round(ms * 1000 / rate), *woken) if woken else round(ms * 1000 / rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 from host_sim import chance
 from host_sim.lora import LOCK_SYMBOLS, symbol_us, time_on_air_us
 from host_sim.node import BOOT_US
-from host_sim.protocol import DEEPSLEEP, FINAL, HARD, NEVER, PWRON, SOFT, WDT, Delivery, answer
+from host_sim.protocol import DEEPSLEEP, FINAL, HARD, NEVER, PWRON, SOFT, WDT, Delivery, answer, slept_us
 from host_sim.torture_gateway import Gateway, Pair, Row
 from host_sim.vm.run import STANDINS_BYTES, heap_bytes
 from host_sim.zygote import LINE_FD, Zygote, inside
@@ -218,7 +218,7 @@ class Line:
         if op == "R":
             p.now, p.cause = t + BOOT_US, CAUSES[text]
         elif op == "Z":
-            p.now, p.cause = t + int(text) * 1000 + BOOT_US, DEEPSLEEP
+            p.now, p.cause = t + slept_us(text) + BOOT_US, DEEPSLEEP
         elif op == "X":
             back = next(back for at, back in self._cuts if at <= t < back)
             self.power = Power.on(p.nvs, back)

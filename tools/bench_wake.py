@@ -21,13 +21,17 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from host_sim.boards import image
 from host_sim.runner import firmware_root
+from tools.energy import DAY_S, ledger
 from tools.report import FAILED, USAGE, document, fail
 
 RUNNER = firmware_root().parent / "host_sim" / "count_wakes.py"
+BOARD = "esp32_generic"
 LEAST = 3  # wakes of a kind
-DAY_S = 86_400
-TIMEOUT_S = 3600
+SETTLED_S = 3600  # from power-on: hello, the first questions for the time, the configuration proven are not what a day is made of
+KNOWN_S = 7800  # from then on the node knows how fast its clock runs asleep, for good, and wakes no earlier than it must: what a battery lasts by
+TIMEOUT_S = 7200
 HINT = "sudo apt-get install valgrind  (make bench does it when root)"
 
 SCENARIO = """[scenario]
@@ -82,11 +86,12 @@ def count(checkout: Path, hours: float) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any]) -> dict[str, Any]:
-    """Return instructions of a wake without and with a frame (medians), and of a day at the run's own rhythm.
+    """Return instructions of a wake without and with a frame (medians), of a day at the run's own rhythm, and what they take out of a battery.
 
-    The first two wakes are another matter: power-on, and the first question for the time. Raises WakeError when there are too few.
+    The first hour is another matter. Raises WakeError when there are too few.
     """
-    wakes = [w for w in found["wakes"][2:] if w["instructions"] is not None]
+    settled = [w for w in found["wakes"] if w["t"] >= found["wakes"][0]["t"] + SETTLED_S]
+    wakes = [w for w in settled if w["instructions"] is not None]
     base = found["base"]
     kinds = {"idle": [w for w in wakes if not w["frames"]], "frame": [w for w in wakes if w["frames"]]}
     for kind, of in kinds.items():
@@ -103,7 +108,17 @@ def summary(found: dict[str, Any]) -> dict[str, Any]:
         "base": base,
         "sampled": found["sampled"],
         "lost": found["lost"],
+        **ledger(steady(settled, found["wakes"][0]["t"]), base),
     }
+
+
+def steady(wakes: list[dict[str, Any]], power_on: float) -> list[dict[str, Any]]:
+    """Return the wakes of the whole hours behind KNOWN_S, so that each hour has its report; all of them when there is no such hour."""
+    known = [w for w in wakes if w["t"] >= power_on + KNOWN_S]
+    if not known:
+        return wakes
+    hours = int((known[-1]["t"] - known[0]["t"] + 60) // 3600)
+    return [w for w in known if w["t"] <= known[0]["t"] + 3600 * hours + 60] if hours else wakes
 
 
 def ratios(now: dict[str, Any], beside: dict[str, Any]) -> dict[str, float]:
@@ -117,10 +132,11 @@ def ratios(now: dict[str, Any], beside: dict[str, Any]) -> dict[str, float]:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="A checkout to be measured in the same run: git worktree add DIR COMMIT.",
 )
-@click.option("--hours", type=click.FloatRange(0.5, 48), default=4.0, show_default=True, help="Virtual hours to play.")
+@click.option("--hours", type=click.FloatRange(1.5, 48), default=4.5, show_default=True, help="Virtual hours to play.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(beside: Path | None, hours: float, as_json: bool) -> None:
-    """Instructions of a water meter's wakes: without a frame, with one, and of a day. A few minutes for each checkout."""
+    """Instructions of a water meter's wakes: without a frame, with one, and of a day; and how long a cell of 19 Ah lasts by them, Python's time
+    charged (tools/energy.py). Some minutes for each checkout."""
     if beside is not None and not (beside / "host_sim" / "zygote.py").is_file():
         fail(
             "bad_checkout",
@@ -147,9 +163,12 @@ def command(beside: Path | None, hours: float, as_json: bool) -> None:
             as_json=as_json,
             code=FAILED,
         )
+    way = image(BOARD).way
     result = {
         "ok": True,
         "unit": "instructions, valgrind callgrind on the 64-bit MicroPython VM, less a boot without firmware",
+        "way": f"{way}, what {BOARD} runs from",
+        "months_19ah": found["now"]["months_19ah"],
         **found,
     }
     if "beside" in found:
@@ -158,10 +177,10 @@ def command(beside: Path | None, hours: float, as_json: bool) -> None:
         document(result)
         return
     table = Table(title="a water meter's wakes, millions of instructions", title_justify="left")
-    for name in ("", "without a frame", "with a frame", "wakes a day", "a day"):
+    for name in ("", "without a frame", "with a frame", "wakes a day", "a day", "mAh a day", "months of 19 Ah"):
         table.add_column(name, justify="right" if name else "left")
     for name, m in found.items():
-        table.add_row(name, f"{m['idle'] / 1e6:,.1f}", f"{m['frame'] / 1e6:,.1f}", f"{m['wakes_a_day']:,.0f}", f"{m['meter_day'] / 1e6:,.0f}")  # fmt: skip
+        table.add_row(name, f"{m['idle'] / 1e6:,.1f}", f"{m['frame'] / 1e6:,.1f}", f"{m['wakes_a_day']:,.0f}", f"{m['meter_day'] / 1e6:,.0f}", f"{m['mah_a_day']['sum']:.2f}", f"{m['months_19ah']:.0f}")  # fmt: skip
     console = Console(width=None if Console().is_terminal else 120, highlight=False)
     console.print(table)
     if "beside" in found:

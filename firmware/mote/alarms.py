@@ -15,6 +15,7 @@ _ALARM_BELOW = const(3)
 _ALARM_CLEARED = const(1)
 
 UPDATE_S = const(600)
+_SLACK = const(10)  # a tenth of `hold` may come as one sample (mote.rest)
 
 
 def _tag(quantity, up):
@@ -44,8 +45,8 @@ class Rule:
         """What its frames are known by in the outbox, which outlives these rules."""
         return _tag(self.quantity, self.up)
 
-    def step(self, v, t):
-        """Take a value at t2000; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
+    def step(self, v, t, samples=1):
+        """Take a value at t2000, the mean of so many samples; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
         if self.active:
             if v <= self.clear if self.up else v >= self.clear:
                 if self.changed_t and 0 <= t - self.changed_t < self.least_s:
@@ -55,7 +56,7 @@ class Rule:
             if (v - self.told if self.up else self.told - v) < self.worse or 0 <= t - self.told_t < self.update_s:
                 return 0
         elif v > self.limit if self.up else v < self.limit:
-            self.run += 1
+            self.run += min(samples, max(1, self.hold // _SLACK))
             if self.run < self.hold or self.changed_t and 0 <= t - self.changed_t < self.least_s:
                 return 0
             self.active, self.changed_t = True, t
@@ -131,15 +132,15 @@ class Alarms:
                 boosting = True
         self.boosting = boosting
 
-    def check(self, t, values, present):
-        """Step every rule whose column has a value."""
+    def check(self, t, values, present, samples=1):
+        """Step every rule whose column has a value; samples: how many it is the mean of."""
         if self._gone:
             self._end(t)
         rules = self.rules
         for i in range(len(rules)):
             rule = rules[i]
             if present >> rule.column & 1:
-                code = rule.step(values[rule.column], t)
+                code = rule.step(values[rule.column], t, samples)
                 if code:
                     self._raised(code, t, rule.quantity, values[rule.column], rule.limit, rule.tag)
                     self._keep(rule.bit)

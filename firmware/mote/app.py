@@ -21,6 +21,7 @@ from mote.remote import Control
 from mote.sampler import Sampler
 from mote.sealer import Sealer
 from mote.staging import Staging
+from mote.tasks import Supervisor
 from mote.twice import Twice
 from mote.uplink import Uplink
 from motewire import cbor, messages
@@ -114,7 +115,7 @@ class Node:
             0 if self.events else nvs.get("laps") or 0,
         )  # fmt: skip
         self.health = Health(self)
-        self.supervisor = supervisor.Supervisor(watchdog)
+        self.supervisor = Supervisor(watchdog)
         self._shed()
         self.control = Control(self)
         self.downlink = Downlink(
@@ -145,6 +146,7 @@ class Node:
         return fits(rtc, self.config)
 
     def _go_on(self, rtc):
+        from mote.rest import Rest
         from mote.sleeper import Sleeper
 
         parts = [
@@ -159,7 +161,10 @@ class Node:
         ]
         if self.profile.sensors:
             parts.append(self.profile)
-        self._sleeper = Sleeper(rtc, self.clock, self.power, self.link, parts, self._due_in, self.config)
+        rest = self._rest = Rest(self)
+        self._sleeper = Sleeper(
+            rtc, self.clock, self.power, self.link, parts, self._due_in, rest.look, rest.plan, self.config
+        )
         if self.woke:
             self._sleeper.resume()
             self.supervisor.woke()
@@ -188,7 +193,7 @@ class Node:
 
     def check(self, t, values, present):
         """A sample: through the alarm rules."""
-        self.alarms.check(t, values, present)
+        self.alarms.check(t, values, present, self.profile.samples)
         if self.alarms.boosting and not self.control.raised:
             self.control.boost_soon()
 
@@ -389,11 +394,15 @@ class Node:
                 self.power.keep()
                 self.health.report()
                 self.uplink.fresh()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(max(1, min(self.health.due_in(), _LOOK_S)))  # a node that sleeps waits for what is due
 
     async def _tidy(self):
+        settled = not self.woke
         while True:
             await asyncio.sleep(_GC_S)
+            if not settled:  # it woke, and stays awake
+                settled = True
+                borrow("mote.start", "settle", self)
             gc.collect()
 
     async def run(self):
@@ -405,6 +414,8 @@ class Node:
             log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
             self.health.boot()
             self.uplink.fresh()
+        else:
+            self._rest.divide()
         asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))
         keep = self.supervisor.keep
         self.supervisor.watch("uplink", 3600)
@@ -417,5 +428,6 @@ class Node:
         keep("tidy", self._tidy)
         self.control.start()
         if self._sleeper is not None:
+            self.supervisor.checks.append(self._rest.look)
             keep("sleeper", self._sleeper.run)
         await self.supervisor.run()

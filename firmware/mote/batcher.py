@@ -108,11 +108,13 @@ class Batcher:
     def save(self, put):
         """Tell put(int) what load() needs; rows stay where the staging holds them."""
         put(self.newest)
+        put(self._batch.rows)
         self._staging.save(put)
 
     def load(self, get):
-        """Go on with the batch that was open before a deep sleep."""
+        """Go on with the batch that was open before a deep sleep; mote.rest.divide() follows."""
         self.newest = get() & 0xFFFFFFFF
+        self.tried = get()
         for rows in self._staging.resume(get):
             while rows.next_row():
                 self._batch.append(rows.t, rows.values, rows.present)

@@ -76,18 +76,13 @@ class Clock:
             if not self._slew:
                 self.keep()
         passed = raw - self._ref
-        return self._base + passed - self._won(passed)
-
-    def _won(self, seconds):
-        """Seconds the board's clock wins while it counts so many. In two parts, to be small ints for 14 days at 10 %."""
-        ppm = self.drift_ppm
-        return (seconds >> 7) * ppm // 7812 + (seconds & 127) * ppm // 1000000
+        return self._base + passed - board_clock.won(passed, self.drift_ppm)
 
     def board_s(self, seconds):
         """Return how many seconds the board's clock counts while `seconds` pass."""
         counted = seconds
         for _ in range(3):  # 10 % of 10 % are minutes of a night
-            counted = seconds + self._won(counted)
+            counted = seconds + board_clock.won(counted, self.drift_ppm)
         return counted
 
     def set_unix(self, unix_s):
@@ -115,6 +110,8 @@ class Clock:
             for told in self.stepped:
                 told(error, t - raw)
             return error
+        if self._asks > len(_ASKS_S) and not self._kind and raw - self._ref >= _ASKS_S[-1]:
+            self._asks = len(_ASKS_S)  # answered, and the clock is right
         if not -_SLACK_S <= error <= _SLACK_S:
             self._slew, self._slewed_at = error, raw
             log.info("clock %d s off, drift %d ppm", -error, self.drift_ppm)

@@ -45,6 +45,14 @@ class HeldStaging(Staging):
         else:
             self._rtc.put_rows(self._section)
 
+    def ready(self):
+        """Be ready for rows with a time that mote.nap adds to RTC memory; return how many until they must be flushed."""
+        if not self._path:
+            self._begin(0)
+            self._rtc.put_rows(self._section)
+        room = (ROWS_BYTES - 6 - len(self._section)) // len(self._buf)
+        return min(room, self._every - self._waiting) - 1
+
     def _rows_at(self):
         return _INFO + self._section[_INFO - 1]
 

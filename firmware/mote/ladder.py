@@ -14,8 +14,7 @@ profile was never built).
 from micropython import const
 from mote import log
 from mote import supervisor as s
-from mote.hal.nvs import Nvs
-from mote.hal.rtc import CRASHES, ENTERED, SHED, RtcMemory
+from mote.hal.rtc import CRASHES, ENTERED, SHED
 from mote.supervisor import PATIENCE, TRIAL
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
@@ -34,8 +33,7 @@ _STARTS = const(15)
 
 def begin():
     """Count this boot as a crash until the node says otherwise; sets the level and what goes with it."""
-    s.rtc = rtc = RtcMemory()
-    s.nvs = Nvs()
+    rtc = s.rtc
     s.kept = kept = s.nvs.get("ladder") or 0
     buf = rtc.buf
     s.suspect = s.good_s = 0

@@ -2,11 +2,14 @@
 
 
 def whole_node(config, board, nvs, identity, guard):
+    import gc
+
     from cryptolib import aes
     from mote import supervisor
     from mote.app import Node
     from mote.links import open_link
 
+    gc.collect()  # what imports leave; what the node makes now is long-lived
     link = open_link(config, board, supervisor.rtc, nvs)
     return Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
 
@@ -41,18 +44,26 @@ def ready():
     import gc
 
     import mote
+    from mote import supervisor
 
-    # collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it
-    gc.threshold(8192)
+    # Collect often: otherwise what lives long is scattered over the heap, and a dictionary of a borrowed module finds no place in it. Not so in
+    # a boot out of a deep sleep, which lives for seconds and comes every few minutes, while it builds: half of its instructions were collections.
+    # One that stays awake for longer is like the others then (Node._tidy).
+    woke = supervisor.rtc is not None and supervisor.rtc.woke
+    if not woke:
+        gc.threshold(8192)
     node = make()
-    for name in ("mote.links", "mote.drivers"):
-        mote.let_go(name)  # built, and not needed again
-    mote.borrow("mote.start", "lean", node)
-    gc.collect()
+    if woke:
+        gc.threshold(16384)
+    else:
+        mote.borrow("mote.start", "settle", node)
     return node
 
 
 def main():
+    import mote
+
+    mote.borrow("mote.nap", "row_only")  # most wakes end in here
     import asyncio
 
     asyncio.run(ready().run())

@@ -19,6 +19,7 @@ from mote.outbox import Outbox
 from mote.power import Power
 from mote.remote import Remote
 from mote.sealer import Sealer
+from mote.tasks import Supervisor
 from mote.twice import Twice
 from mote.uplink import Uplink
 
@@ -66,7 +67,7 @@ class SafeNode:
         cipher = aes(identity.key, 1)
         self.sealer = Sealer(cipher, config["node"], identity.epoch, Counter(keep("ceiling")), link.max_frame)
         self.outbox = Outbox("/out", 1024 * config["outbox_kb"], config["outbox_frames"], self._count_lost)
-        self.supervisor = supervisor.Supervisor(watchdog)
+        self.supervisor = Supervisor(watchdog)
         self.uplink = Uplink(
             self.outbox, link, config["jitter_s"], config["hello_s"], config["ack_age_s"], config["backoff_s"],
             lambda: self.supervisor.progress("uplink"), self.sealer.ours,

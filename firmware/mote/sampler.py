@@ -1,7 +1,7 @@
 """Polls the sensors on the wall-clock grid and makes rows of what they say.
 
-Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s, rows on
-multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
+Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s (of row_s while the profile
+rests, and out of turn when it hurries), rows on multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
 become gaps. The path from a sample to the batch allocates nothing but the coroutine of the driver.
 """
 
@@ -10,7 +10,7 @@ import gc
 from array import array
 
 from micropython import const
-from mote import log
+from mote import log, nobody
 from mote.hal import clock as board_clock
 from mote.stats import Stats
 from motewire.batch import MAX_VALUE
@@ -75,12 +75,13 @@ class Sampler:
         self._stepped = False
         self._tasks = []
         self._scales = None
+        self.rests = nobody  # function() -> True while a sample between two rows would tell nothing (mote.rest)
         self.row_s = 0
         self.samples = 0
         self.empty_rows = 0
         self.out_of_range = 0
         self.busy_ms = 0  # sensors at work since boot
-        self._row_t = 0  # last row, or the one that is awaited
+        self.row_t = 0  # last row, or the one that is awaited
         self._row_due = 0
         for s in sensors:
             s.columns = tuple([keys.index(c) if c in keys else -1 for c in s.channels])
@@ -101,17 +102,17 @@ class Sampler:
             if not self._stepped:
                 self._stats.clear()
             self._stepped = False
-            self._row_t = 0
+            self.row_t = 0
         for i in range(len(self._sensors)):
             if not self._sensors[i].shed:
                 self._spawn(i)
         if row_s:
             self._tasks.append(asyncio.create_task(self._rows()))
 
-    def _spawn(self, i):
+    def _spawn(self, i, at_once=False):
         s = self._sensors[i]
         s.began = -1
-        s.task = asyncio.create_task(self._poll(s, i))
+        s.task = asyncio.create_task(self._poll(s, i, at_once))
 
     def stop(self):
         """End all tasks; readings under way are lost."""
@@ -130,27 +131,31 @@ class Sampler:
                 return
             await asyncio.sleep_ms(1000 * min(left, _CHUNK_S))
 
-    async def _poll(self, s, index):
+    async def _poll(self, s, index, at_once):
         try:
-            await self._poll_for_ever(s, index)
+            await self._poll_for_ever(s, index, at_once)
         except Exception as e:
             self._sink.broken(e)  # not the driver's fault: a bug of ours, or the flash
 
-    async def _poll_for_ever(self, s, index):
+    async def _poll_for_ever(self, s, index, at_once):
         driver = s.driver
         late_s = self._late_s
         slot = s.slot if late_s else 0
         while True:
-            # the first slot whose lead lies ahead, never one twice
-            now = self._clock.now() + s.lead_s - late_s
-            slot = max(slot, now) // self.sample_s * self.sample_s + self.sample_s
-            s.due = slot - s.lead_s
-            late_s = 0
-            await self._until(s.due)
-            if s.skip:
-                s.skip -= 1
-                s.slot = slot
-                continue
+            now = self._clock.now()
+            if at_once:
+                at_once, slot = False, now
+            else:
+                # the first slot whose lead lies ahead, never one twice
+                step = self.row_s if self.row_s and self.rests() else self.sample_s
+                slot = max(slot, now + s.lead_s - late_s) // step * step + step
+                s.due = slot - s.lead_s
+                late_s = 0
+                await self._until(s.due)
+                if s.skip:
+                    s.skip -= 1
+                    s.slot = slot
+                    continue
             s.began = board_clock.uptime_s()
             began = board_clock.awake_ms()
             if s.faults or not s.slot:
@@ -235,13 +240,13 @@ class Sampler:
         try:
             while True:
                 now = self._clock.now() - late_s
-                self._row_due = t = max(self._row_t, now) // self.row_s * self.row_s + self.row_s
+                self._row_due = t = max(self.row_t, now) // self.row_s * self.row_s + self.row_s
                 late_s = 0
                 await self._until(t)
                 grace = min(_GRACE_S, self.sample_s - 1)
                 while self._waiting(t) and self._clock.now() - t < grace:
                     await asyncio.sleep_ms(500)
-                self._row_t = t
+                self.row_t = t
                 self.finish_row(t)
         except Exception as e:
             self._sink.broken(e)
@@ -319,7 +324,7 @@ class Sampler:
     def save(self, put):
         """Tell put(int) what load() needs to go on after a deep sleep."""
         put(self._last_t)
-        put(self._row_t)
+        put(self.row_t)
         put(self._lap)
         for s in self._sensors:
             for n in (s.slot, s.failures, min(s.faults, 0x3FFFFFFF), s.skip, s.works):
@@ -328,7 +333,7 @@ class Sampler:
 
     def load(self, get):
         """Go on after a deep sleep; start(..., woke=True) follows."""
-        self._last_t, self._row_t, self._lap = get() & 0xFFFFFFFF, get() & 0xFFFFFFFF, get()
+        self._last_t, self.row_t, self._lap = get() & 0xFFFFFFFF, get() & 0xFFFFFFFF, get()
         for s in self._sensors:
             s.slot, s.failures, s.faults, s.skip, s.works = get() & 0xFFFFFFFF, get(), get(), get(), bool(get())
         self._stats.load(get)
@@ -337,7 +342,7 @@ class Sampler:
         """The clock jumped: the grid is laid anew by the start() that follows. No sample and no row is lost by it: after a step back rows have
         their own time, but for some seconds that tell them from those that have been there (set_back()), and events exactly theirs."""
         self._stepped = True
-        self._row_t = 0
+        self.row_t = 0
         for s in self._sensors:
             s.slot = 0  # one of the future would be waited for after the next sleep
         if not self.row_s:

@@ -12,12 +12,14 @@ from mote import VERSION, log, supervisor
 from mote.crc import crc16
 from mote.hal import clock as board_clock
 from mote.hal import reset
+from mote.rest import sure
+from mote.sleeper_times import early_s, start_s
 
 _LOOK_MS = const(200)
 _LEAST_S = const(8)  # a start costs seconds of full current: shorter is not worth it
 _MOST_S = const(21600)
-_EARLY_SHIFT = const(10)  # 0.1 % of the sleep too early once the drift is measured
-_UNSURE_SHIFT = const(6)  # 1.6 % before
+_NAP = const(8)  # place in the image, see mote.nap
+_MOST_NUMBERS = const(161)  # IMAGE_BYTES of mote.hal.rtc, less length and CRC
 
 
 def _label(config):
@@ -37,14 +39,16 @@ def fits(rtc, config):
 
 
 class Sleeper:
-    """parts: objects with save(put) and load(get), in this order. due: function() -> seconds until something is due, 0 when at work.
+    """parts: objects with save(put) and load(get), in this order. due: function() -> seconds until something is due, 0 when at work. look: function()
+    -> True when there is something to do that nothing was waiting for. plan: function(places of the parts in the image) -> what mote.nap needs, or nothing.
 
     rtc, clock, power, link, config: of the node.
     """
 
-    def __init__(self, rtc, clock, power, link, parts, due, config):
+    def __init__(self, rtc, clock, power, link, parts, due, look, plan, config):
         self._rtc, self._clock, self._power, self._link = rtc, clock, power, link
-        self._parts, self._due, self._config, self._label = parts, due, config, _label(config)
+        self._parts, self._due, self._look, self._plan, self._config = parts, due, look, plan, config
+        self._label = _label(config)
         self._planned = 0  # when this boot was to begin, by the clock
         self._start_s = 2  # what a start takes, as measured
 
@@ -64,31 +68,36 @@ class Sleeper:
         self._power.slept(slept_s)
         supervisor.load(get, slept_s)
         self._config.unanswered(get() + slept_s, get() == 1)
+        get()  # where what mote.nap needs begins
         for part in self._parts:
             part.load(get)
-        late = self._clock.now() - self._planned
-        if 0 <= late < 30:
-            self._start_s = (3 * self._start_s + late + 2) // 4
+        self._start_s = start_s(self._start_s, self._clock.now() - self._planned)
 
     async def run(self):
         """Sleep whenever there is time for it."""
         while True:
             await asyncio.sleep_ms(_LOOK_MS)
             left = min(self._due(), _MOST_S)
-            if left >= _LEAST_S:
+            if left >= _LEAST_S and not self._look():
                 self.sleep(left)
 
     def sleep(self, left):
         """Sleep so that the node is at work again in `left` seconds. Never returns on a board."""
         clock = self._clock
-        early = self._start_s + (left >> (_EARLY_SHIFT if clock.drift_ppm else _UNSURE_SHIFT))
-        nap = max(1, left - early)
+        nap = max(1, left - early_s(self._start_s, left, sure(clock)))
         numbers = array("i", (self._label, clock.now() + nap, self._start_s, board_clock.uptime_s(), board_clock.now()))
         supervisor.save(numbers.append)
         numbers.append(self._config.unanswered_s())
         numbers.append(self._config.proved)
+        numbers.append(0)
+        starts = []
         for part in self._parts:
+            starts.append(len(numbers))
             part.save(numbers.append)
+        rows = self._plan(starts)
+        if rows and len(numbers) + len(rows) <= _MOST_NUMBERS:
+            numbers[_NAP] = len(numbers)
+            numbers.extend(array("i", rows))
         supervisor.planned()
         clock.keep(-1, True)
         self._power.keep()

@@ -88,6 +88,7 @@ class Staging:
         pack_into(">HBBI", self._head, 0, _MAGIC, len(ids), _NO_SCHEMA if schema is None else schema, interval_s)
         for i in range(len(ids)):
             pack_into(">H", self._head, _HEAD + 2 * i, ids[i])
+        self.set_interval(interval_s)
         self._buf = bytearray(_ROW + 4 * len(ids) + 2)
         self._n = len(ids)
         self._f = None  # an open file
@@ -119,7 +120,10 @@ class Staging:
 
     def set_interval(self, interval_s):
         """Change the nominal interval of files to come."""
-        pack_into(">I", self._head, 4, interval_s)
+        head = self._head
+        n = len(head) - 2
+        pack_into(">I", head, 4, interval_s)
+        pack_into(">H", head, n, crc16(head, n))
 
     def skip_to(self, stage):
         """Give files to come an id of at least `stage` (ids that the outbox knows must not come again)."""
@@ -128,9 +132,6 @@ class Staging:
     def add(self, t, values, present):
         """Take a row. Raises OSError."""
         if not self._path:
-            head = self._head
-            n = len(head) - 2
-            pack_into(">H", head, n, crc16(head, n))
             self._begin(self.cycle if t < FIRST else 0)
         buf = self._buf
         pack_into(">I", buf, 0, t)

@@ -1,9 +1,10 @@
 """The way from power-on to a node that runs, for main.py: what can be wrong on it, and what is done about it."""
 
+import gc
 from time import sleep_ms
 
 from micropython import const
-from mote import log, supervisor
+from mote import let_go, log, supervisor
 from mote import config as configuration
 from mote.errors import BadConfig, LowSupply, NeedsKey
 from mote.hal import reset
@@ -103,6 +104,15 @@ _PARTS = (
     "supervisor",
 )  # fmt: skip
 _ONCE = ("__init__", "_go_on", "_knows", "_scan", "_scan_segment", "_woke", "build")
+
+
+def settle(node):
+    """It is built: let go of what only building needs."""
+    for name in ("mote.links", "mote.drivers"):
+        let_go(name)
+    lean(node)
+    gc.threshold(8192)
+    gc.collect()
 
 
 def lean(node):

@@ -1,9 +1,8 @@
-"""Comes back from everything: crash counter before set-up, a ladder of what is left out, watchdog fed by progress only.
+"""Comes back from everything: crash counter before set-up, a ladder of what is left out. The watchdog: mote.tasks.
 
 begin() runs in boot.py, ended() in the launcher's (main.py) last except. mote.ladder says what the counter means and what is left out.
 """
 
-import asyncio
 import gc
 import sys
 
@@ -11,7 +10,7 @@ import micropython
 from micropython import const
 from mote import borrow, log
 from mote.errors import LowSupply, NeedsKey, Planned
-from mote.hal import clock, reset
+from mote.hal import reset
 from mote.hal.nvs import Nvs
 from mote.hal.rtc import CRASHES, ENTERED, TRIES, RtcMemory
 
@@ -20,7 +19,6 @@ TRIAL = const(0x80)  # in RTC byte CRASHES: the next boot is on trial
 _WORK_S = const(600)  # a boot that worked so long was no brown-out
 _DECAY_S = const(21600)
 _CHANCE_S = const(86400)
-_TICK_S = const(20)
 _RESERVE = const(1536)
 _NEEDS_KEY_MS = const(3600000)  # how long a node without a key or counter sleeps; what it staged waits on flash
 
@@ -50,9 +48,19 @@ def climb(what, *args):
 def begin():
     """Count this boot as a crash until the node says otherwise; return the level of the ladder. Called once per boot, before all else."""
     micropython.kbd_intr(-1)  # noise on the serial line is no ctrl-C; allow_repl() gives it back
-    global _reserve
+    global _reserve, rtc, nvs
     _reserve = bytearray(_RESERVE)
-    climb("begin")
+    rtc, nvs = RtcMemory(), Nvs()
+    plain = False
+    if rtc.woke:
+        try:
+            from mote import nap  # let go by main()
+
+            plain = nap.plain()
+        except Exception as e:  # this boot is counted all the same
+            sys.print_exception(e)
+    if not plain:
+        climb("begin")
     return level
 
 
@@ -138,6 +146,8 @@ def ended(error):
 
 def failed(error):
     """Keep the last words of an exception and reset; ever later when it happens again and again. Returns only at the bench."""
+    import asyncio
+
     asyncio.new_event_loop()  # lets go of every task and of what it holds: there may be no memory left for the last words
     gc.collect()
     if rtc is not None and isinstance(error, MemoryError) and suspect:
@@ -171,7 +181,7 @@ def slot():
     return slots.name if slots is not None else ""
 
 
-def _trial_overdue(uptime_s):
+def trial_overdue(uptime_s):
     slots = sys.modules.get("slots")
     return slots is not None and slots.overdue(uptime_s)
 
@@ -186,94 +196,3 @@ def load(get, slept_s):
     global good_s
     good_s = get()
     _credit(slept_s)
-
-
-class Supervisor:
-    """Keeps the node's tasks going and the watchdog quiet as long as every one of them makes progress."""
-
-    def __init__(self, watchdog):
-        """watchdog: object with feed(), or None."""
-        self._watchdog = watchdog
-        self._marks = {}  # name -> [uptime of the last progress, longest silence in s]
-        self._tasks = []
-        self._failed = asyncio.Event()
-        self._error = RuntimeError("no task")
-        self._seen = clock.uptime_s()
-        self.restarts = 0
-        self.checks = []  # functions() called at every tick
-
-    def woke(self):
-        """Uptime jumped: the boot goes on from one that slept."""
-        self._seen = clock.uptime_s()
-
-    def watch(self, name, silence_s):
-        """Expect progress(name) at least every silence_s seconds from now on."""
-        self._marks[name] = [clock.uptime_s(), silence_s]
-
-    def progress(self, name):
-        """Task `name` did something useful."""
-        self._marks[name][0] = clock.uptime_s()
-
-    def keep(self, name, start):
-        """Run coroutine function `start` for ever: OSError (bus, link) restarts it after 1, 2, 4 .. 60 s, anything else is a bug."""
-        task = asyncio.create_task(self._keep(name, start))
-        self._tasks.append(task)
-        return task
-
-    async def _keep(self, name, start):
-        pause = 1
-        while True:
-            began = clock.uptime_s()
-            try:
-                await start()
-                raise RuntimeError(name + " ended")
-            except OSError as e:
-                log.warning("%s: %s", name, e)
-            except Exception as e:
-                self.fail(e)
-                return
-            self.restarts += 1
-            if clock.uptime_s() - began > 300:
-                pause = 1
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 60)
-
-    def fail(self, error):
-        """End run() with this error."""
-        self._error = error
-        self._failed.set()
-
-    async def run(self):
-        """Feed the watchdog while all goes well; raises the error of the first task that had a bug."""
-        tick = asyncio.create_task(self._tick())
-        try:
-            await self._failed.wait()
-        finally:
-            tick.cancel()
-        raise self._error
-
-    async def _tick(self):
-        while True:
-            try:
-                self._step()
-            except Exception as e:
-                self.fail(e)
-                return
-            await asyncio.sleep(_TICK_S)
-
-    def _step(self):
-        now = clock.uptime_s()
-        passed, self._seen = now - self._seen, now
-        if _trial_overdue(now):
-            raise RuntimeError("no answer on trial")
-        for check in self.checks:
-            check()
-        for name in self._marks:
-            mark = self._marks[name]
-            if now - mark[0] > mark[1]:
-                log.error("%s stands still", name)
-                return
-        if self._watchdog is not None:
-            self._watchdog.feed()
-        if rtc is not None:
-            worked(passed, now)

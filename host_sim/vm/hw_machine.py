@@ -37,6 +37,17 @@ def fill_rtc(data):
 
 
 FOR_EVER_MS = 1 << 46
+_LOOK_MS = 1 << 26  # a coprocessor's course is looked at so far ahead
+
+
+class _Unread:
+    """RTC slow memory of a board without a pulse line: nobody reads what is written there."""
+
+    def __getitem__(self, address):
+        return 0
+
+    def __setitem__(self, address, value):
+        pass
 
 
 class _Mem:
@@ -48,7 +59,8 @@ class _Mem:
 
     def _get(self):
         if self._mem is None:
-            self._mem = sys.modules["sim_ulp"].Memory(self._size)
+            ulp = sys.modules.get("sim_ulp")
+            self._mem = ulp.Memory(self._size) if ulp is not None else _Unread()
         return self._mem
 
     def __getitem__(self, address):
@@ -90,8 +102,15 @@ def soft_reset():
 
 
 def deepsleep(time_ms=0):
-    """Wakes as a boot with DEEPSLEEP_RESET after time_ms; without a time only a pin would wake it, so here nothing does."""
-    _link.final("Z", int(time_ms) or FOR_EVER_MS)
+    """Wakes as a boot with DEEPSLEEP_RESET after time_ms, or when the ULP coprocessor says so; without a time only a pin would wake it, so here
+    nothing else does."""
+    ms = int(time_ms) or FOR_EVER_MS
+    woken = None
+    if "sim_ulp" in sys.modules:  # the clock of deep sleep may be slow by some per cent: the world knows by how much
+        woken = sys.modules["sim_ulp"].wakes_in(min(ms, _LOOK_MS) * 1200)
+    if woken is None:
+        _link.final("Z", ms)
+    _link.final("Z", "%d %d" % (ms, woken) if _link.there() else min(ms, woken // 1000 + 1))
 
 
 def lightsleep(time_ms=0):

@@ -128,54 +128,60 @@ def _run(name):
         return
 
 
-def _probe_rows():
-    """Tell the world which rows were persisted. After boot.py, which chose the slot that the application is imported from."""
-    try:
-        from mote import batcher as _b
-    except Exception:  # main.py will meet it itself
-        _b = None
-    try:
-        from mote import staging as _s
-    except Exception:
-        _s = None
-    if _b is not None:
-        _first = getattr(_b, "FIRST", 0)
+def _probe(modules):
+    """modules: {name: (class, function)}. Call function(module) as soon as the firmware has imported it: what it does not import costs it nothing.
+    An application that lacks one will meet that itself."""
+    import builtins
 
-        def _persisted(t, ids, values, present, send=sim_link.send, first=_first):
-            if t >= first:  # a row without a time is told when it gets one
-                row = ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])
-                send("P", "%d %s" % (t, row))
+    inside, loaded, names = builtins.__import__, sys.modules, list(modules)
 
-        def _probe(append, told):
-            def wrapped(self, t, values, present):
-                result = append(self, t, values, present)
-                told(t, self.ids, values, present)
-                return result
+    def watching(*args):
+        module = inside(*args)
+        for name in names:
+            if name in loaded and hasattr(loaded[name], modules[name][0]):  # and not half of it
+                modules[name][1](loaded[name])
+                names.remove(name)
+                break  # the others with the next import
+        return module
 
-            return wrapped
-
-        def _probe_dated(next_row, told):
-            def wrapped(self):
-                there = next_row(self)
-                if there:
-                    told(self.t, self.ids, self.values, self.present)
-                return there
-
-            return wrapped
-
-        _b.Batcher.append = _probe(_b.Batcher.append, _persisted)
-        if _s is not None:
-            _s.Staged.next_row = _probe_dated(_s.Staged.next_row, _persisted)
+    builtins.__import__ = watching
 
 
-def _probe_depth():
+def _persisted(first, t, ids, values, present, send=sim_link.send):
+    """A row is persisted; one without a time (seconds since power-on, below `first`) is told when it gets one."""
+    if t >= first:
+        row = ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])
+        send("P", "%d %s" % (t, row))
+
+
+def _probe_batcher(module, told=_persisted):
+    """Tell the world which rows were persisted."""
+    append, first = module.Batcher.append, getattr(module, "FIRST", 0)
+
+    def wrapped(self, t, values, present):
+        result = append(self, t, values, present)
+        told(first, t, self.ids, values, present)
+        return result
+
+    module.Batcher.append = wrapped
+
+
+def _probe_staging(module, told=_persisted):
+    next_row, first = module.Staged.next_row, getattr(module, "FIRST", 0)
+
+    def wrapped(self):
+        there = next_row(self)
+        if there:
+            told(first, self.t, self.ids, self.values, self.present)
+        return there
+
+    module.Staged.next_row = wrapped
+
+
+def _probe_outbox(module, send=sim_link.send):
     """Tell the world how deep the outbox is, whenever that changes."""
-    try:
-        from mote import outbox as _b
-    except Exception:  # main.py will meet it itself
-        return
 
-    def _deep(change, send, seen):
+    def deep(change, seen):
         def wrapped(self, *args):
             result = change(self, *args)
             if self.depth != seen[0]:
@@ -187,7 +193,7 @@ def _probe_depth():
 
     seen = [0]
     for name in ("_scan", "append", "ack", "drop"):
-        setattr(_b.Outbox, name, _deep(getattr(_b.Outbox, name), sim_link.send, seen))
+        setattr(module.Outbox, name, deep(getattr(module.Outbox, name), seen))
 
 
 if _code is not None:
@@ -202,8 +208,13 @@ else:
     try:
         _run("boot.py")
         if _probing:
-            _probe_rows()
-            _probe_depth()
+            _probe(
+                {
+                    "mote.batcher": ("Batcher", _probe_batcher),
+                    "mote.staging": ("Staged", _probe_staging),
+                    "mote.outbox": ("Outbox", _probe_outbox),
+                }
+            )
         if _torture:
             sys.modules["sim_torture"].watch(_torture["record"])
         _run("main.py")

@@ -32,6 +32,11 @@ def connect(fd):
     _c.beat = _c.now + _c.BEAT_US
 
 
+def there():
+    """True when there is a world on the line."""
+    return _file is not None
+
+
 def send(op, rest):
     """Tell the world; nothing happens in a VM without one."""
     if _file is not None:

@@ -3,7 +3,7 @@
 Instruction formats and effects: ESP-IDF, ulp_fsm/include/esp32{,s3}/ulp.h and "ULP instruction set". A run begins with the RTC peripherals' registers at
 their reset values and noise in R0..R3, as after a pause in deep sleep, so it is a function of memory and pins alone. That makes time cheap:
 when a run changed no word, all runs before the next edge of a pin would change none either, and are left out (host_sim/DECISIONS.md).
-Not modelled, refused by name: conditional absolute jumps, the stage counter's jumps, ADC, I2C, TSENS, SLEEP, WAKE in deep sleep.
+Not modelled, refused by name: conditional absolute jumps, the stage counter's jumps, ADC, I2C, TSENS, SLEEP.
 """
 
 import struct
@@ -255,7 +255,7 @@ def load(state):
 
 
 def one_run(inputs, limit=100000):
-    """Execute one run with these bits of RTC_GPIO_IN; return True when it changed a word.
+    """Execute one run with these bits of RTC_GPIO_IN; return 1 when it changed a word, 2 when it said WAKE, 3 for both.
 
     limit: of instructions; a run that takes more is an UlpError (and a way to see what a reset in the middle of a run leaves behind).
     """
@@ -264,13 +264,12 @@ def one_run(inputs, limit=100000):
         pc = _regs[7]
         what = "never halts" if result == -2 else "ran out of memory" if pc >= len(words) else "0x%08x" % words[pc]
         raise UlpError("ULP program at word %d: %s (not modelled)" % (pc, what))
-    if result & 2:
-        raise UlpError("WAKE: waking by the ULP is not modelled")
-    return result & 1
+    return result
 
 
-def catch_up(now):
-    """Bring the coprocessor to `now` (us): every run in which something can change."""
+def catch_up(now, sleeping=False):
+    """Bring the coprocessor to `now` (us): every run in which something can change. sleeping: stop behind the first run that says WAKE, and
+    return when it was; awake the instruction does nothing (nobody enables its interrupt)."""
     global due
     while running and due <= now:
         inputs = 0
@@ -279,7 +278,10 @@ def catch_up(now):
                 inputs |= bit
         t = due
         due += period
-        if one_run(inputs):
+        result = one_run(inputs)
+        if sleeping and result & 2:
+            return t
+        if result & 1:
             continue
         edge = None
         for _, chip in _inputs:
@@ -290,6 +292,22 @@ def catch_up(now):
             edge = now + 1
         if edge > due:
             due += (edge - due + period - 1) // period * period
+    return None
+
+
+def wakes_in(us):
+    """How many us from now the coprocessor wakes the chip from a deep sleep of that length, or None. Nothing is changed: the boot that follows
+    sees the same runs again."""
+    global due
+    if not running or not keep_in_sleep:
+        return None
+    catch_up(_c.now)
+    before, at = bytes(memoryview(words)[:used]), due
+    woken = catch_up(_c.now + us, True)
+    due = at
+    for i in range(used):
+        words[i] = struct.unpack_from("<I", before, 4 * i)[0]
+    return None if woken is None else max(0, woken - _c.now)
 
 
 def start(at):

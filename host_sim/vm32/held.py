@@ -11,11 +11,15 @@ from collections.abc import Mapping
 RESERVE = 8 * 1024  # garbage between two collections (gc.threshold of mote/main.py) and holes
 
 HELD: Mapping[tuple[str, str, str], int] = {
-    ("air_quality", "lora", "mpy"): 133_500,
+    (
+        "air_quality",
+        "lora",
+        "mpy",
+    ): 134_500,  # half a kB for samples that a sleeping meter leaves out, and for tasks of their own module
     ("noise", "lora", "mpy"): 154_000,
     ("water_meter", "lora", "mpy"): 128_000,
     ("parking", "lora", "mpy"): 132_500,
-    ("bin_fill", "lora", "mpy"): 139_500,
+    ("bin_fill", "lora", "mpy"): 140_000,  # as above
     ("air_quality", "wifi", "mpy"): 122_000,
     ("noise", "wifi", "mpy"): 142_000,
     ("water_meter", "wifi", "mpy"): 117_000,

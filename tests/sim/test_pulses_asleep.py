@@ -54,6 +54,7 @@ def firmware(tmp_path: Path) -> Path:
         "errors.py",
         "hal/__init__.py",
         "hal/ulp.py",
+        "hal/ulp_run.py",
         "drivers/__init__.py",
         "drivers/pulse.py",
     ):

@@ -27,6 +27,7 @@ SOURCE = """
         .set edges, 0
         .set high, 4
         .set run, 8
+        .set target, 16
         .text
 entry:  reg_wr {reg}, {mux}, {mux}, 1
         reg_wr {reg}, {ie}, {ie}, 1
@@ -52,7 +53,12 @@ store:  st r0, r3, run
         jumpr done, 1, lt
         add r2, r2, 1
         st r2, r3, high
-done:   halt
+done:   ld r2, r3, target
+        sub r0, r1, r2
+        jumpr reached, 0x8000, lt
+        halt
+reached: wake
+        halt
 """
 SCRIPT = """
 import sys

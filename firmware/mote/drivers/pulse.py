@@ -27,18 +27,21 @@ class PulseMeter:
 
     def __init__(self, counter, litres_per_pulse=1, start_l=0):
         self._counter = counter
+        self.pin = getattr(counter, "pin", -1)
         self._modulus = getattr(counter, "modulus", _PCNT_MODULUS)
-        self._k = int(litres_per_pulse * 10 + 0.5)  # 0.1 l; floats only here
+        self._k = self.tenths = int(litres_per_pulse * 10 + 0.5)  # 0.1 l a pulse; floats only here
         if not 1 <= self._k <= 10000 or abs(litres_per_pulse * 10 - self._k) > 0.001 * self._k:
             raise ValueError("litres_per_pulse: a multiple of 0.1 up to 1000")
         if not 0 <= start_l < _REGISTER_L:
             raise ValueError("start_l: 0..13421772, where the register ends on the wire")
-        self._start = int(start_l * 10 + 0.5)
+        self.start = int(start_l * 10 + 0.5)  # 0.1 l
         self.total = 0
         self._seen = counter.value()
         self._flow_at = ticks_ms()
         self._flow_total = 0
         self._flow = 0
+        self.least_ms = 1000  # the shortest time a flow is the mean of; see read_into()
+        self.ms = 0  # how long the flow that was read last is the mean of
 
     def restore(self, total):
         """Add the pulses counted before this boot. The register never falls; ValueError for a negative total."""
@@ -64,7 +67,7 @@ class PulseMeter:
         if getattr(counter, "fresh", True) or seen // self._modulus != counter.life:
             return False
         if ago_s > 0:
-            self._flow_at = ticks_add(ticks_ms(), -1000 * min(ago_s, _AGO_MAX))
+            self._since(ago_s)
         self.total += total
         self._flow_total += total
         self._seen = seen % self._modulus
@@ -72,6 +75,22 @@ class PulseMeter:
         if ago_s <= 0:
             self._flow_total = self.total
         return True
+
+    def _since(self, ago_s):
+        self._flow_at = ticks_add(ticks_ms(), -1000 * min(ago_s, _AGO_MAX))
+
+    def measured(self):
+        """Return (total, seconds ago) of the reading from which the flow under way is measured."""
+        return self._flow_total, ticks_diff(ticks_ms(), self._flow_at) // 1000
+
+    def go_on(self, total, ago_s):
+        """Measure the flow from a reading of before this boot: what measured() said, and what has passed since."""
+        self._since(ago_s)
+        self._flow_total = min(total, self.total)
+
+    def wake_at(self, pulses):
+        """Let the counter end a deep sleep once so many more came (mote.hal.ulp: 1 .. 16000)."""
+        self._counter.wake_at(pulses)
 
     def poll(self):
         """Take new pulses over into `total`; call at least every modulus - 1 pulses (PCNT: 32766). No allocation."""
@@ -83,17 +102,23 @@ class PulseMeter:
         self.total += new
 
     async def read_into(self, out):
-        """out[0:2] = volume in 0.1 l, mean flow in l/h since the last reading (at least one second ago, else repeated)."""
+        """out[0:2] = volume in 0.1 l, mean flow in l/h since the last reading (at least one second ago, else repeated). One that comes less than
+        `least_ms` after the last is told what flow there has been at least: as if all of it had taken so long (`ms` is less), and the next one is
+        measured from where this one was."""
         self.poll()
         now = ticks_ms()
         ms = ticks_diff(now, self._flow_at)
+        whole = ms >= self.least_ms
+        self.ms = ms
         if ms >= 1000:
+            ms = max(ms, self.least_ms)
             tenths = (self.total - self._flow_total) * self._k  # of a litre
             if tenths < 290000:
                 self._flow = (tenths * 3600 + ms // 200) // (ms // 100)
             else:  # days of consumption in one interval: coarser, and still below 2**30
                 self._flow = tenths * 36 // (ms // 1000) * 10
+        if whole:
             self._flow_at = now
             self._flow_total = self.total
-        out[0] = self._start + self.total * self._k
+        out[0] = self.start + self.total * self._k
         out[1] = self._flow

@@ -49,9 +49,14 @@ class Board:
             mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=ibuf,
         )  # fmt: skip
 
-    def pulse(self, unit=None, asleep=False):
-        """A running pulse counter: PCNT (rising edges, 16 bit), or one that counts on in deep sleep (mote.hal.ulp)."""
+    def pulse(self, unit=None, asleep=False, woke=False):
+        """A running pulse counter: PCNT (rising edges, 16 bit), or one that counts on in deep sleep (mote.hal.ulp). woke: out of a sleep that this
+        firmware chose, so that its program is there and runs."""
         n, spec = self._unit("pulse", unit)
+        if asleep and woke and machine.reset_cause() == machine.DEEPSLEEP_RESET:
+            from mote.hal.ulp_run import Running
+
+            return Running(spec["pin"])
         if asleep:
             from mote.hal.ulp import Counter
 

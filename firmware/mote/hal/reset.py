@@ -2,7 +2,12 @@
 
 import esp32
 import machine
+from micropython import const
 
+_EDGES = const(0x50000000)  # RTC slow memory, see mote.hal.ulp
+_TARGET = const(0x50000010)
+
+DEEPSLEEP = machine.DEEPSLEEP_RESET
 CAUSES = {
     machine.PWRON_RESET: "power-on",  # brown-out and the EN button too: the port cannot tell them apart
     machine.HARD_RESET: "hard",
@@ -37,7 +42,8 @@ def sleep(ms, high=None):
 def restart(after_ms=0):
     """Reset, or sleep deeply for after_ms and start again. Never returns on a board."""
     if after_ms:
-        if hasattr(esp32, "wake_on_ulp"):  # what counts pulses goes on counting (mote.hal.ulp)
+        if hasattr(esp32, "wake_on_ulp"):  # what counts pulses goes on counting (mote.hal.ulp), and ends no pause
+            machine.mem32[_TARGET] = machine.mem32[_EDGES] + 0x7FFF & 0xFFFF
             esp32.wake_on_ulp(True)
         machine.deepsleep(after_ms)
     machine.reset()

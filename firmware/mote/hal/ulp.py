@@ -10,22 +10,25 @@ import machine
 from machine import mem32
 from micropython import const
 from mote.errors import BadConfig
+from mote.hal.ulp_run import LIVES, PERIOD_US, Running
 
 # Words in RTC slow memory, 16 bits each. EDGES counts accepted level changes, so its lowest bit is the accepted level, and one store
 # takes over level and count together. HIGH is edges >> 15: it overlaps EDGES by one bit, which tells a reader (and the next run) of a
-# carry that has not happened yet. RUN: samples in a row unlike the accepted level. LIFE: which counting this is.
+# carry that has not happened yet. RUN: samples in a row unlike the accepted level. LIFE: which counting this is. TARGET: what EDGES must
+# have reached, modulo 2**16, for the program to wake the chip; only the processor writes it, so nothing can be lost between the two.
 _EDGES = const(0)
 _HIGH = const(1)
 _RUN = const(2)
 _LIFE = const(3)
-_CODE = const(4)
-_LIVES = const(64)
+_TARGET = const(4)
+_CODE = const(5)
 _BASE = const(0x50000000)  # RTC slow memory on the data bus
 _RTC_IO = const(1)  # peripherals of REG_RD and REG_WR
 _SENS = const(2)
 _GPIO_IN = const(0x24)  # RTC_GPIO_IN_REG, both chips
 _CLOCKS = const(0x104)  # SENS_SAR_PERI_CLK_GATE_CONF_REG of the S3: bit 31 clocks the pads
 _ADD = const(0)
+_SUB = const(1)
 _AND = const(2)
 _MOVE = const(4)
 _RSH = const(6)
@@ -87,6 +90,10 @@ class Asm:
         hi = forward << 2 if self._s3 else (1 << 9 | forward << 1)
         self._put(8 << 12 | hi, limit)
 
+    def wake(self):
+        """Wake the chip from deep sleep (WAKE); nothing happens when it is awake."""
+        self._put(9 << 12, 1)
+
     def halt(self):
         """End this run; the timer starts the next one."""
         self._put(11 << 12, 0)
@@ -107,7 +114,8 @@ def pad(pin, chip):
 
 
 def program(pin, chip, samples):
-    """Return the code: one run samples the pin; `samples` in a row unlike the accepted level (1..255) are a level change.
+    """Return the code: one run samples the pin; `samples` in a row unlike the accepted level (1..255) are a level change. While the count is
+    at the target or beyond every run wakes the chip, so that no wake is lost to a chip that is just about to sleep.
 
     It routes the pad anew in every run, because the RTC peripherals are without power between two runs in deep sleep.
     """
@@ -142,12 +150,17 @@ def program(pin, chip, samples):
     a.jump_below(1, 3)
     a.alui(_ADD, 2, 2, 1)
     a.st(2, 3, _HIGH)
+    a.ld(2, 3, _TARGET)
+    a.alu(_SUB, 0, 1, 2)
+    a.jump_below(0x8000, 2)  # to "wake"
+    a.halt()
+    a.wake()
     a.halt()
     return a.code
 
 
 def image(code, level, life):
-    """Return the binary for esp32.ULP.load_binary: header (ESP-IDF, ulp_load_binary), the four words, the code.
+    """Return the binary for esp32.ULP.load_binary: header (ESP-IDF, ulp_load_binary), the words, the code.
 
     level: of the pin now; what stands at the start is no pulse.
     """
@@ -155,10 +168,11 @@ def image(code, level, life):
     words = bytearray(4 * _CODE)
     words[4 * _EDGES] = 2 - level
     words[4 * _LIFE] = life
+    words[4 * _TARGET + 1] = 0x80  # a far one
     return b"ulp\0" + bytes((12, 0, size & 255, size >> 8, 0, 0, 0, 0)) + words + code
 
 
-class Counter:
+class Counter(Running):
     """Rising edges of GPIO `pin`, debounced: a level counts once `samples` samples in a row, `period_us` apart, show it.
 
     So a pulse and the pause after it must each last (samples + 1) * period_us; bounces up to (samples - 1) * period_us are not seen.
@@ -166,31 +180,17 @@ class Counter:
     follow one another. Raises BadConfig: the chip has no such coprocessor or the pin no RTC function. ValueError: ext0 wakes the node.
     """
 
-    modulus = 1 << 24  # pulses; at ten a second 19 days without a look
-
-    def __init__(self, pin, chip="esp32", period_us=10000, samples=3):
+    def __init__(self, pin, chip="esp32", period_us=PERIOD_US, samples=3):
         code = program(pin, chip, samples)
-        from esp32 import ULP, wake_on_ulp  # other chips have neither
-
-        self._low, self._high = _BASE + 4 * _EDGES, _BASE + 4 * _HIGH
+        self.pin = pin
         self.fresh = machine.reset_cause() == machine.PWRON_RESET or not _loaded(code)
-        self.life = mem32[_BASE + 4 * _LIFE] % _LIVES
-        wake_on_ulp(True)  # it never wakes the node; this keeps RTC slow memory and the coprocessor in deep sleep
-        ulp = ULP()
+        self.life = mem32[_BASE + 4 * _LIFE] % LIVES
         if self.fresh:
-            self.life = (self.life + 1) % _LIVES
-            ulp.load_binary(0, image(code, machine.Pin(pin, machine.Pin.IN).value(), self.life))
-        # The timer is set in every boot: nobody promises that it survived. On the S3 this may end a run in its midst, which costs no
-        # count, because a level and its count are one store and a missing carry is made up.
-        ulp.set_wakeup_period(0, period_us)
-        ulp.run(4 * _CODE)
+            from esp32 import ULP
 
-    def value(self):
-        """Pulses modulo `modulus`. Right at any instant, also between the program's two stores. No allocation."""
-        high = mem32[self._high]  # before EDGES: what carries in between is seen as a carry that is due
-        low = mem32[self._low]
-        high += (low >> 15 ^ high) & 1
-        return ((high & 0x3FF) << 15 | low & 0x7FFF) - 1 >> 1 & 0xFFFFFF
+            self.life = (self.life + 1) % LIVES
+            ULP().load_binary(0, image(code, machine.Pin(pin, machine.Pin.IN).value(), self.life))
+        self._run(period_us)
 
 
 def _loaded(code):

@@ -16,6 +16,7 @@ class Profile:
     KEYS = ()
     HOWS = {}
     ALARMS = ()
+    samples = 1  # how many sample_s the sample at hand is the mean of
 
     def __init__(self, board, config, keep, bare=False):
         """board: mote.hal.board.Board. config: complete configuration. keep: function(name) -> mote.twice.Twice. bare: without sensors.

@@ -2,6 +2,8 @@
 
 The register is kept in NVS (every ten pulses and at every row) and on flash (every row), before a row with it can leave the node. In mode
 `sleep` the ULP coprocessor counts, asleep and through every reset but a power cut; RTC memory says how much of its count is in the register.
+The node then wakes for rows only, and when as much has flowed as a rule's limit allows within sample_s (a tenth of its `hold`, if that is more): it
+looks at once, and while a rule is exceeded at every sample_s. The flow of a row is what the register gained since the row before.
 Rows fall on wall-clock boundaries, so that the meters of a zone can be balanced. Options: sensors.pulse = the driver's,
 sensors.leak = {"hours", "litres"}: a leak is reported when no hour of the last `hours` (255 at most) used `litres` or less.
 """
@@ -10,21 +12,32 @@ from struct import pack_into, unpack_from
 
 from micropython import const
 from mote import supervisor
+from mote.hal import clock
 from mote.hal.clock import FIRST
 from mote.hal.rtc import PULSES_AT
 from mote.profiles import Profile, chip
 from mote.sampler import Sensor
+from motewire.batch import MAX_VALUE
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
 _ALARM_ABOVE = const(2)
 _ALARM_CLEARED = const(1)
 
 _VOLUME = const(0)
+_FLOW = const(1)
+_MOST_PULSES = const(16000)  # mote.hal.ulp
+_NO_LIMIT = const(0x3FFFFFFF)
+_MOST_S = const(14400)  # rows further apart have the flow of their last sample
 _EVERY = const(10)  # pulses
 _HOUR = const(3600)
 _LATE = const(600)  # the first row of an hour may be missing
 _UNSEEN = const(3)  # hours
 _MOST_HOURS = const(255)  # NVS keeps no more
+
+
+def _restless(column):
+    """Stands for mote.rest.calm() until there is one."""
+    return -1
 
 
 class WaterMeter(Profile):
@@ -35,8 +48,16 @@ class WaterMeter(Profile):
     ALARMS = ({"q": "water_flow", "above": 2000, "clear": 1000, "hold": 30},)
 
     def build(self, board, config, keep):
+        self._config = config
         self._asleep = config["mode"] == "sleep"
-        self._meter = chip("pulse", lambda unit: board.pulse(unit, self._asleep), config)
+        self._meter = chip("pulse", lambda unit: board.pulse(unit, self._asleep, supervisor.rtc.woke), config)
+        self.calm = _restless
+        self._looked = 0  # pulses at the last sample
+        self._ahead = 0  # pulses behind it at which the node looks before the next one; 0: at none
+        self._limit = _NO_LIMIT  # the flow, over one sample, that such a look is about
+        self._row_t = self._row_volume = 0
+        if self._asleep:
+            self._meter.least_ms = 1000 * max(1, config["sample_s"] - 2)
         self._store = keep("pulses")
         self._saved = self._stored = self._store.get() or 0
         rtc = supervisor.rtc
@@ -57,11 +78,41 @@ class WaterMeter(Profile):
             pack_into(">II", supervisor.rtc.buf, PULSES_AT, *self._meter.state())
             supervisor.rtc.save()
 
+    def rests(self):
+        """True while a sample between two rows would tell nothing: the meter counts on, and wakes the node when there is something."""
+        return bool(self._asleep) and self.calm(_FLOW) >= 0
+
+    def hurries(self):
+        """True when there is something to tell before the next sample is due."""
+        if not self._ahead or not self.rests():
+            return False
+        self._meter.poll()
+        return self._meter.total - self._looked >= self._ahead
+
+    def naps(self):
+        """What mote.nap needs to make a row of what was counted: pin, 0.1 l a pulse and at pulse 0."""
+        meter = self._meter
+        return meter.pin, meter.tenths, meter.start
+
+    def _look_ahead(self):
+        """Work out how many pulses behind the last sample mean that a limit is exceeded: more than it allows within sample_s."""
+        limit = self.calm(_FLOW) if self._asleep else -1
+        self._ahead, self._limit = 0, _NO_LIMIT
+        if limit >= 0:
+            self._limit = limit
+            self._ahead = min(limit * self._config["sample_s"] // (360 * self._meter.tenths) + 1, _MOST_PULSES)
+
     def derive(self, values, present):
-        total = self._meter.total
+        total = self._looked = self._meter.total
         if total - self._saved >= _EVERY:
             self._store.put_fast(total)
             self._saved = total
+        if self._asleep:
+            self.samples = (self._meter.ms + 2000) // (1000 * self._config["sample_s"])
+            if not self.samples:
+                self.samples = 1
+                if values[_FLOW] <= self._limit:
+                    present &= ~(1 << _FLOW)  # what flowed at least says nothing of a limit that it does not exceed
         return present
 
     def row(self, t, row, present):
@@ -70,12 +121,36 @@ class WaterMeter(Profile):
             self._store.put(total)
             self._saved = self._stored = total
         if present & 1:
+            if self._asleep and self._flow_of(t, row):
+                present |= 1 << _FLOW
             self._leak(t, row[_VOLUME])
         return present
 
+    def _flow_of(self, t, row):
+        """The flow of a row, l/h, rounded: what the register gained in it. False when there is no row before it."""
+        passed, volume = t - self._row_t, row[_VOLUME] - self._row_volume
+        self._row_t, self._row_volume = t, row[_VOLUME]
+        if not 0 < passed <= _MOST_S or volume < 0:
+            return False
+        row[_FLOW] = min((volume * 360 + passed // 2) // passed, MAX_VALUE)
+        return True
+
     def save(self, put):
         self._remember()
+        self._look_ahead()
+        meter = self._meter
+        if self._asleep:
+            ahead = self._looked + self._ahead - meter.total if self._ahead else _MOST_PULSES
+            meter.wake_at(max(1, min(ahead, _MOST_PULSES)))
+        total, ago_s = meter.measured()
         for n in (
+            self._ahead,
+            self._limit,
+            self._looked,
+            total,
+            clock.uptime_s() - ago_s,
+            self._row_t,
+            self._row_volume,
             self._saved,
             self._stored,
             self._hour,
@@ -87,12 +162,20 @@ class WaterMeter(Profile):
             put(int(n))
 
     def load(self, get):
+        self._ahead, self._limit, self._looked = get(), get(), get()
+        total, since = get(), get()
+        self._meter.go_on(total, clock.uptime_s() - since)
+        self._row_t, self._row_volume = get() & 0xFFFFFFFF, get()
         self._saved, self._stored, self._hour, self._hour_volume = get(), get(), get(), get()
         self._busy_hours, self._least, self._leaking = get(), get(), bool(get())
+        if self._stored < 0:  # rows of a nap: before one of them can leave, both copies have its register
+            self._store.put(self._saved)
+            self._stored = self._saved
 
     def stepped(self):
         """The clock jumped: the hour continues under another name, and is not judged."""
         self._hour = -1
+        self._row_t = 0
 
     def _leak(self, t, volume):
         """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak. An hour or two that no one saw (a start, a step of

@@ -262,7 +262,7 @@ async def test_a_node_that_falls_asleep_after_a_step_back_has_no_slot_in_the_fut
     node.sampler.load(lambda: next(numbers))
     slots = [s.slot for s in sensors]
     assert max(slots) <= node.clock.now(), (slots, node.clock.now())
-    assert node.sampler._row_t <= node.clock.now()
+    assert node.sampler.row_t <= node.clock.now()
     await end(task, node)
 
 

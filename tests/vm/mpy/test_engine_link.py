@@ -15,6 +15,7 @@ from mote import supervisor, words
 from mote.duty import Duty
 from mote.hal.rtc import RtcMemory
 from mote.links.lora_link import LoraLink
+from mote.tasks import Supervisor
 from mote.uplink import Uplink as _Uplink
 
 
@@ -267,7 +268,7 @@ async def test_the_watchdog_is_fed_by_progress_only():
 
     machine.fill_rtc(b"")
     supervisor.begin()
-    s = supervisor.Supervisor(Dog())
+    s = Supervisor(Dog())
     s.watch("work", 100)
 
     async def work():
@@ -287,7 +288,7 @@ async def test_the_watchdog_is_fed_by_progress_only():
 async def test_a_bus_error_restarts_a_task_and_a_bug_ends_the_node():
     machine.fill_rtc(b"")
     supervisor.begin()
-    s = supervisor.Supervisor(None)
+    s = Supervisor(None)
     runs = []
 
     async def flaky():

@@ -11,7 +11,9 @@ import sim_ulp
 from chips.pulse import PulseChip
 from machine import mem32
 from mote.errors import BadConfig
+from mote.hal import reset
 from mote.hal.ulp import Asm, Counter, image, pad, program
+from mote.hal.ulp_run import MOST
 
 BASE = 0x50000000
 
@@ -74,7 +76,7 @@ def test_the_s3_encodings_are_those_of_the_public_assemblers():
         ("8b010068", "st", (3, 2, 0)), ("89210068", "st", (1, 2, 8)), ("060000d0", "ld", (2, 1, 0)), ("092000d0", "ld", (1, 2, 8)),
         ("06000070", "alu", (0, 2, 1, 0)), ("06004070", "alu", (2, 2, 1, 0)), ("06000074", "alui", (0, 2, 1, 0)), ("06004074", "alui", (2, 2, 1, 0)),
         ("01008074", "alui", (4, 1, 0, 0)), ("0600c074", "alui", (6, 2, 1, 0)), ("01000080", "jump_below", (1, 0)), ("05000480", "jump_below", (5, 1)),
-        ("000000b0", "halt", ()),
+        ("06002070", "alu", (1, 2, 1, 0)), ("01000090", "wake", ()), ("000000b0", "halt", ()),
     ):  # fmt: skip
         a = Asm(True)
         getattr(a, name)(*args)
@@ -246,7 +248,7 @@ def test_another_program_or_damage_begins_a_new_life():
         line.pulse(100, 100)
     c = sleep(1000, period_us=5000)
     assert not c.fresh and c.value() == 1, "the period is no part of the program"
-    mem32[BASE + 40] ^= 1 << 20
+    mem32[BASE + 44] ^= 1 << 20
     c = sleep(1000)
     assert c.fresh and c.life == (life + 1) % 64
 
@@ -257,6 +259,61 @@ def test_pulses_in_deep_sleep_are_counted():
     line, c = board(line=PulseChip(sim.sense, sim.now_us))
     c = sleep(3600000)
     assert (sim.now_us() - start) // 200000 - 1 <= c.value() <= (sim.now_us() - start) // 200000 and c.value() > 18000
+
+
+def nap(ms):
+    """Deep sleep; return how long it lasted, ms."""
+    try:
+        machine.deepsleep(ms)
+    except sim.Reset as e:
+        return e.arg
+
+
+def test_a_count_wakes_the_node_from_deep_sleep_and_no_sooner():
+    for chip, pin in (("esp32", 34), ("esp32s3", 16)):
+        start = sim.now_us() + 400000
+        sim.values["water_pulses"] = lambda t, start=start: max(0, t - start) / 2000000  # one in two seconds
+        line, c = board(pin, chip, PulseChip(sim.sense, sim.now_us))
+        for ahead in (1, 2, 34, 1000):
+            sim.advance_ms(700)
+            before = c.value()
+            c.wake_at(ahead)
+            ms = nap(3600000)
+            assert 2000 * (ahead - 1) - 700 < ms < 2000 * ahead + 100, (chip, ahead, ms)
+            sim.reboot(machine.DEEPSLEEP_RESET, ms)
+            c = Counter(pin, chip)
+            assert before + ahead == c.value(), (chip, ahead, before, c.value())
+        assert nap(3600000) == 3600000, "a start takes it back"
+    sim_hw.chip = "esp32"
+
+
+def test_a_count_that_came_before_the_sleep_began_wakes_at_once():
+    line, c = board()
+    c.wake_at(2)
+    for _ in range(3):
+        line.pulse()
+    assert nap(60000) < 30
+
+
+def test_a_target_lies_ahead_wherever_the_count_stands():
+    line, c = board()
+    for edges in (2, 3, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF):
+        for ahead in (1, 2, MOST):
+            mem32[BASE], mem32[BASE + 4] = edges, edges >> 15
+            c.wake_at(ahead)
+            want = edges + 2 * ahead - 1 | 1
+            assert mem32[BASE + 16] == want & 0xFFFF and (edges - want) & 0xFFFF >= 0x8000, (edges, ahead)
+            assert (want - 1 >> 1) - (edges - 1 >> 1) == ahead
+
+
+def test_no_count_ends_the_pause_of_a_crash_loop():
+    line, c = board()
+    c.wake_at(1)
+    line.pulse()
+    try:
+        reset.restart(60000)
+    except sim.Reset as e:
+        assert e.arg == 60000, e.arg
 
 
 def test_ext0_and_the_counter_exclude_each_other():

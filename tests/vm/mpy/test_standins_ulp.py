@@ -129,7 +129,7 @@ def test_a_pin_reads_only_through_a_routed_pad_without_its_reset_pull():
 def test_what_is_not_modelled_is_refused_by_name():
     board()
     for word, name in (
-        (0x90000001, "WAKE"), (0x50000000, "0x50000000"), (0x80800000 | 1 << 22, "0x80c00000"), (0x00000000, "0x00000000"), (0x92000000, "0x92000000"),
+        (0x50000000, "0x50000000"), (0x80800000 | 1 << 22, "0x80c00000"), (0x00000000, "0x00000000"), (0x92000000, "0x92000000"),
         (0x84000000, "0x84000000"),
     ):  # fmt: skip
         load(struct.pack("<II", word, 0xB0000000))
@@ -145,6 +145,23 @@ def test_what_is_not_modelled_is_refused_by_name():
         raise AssertionError
     except sim_ulp.UlpError as e:
         assert "never halts" in str(e)
+
+
+def test_wake_ends_a_deep_sleep_at_its_run_and_nothing_when_awake():
+    board()
+    load(struct.pack("<II", 0x90000001, 0xB0000000))
+    esp32.wake_on_ulp(True)
+    esp32.ULP().set_wakeup_period(0, 7000)
+    esp32.ULP().run(16)
+    sim.advance_ms(1000)
+    for may, slept in ((True, 7), (False, 60000)):
+        esp32.wake_on_ulp(may)
+        try:
+            machine.deepsleep(60000)
+            raise AssertionError
+        except sim.Reset as e:
+            assert e.kind == "Z" and (e.arg == slept if not may else 1 <= e.arg <= slept), e.arg
+    sim_ulp.power_on()
 
 
 def test_loading_checks_the_header_and_the_room_as_esp_idf_does():
@@ -190,7 +207,7 @@ def start(period=10000, pin=34):
     ulp.load_binary(0, image(code, machine.Pin(pin).value(), 0))
     esp32.wake_on_ulp(True)
     ulp.set_wakeup_period(0, period)
-    ulp.run(16)
+    ulp.run(20)  # behind the program's words
 
 
 def test_memory_and_program_outlive_everything_but_power():
@@ -281,7 +298,7 @@ def test_leaving_out_idle_runs_changes_nothing():
         bit = 10 + pin if chip == "esp32s3" else 14 + 4
         runs, changed, t = 0, 0, first
         while t <= sim.now_us():
-            changed += sim_ulp.one_run(line.level(t) << bit)
+            changed += sim_ulp.one_run(line.level(t) << bit) & 1
             runs += 1
             t += sim_ulp.period
         assert lazy == [mem32[BASE + 4 * i] for i in range(4)], (seed, lazy)
