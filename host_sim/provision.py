@@ -33,7 +33,7 @@ board = boards.wiring
 
 
 def hardware(profile: str, wiring: dict) -> dict:
-    """hw.json of a node: the profile's chips on the first bus of each kind the board has; battery on its ADC pin."""
+    """hw.json of a node: the profile's chips on the first bus of each kind the board has; battery on its ADC pin; the radio."""
     hw: dict = {}
     for kind, address, chip in CHIPS[profile]:
         number, pins = next(iter(wiring[kind].items()))
@@ -43,6 +43,8 @@ def hardware(profile: str, wiring: dict) -> dict:
             hw.setdefault(kind, {})[str(pins["pin"])] = chip
         else:
             hw.setdefault(kind, {})[number] = chip
+    if "radio" in wiring:
+        hw["radio"] = wiring["radio"]
     if "battery" in wiring:
         hw["analog"] = {str(wiring["battery"]["pin"]): "battery_pin_voltage"}
     return hw

@@ -174,33 +174,36 @@ class SoftI2C(I2C):
 
 
 class SPI:
-    """An SPI bus with nothing on it but the radio, which the `lora` stand-in models above this level."""
+    """An SPI bus. What hangs on it (the radio, when it is modelled at the level of its commands) answers exchange(bytes); nobody: ones."""
 
     MSB, LSB = 0, 1
 
     def __init__(self, id=1, baudrate=1000000, **kwargs):
         self.id = id
+        self._byte_us = max(1, 8000000 // baudrate)
 
     def init(self, **kwargs):
-        pass
+        self._byte_us = max(1, 8000000 // kwargs.get("baudrate", 1000000))
 
     def deinit(self):
         pass
 
+    def _move(self, out):
+        _c.spend(len(out) * self._byte_us)
+        chip = _hw.spi.get(self.id)
+        return b"\xff" * len(out) if chip is None else chip.exchange(out)
+
     def write(self, buf):
-        _c.spend(len(buf))
+        self._move(buf)
 
     def readinto(self, buf, write=0):
-        _c.spend(len(buf))
-        for i in range(len(buf)):
-            buf[i] = 0xFF
+        buf[:] = self._move(bytes((write,)) * len(buf))
 
     def read(self, n, write=0):
-        _c.spend(n)
-        return b"\xff" * n
+        return bytes(self._move(bytes((write,)) * n))
 
     def write_readinto(self, out, buf):
-        self.readinto(buf)
+        buf[:] = self._move(bytes(out))
 
 
 SoftSPI = SPI

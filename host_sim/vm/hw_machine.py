@@ -212,8 +212,8 @@ class Pin:
             if hold:
                 _hw.held[self.id] = self._value
             elif _hw.held.pop(self.id, None) is not None and self._wanted is not None:
-                self.drive_line(self._wanted)
-                self._wanted = None
+                wanted, self._wanted = self._wanted, None
+                self.value(wanted)
 
     def value(self, v=None):
         if v is None:
@@ -224,19 +224,22 @@ class Pin:
             return meter.level(_c.now) if hasattr(meter, "level") else self._value
         if self.id in _hw.held:
             self._wanted = v
-        else:
-            self.drive_line(v)
+            return
+        old = self._value
+        self.drive_line(v)
+        if old != self._value and self.id in _hw.wires:
+            _hw.wires[self.id](self._value)
 
     __call__ = value
 
     def on(self):
-        self.drive_line(1)
+        self.value(1)
 
     def off(self):
-        self.drive_line(0)
+        self.value(0)
 
     def toggle(self):
-        self.drive_line(not self._value)
+        self.value(not self._value)
 
     def irq(self, handler=None, trigger=3, hard=False, wake=None):
         self._handler, self._trigger = handler, trigger

@@ -34,6 +34,9 @@ def make(spec, spi_spec, sf):
             dio2_rf_sw=spec.get("dio2_rf_switch", True), dio3_tcxo_millivolts=spec.get("tcxo_mv") or None,
             dio3_tcxo_start_time_us=spec.get("tcxo_start_us", 1000), reset=reset, lora_cfg=cfg,
         )  # fmt: skip
+        if spec.get("tcxo_mv"):
+            # what was calibrated at power-on was so without the TCXO, which had no supply (datasheet 13.1.12): the receiver lacks several dB
+            modem.calibrate()
         modem.calibrate_image()
         return modem
     if chip in ("sx1276", "sx1277", "sx1278", "sx1279"):

@@ -140,63 +140,6 @@ def test_power_cut_stops_a_flash_write():
         sim.no_power_cut()
 
 
-def test_lora_time_on_air_agrees_with_semtech():
-    from lora import AsyncSX1262
-
-    for sf, size, us in ((7, 51, 102656), (9, 115, 615424), (12, 51, 2465792)):
-        cfg = {"freq_khz": 868100, "sf": sf, "preamble_len": 8}
-        assert AsyncSX1262(lora_cfg=cfg).get_time_on_air_us(size) == us
-
-
-async def test_lora_recv_ends_at_its_timeout():
-    from lora import AsyncSX1262
-
-    radio = AsyncSX1262(lora_cfg={"freq_khz": 868100})
-    t = sim.now_us()
-    assert await radio.recv(timeout_ms=300) is None
-    assert 300_000 <= sim.now_us() - t < 310_000
-
-
-async def test_a_radio_fails_when_its_hardware_is_said_to_and_only_then():
-    import hw_lora
-    import sim_hw
-    from lora import AsyncSX1262
-
-    met = []
-    hit, sim_hw.hit = sim_hw.hit, met.append
-    t = sim.now_us()
-    second = 1000000
-    sim_hw.faults = (
-        ("radio", "busy", t + second, t + 9 * second),
-        ("radio", "status", t + 20 * second, t + 21 * second),
-        ("bme280", "silent", t, t + 99 * second),
-    )
-    hw_lora._reset_since[:] = []
-    try:
-        cfg = {"freq_khz": 868100, "sf": 7, "preamble_len": 8}
-        radio = AsyncSX1262(lora_cfg=cfg)
-        radio.sleep()
-        sim.advance_ms(2000)
-        for _ in range(2):
-            try:
-                radio.sleep()
-                raise AssertionError("BUSY is stuck")
-            except RuntimeError as e:
-                assert "BUSY" in str(e)
-        AsyncSX1262(lora_cfg=cfg).sleep()  # reset
-        sim.advance_ms(18300)
-        try:
-            AsyncSX1262(lora_cfg=cfg)
-            raise AssertionError("the oscillator did not start")
-        except RuntimeError as e:
-            assert "OpError" in str(e)
-        sim.advance_ms(2000)
-        AsyncSX1262(lora_cfg=cfg).sleep()
-        assert met.count("busy") == 3 and met.count("status") == 1, met
-    finally:
-        sim_hw.hit, sim_hw.faults = hit, ()
-
-
 def test_an_adc_is_off_now_and_then_when_its_board_is_said_to_be_noisy():
     import machine
     import sim_hw
