@@ -209,7 +209,7 @@ def test_two_nodes_on_one_channel_in_the_same_moment_collide(play, tmp_path):
         "import sim_clock, time\n"
         "import asyncio\n"
         "from lora import AsyncSX1262\n"
-        "radio = AsyncSX1262(None, None, None, dio3_tcxo_millivolts=1800, lora_cfg={'freq_khz': 868100, 'preamble_len': 8})\n"
+        "radio = AsyncSX1262(0, 0, 0, dio3_tcxo_millivolts=1800, lora_cfg={'freq_khz': 868100, 'preamble_len': 8})\n"
         "for start in (120, 240):\n"
         "    sim_clock.advance(start * 1000000)\n"
         "    if start == 240: time.sleep(N)\n"
