@@ -41,12 +41,13 @@ class Board:
         n, spec = self._unit("uart", unit)
         return machine.UART(n, baud, tx=spec["tx"], rx=spec["rx"], rxbuf=rxbuf)
 
-    def i2s(self, unit=None, rate=48000, ibuf=32768):
-        """An I2S microphone input, 32-bit mono; rate in Hz, ibuf in bytes."""
+    def i2s(self, unit=None, rate=48000, frames=4096):
+        """An I2S microphone input, 32-bit mono; rate in Hz. frames: what it holds until they are read, in DMA memory of 8 bytes each
+        (machine_i2s.c takes stereo frames of 32 bits, whatever is asked for); a multiple of 256."""
         n, spec = self._unit("i2s", unit)
         return machine.I2S(
             n, sck=machine.Pin(spec["sck"]), ws=machine.Pin(spec["ws"]), sd=machine.Pin(spec["sd"]),
-            mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=ibuf,
+            mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=8 * frames,
         )  # fmt: skip
 
     def pulse(self, unit=None, asleep=False):

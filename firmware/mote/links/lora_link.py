@@ -126,7 +126,10 @@ class LoraLink:
         except asyncio.TimeoutError as e:
             self._broken(e)
             raise
-        except RuntimeError as e:
+        except (
+            RuntimeError,
+            ImportError,
+        ) as e:  # no driver, or one that an image has frozen a part of: the node measures all the same
             self._broken(e)
             raise OSError(5)
         finally:  # also when cancelled
@@ -158,7 +161,7 @@ class LoraLink:
         if not self.asleep:
             try:
                 self._ready()
-            except (RuntimeError, OSError) as e:
+            except (RuntimeError, OSError, ImportError) as e:
                 self._broken(e)
             self._sleep()
 

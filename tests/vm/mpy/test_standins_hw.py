@@ -127,6 +127,22 @@ async def test_uart_gives_whole_frames_to_a_stream_reader():
         assert bytes(await reader.readexactly(32)) == bytes(range(32))
 
 
+async def test_i2s_holds_stereo_frames_of_8_bytes_and_wakes_a_reader_for_256_of_them():
+    i2s = machine.I2S(1, mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=48000, ibuf=32768)
+    began, buf = sim.now_us(), bytearray(4 * 8192)
+    n = await asyncio.StreamReader(i2s).readinto(buf)
+    assert n == 4 * 256 and 5_333 <= sim.now_us() - began < 6_000, (n, sim.now_us() - began)
+    sim.advance_ms(85)
+    assert i2s.readinto(buf) == 4 * 3840 and i2s.lost == 0
+    sim.advance_ms(96)
+    assert i2s.readinto(buf) == 4 * 4096 and i2s.lost == 512, i2s.lost
+    try:
+        machine.I2S(1, mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=48000, ibuf=4095)
+        raise AssertionError
+    except ValueError:
+        pass
+
+
 def test_power_cut_stops_a_flash_write():
     sim.power_cut_in(50)
     try:
