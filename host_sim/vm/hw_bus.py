@@ -4,6 +4,7 @@ import io
 
 import sim_clock as _c
 import sim_hw as _hw
+import sim_link as _link
 
 _POLL, _RD, _WR = 3, 1, 4
 _FIFO_FULL = 120  # ESP-IDF default: the driver moves bytes at 120 in the FIFO, or after 10 silent symbols
@@ -119,6 +120,9 @@ class I2C:
     """I2C(id, scl=, sda=, freq=): memory and raw transfers; ENODEV (19) when nobody answers. 9 bits per byte."""
 
     def __init__(self, id=0, scl=None, sda=None, freq=400000, timeout=50000):
+        for pin in (scl, sda):
+            if pin is not None and not _hw.drives(getattr(pin, "id", pin)):
+                _link.final("R", "hard")  # ESP-IDF 5.5.2 and later: abort(), not an exception
         self.id = id
         self._byte_us = max(1, 9000000 // freq)
 

@@ -194,6 +194,8 @@ class Pin:
         id = getattr(id, "id", id)
         pin = cls._all.get(id)
         if pin is None:
+            if not _hw.has_pin(id):
+                raise ValueError("invalid pin")
             pin = cls._all[id] = object.__new__(cls)
             pin.id, pin._value, pin._handler, pin._trigger = id, _hw.held.get(id, 0), None, 3
             pin._wanted = None  # what was asked of a held pad
@@ -206,6 +208,8 @@ class Pin:
 
     def init(self, mode=-1, pull=-1, value=None, drive=None, hold=None):
         """hold=True latches the pad: it keeps its level, also through deep sleep and resets, until hold=False."""
+        if mode in (Pin.OUT, Pin.OPEN_DRAIN) and not _hw.drives(self.id):
+            raise ValueError("pin can only be input")
         if value is not None:
             self.value(value)
         if hold is not None:

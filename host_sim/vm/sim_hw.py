@@ -67,6 +67,20 @@ def rtc_pins():
     return range(22) if chip == "esp32s3" else (0, 2, 4, 12, 13, 14, 15, 25, 26, 27, 32, 33, 34, 35, 36, 37, 38, 39)
 
 
+def has_pin(number):
+    """Whether the chip has this GPIO (as the port's table of pins)."""
+    if chip == "esp32":
+        return 0 <= number < 40 and number not in (20, 24, 28, 29, 30, 31)
+    return 0 <= number < {"esp32s2": 47, "esp32s3": 49, "esp32c3": 22}.get(chip, 55) and not (
+        chip in ("esp32s2", "esp32s3") and 21 < number < 26
+    )
+
+
+def drives(number):
+    """Whether the chip can drive it."""
+    return not (chip == "esp32" and number > 33 or chip == "esp32s2" and number == 46)
+
+
 class Series:
     """Points (t seconds, value) of one physical quantity in a host file, read through a window of 32 points.
 

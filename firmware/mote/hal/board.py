@@ -4,6 +4,14 @@ import machine
 from mote.errors import BadConfig
 
 
+def gpio(number, *how, **more):
+    """machine.Pin(number, ...). Raises BadConfig for a pin that the chip lacks, or cannot drive as asked."""
+    try:
+        return machine.Pin(number, *how, **more)
+    except (ValueError, TypeError):
+        raise BadConfig("board.json: pin %s" % number)
+
+
 class Board:
     """spec: the board file as a dict. Every factory takes a unit number, or None for the first one of its kind.
 
@@ -32,8 +40,9 @@ class Board:
         """The I2C bus; one object per bus, shared by its chips."""
         n, spec = self._unit("i2c", unit)
         if n not in self._i2c:
-            pin = machine.Pin
-            self._i2c[n] = machine.I2C(n, scl=pin(spec["scl"]), sda=pin(spec["sda"]), freq=spec.get("freq_hz", 100000))
+            # an input as SCL or SDA is no error of machine.I2C but an abort (ESP-IDF 5.5.2 and later): asked of the pin first
+            scl, sda = gpio(spec["scl"], machine.Pin.OPEN_DRAIN), gpio(spec["sda"], machine.Pin.OPEN_DRAIN)
+            self._i2c[n] = machine.I2C(n, scl=scl, sda=sda, freq=spec.get("freq_hz", 100000))
         return self._i2c[n]
 
     def uart(self, unit=None, baud=9600, rxbuf=512):

@@ -143,6 +143,27 @@ async def test_i2s_holds_stereo_frames_of_8_bytes_and_wakes_a_reader_for_256_of_
         pass
 
 
+def test_pins_that_a_chip_lacks_or_cannot_drive_are_refused_and_an_i2c_bus_on_them_is_the_end():
+    Pin = machine.Pin
+    for number, mode, words in (
+        (24, Pin.IN, "invalid pin"),
+        (40, Pin.IN, "invalid pin"),
+        (36, Pin.OUT, "only be input"),
+        (39, Pin.OPEN_DRAIN, "only be input"),
+    ):
+        try:
+            Pin(number, mode)
+            raise AssertionError(number)
+        except ValueError as e:
+            assert words in str(e), e
+    assert Pin(36, Pin.IN).value() == 0
+    try:
+        machine.I2C(0, scl=Pin(36), sda=Pin(21))
+        raise AssertionError("ESP-IDF 5.5.2 aborts")
+    except sim.Reset as e:
+        assert e.kind == "R"
+
+
 def test_power_cut_stops_a_flash_write():
     sim.power_cut_in(50)
     try:
