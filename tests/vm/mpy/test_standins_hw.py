@@ -127,6 +127,19 @@ async def test_uart_gives_whole_frames_to_a_stream_reader():
         assert bytes(await reader.readexactly(32)) == bytes(range(32))
 
 
+async def test_a_uart_gives_what_has_come_at_the_next_tick_of_the_port_not_only_whole_frames():
+    """machine_uart.c sets the threshold of the FIFO to one byte while timeout_char is 0; whoever waits is woken at ticks of 10 ms."""
+    sim.attach_uart(2, Line(sim.now_us))
+    uart = machine.UART(2, 9600)
+    sim.advance_ms(1000)
+    sim.advance_ms(5)
+    assert uart.any() == 4, uart.any()
+    reader, got = asyncio.StreamReader(uart), []
+    while sum(got) < 32:
+        got.append(len(await reader.read(64)))
+    assert len(got) in (4, 5) and max(got) <= 11, got
+
+
 async def test_i2s_holds_stereo_frames_of_8_bytes_and_wakes_a_reader_for_256_of_them():
     i2s = machine.I2S(1, mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=48000, ibuf=32768)
     began, buf = sim.now_us(), bytearray(4 * 8192)
