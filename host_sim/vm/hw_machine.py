@@ -68,7 +68,7 @@ def _keep(kind):
         ulp = sys.modules["sim_ulp"].last_look(kind)
         if ulp is not None:
             state["ulp"] = ulp
-    if not _hw.hold_digital and kind == "Z":
+    if not _hw.hold_digital and _hw.chip not in _hw.HOLDS_SINGLE_PADS and kind == "Z":
         for number in list(_hw.held):
             if number not in _hw.rtc_pins():
                 del _hw.held[number]  # digital pads lose it without gpio_deep_sleep_hold

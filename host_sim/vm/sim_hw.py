@@ -62,6 +62,10 @@ def _schedule(name, chip):
                 _c.at(end, turn, None)
 
 
+HOLDS_SINGLE_PADS = ("esp32c5", "esp32c6", "esp32h2", "esp32p4")  # and have no esp32.gpio_deep_sleep_hold
+HAS_ULP = ("esp32", "esp32s2", "esp32s3")  # the coprocessor of esp32.ULP
+
+
 def rtc_pins():
     """GPIOs with an RTC function."""
     return range(22) if chip == "esp32s3" else (0, 2, 4, 12, 13, 14, 15, 25, 26, 27, 32, 33, 34, 35, 36, 37, 38, 39)

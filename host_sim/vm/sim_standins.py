@@ -31,6 +31,10 @@ def load(cfg):
         sim_hw.load_world(open(cfg["world"], "rb"))
     sim_hw.values.update(cfg.get("values", {}))
     sim_hw.build(cfg.get("hw", {}))
+    if sim_hw.chip not in sim_hw.HAS_ULP:
+        del sys.modules["esp32"].ULP, sys.modules["esp32"].wake_on_ulp
+    if sim_hw.chip in sim_hw.HOLDS_SINGLE_PADS:
+        del sys.modules["esp32"].gpio_deep_sleep_hold
     import sim_radio
 
     sim_radio.solder(cfg.get("hw", {}).get("radio", {}), cfg.get("lora") == "driver")
