@@ -26,7 +26,9 @@ for call in (lambda: reset.sleep(1000, 5), lambda: reset.restart(60000)):
     ("chip", "hold", "ulp"),
     [("esp32", True, True), ("esp32s3", True, True), ("esp32c3", True, False), ("esp32c6", False, False)],
 )
-def test_a_board_sleeps_with_its_radio_asleep_on_chips_that_hold_single_pads_too(chip: str, hold: bool, ulp: bool) -> None:
+def test_a_board_sleeps_with_its_radio_asleep_on_chips_that_hold_single_pads_too(
+    chip: str, hold: bool, ulp: bool
+) -> None:
     done = run_vm(SLEEP % (RADIO, SPI), hw={"chip": chip, "radio": RADIO})
     assert done.code == 0, done.out + done.err
     said = [line.split() for line in done.out.split("\n") if line]
