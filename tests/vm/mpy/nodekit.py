@@ -89,7 +89,8 @@ class Disk:
             vfs.umount("/d")  # of a test that failed
         except OSError:
             pass
-        self.data = bytearray(blocks * size)  # one stretch of the heap: a second one for what it is filled with is not always there
+        # one stretch of the heap: a second one for what it is filled with is not always there
+        self.data = bytearray(blocks * size)
         for i in range(blocks):
             self.data[i * size : (i + 1) * size] = b"\xff" * size
         self._size = size
