@@ -116,7 +116,7 @@ def compiled_files(files: Mapping[str, Path], *, native: bool = False) -> Path:
 def _compile(path: Path, name: str, work: Path) -> None:
     out = work / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    if name in VERBATIM or path.name == "sim_boot.py":
+    if name in VERBATIM or path.name == "sim_boot.py" or path.suffix == ".mpy":
         shutil.copyfile(path, out)
         return
     done = subprocess.run(

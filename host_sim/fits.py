@@ -1,10 +1,10 @@
-"""Does a profile fit a board? Its chips on the board's buses, its heap in what the board leaves."""
+"""Does a profile fit a board? Its chips on the board's buses, the pins these are on, its heap in what the board leaves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from host_sim import boards, provision
+from host_sim import boards, pins, provision
 from host_sim.schema import nearest
 from host_sim.vm32.held import RESERVE, on_board
 
@@ -45,8 +45,9 @@ class Verdict:
         return not self.refusals and any(f.fits for f in self.ways)
 
 
-def check(board: str, profile: str, *, link: str | None = None, tls: bool = False) -> Verdict:
+def check(board: str, profile: str, *, link: str | None = None, tls: bool = False, image: str | None = None) -> Verdict:
     """Judge `profile` on `board`; link: "lora" or "wifi", without it the radio's if there is one. tls: the connection to the broker is encrypted.
+    image: name of the MicroPython image on it, without it the board's own.
 
     BoardError: no such board or profile, or a link that takes no TLS.
     """
@@ -63,6 +64,7 @@ def check(board: str, profile: str, *, link: str | None = None, tls: bool = Fals
     ]
     if link == "lora" and "radio" not in table:
         refusals.append("no [radio]: this board has WiFi only")
+    refusals += pins.problems(table, image or boards.image(board).stock)
     left = boards.heap_kb(board)
     bytes_left = 1000 * (left.tls if tls else left.wifi if link == "wifi" else left.radio)
     ways = tuple(Fit(way, on_board(profile, link, way), bytes_left) for way in boards.WAYS)

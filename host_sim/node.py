@@ -33,7 +33,8 @@ class NodeSpec:
     """What a node is. heap: of the firmware ("100wK"). flash: bytes of the littlefs image, or 0 for a plain folder.
 
     drift_ppm: by how much the clock of deep sleep is fast. broken: {chip: fault} of drivers that are replaced. partition: file that is the board's
-    partition romfs, which the application runs from; None: from .mpy files.
+    partition romfs, which the application runs from; None: from .mpy files. driver: folder of micropython-lib's compiled radio driver, which then works
+    on a model of its chip; None: the stand-in.
     """
 
     index: int
@@ -54,6 +55,7 @@ class NodeSpec:
     drift_ppm: float = 0.0
     broken: dict[str, str] = field(default_factory=dict)
     partition: Path | None = None
+    driver: Path | None = None
 
     def powered_us(self, until: int) -> int:
         """How long before `until` the node had power (us). Cuts do not overlap."""
@@ -170,12 +172,17 @@ class Node:
             "cut_at": NEVER if cut is None else cut.at,
             **flash,
         }
+        folders = [spec.folder, mpy.compiled(mpy.VM_FOLDER), mpy.chips_parent(), self._rom]
+        if spec.driver is not None:
+            config["lora"] = "driver"
+            if spec.partition is None:  # else it is in the image
+                config["path"] = [inside(len(folders))]
+                folders.append(spec.driver)
         if spec.partition is not None:
             config["romfs"] = {"at": mapped.ADDRESS, "size": spec.partition.stat().st_size}
         (spec.folder / "boot.json").write_text(json.dumps(config))
         size = heap_bytes(spec.heap) + STANDINS_BYTES
         argv = ["micropython", "-X", f"heapsize={size}", f"{lib}/sim_boot.py", f"{home}/boot.json"]
-        folders = [spec.folder, mpy.compiled(mpy.VM_FOLDER), mpy.chips_parent(), self._rom]
         with self.console.open("ab") as console:
             self.pid, self.line = zygote.spawn(argv, folders, console.fileno(), spec.partition)
         self.line.setblocking(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
@@ -33,7 +33,7 @@ board = boards.wiring
 
 
 def hardware(profile: str, wiring: dict) -> dict:
-    """hw.json of a node: the profile's chips on the first bus of each kind the board has; battery on its ADC pin."""
+    """hw.json of a node: the profile's chips on the first bus of each kind the board has; battery on its ADC pin; the radio."""
     hw: dict = {}
     for kind, address, chip in CHIPS[profile]:
         number, pins = next(iter(wiring[kind].items()))
@@ -43,6 +43,8 @@ def hardware(profile: str, wiring: dict) -> dict:
             hw.setdefault(kind, {})[str(pins["pin"])] = chip
         else:
             hw.setdefault(kind, {})[number] = chip
+    if "radio" in wiring:
+        hw["radio"] = wiring["radio"]
     if "battery" in wiring:
         hw["analog"] = {str(wiring["battery"]["pin"]): "battery_pin_voltage"}
     return hw
@@ -116,11 +118,14 @@ def _drift(group: Group, seed: int, name: str) -> float:
     return low + (high - low) * chance.uniform(seed, "drift", name)
 
 
-def heap(group: Group) -> str:
-    """What the firmware of such a node has free at start: the scenario's word, or what the board leaves on this link, less the real radio driver's share."""
+def heap(group: Group, *, driver: bool = False) -> str:
+    """What the firmware of such a node has free at start: the scenario's word, or what the board leaves on this link, less the real radio driver's share,
+    unless that driver is there."""
     if group.heap:
         return group.heap
     kb = boards.heap_kb(group.board)
+    if driver:
+        return f"{1000 * kb.radio}w"
     return f"{1000 * (kb.wifi if group.link == 'wifi' else kb.radio) - radio_driver(group.link, way(group))}w"
 
 
@@ -129,10 +134,10 @@ def way(group: Group) -> str:
     return group.way or boards.image(group.board).way
 
 
-def image_of(group: Group) -> romfs.Image:
-    """The ROMFS image of such a node: the firmware, with the drivers that are broken on it."""
+def image_of(group: Group, more: Mapping[str, bytes] | None = None) -> romfs.Image:
+    """The ROMFS image of such a node: the firmware, with the drivers that are broken on it, and `more` files."""
     root = mpy.firmware_root()
-    return romfs.image(mpy.with_faults(root, group.broken) if group.broken else mpy.compiled(root))
+    return romfs.image(mpy.with_faults(root, group.broken) if group.broken else mpy.compiled(root), more)
 
 
 def supply(group: Group, world: dict[str, series.Series]) -> series.Series:
@@ -142,8 +147,11 @@ def supply(group: Group, world: dict[str, series.Series]) -> series.Series:
     return series.Series([(0.0, group.battery)])
 
 
-def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, folder: Path) -> list[Member]:
-    """Create every node's folder with config.json, board.json and world.bin; nothing is started."""
+def nodes(
+    scenario: Scenario, *, hours: float, count: int | None, seed: int, folder: Path, driver: Path | None = None
+) -> list[Member]:
+    """Create every node's folder with config.json, board.json and world.bin; nothing is started. driver: folder with micropython-lib's lora/, for the
+    nodes on LoRa."""
     made = []
     for index, (group, name) in enumerate(scenario.members(count)):
         home = folder / "nodes" / name
@@ -182,8 +190,9 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
         hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))
         files = {"/config.json": home / "config.json", "/board.json": home / "board.json"}
         partition = None
+        real = driver if group.link == "lora" else None
         if way(group) == "romfs":
-            image = image_of(group)
+            image = image_of(group, romfs.driver_files(real, wiring["radio"]["chip"]) if real else None)
             partition = romfs.cached_partition(image)
             for i, (file, data) in enumerate(image.proven().items()):
                 files[file] = home / f"slot{i}"
@@ -199,6 +208,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             hw=hw,
             files=files,
             partition=partition,
+            driver=romfs.driver_folder(real, wiring["radio"]["chip"]) if real else None,
             nvs={"citymote": {"key": key.hex(), "epoch": 0, "ceiling": 0}},
             world=home / "world.bin",
             folder=home,
@@ -207,7 +217,7 @@ def nodes(scenario: Scenario, *, hours: float, count: int | None, seed: int, fol
             flash=1 << 20 if group.flash == "image" else 0,
             drift_ppm=_drift(group, seed, name),
             broken=dict(group.broken),
-            heap=heap(group),
+            heap=heap(group, driver=real is not None),
         )
         made.append(Member(with_brownouts(spec, world, wiring.get("limits", {})), group, key))
     return made

@@ -21,6 +21,7 @@ from mpremote.romfs import VfsRomWriter
 
 from host_sim import compile as mpy
 
+MPY_HEAD = b"M\x06"  # of an .mpy that MicroPython 1.2x loads
 BLOCK = 4096  # bytes: what flash erases at once
 HALF = 192 * 1024  # bytes of a slot at the least; the partition has two
 PACKAGES = ("mote", "motewire")  # the application
@@ -118,21 +119,33 @@ def root_folder() -> Path:
 
 
 def driver_folder(folder: Path, chip: str) -> Path:
-    """Folder with micropython-lib's radio driver for `chip`, compiled: lora/*.mpy. folder: holds lora/, as `mip install --target` leaves it.
+    """Folder with micropython-lib's radio driver for `chip`, compiled: lora/*.mpy.
 
+    folder: holds lora/ with the .py (or .mpy) files of lora, lora-async and the chip's package, as `mip install --target` leaves it.
     Only the board's chip: the other one would cost 2 kB of heap. Sync classes are left out. ImageError.
     """
     if chip not in CHIP_FILES:
         raise ImageError(f"no radio driver for the chip {chip}; next: one of {', '.join(CHIP_FILES)}")
+    names = (*DRIVER, CHIP_FILES[chip])
+    get = f"next: install lora, lora-async and lora-{CHIP_FILES[chip]} of micropython-lib into {folder} (mip install --target)"
+    if not (folder / "lora").is_dir():
+        if folder.name == "lora" and any((folder / f"{name}.py").is_file() for name in names):
+            raise ImageError(f"{folder} is lora/ itself; next: name {folder.parent}")
+        raise ImageError(f"{folder} has no lora/; {get}")
     sources: dict[str, Path] = {}
-    for name in (*DRIVER, CHIP_FILES[chip]):
-        path = folder / "lora" / f"{name}.py"
-        if not path.is_file():
-            raise ImageError(
-                f"{path} is not there; next: install lora, lora-async and lora-{CHIP_FILES[chip]} of micropython-lib "
-                f"into {folder} (mip install --no-mpy --target)"
-            )
-        sources[f"lora/{name}.py"] = path
+    lacks: list[str] = []
+    for name in names:
+        source, code = (folder / "lora" / f"{name}.{kind}" for kind in ("py", "mpy"))
+        if source.is_file():
+            sources[f"lora/{name}.py"] = source
+        elif code.is_file():
+            if code.read_bytes()[:2] != MPY_HEAD:
+                raise ImageError(f"{code} is no bytecode of version 6; next: mip install --no-mpy --target {folder}")
+            sources[f"lora/{name}.mpy"] = code
+        else:
+            lacks.append(str(source))
+    if lacks:
+        raise ImageError(f"{' is not there, nor is '.join(lacks)}{' is not there' * (len(lacks) == 1)}; {get}")
     return mpy.compiled_files(sources)
 
 

@@ -104,6 +104,7 @@ def run(
     gateway_command: list[str] | None = None,
     root: str | None = None,
     anyway: bool = False,
+    driver: Path | None = None,
 ) -> Result:
     """Play `scenario` (a shipped name, a .toml path, or a Scenario) and return what came of it.
 
@@ -114,7 +115,8 @@ def run(
     dicts with "event": ready {broker, root, nodes}, boot, reset, power_cut, repl, drain, command, message {topic, payload}, left {error}: the
     retained topics could not be removed. progress gets
     {virtual_s, total_s, frames, sampled}, a few times a second. keep: folder that receives consoles, logs and the gateway's
-    store. gateway_command: a program with the gateway's contract instead of it. Raises ScenarioError, BoardError, ImageError, BrokerUnreachable, RootTaken,
+    store. gateway_command: a program with the gateway's contract instead of it. driver: folder with micropython-lib's lora/, which nodes then send with, on
+    a model of the SX1262's commands. Raises ScenarioError, BoardError, ImageError, BrokerUnreachable, RootTaken,
     BrokerError, GatewayError, FleetError, CompileError; whatever happens, nothing it started is left running.
     """
     plan = load(scenario) if isinstance(scenario, str) else scenario
@@ -125,7 +127,7 @@ def run(
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         if keep is not None:
             stack.callback(_keep, folder, keep)
-        return _Run(plan, hours, nodes, seed, folder, stack, on_event or (lambda _e: None), progress).play(
+        return _Run(plan, hours, nodes, seed, folder, stack, on_event or (lambda _e: None), progress, driver).play(
             broker, gateway_command, root, anyway
         )
 
@@ -147,13 +149,14 @@ class _Run:
         stack: ExitStack,
         on_event: OnEvent,
         progress: Progress | None,
+        driver: Path | None = None,
     ) -> None:
         self.plan, self.seed, self.folder, self.stack = plan, seed, folder, stack
         self.on_event, self.progress = on_event, progress
         self.end = round(hours * HOUR_US)
         self.hours = hours
         self.unix0 = unix(plan.head.start)
-        self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder)
+        self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder, driver=driver)
         self.truth = Truth(self.unix0 + round(hours * 3600))
         self.rows: dict[str, int] = {m.spec.name: 0 for m in self.members}
         self._groups = {m.spec.name: m.group for m in self.members}

@@ -17,7 +17,7 @@ from host_sim.boards import WAYS
 from host_sim.schema import SchemaError, nearest, read, toml_of
 from host_sim.worlds import WORLDS
 
-RADIO_FAULTS = ("busy", "status", "absent", "lost_tx_done", "stuck_receive")
+RADIO_FAULTS = ("busy", "status", "absent", "lost_tx_done", "lost_edge", "stuck_receive")
 FOLDER = Path(__file__).resolve().parent / "scenarios"
 
 
@@ -175,7 +175,7 @@ class GatewayClock:
 
 @dataclass(frozen=True, slots=True)
 class RadioFault:
-    """[[radio_fault]]: from from_h on, for `minutes`, the LoRa chips of the named nodes (or groups) fail as `kind` says (vm/hw_lora.py); every_h repeats it."""
+    """[[radio_fault]]: from from_h on, for `minutes`, the LoRa chips of the named nodes (or groups) fail as `kind` says (vm/sim_radio.py); every_h repeats it."""
 
     nodes: tuple[str, ...]
     kind: str

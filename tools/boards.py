@@ -24,17 +24,19 @@ def command() -> None:
     "--profile", required=True, help="What the node measures: air_quality, noise, water_meter, parking, bin_fill."
 )
 @click.option("--link", type=click.Choice(fits.LINKS), help="Without: LoRa when the board has a radio.")
+@click.option("--image", help="The MicroPython image on it, when it is not the board's own: ESP32_GENERIC_S3.")
 @click.option("--tls", is_flag=True, help="The connection to the broker over WiFi is encrypted.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check(board: str, profile: str, link: str | None, tls: bool, as_json: bool) -> None:
-    """Say whether a profile fits BOARD: its chips on the board's buses, its heap in what the board leaves. Exit code 1: it does not.
+def check(board: str, profile: str, link: str | None, image: str | None, tls: bool, as_json: bool) -> None:
+    """Say whether a profile fits BOARD: its chips on the board's buses, pins that the chip has and the image leaves, its heap in what
+    the board leaves. Exit code 1: it does not.
 
     The heap is what `citymote bench heap` measured on the 32-bit VM, with the radio driver; nothing was tried on a board.
 
     Example: citymote boards check esp32_generic --profile noise --link wifi
     """
     try:
-        verdict = fits.check(board, profile, link=link, tls=tls)
+        verdict = fits.check(board, profile, link=link, tls=tls, image=image)
     except BoardError as e:
         fail("board", str(e), hint="citymote boards check --help", as_json=as_json, code=USAGE)
     if as_json:

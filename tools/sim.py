@@ -150,6 +150,11 @@ def list_scenarios(as_json: bool) -> None:
 @click.option(
     "--keep", type=click.Path(path_type=Path), help="Folder that receives consoles, logs and the gateway's store."
 )
+@click.option(
+    "--driver",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Folder with micropython-lib's lora/, which the nodes then send with, on a model of the SX1262's commands.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def run_scenario(
     scenario: str,
@@ -160,6 +165,7 @@ def run_scenario(
     root: str | None,
     anyway: bool,
     keep: Path | None,
+    driver: Path | None,
     as_json: bool,
 ) -> None:
     """Play SCENARIO (a shipped name, see `citymote sim list`, or a .toml file). Exit code 0 only if nothing was lost."""
@@ -200,7 +206,7 @@ def run_scenario(
         try:
             result = run(
                 scenario, hours=hours, nodes=nodes, seed=seed, broker=broker, keep=keep, progress=progress,
-                on_event=on_event, root=root, anyway=anyway,
+                on_event=on_event, root=root, anyway=anyway, driver=driver,
             )  # fmt: skip
         except tuple(REFUSALS) as e:
             bar.stop()

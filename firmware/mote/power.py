@@ -10,7 +10,7 @@ from mote.errors import LowSupply
 from mote.hal import clock as board_clock
 from mote.hal.rtc import LOW, POWER_AT
 
-_NOT_THERE_MV = const(1500)  # no chip of the board would run: there is no battery, the supply is another one
+NOT_THERE_MV = const(1500)  # no chip of the board would run: there is no battery, the supply is another one
 _LOOKS = const(7)
 _RELEASE_MV = const(100)  # so much above the limit after it was refused: no flutter
 
@@ -50,11 +50,16 @@ class Power:
         """Write the counts to the image of RTC memory; the caller saves it."""
         pack_into(">4I", self._rtc.buf, POWER_AT, *self._tenths())
 
+    def unwatched(self):
+        """Why nothing guards flash writes though the board has a divider and a limit, or "". An ESP32 without calibration in its eFuse reads 0 mV."""
+        mv = self._board.battery_mv() if self._least else None
+        return "" if mv is None or mv >= NOT_THERE_MV else "supply %d mV: unwatched" % mv
+
     def check(self):
         """Raise LowSupply when the supply is too low to write flash (a write that browns out tears what is there): the median of several readings,
         for an ADC is off by tenths of a volt now and then, and a refusal costs ten minutes."""
         mv = self._board.battery_mv() if self._least else None
-        if mv is None or mv < _NOT_THERE_MV:
+        if mv is None or mv < NOT_THERE_MV:
             return
         buf = self._rtc.buf  # odd: refused at the moment
         least = self._least + (_RELEASE_MV if buf[LOW] & 1 else 0)

@@ -10,6 +10,7 @@ import gc
 from mote import VERSION, config, supervisor
 from mote.hal import clock as board_clock
 from mote.hal import reset
+from mote.power import NOT_THERE_MV
 from mote.words import last
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
@@ -72,7 +73,7 @@ def boot_items(node):
     ]  # fmt: skip
     if supervisor.level or supervisor.returned:
         items.append((_STATUS_LADDER, _ladder(node)))
-    words, problem = last(), config.problem()
+    words, problem = last(), config.problem() or node.power.unwatched()
     if words:
         items.append((_STATUS_EXCEPTION, words))
     if problem:
@@ -98,7 +99,7 @@ def items(node):
     if heard.snr is not None:
         items.append((_STATUS_SNR, heard.snr))
     mv = node.board.battery_mv()
-    if mv is not None:
+    if mv is not None and mv >= NOT_THERE_MV:
         items.append((_STATUS_BATTERY, (mv + 5) // 10))
     celsius = node.board.temperature()
     if celsius is not None:

@@ -29,7 +29,7 @@ STATUS_DRIFT = const(18)  # of the node's clock, ppm; positive: it runs fast
 STATUS_LADDER = const(19)  # [level, quantity ids left out ...]; levels below
 STATUS_COMMAND = const(20)  # [id, state, ? detail text]; states below
 STATUS_SLOT = const(21)  # firmware slot, text
-STATUS_PROBLEM = const(22)  # why a configuration was refused or given up, text
+STATUS_PROBLEM = const(22)  # why a configuration was refused or given up, or nothing watches the supply, text
 STATUS_WRITES = const(23)  # flash writes refused at low supply
 
 LADDER_NORMAL = const(0)

@@ -4,13 +4,14 @@ import io
 
 import sim_clock as _c
 import sim_hw as _hw
+import sim_link as _link
 
 _POLL, _RD, _WR = 3, 1, 4
-_FIFO_FULL = 120  # ESP-IDF default: the driver moves bytes at 120 in the FIFO, or after 10 silent symbols
+_TICK_US = 10000  # of FreeRTOS: what waits for a stream is woken then
 
 
 class UART(io.IOBase):
-    """Bytes become readable the way the esp32 driver hands them over: 120 at once, or after ten silent symbols.
+    """Bytes are readable as they come: while timeout_char is 0 the port sets the threshold of the FIFO to one byte (machine_uart.c).
 
     rxbuf overflow loses the newest bytes, silently, as on the chip; `lost` counts them for tests.
     """
@@ -21,7 +22,6 @@ class UART(io.IOBase):
         self.id = id
         self._rx = bytearray()
         self.lost = 0
-        self._silent_from = 0
         self.init(baudrate, bits, parity, stop, **kwargs)
 
     def init(
@@ -29,7 +29,6 @@ class UART(io.IOBase):
     ):
         self._size = max(rxbuf, 256)
         self._timeout = timeout
-        self._char_us = (1 + bits + (parity is not None) + stop) * 1000000 // baudrate
         self.chip = _hw.uart.get(self.id)
 
     def deinit(self):
@@ -44,19 +43,15 @@ class UART(io.IOBase):
             room = self._size - len(self._rx)
             self._rx += data[:room]
             self.lost += max(0, len(data) - room)
-        nxt = chip.next_us()
-        if data:
-            self._silent_from = _c.now
-        self._quiet = nxt is None or nxt > _c.now + 10 * self._char_us
 
     def _readable(self):
         self._pull()
-        return len(self._rx) if self._rx and (self.chip is None or self._quiet or len(self._rx) >= _FIFO_FULL) else 0
+        return len(self._rx)
 
     def sim_next(self):
-        """When poll() should look again: ten symbols after the next byte, or now + ten symbols in mid-burst."""
+        """When poll() should look again: at the tick after the next byte."""
         nxt = None if self.chip is None else self.chip.next_us()
-        return None if nxt is None else max(nxt, _c.now) + 10 * self._char_us
+        return None if nxt is None else (max(nxt, _c.now) // _TICK_US + 1) * _TICK_US
 
     def feed(self, data):
         """Bytes arrive from outside (tests without a chip)."""
@@ -119,6 +114,9 @@ class I2C:
     """I2C(id, scl=, sda=, freq=): memory and raw transfers; ENODEV (19) when nobody answers. 9 bits per byte."""
 
     def __init__(self, id=0, scl=None, sda=None, freq=400000, timeout=50000):
+        for pin in (scl, sda):
+            if pin is not None and not _hw.drives(getattr(pin, "id", pin)):
+                _link.final("R", "hard")  # ESP-IDF 5.5.2 and later: abort(), not an exception
         self.id = id
         self._byte_us = max(1, 9000000 // freq)
 
@@ -174,33 +172,36 @@ class SoftI2C(I2C):
 
 
 class SPI:
-    """An SPI bus with nothing on it but the radio, which the `lora` stand-in models above this level."""
+    """An SPI bus. What hangs on it (the radio, when it is modelled at the level of its commands) answers exchange(bytes); nobody: ones."""
 
     MSB, LSB = 0, 1
 
     def __init__(self, id=1, baudrate=1000000, **kwargs):
         self.id = id
+        self._byte_us = max(1, 8000000 // baudrate)
 
     def init(self, **kwargs):
-        pass
+        self._byte_us = max(1, 8000000 // kwargs.get("baudrate", 1000000))
 
     def deinit(self):
         pass
 
+    def _move(self, out):
+        _c.spend(len(out) * self._byte_us)
+        chip = _hw.spi.get(self.id)
+        return b"\xff" * len(out) if chip is None else chip.exchange(out)
+
     def write(self, buf):
-        _c.spend(len(buf))
+        self._move(buf)
 
     def readinto(self, buf, write=0):
-        _c.spend(len(buf))
-        for i in range(len(buf)):
-            buf[i] = 0xFF
+        buf[:] = self._move(bytes((write,)) * len(buf))
 
     def read(self, n, write=0):
-        _c.spend(n)
-        return b"\xff" * n
+        return bytes(self._move(bytes((write,)) * n))
 
     def write_readinto(self, out, buf):
-        self.readinto(buf)
+        buf[:] = self._move(bytes(out))
 
 
 SoftSPI = SPI

@@ -80,7 +80,7 @@ def _keep(kind):
         ulp = sys.modules["sim_ulp"].last_look(kind)
         if ulp is not None:
             state["ulp"] = ulp
-    if not _hw.hold_digital and kind == "Z":
+    if not _hw.hold_digital and _hw.chip not in _hw.HOLDS_SINGLE_PADS and kind == "Z":
         for number in list(_hw.held):
             if number not in _hw.rtc_pins():
                 del _hw.held[number]  # digital pads lose it without gpio_deep_sleep_hold
@@ -213,6 +213,8 @@ class Pin:
         id = getattr(id, "id", id)
         pin = cls._all.get(id)
         if pin is None:
+            if not _hw.has_pin(id):
+                raise ValueError("invalid pin")
             pin = cls._all[id] = object.__new__(cls)
             pin.id, pin._value, pin._handler, pin._trigger = id, _hw.held.get(id, 0), None, 3
             pin._wanted = None  # what was asked of a held pad
@@ -225,14 +227,16 @@ class Pin:
 
     def init(self, mode=-1, pull=-1, value=None, drive=None, hold=None):
         """hold=True latches the pad: it keeps its level, also through deep sleep and resets, until hold=False."""
+        if mode in (Pin.OUT, Pin.OPEN_DRAIN) and not _hw.drives(self.id):
+            raise ValueError("pin can only be input")
         if value is not None:
             self.value(value)
         if hold is not None:
             if hold:
                 _hw.held[self.id] = self._value
             elif _hw.held.pop(self.id, None) is not None and self._wanted is not None:
-                self.drive_line(self._wanted)
-                self._wanted = None
+                wanted, self._wanted = self._wanted, None
+                self.value(wanted)
 
     def value(self, v=None):
         if v is None:
@@ -243,19 +247,22 @@ class Pin:
             return meter.level(_c.now) if hasattr(meter, "level") else self._value
         if self.id in _hw.held:
             self._wanted = v
-        else:
-            self.drive_line(v)
+            return
+        old = self._value
+        self.drive_line(v)
+        if old != self._value and self.id in _hw.wires:
+            _hw.wires[self.id](self._value)
 
     __call__ = value
 
     def on(self):
-        self.drive_line(1)
+        self.value(1)
 
     def off(self):
-        self.drive_line(0)
+        self.value(0)
 
     def toggle(self):
-        self.drive_line(not self._value)
+        self.value(not self._value)
 
     def irq(self, handler=None, trigger=3, hard=False, wake=None):
         self._handler, self._trigger = handler, trigger

@@ -48,8 +48,9 @@ def reboot(cause, after_ms=0):
 
     import esp32
     import machine
+    import sim_radio
 
-    sim_clock._events.clear()
+    sim_clock._events[:] = [e for e in sim_clock._events if e in sim_radio.chip.timers]
     sim_clock.now += after_ms * 1000 + 300000
     sim_clock.boot = sim_clock.now
     esp32.PCNT._units.clear()
@@ -63,6 +64,7 @@ def reboot(cause, after_ms=0):
         machine.fill_rtc(b"")
         sim_clock.rtc_off = -sim_clock.now
         sim_hw.held.clear()
+        sim_radio.chip.power_on()
         if ulp is not None:
             ulp.power_on()
     if ulp is not None:

@@ -13,6 +13,8 @@ i2s = {}  # bus -> chip
 pulse = {}  # pin -> chip
 analog = {}  # pin -> function() -> volts
 digital = {}  # pin -> function() -> 0 or 1
+wires = {}  # pin -> function(level): who is told what the board drives there
+spi = {}  # bus -> chip
 node_id = 1
 chip = "esp32"
 wifi_down = ()  # ((from_us, to_us), ...) the access point is away
@@ -60,9 +62,27 @@ def _schedule(name, chip):
                 _c.at(end, turn, None)
 
 
+HOLDS_SINGLE_PADS = ("esp32c5", "esp32c6", "esp32h2", "esp32p4")  # and have no esp32.gpio_deep_sleep_hold
+HAS_ULP = ("esp32", "esp32s2", "esp32s3")  # the coprocessor of esp32.ULP
+
+
 def rtc_pins():
     """GPIOs with an RTC function."""
     return range(22) if chip == "esp32s3" else (0, 2, 4, 12, 13, 14, 15, 25, 26, 27, 32, 33, 34, 35, 36, 37, 38, 39)
+
+
+def has_pin(number):
+    """Whether the chip has this GPIO (as the port's table of pins)."""
+    if chip == "esp32":
+        return 0 <= number < 40 and number not in (20, 24, 28, 29, 30, 31)
+    return 0 <= number < {"esp32s2": 47, "esp32s3": 49, "esp32c3": 22}.get(chip, 55) and not (
+        chip in ("esp32s2", "esp32s3") and 21 < number < 26
+    )
+
+
+def drives(number):
+    """Whether the chip can drive it."""
+    return not (chip == "esp32" and number > 33 or chip == "esp32s2" and number == 46)
 
 
 class Series:

@@ -16,9 +16,6 @@ def load(cfg):
     sim_clock.cut_at = cfg.get("cut_at", sim_clock.NEVER)
     for m in MODULES:
         sys.modules[m] = __import__("hw_" + m)
-    sys.modules["lora"] = __import__("hw_lora")
-    for m in ("sx126x", "sx127x", "async_modem", "sync_modem", "modem"):
-        sys.modules["lora." + m] = sys.modules["lora"]
     if cfg.get("romfs"):
         import sim_rom
 
@@ -34,6 +31,17 @@ def load(cfg):
         sim_hw.load_world(open(cfg["world"], "rb"))
     sim_hw.values.update(cfg.get("values", {}))
     sim_hw.build(cfg.get("hw", {}))
+    if sim_hw.chip not in sim_hw.HAS_ULP:
+        del sys.modules["esp32"].ULP, sys.modules["esp32"].wake_on_ulp
+    if sim_hw.chip in sim_hw.HOLDS_SINGLE_PADS:
+        del sys.modules["esp32"].gpio_deep_sleep_hold
+    import sim_radio
+
+    sim_radio.solder(cfg.get("hw", {}).get("radio", {}), cfg.get("lora") == "driver")
+    if cfg.get("lora") != "driver":  # else micropython-lib's own is on the path
+        sys.modules["lora"] = __import__("hw_lora")
+        for m in ("sx126x", "sx127x", "async_modem", "modem"):
+            sys.modules["lora." + m] = sys.modules["lora"]
     kept = cfg.get("kept") or {}
     sim_hw.kept = bool(kept)
     sim_hw.held.update({int(m): kept["hold"][m] for m in kept.get("hold", ())})
@@ -45,5 +53,6 @@ def load(cfg):
             sim_ulp.load(kept["ulp"])
         else:
             sim_ulp.power_on()
+    sys.modules.pop("chips", None)  # the path it was found on ends with the start; tests find it on another
     if cfg.get("keep_chips"):
         import sim  # noqa: F401

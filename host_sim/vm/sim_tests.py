@@ -51,6 +51,9 @@ def run(name):
         if hasattr(result, "send"):  # an async def
             asyncio.new_event_loop()
             asyncio.run(result)
+        complaints = sys.modules["sim_radio"].chip.complaints
+        if complaints:
+            raise AssertionError("undefined by the radio's datasheet: %s" % complaints)
         report(name)
     except Skip as e:
         report(name, skip=str(e))
@@ -59,6 +62,7 @@ def run(name):
     sim_clock._events.clear()  # a watchdog of this test does not bite the next,
     sys.modules["machine"].WDT._event = None  # and no light sleep of the next wakes it again
     sim_clock.cut_at = sim_clock.NEVER
+    sys.modules["sim_radio"].fresh()
 
 
 for name in names:

@@ -78,11 +78,13 @@ def measure(
     hours: Sequence[float] | None = None,
     firmware: Path | None = None,
     driver: Path | None = None,
+    stir: int = 0,
 ) -> Measured:
     """What the application holds at the start and after each of `hours`; no gateway answers, so the outbox fills.
 
     way: "mpy" (files on the file system) or "romfs" (an image, run in place). driver: folder with micropython-lib's lora/, whose share is
-    measured then; else it is the recorded one. No32BitVm, CompileError, ImageError, HeapError.
+    measured then; else it is the recorded one. stir: small objects that are laid out beforehand, two of three of which go again, so that all that follows lies
+    elsewhere: other garbage is held by words that point at it by chance. No32BitVm, CompileError, ImageError, HeapError.
     """
     wiring = provision.board(BOARD)
     chip = wiring["radio"]["chip"]
@@ -116,7 +118,8 @@ def measure(
         before = h
     job = Job(
         f"{profile}-{link}-{way}",
-        (HERE / "lib" / "heap_node.py").read_text(),
+        f"_stirred = [bytearray(16 * (i % 7 + 1)) for i in range({stir})][::3]\n" * bool(stir)
+        + (HERE / "lib" / "heap_node.py").read_text(),
         steps,
         paths=paths,
         argv=[json.dumps({name: data.hex() for name, data in files.items()})],

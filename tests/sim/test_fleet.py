@@ -207,13 +207,14 @@ def test_two_nodes_on_one_channel_in_the_same_moment_collide(play, tmp_path):
     (firmware / "boot.py").write_text("")
     (firmware / "main.py").write_text(
         "import sim_clock, time\n"
-        "from lora import SX1262\n"
-        "radio = SX1262(lora_cfg={'freq_khz': 868100, 'preamble_len': 8})\n"
+        "import asyncio\n"
+        "from lora import AsyncSX1262\n"
+        "radio = AsyncSX1262(0, 0, 0, dio3_tcxo_millivolts=1800, lora_cfg={'freq_khz': 868100, 'preamble_len': 8})\n"
         "for start in (120, 240):\n"
         "    sim_clock.advance(start * 1000000)\n"
         "    if start == 240: time.sleep(N)\n"
-        "    radio.send(b'hello')\n"
-        "    print(radio.recv(timeout_ms=3000))\n"
+        "    asyncio.run(radio.send(b'hello'))\n"
+        "    print(asyncio.run(radio.recv(timeout_ms=3000)))\n"
         "time.sleep(10000)\n".replace("N", "__import__('machine').unique_id()[-1] * 5")
     )
     scenario = plan(group=[{"name": "aq", "profile": "air_quality", "count": 2}])

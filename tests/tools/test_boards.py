@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from host_sim import boards, fits, provision
+from host_sim import boards, fits, pins, provision
 from host_sim.vm32.held import HELD, RESERVE, on_board
 from tools.boards import command
 
@@ -64,6 +64,41 @@ def test_a_bus_or_a_radio_that_is_not_there_is_named(tmp_path: Path, monkeypatch
     assert code == 1 and len(said["refusals"]) == 2
     assert said["refusals"][0].startswith("no [i2s.N]: the inmp441 of noise")
     assert check("mine", "--profile", "parking")[1]["link"] == "wifi"
+
+
+@pytest.mark.parametrize("name", boards.known())
+def test_the_pins_of_every_board_fit_its_chip_and_its_image(name: str) -> None:
+    assert pins.problems(boards.load(name), boards.image(name).stock) == []
+
+
+def test_pins_that_an_image_has_its_repl_on_are_refused() -> None:
+    code, said = check("lilygo_t3s3", "--profile", "air_quality", "--image", "ESP32_GENERIC_S3")
+    assert code == 1 and [r[:15] for r in said["refusals"]] == ["[uart.2] tx = 4", "[uart.2] rx = 4"], said
+    assert all("the REPL of the image ESP32_GENERIC_S3 is on UART 0 (GPIO 43 and 44)" in r for r in said["refusals"])
+    assert check("lilygo_t3s3", "--profile", "air_quality")[0] == 0, "on the board's own image it is on USB"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("tx = 17", "tx = 1", "[uart.2] tx = 1: the REPL of the image ESP32_GENERIC is on UART 0"),
+        ("scl = 22", "scl = 36", "[i2c.0] scl = 36: GPIO 36 of an esp32 is an input only"),
+        ("cs = 5", "cs = 39", "[radio] cs = 39: GPIO 39 of an esp32 is an input only"),
+        ("sda = 21", "sda = 24", "[i2c.0] sda = 24: esp32 has no such GPIO"),
+        ("sda = 21", "sda = 40", "[i2c.0] sda = 40: esp32 has no such GPIO"),
+        ("sda = 21", 'sda = "21"', "[i2c.0] sda = 21: esp32 has no such GPIO"),
+        ("busy = 4", "busy = 22", "[radio] busy = 22: [i2c.0] scl has it already"),
+        ("reset = 14", "reset = 9", "[radio] reset = 9: the esp32's flash memory is there"),
+        ("pin = 35", "pin = 15", "[battery] pin = 15: the ADC that works beside WiFi does not reach it"),
+        ('chip = "esp32"', 'chip = "esp33"', '[board] chip "esp33": its pins are not known here'),
+    ],
+)
+def test_a_pin_that_does_not_fit_is_named_with_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, words: str
+) -> None:
+    made(tmp_path, monkeypatch, lambda t: t.replace(old, new))
+    code, said = check("mine", "--profile", "parking")
+    assert code == 1 and len(said["refusals"]) == 1 and said["refusals"][0].startswith(words), said
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,28 @@ def test_only_the_driver_of_the_boards_chip_goes_into_the_image(tmp_path: Path) 
     assert more["files"] == plain["files"] + 4 and more["sha256"] != plain["sha256"]
 
 
+def test_a_driver_that_mip_installed_as_bytecode_goes_in_as_it_is(tmp_path: Path) -> None:
+    (a_driver(tmp_path) / "lora" / "modem.py").unlink()
+    (tmp_path / "lora" / "modem.mpy").write_bytes(b"M\x06\x00\x1e-as-it-came")
+    files = romfs.driver_files(tmp_path, "sx1262")
+    assert files["lora/modem.mpy"] == b"M\x06\x00\x1e-as-it-came" and len(files) == 4
+    (tmp_path / "lora" / "modem.mpy").write_bytes(b"M\x05\x00\x1e-of-another-time")
+    with pytest.raises(romfs.ImageError, match=r"modem.mpy is no bytecode of version 6.*next: "):
+        romfs.driver_files(tmp_path, "sx1262")
+
+
+def test_all_that_a_folder_lacks_is_said_at_once_and_the_folder_itself_is_known(tmp_path: Path) -> None:
+    with pytest.raises(romfs.ImageError, match=r"has no lora/.*next: install lora, lora-async and lora-sx126x"):
+        romfs.driver_files(tmp_path, "sx1262")
+    folder = a_driver(tmp_path) / "lora"
+    with pytest.raises(romfs.ImageError, match=f"is lora/ itself; next: name {tmp_path}"):
+        romfs.driver_files(folder, "sx1262")
+    for name in ("async_modem", "sx126x"):
+        (folder / f"{name}.py").unlink()
+    with pytest.raises(romfs.ImageError, match=r"async_modem.py is not there, nor is .*sx126x.py"):
+        romfs.driver_files(tmp_path, "sx1262")
+
+
 def test_what_is_missing_is_named_with_what_to_do(tmp_path: Path) -> None:
     out = str(tmp_path / "x")
     (a_driver(tmp_path) / "lora" / "sx126x.py").unlink()

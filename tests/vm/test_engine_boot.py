@@ -106,6 +106,9 @@ def test_a_provisioned_node_comes_up_and_keeps_running_without_a_gateway(node: P
         (whole(profile="zebra"), NVS, "zebra"),
         (whole(link="pigeon"), NVS, "pigeon"),
         (whole() | {"/board.json": "{}"}, NVS, "radio"),
+        (whole() | {"/board.json": BOARD.replace('"scl": 22', '"scl": 36')}, NVS, "board.json: pin 36"),  # an input
+        (whole() | {"/board.json": BOARD.replace('"sda": 21', '"sda": 24')}, NVS, "board.json: pin 24"),  # not there
+        (whole() | {"/board.json": BOARD.replace('"cs": 5', '"cs": 39')}, NVS, "board.json: pin 39"),
         (whole(alarms=[{"q": "pm10", "above": 5}]), NVS, "pm10"),
         (whole(sensors={"qmc5883l": {"speed": 9}}), NVS, "qmc5883l"),
     ],

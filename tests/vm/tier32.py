@@ -77,14 +77,19 @@ def why_not(file: str, name: str) -> str | None:
 
 
 def run_functions(
-    path: Path, names: Sequence[str], *, more: Sequence[Path] = (), hw: Mapping[str, Any] | None = None
+    path: Path,
+    names: Sequence[str],
+    *,
+    more: Sequence[Path] = (),
+    hw: Mapping[str, Any] | None = None,
+    **boot: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Run each function in a 32-bit VM and on a flash of its own, all in one process: {name: report of sim_tests, with "out"}."""
+    """Run each function in a 32-bit VM and on a flash of its own, all in one process: {name: report of sim_tests, with "out"}. boot: more keys of the boot file."""
     script = (mpy.VM_FOLDER / "sim_tests.py").read_text()
     todo, results = list(names), dict[str, dict[str, Any]]()
     while todo:
         jobs = [
-            Job(n, script, [f"run({n!r})"], (path.parent, *more), argv=("/host0/" + path.name,), hw=hw or {})
+            Job(n, script, [f"run({n!r})"], (path.parent, *more), argv=("/host0/" + path.name,), hw=hw or {}, boot=boot)
             for n in todo
         ]
         done = run_jobs(jobs, timeout_s=280)  # less than what pytest gives the item that brings them all

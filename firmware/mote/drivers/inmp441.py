@@ -16,14 +16,19 @@ from mote.dsp import aweight
 from mote.dsp.decibel import mdb, mdb3
 from mote.dsp.levels import Levels
 
-_FRAMES = const(2400)  # 50 ms; the hal's I2S must have ibuf >= 2 * 4 * _FRAMES
+_FRAMES = const(
+    2400
+)  # 50 ms; the hal's I2S must hold as many: ibuf >= 8 * _FRAMES, for it takes stereo frames of 32 bits
+_GATHER_MS = const(
+    20
+)  # the port wakes a reader every 256 frames (5 ms): fewer and longer turns; with an erase (45 ms) it is below 85 ms
 _STEP = const(1200)  # one histogram entry every 25 ms
 _LEVEL_MDB = const(-32276 + 2000)  # 94 - 20 lg(420426/sqrt 2) - 10 lg 48, less the filter's gain at 1 kHz
 _DEAD_MDB = const(10000)  # below 10 dB(A) no microphone is alive
 
 
 class INMP441:
-    """The microphone behind `i2s` (machine.I2S RX, 32 bit, mono, 48 kHz, ibuf >= 19200).
+    """The microphone behind `i2s` (machine.I2S RX, 32 bit, mono, 48 kHz; ibuf >= 19200, which is 2304 frames).
 
     listen_ms: length of the window of one reading (the time between two readings is not heard; LAeq of a minute wants
     the full minute less the settling). settle_ms: thrown away after the first start (start-up takes 85 ms, the DC step
@@ -79,6 +84,8 @@ class INMP441:
             n = min((n or 0) >> 2, frames)
             frames -= n
             self.process(n, count)
+            if 0 < frames and n < _STEP:
+                await asyncio.sleep_ms(_GATHER_MS)
 
     def process(self, n, count):
         """Filter the first n frames of the buffer, 25 ms per histogram entry. No allocation."""

@@ -4,6 +4,14 @@ import machine
 from mote.errors import BadConfig
 
 
+def gpio(number, *how, **more):
+    """machine.Pin(number, ...). Raises BadConfig for a pin that the chip lacks, or cannot drive as asked."""
+    try:
+        return machine.Pin(number, *how, **more)
+    except (ValueError, TypeError):
+        raise BadConfig("board.json: pin %s" % number)
+
+
 class Board:
     """spec: the board file as a dict. Every factory takes a unit number, or None for the first one of its kind.
 
@@ -32,8 +40,9 @@ class Board:
         """The I2C bus; one object per bus, shared by its chips."""
         n, spec = self._unit("i2c", unit)
         if n not in self._i2c:
-            pin = machine.Pin
-            self._i2c[n] = machine.I2C(n, scl=pin(spec["scl"]), sda=pin(spec["sda"]), freq=spec.get("freq_hz", 100000))
+            # an input as SCL or SDA is no error of machine.I2C but an abort (ESP-IDF 5.5.2 and later): asked of the pin first
+            scl, sda = gpio(spec["scl"], machine.Pin.OPEN_DRAIN), gpio(spec["sda"], machine.Pin.OPEN_DRAIN)
+            self._i2c[n] = machine.I2C(n, scl=scl, sda=sda, freq=spec.get("freq_hz", 100000))
         return self._i2c[n]
 
     def uart(self, unit=None, baud=9600, rxbuf=512):
@@ -41,12 +50,13 @@ class Board:
         n, spec = self._unit("uart", unit)
         return machine.UART(n, baud, tx=spec["tx"], rx=spec["rx"], rxbuf=rxbuf)
 
-    def i2s(self, unit=None, rate=48000, ibuf=32768):
-        """An I2S microphone input, 32-bit mono; rate in Hz, ibuf in bytes."""
+    def i2s(self, unit=None, rate=48000, frames=4096):
+        """An I2S microphone input, 32-bit mono; rate in Hz. frames: what it holds until they are read, in DMA memory of 8 bytes each
+        (machine_i2s.c takes stereo frames of 32 bits, whatever is asked for); a multiple of 256."""
         n, spec = self._unit("i2s", unit)
         return machine.I2S(
             n, sck=machine.Pin(spec["sck"]), ws=machine.Pin(spec["ws"]), sd=machine.Pin(spec["sd"]),
-            mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=ibuf,
+            mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=rate, ibuf=8 * frames,
         )  # fmt: skip
 
     def pulse(self, unit=None, asleep=False, woke=False):

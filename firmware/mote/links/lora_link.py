@@ -24,8 +24,33 @@ _PREAMBLE_SYMBOLS = const(
     25
 )  # 8 + 4.25 of preamble and sync, 8 of the header, and some: detected by then, or there is nothing
 _TX_SLACK_MS = const(3000)
+_AGAIN_MS = const(7)  # no divisor of the driver's 10 ms
 _LONGEST = const(255)
 _ANSWER_BYTES = const(40)  # an ack with missing counters and the time is 30
+
+
+async def _expire(task, ms, late):
+    await asyncio.sleep_ms(ms)
+    late.append(ms)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep_ms(_AGAIN_MS)
+
+
+async def _within(call, ms):
+    """Await a call of the driver; TimeoutError after ms. asyncio.wait_for() would cancel it once, and that is lost when the driver's own wait_for()
+    runs out at the moment (extmod/asyncio/funcs.py; python/cpython#86296): it sends and receives in a loop, so both would wait for ever."""
+    task = asyncio.create_task(call)
+    late = []
+    timer = asyncio.create_task(_expire(task, ms, late))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if late:
+            raise asyncio.TimeoutError
+        raise
+    finally:
+        timer.cancel()
 
 
 class LoraLink:
@@ -95,13 +120,16 @@ class LoraLink:
             self.duty.spend(self._bands.index(sub_band(khz)), need)
             self.airtime_ms += need
             self.radio_ms += need
-            end = await asyncio.wait_for_ms(modem.send(memoryview(buf)[:n]), need + _TX_SLACK_MS)
+            end = await _within(modem.send(memoryview(buf)[:n]), need + _TX_SLACK_MS)
             if listen:
                 await self._listen(modem, end)
         except asyncio.TimeoutError as e:
             self._broken(e)
             raise
-        except RuntimeError as e:
+        except (
+            RuntimeError,
+            ImportError,
+        ) as e:  # no driver, or one that an image has frozen a part of: the node measures all the same
             self._broken(e)
             raise OSError(5)
         finally:  # also when cancelled
@@ -133,7 +161,7 @@ class LoraLink:
         if not self.asleep:
             try:
                 self._ready()
-            except (RuntimeError, OSError) as e:
+            except (RuntimeError, OSError, ImportError) as e:
                 self._broken(e)
             self._sleep()
 
@@ -147,7 +175,7 @@ class LoraLink:
                 if left <= 0:
                     return
                 # a packet that was detected may keep recv() longer than `left`, by its own length at most
-                packet = await asyncio.wait_for_ms(modem.recv(left), left + self._air_ms(_LONGEST) + _TX_SLACK_MS)
+                packet = await _within(modem.recv(left), left + self._air_ms(_LONGEST) + _TX_SLACK_MS)
                 if packet is None:
                     return
                 if self.on_frame(packet, packet.rssi, packet.snr):

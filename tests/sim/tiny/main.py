@@ -44,8 +44,9 @@ async def sampler(dog):
 
 async def lora():
     radio = AsyncSX1262(
-        lora_cfg={"freq_khz": 868100 + 200 * (config["node"] % 3), "sf": config["sf"], "preamble_len": 8}
-    )
+        None, None, None, dio3_tcxo_millivolts=1800,
+        lora_cfg={"freq_khz": 868100 + 200 * (config["node"] % 3), "sf": config["sf"], "preamble_len": 8},
+    )  # fmt: skip
     missed = 0
     while True:
         await asyncio.sleep(600)

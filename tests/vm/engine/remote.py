@@ -580,6 +580,21 @@ async def test_health_of_a_day_says_all_once_and_the_important_every_time():
     assert len(gw.frames_of(REPORT)) > 40 and size < 700, size
 
 
+async def test_a_supply_that_cannot_be_measured_is_told_at_every_boot_for_nothing_guards_writes_then():
+    """An ESP32 without calibration in its eFuse reads 0 mV: mote/power.py writes without a limit."""
+    from mote import status
+
+    gw, node, task = await far.running()
+    node.power._least = 3300
+    for mv, words in ((0, "supply 0 mV: unwatched"), (1400, "supply 1400 mV: unwatched"), (3700, None), (None, None)):
+        node.board.battery_mv = lambda mv=mv: mv
+        assert dict(status.boot_items(node)).get(22) == words, mv
+        node.power.check()
+    node.power._least = 0
+    node.board.battery_mv = lambda: 0
+    assert 22 not in dict(status.boot_items(node)), "nobody asked for a guard"
+
+
 async def test_a_node_that_slept_says_what_matters_and_the_rest_once_a_day():
     """What was said before a sleep is not kept over it; that is no reason to say all of it at every report."""
     gw, node, task = await far.running()
@@ -595,6 +610,11 @@ async def test_a_node_that_slept_says_what_matters_and_the_rest_once_a_day():
         return sorted([key for key, _ in sent[0]])
 
     assert keys() == [1, 7], "no battery on this board"
+    node.board.battery_mv = lambda: 3712
+    assert keys() == [1, 7, 12]
+    node.board.battery_mv = lambda: 0
+    assert keys() == [1, 7], "an ADC without calibration measures nothing: no value is said"
+    del node.board.battery_mv
     far.sensor.error = OSError(19)
     await asyncio.sleep(300)
     assert keys() == [1, 7, 11], "a sensor that fails matters"

@@ -89,7 +89,10 @@ class Disk:
             vfs.umount("/d")  # of a test that failed
         except OSError:
             pass
-        self.data = bytearray(b"\xff" * (blocks * size))
+        # one stretch of the heap: a second one for what it is filled with is not always there
+        self.data = bytearray(blocks * size)
+        for i in range(blocks):
+            self.data[i * size : (i + 1) * size] = b"\xff" * size
         self._size = size
         vfs.VfsLfs2.mkfs(RamFlash(self.data, size), progsize=32, readsize=32, lookahead=32)
         self.flash = self._fs = None

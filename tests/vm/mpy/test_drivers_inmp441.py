@@ -6,6 +6,7 @@ import micropython
 import sim
 from chips.inmp441 import INMP441Chip, Words, plain_tone
 from machine import I2S
+from mote.hal.board import Board
 from mote.drivers import open_driver
 from mote.drivers.errors import NoAnswer, OutOfRange
 
@@ -45,6 +46,28 @@ async def test_settling_hides_the_start_of_the_microphone():
     out = [0] * 5
     await d.read_into(out)
     assert abs(out[0] - 501) <= 2 and out[1] < 530, out
+
+
+async def test_no_frame_is_lost_while_flash_is_erased_and_the_loop_turns_no_more_often_than_it_must():
+    """An erase of a block takes 45 ms, in which nothing else runs; the port wakes a reader every 256 frames."""
+    sim.values["laeq"] = 60.0
+    sim.attach_i2s(0, INMP441Chip(sim.sense, sim.now_us))
+    i2s = Board({"i2s": {"0": {"sck": 1, "ws": 2, "sd": 3}}}).i2s()
+    d = open_driver("inmp441", i2s, {"listen_ms": 2000})
+    reads = []
+    take, out = d.process, [0] * 5
+
+    def process(n, count):
+        reads.append(n)
+        if len(reads) % 10 == 0:
+            sim.advance_ms(45)
+        take(n, count)
+
+    d.process = process
+    await d.read_into(out)
+    assert i2s.lost == 0 and abs(out[0] - 600) <= 2, (i2s.lost, out)
+    seconds = sum(reads) / 48000
+    assert len(reads) < 50 * seconds, (len(reads), seconds)
 
 
 async def test_dead_data_line_is_no_reading():

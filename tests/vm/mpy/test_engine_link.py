@@ -1,18 +1,21 @@
-"""The LoRa link on the `lora` stand-in: window, foreign frames, duty cycle; the supervisor's watchdog and restarts."""
+"""The LoRa link on the radio of a board: window, foreign frames, duty cycle; the supervisor's watchdog and restarts.
+
+Runs over the stand-in of micropython-lib's `lora`, and over the driver itself when there is one (README.md).
+"""
 
 import asyncio
 import struct
 
 import esp32
-import hw_lora
 import machine
 import nodekit as kit
 import sim
 import sim_clock
 import sim_link
-from lora import AsyncSX1262
+import sim_radio
 from mote import supervisor, words
 from mote.duty import Duty
+from mote.hal import radio
 from mote.hal.rtc import RtcMemory
 from mote.links.lora_link import LoraLink
 from mote.tasks import Supervisor
@@ -23,8 +26,11 @@ def Uplink(link, outbox):
     return _Uplink(outbox, link, 0, 0, 10_000, 10_000, lambda: None, lambda frame: True)
 
 
+SPI = {"sck": 18, "mosi": 23, "miso": 19}
+
+
 class Air:
-    """Hears what the modem says; answer(at_ms after the end of the uplink, bytes)."""
+    """Hears what the radio says; answer(at_ms after the end of the uplink, bytes)."""
 
     def __init__(self):
         self.sent = []
@@ -36,7 +42,7 @@ class Air:
         if op == "T":
             fields = rest.split(" ")
             frame = bytes.fromhex(fields[-1])
-            us = hw_lora._radio[0].get_time_on_air_us(len(frame))
+            us = sim_radio.chip.air_us(len(frame))
             self.sent.append((now, int(fields[0]), us))
             for after_ms, data in self.answers:
                 sim_clock.at(now + us + 1000 * after_ms, self._begin, data)
@@ -46,10 +52,11 @@ class Air:
             self.listened.append((self.began, now))
 
     def _begin(self, data):
-        us = hw_lora._radio[0].get_time_on_air_us(len(data))
-        if hw_lora._radio[0]._mode == 1:
-            hw_lora._radio[0]._lock(sim_clock.now + us)
-            sim_clock.at(sim_clock.now + us, hw_lora._on_packet, struct.pack("<hh", -97, -12) + data)
+        chip = sim_radio.chip
+        if sim_radio.power() == "receive":
+            sim_clock.at(sim_clock.now + 49 * chip.symbol_us() // 4, sim_radio.on_lock, b"")
+            packet = struct.pack("<hh", -97, -12) + data
+            sim_clock.at(sim_clock.now + chip.air_us(len(data)), sim_radio.on_packet, packet)
 
 
 def link(sf=7, allowed=True):
@@ -60,12 +67,11 @@ def link(sf=7, allowed=True):
 
     def make():
         built.append(sim_clock.now)
-        return AsyncSX1262(None, 1, 2, lora_cfg={"freq_khz": 868100, "sf": sf, "preamble_len": 8})
+        return radio.make(sim_radio.spec, SPI, sf)
 
     made = LoraLink(make, (), sf, [868100, 868300, 868500], [1], Duty(rtc, nvs, lambda: sim_clock.now // 1000000, [1]))
     made.built = built
-    hw_lora.trouble = None
-    hw_lora._radio[:] = []
+    sim_radio.fresh()
     air = Air()
     sim_link.speak = air.speak
     made.heard = []
@@ -84,7 +90,7 @@ async def test_an_answer_one_second_after_the_uplink_is_heard_at_every_spreading
         air.answers = [(1000, b"\x01" * 30)]
         await made.send(bytearray(51), 40, 2, True)
         assert made.heard == [(b"\x01" * 30, -97, -12)], sf
-        assert made._modem.is_idle() and hw_lora.power() == "sleep"
+        assert made._modem.is_idle() and sim_radio.power() == "sleep"
 
 
 async def test_the_window_is_short_when_nobody_answers():
@@ -161,7 +167,7 @@ async def test_channels_are_random_and_the_ledger_stops_what_is_too_much():
 def test_time_on_air_is_the_drivers():
     for sf in range(7, 13):
         made, _ = link(sf)
-        modem = AsyncSX1262(lora_cfg={"sf": sf, "bw": "125", "coding_rate": 5, "preamble_len": 8})
+        modem = radio.make(sim_radio.spec, SPI, sf)
         for n in range(1, 256):
             assert made._air_ms(n) == (modem.get_time_on_air_us(n) + 999) // 1000, (sf, n)
 
@@ -170,9 +176,9 @@ async def test_the_radio_is_made_to_send_and_sleeps_afterwards():
     made, air = link()
     assert made.built == [], "a boot that sends nothing leaves the radio alone"
     await made.send(bytearray(51), 40, 2, True)
-    assert len(made.built) == 1 and hw_lora.power() == "sleep"
+    assert len(made.built) == 1 and sim_radio.power() == "sleep"
     await made.send(bytearray(51), 40, 0, False)
-    assert len(made.built) == 1 and hw_lora.power() == "sleep"
+    assert len(made.built) == 1 and sim_radio.power() == "sleep"
 
 
 async def test_every_complaint_of_the_radio_is_an_error_of_the_link_and_the_modem_is_made_anew():
@@ -180,18 +186,18 @@ async def test_every_complaint_of_the_radio_is_an_error_of_the_link_and_the_mode
         made, air = link()
         await made.send(bytearray(51), 40, 0, False)
         for again in range(1 if trouble == "busy" else 3):  # a stuck BUSY ends with the reset that making it anew is
-            hw_lora.trouble = trouble
+            sim_radio.trouble = trouble
             try:
                 await made.send(bytearray(51), 40, 0, True)
                 raise AssertionError(trouble)
             except (OSError, asyncio.TimeoutError):
                 pass
             assert made.faults == again + 1, (trouble, made.faults)
-        hw_lora.trouble = None
+        sim_radio.trouble = None
         before = len(air.sent)
         await made.send(bytearray(51), 40, 0, False)
         assert len(air.sent) == before + 1 and len(made.built) >= 2, trouble
-        assert hw_lora.power() == "sleep", trouble
+        assert sim_radio.power() == "sleep", trouble
 
 
 async def test_a_radio_that_fails_while_it_listens_or_falls_asleep_is_made_anew():
@@ -200,7 +206,7 @@ async def test_a_radio_that_fails_while_it_listens_or_falls_asleep_is_made_anew(
 
         async def break_it(at_ms=at_ms):
             await asyncio.sleep_ms(at_ms)
-            hw_lora.trouble = "status"
+            sim_radio.trouble = "status"
 
         task = asyncio.create_task(break_it())
         try:
@@ -208,15 +214,15 @@ async def test_a_radio_that_fails_while_it_listens_or_falls_asleep_is_made_anew(
         except OSError:
             pass
         await task
-        hw_lora.trouble = None
+        sim_radio.trouble = None
         await made.send(bytearray(51), 40, 2, True)
-        assert hw_lora.power() == "sleep", at_ms
+        assert sim_radio.power() == "sleep", at_ms
 
 
 async def test_a_window_that_never_ends_is_an_error_of_the_link_and_the_modem_is_made_anew():
     for sf in (7, 9):
         made, air = link(sf)
-        hw_lora.trouble = "stuck_receive"
+        sim_radio.trouble = "stuck_receive"
         began = sim_clock.now
         try:
             await made.send(bytearray(51), 40, 2, True)
@@ -224,16 +230,55 @@ async def test_a_window_that_never_ends_is_an_error_of_the_link_and_the_modem_is
         except asyncio.TimeoutError:
             pass
         assert (sim_clock.now - began) < 25000000, (sf, sim_clock.now - began)
-        hw_lora.trouble = None
-        assert hw_lora.power() == "sleep" or not made.asleep
+        sim_radio.trouble = None
+        assert sim_radio.power() == "sleep" or not made.asleep
         air.answers = [(1000, b"\x40answer")]
         await made.send(bytearray(51), 40, 2, True)
-        assert made.heard and len(made.built) == 2 and hw_lora.power() == "sleep", sf
+        assert made.heard and len(made.built) == 2 and sim_radio.power() == "sleep", sf
+
+
+def too_long():
+    raise AssertionError("the link still waits")
+
+
+async def test_a_send_that_never_ends_is_given_up_whenever_its_time_is_over():
+    """asyncio.wait_for() loses a cancellation that comes while it takes back what it waited for, and the driver looks at the chip every 10 ms."""
+    for n in range(30, 51):
+        made, _ = link()
+        sim_radio.trouble = "lost_tx_done"
+        guard = sim_clock.at(sim_clock.now + 60_000_000, too_long)
+        began = sim_clock.now
+        try:
+            await made.send(bytearray(51), n, 2, True)
+            raise AssertionError(n)
+        except asyncio.TimeoutError:
+            pass
+        assert sim_clock.now - began < 5_000_000, n
+        sim_clock.cancel(guard)
+        sim_radio.trouble = None
+        await made.send(bytearray(51), n, 2, True)
+        assert sim_radio.power() == "sleep", n
+
+
+async def test_a_link_that_is_cancelled_at_any_time_leaves_no_task_and_a_radio_that_sleeps():
+    for at_ms in (0, 3, 30, 80, 500, 1050, 1200):
+        made, _ = link()
+        task = asyncio.create_task(made.send(bytearray(51), 40, 2, True))
+        await asyncio.sleep_ms(at_ms)
+        task.cancel()
+        try:
+            await task
+            raise AssertionError(at_ms)
+        except asyncio.CancelledError:
+            pass
+        await asyncio.sleep(20)
+        assert sim_radio.power() == "sleep", at_ms
+        await made.send(bytearray(51), 40, 2, True)
 
 
 async def test_what_a_radio_refused_to_send_costs_no_airtime():
     made, air = link()
-    hw_lora.trouble = "absent"
+    sim_radio.trouble = "absent"
     before = made.duty.budget_ms(0, False)
     for _ in range(200):
         try:
@@ -246,7 +291,7 @@ async def test_what_a_radio_refused_to_send_costs_no_airtime():
 def test_a_radio_that_was_never_put_to_sleep_since_power_on_is_before_the_board_sleeps():
     made, air = link()
     made.rest()
-    assert len(made.built) == 1 and hw_lora.power() == "sleep"
+    assert len(made.built) == 1 and sim_radio.power() == "sleep"
     made.rest()
     assert len(made.built) == 1
     made, air = link()
@@ -254,9 +299,9 @@ def test_a_radio_that_was_never_put_to_sleep_since_power_on_is_before_the_board_
     made.rest()
     assert made.built == []
     made, air = link()
-    hw_lora.trouble = "absent"
+    sim_radio.trouble = "absent"
     made.rest()  # the board sleeps all the same
-    hw_lora.trouble = None
+    sim_radio.trouble = None
 
 
 async def test_the_watchdog_is_fed_by_progress_only():

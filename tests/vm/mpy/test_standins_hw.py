@@ -127,6 +127,56 @@ async def test_uart_gives_whole_frames_to_a_stream_reader():
         assert bytes(await reader.readexactly(32)) == bytes(range(32))
 
 
+async def test_a_uart_gives_what_has_come_at_the_next_tick_of_the_port_not_only_whole_frames():
+    """machine_uart.c sets the threshold of the FIFO to one byte while timeout_char is 0; whoever waits is woken at ticks of 10 ms."""
+    sim.attach_uart(2, Line(sim.now_us))
+    uart = machine.UART(2, 9600)
+    sim.advance_ms(1000)
+    sim.advance_ms(5)
+    assert uart.any() == 4, uart.any()
+    reader, got = asyncio.StreamReader(uart), []
+    while sum(got) < 32:
+        got.append(len(await reader.read(64)))
+    assert len(got) in (4, 5) and max(got) <= 11, got
+
+
+async def test_i2s_holds_stereo_frames_of_8_bytes_and_wakes_a_reader_for_256_of_them():
+    i2s = machine.I2S(1, mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=48000, ibuf=32768)
+    began, buf = sim.now_us(), bytearray(4 * 8192)
+    n = await asyncio.StreamReader(i2s).readinto(buf)
+    assert n == 4 * 256 and 5_333 <= sim.now_us() - began < 6_000, (n, sim.now_us() - began)
+    sim.advance_ms(85)
+    assert i2s.readinto(buf) == 4 * 3840 and i2s.lost == 0
+    sim.advance_ms(96)
+    assert i2s.readinto(buf) == 4 * 4096 and i2s.lost == 512, i2s.lost
+    try:
+        machine.I2S(1, mode=machine.I2S.RX, bits=32, format=machine.I2S.MONO, rate=48000, ibuf=4095)
+        raise AssertionError
+    except ValueError:
+        pass
+
+
+def test_pins_that_a_chip_lacks_or_cannot_drive_are_refused_and_an_i2c_bus_on_them_is_the_end():
+    Pin = machine.Pin
+    for number, mode, words in (
+        (24, Pin.IN, "invalid pin"),
+        (40, Pin.IN, "invalid pin"),
+        (36, Pin.OUT, "only be input"),
+        (39, Pin.OPEN_DRAIN, "only be input"),
+    ):
+        try:
+            Pin(number, mode)
+            raise AssertionError(number)
+        except ValueError as e:
+            assert words in str(e), e
+    assert Pin(36, Pin.IN).value() == 0
+    try:
+        machine.I2C(0, scl=Pin(36), sda=Pin(21))
+        raise AssertionError("ESP-IDF 5.5.2 aborts")
+    except sim.Reset as e:
+        assert e.kind == "R"
+
+
 def test_power_cut_stops_a_flash_write():
     sim.power_cut_in(50)
     try:
@@ -138,63 +188,6 @@ def test_power_cut_stops_a_flash_write():
         raise AssertionError
     finally:
         sim.no_power_cut()
-
-
-def test_lora_time_on_air_agrees_with_semtech():
-    from lora import AsyncSX1262
-
-    for sf, size, us in ((7, 51, 102656), (9, 115, 615424), (12, 51, 2465792)):
-        cfg = {"freq_khz": 868100, "sf": sf, "preamble_len": 8}
-        assert AsyncSX1262(lora_cfg=cfg).get_time_on_air_us(size) == us
-
-
-async def test_lora_recv_ends_at_its_timeout():
-    from lora import AsyncSX1262
-
-    radio = AsyncSX1262(lora_cfg={"freq_khz": 868100})
-    t = sim.now_us()
-    assert await radio.recv(timeout_ms=300) is None
-    assert 300_000 <= sim.now_us() - t < 310_000
-
-
-async def test_a_radio_fails_when_its_hardware_is_said_to_and_only_then():
-    import hw_lora
-    import sim_hw
-    from lora import AsyncSX1262
-
-    met = []
-    hit, sim_hw.hit = sim_hw.hit, met.append
-    t = sim.now_us()
-    second = 1000000
-    sim_hw.faults = (
-        ("radio", "busy", t + second, t + 9 * second),
-        ("radio", "status", t + 20 * second, t + 21 * second),
-        ("bme280", "silent", t, t + 99 * second),
-    )
-    hw_lora._reset_since[:] = []
-    try:
-        cfg = {"freq_khz": 868100, "sf": 7, "preamble_len": 8}
-        radio = AsyncSX1262(lora_cfg=cfg)
-        radio.sleep()
-        sim.advance_ms(2000)
-        for _ in range(2):
-            try:
-                radio.sleep()
-                raise AssertionError("BUSY is stuck")
-            except RuntimeError as e:
-                assert "BUSY" in str(e)
-        AsyncSX1262(lora_cfg=cfg).sleep()  # reset
-        sim.advance_ms(18300)
-        try:
-            AsyncSX1262(lora_cfg=cfg)
-            raise AssertionError("the oscillator did not start")
-        except RuntimeError as e:
-            assert "OpError" in str(e)
-        sim.advance_ms(2000)
-        AsyncSX1262(lora_cfg=cfg).sleep()
-        assert met.count("busy") == 3 and met.count("status") == 1, met
-    finally:
-        sim_hw.hit, sim_hw.faults = hit, ()
 
 
 def test_an_adc_is_off_now_and_then_when_its_board_is_said_to_be_noisy():
