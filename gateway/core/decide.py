@@ -349,23 +349,29 @@ def _status(
 
 def metadata(node: Node, state: Described) -> dict[str, Any]:
     """Return what is published as a node's metadata; quantities are those it has reported so far."""
-    meta: dict[str, Any] = {
+    told: dict[str, Any] = {"quantities": {q.key: q.unit for q in map(quantity_of, state.ids)}}
+    if state.firmware is not None:
+        told["firmware"] = state.firmware
+    if health_s(state.rhythm) != DEFAULT_S:
+        told["health"] = health_s(state.rhythm)
+    return as_entered(told, node)
+
+
+def as_entered(meta: Mapping[str, Any], node: Node) -> dict[str, Any]:
+    """Return metadata with what the registry says of the node now, and of the node itself what they say."""
+    found: dict[str, Any] = {
         "id": node.id,
         "name": node.name,
         "profile": node.profile,
         "interval": node.interval_s,
         "visibility": node.visibility,
-        "quantities": {q.key: q.unit for q in map(quantity_of, state.ids)},
+        "quantities": meta["quantities"],
     }
     if node.lat is not None and node.lon is not None:
-        meta["location"] = {"type": "Point", "coordinates": [node.lon, node.lat]}
+        found["location"] = {"type": "Point", "coordinates": [node.lon, node.lat]}
     if node.area:
-        meta["area"] = list(node.area)
-    if state.firmware is not None:
-        meta["firmware"] = state.firmware
-    if health_s(state.rhythm) != DEFAULT_S:
-        meta["health"] = health_s(state.rhythm)
-    return meta
+        found["area"] = list(node.area)
+    return found | {key: meta[key] for key in ("firmware", "health") if key in meta}
 
 
 def offline_at(node: Node, heard: float) -> float:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from gateway.config import MqttOutputConfig
 from gateway.config.filter import Filter
 from gateway.core.current import Closed, Current, Up
+from gateway.core.decide import as_entered
 from gateway.core.model import Aggregate, Alarm, Node
 from gateway.core.shape import Entry, Shape
+from gateway.core.value import replace
 from gateway.outputs import RETAINED
 from gateway.outputs.filter import Sieve
 from gateway.outputs.message import BETWEEN, Known, Message
@@ -85,7 +87,13 @@ class Tree:
         if node is None:
             return None
         seen = self._sieve.facts(c, node)
-        return None if seen is None else (seen, node.name, node)
+        if seen is None:
+            return None
+        if (
+            seen.meta is not None and seen.meta["name"] != node.name
+        ):  # renamed: the event that says so comes in a moment
+            seen = replace(seen, meta=as_entered(seen.meta, node))
+        return seen, node.name, node
 
     def desired(self, subject: str, c: Current, formats: Iterable[str] | None = None) -> dict[str, Message]:
         """Return the retained messages of a subject by topic, in all formats or some."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from gateway.config import Broker, MqttOutputConfig
 from gateway.config.filter import Filter
 from gateway.core.current import MAX_ENDED, NOTHING, Current, fold, subject_of
+from gateway.core.decide import metadata
 from gateway.core.model import OPEN, Alarm, AlarmState, Area, Circle, Event, Node, NodeState
 from gateway.core.shape import Entry
 from gateway.core.value import replace
@@ -89,6 +91,21 @@ def test_what_the_facts_say_is_what_the_newest_events_said(f: Filter, seed: int,
             assert m.topic not in rendered, "one subject, one topic"
             rendered[m.topic] = m.payload
     assert rendered == {t: p for t, p in live.items() if p}
+
+
+def test_the_metadata_below_a_new_name_never_say_the_old_one() -> None:
+    """An output may look between the reload that renames a node and the event that says so, a moment later."""
+    number, node = next((n, x) for n, x in NODES.items() if x.lat is not None)
+    after = replace(node, name="renamed", profile="other", interval_s=node.interval_s + 1, area=("elsewhere",))
+    c = facts(EVERYTHING)[str(number)]
+    assert c.meta is not None
+    tree = Tree(shape_of(config(FILTERS[2]), "1"), "gw-1", {**NODES, number: after})
+    told = json.loads(tree.desired(str(number), c, ("native",))["city/v1/node/renamed/meta"].payload)
+    state = NodeState(ids=(), firmware=c.meta.get("firmware"))
+    wanted = metadata(after, state) | {"quantities": c.meta["quantities"], "gw": "gw-1"}
+    assert told == wanted and told["name"] == "renamed" and told["area"] == ["elsewhere"]
+    entities = tree.desired(str(number), c, ("homeassistant",))
+    assert all(node.name.encode() not in m.payload for m in entities.values())
 
 
 def test_areas_and_aggregates_are_rendered_as_they_were_told() -> None:
