@@ -509,7 +509,12 @@ class Ledger:
                 continue
             ident = f"{number}:entry-{change}:{rule}"
             over = replace(
-                a, state="cleared", t=max(a.t, int(now)), rules=(rule,), circle=Circle(former.profile, former.areas)
+                a,
+                state="cleared",
+                code="cleared",
+                t=max(a.t, int(now)),
+                rules=(rule,),
+                circle=Circle(former.profile, former.areas),
             )
             visibility = former.visibility
             self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over))  # fmt: skip
