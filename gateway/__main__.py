@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-if sys.argv[1:2] == [
-    "run"
-]:  # before what takes seconds to import: a SIGHUP that comes before we listen must not kill us
+if sys.argv[1:2] == ["run"]:
+    # before what takes seconds to import: a SIGHUP that comes before we listen must not kill us
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 from gateway import outcome

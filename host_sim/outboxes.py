@@ -93,9 +93,10 @@ class Load(threading.Thread):
         """Make n frames more than was said at first."""
         self._total += n
 
-    def alarms_acked_since(self, since: float) -> int:
-        """Alarms that were acknowledged after monotonic time `since`."""
-        return sum(t >= since and self.kinds[k] == "alarm" for k, t in list(self.acked.items()))
+    def acked_since(self, since: float) -> list[str]:
+        """The kinds of the frames that were acknowledged after monotonic time `since`. For any thread, while the load works."""
+        with self._lock:  # even list(items()) lets other threads run between two items
+            return [self.kinds[k] for k, at in self.acked.items() if at >= since]
 
     def run(self) -> None:
         try:
@@ -176,7 +177,8 @@ class Load(threading.Thread):
         for c in [c for c in box.frames if ack.covers(c)]:
             del box.frames[c]
             box.alarms.discard(c)
-            self.acked[node, c] = now
+            with self._lock:
+                self.acked[node, c] = now
 
 
 class Subscriber:
@@ -216,6 +218,11 @@ class Subscriber:
         """Wait until everything wanted has come; False when it did not."""
         with self._news:
             return self._news.wait_for(lambda: wanted <= self.seen.keys(), timeout_s)
+
+    def counts(self) -> dict[Key, int]:
+        """`seen` as it is now. For any thread, while messages arrive."""
+        with self._news:
+            return dict(self.seen)
 
     def _arrived(self, topic: str, payload: bytes, retained: bool) -> None:
         leaf = topic.rpartition("/")[2]

@@ -79,7 +79,7 @@ class FilesOutput(Destination):
         self._journal: BufferedWriter | None = None
         self._file = 0, 0  # device and inode of the journal
         self._crc = 0  # of what was written, synced or not
-        self._strange: set[Path] = set()  # files of others that were told in the log
+        self._strange: set[Path] = set()  # files of others that the log has named
         self._changed: tuple[float, str] | None = (
             None  # when the journal was found to be changed (monotonic s), and what became of it
         )

@@ -1,6 +1,6 @@
 """Folders that no output writes to any more (another `folder`, an output taken out): what was its running day becomes whole files there.
 
-What the day's file is to hold stands in the store (held.py), so this goes on at the next start where it was cut or the folder was away.
+What the day's file is to hold stands in the store (held.py), so this continues at the next start where it was cut or the folder was away.
 """
 
 from __future__ import annotations
@@ -118,6 +118,6 @@ class Folders:
             yield Problem("day_not_left", f"output {held.output} has left {held.folder}, and {held.path.name} is not made into files: {why}", what)  # fmt: skip
 
     async def cancel(self) -> None:
-        """End all tasks; the next start goes on."""
+        """End all tasks; the next start continues."""
         for key in list(self._tasks):
             await self._stop(key)

@@ -61,7 +61,7 @@ async def leave(
     """Empty what an output that was taken out has left at its broker, and look again AFTER_S later, and at once where it was emptied before
     this start: a broker that remembers an older time by then is emptied again.
 
-    nodes: the registry now; others: the outputs that there are now, of whatever address; failed: told why the last try failed, None when it
+    nodes: the registry now; others: the outputs that there are now, of whatever address; failed: gets why the last try failed, None when it
     did not; borrowed: it is not the output's own login, which may have other rights.
     """
     try:

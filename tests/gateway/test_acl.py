@@ -365,13 +365,13 @@ def test_home_assistant_reads_all_that_its_discovery_points_to(tmp_path: Path, s
                     pointed.add(v)
                 look(v)
 
-        def told() -> bool:
+        def complete() -> bool:
             look(json.loads(dict(home.heard)["homeassistant/device/n-263/config"]))
             return pointed & dict(portal.heard).keys() <= dict(home.heard).keys() >= needed
 
         # what the node has not reported is at no topic; the portal reads what there is
         needed = {"city/v1/gw/gw-1/state", "city/v1/node/n-263/state", "city/v1/node/n-263/q/pm10"}
-        assert until(told), (sorted(pointed), sorted(dict(home.heard)))
+        assert until(complete), (sorted(pointed), sorted(dict(home.heard)))
         assert needed <= pointed
     finally:
         p.kill()

@@ -145,7 +145,7 @@ def test_outputs_name_files_that_are_too_long_or_that_may_not_be_looked_at(
 def test_a_start_with_a_name_that_is_too_long_is_a_bad_configuration(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit code 2, by which the unit stays down: 1 would be tried again for ever."""
+    """Exit code 2, by which the unit stays down: 1 would be tried again without end."""
     for file in (folder / f"{LONG}.toml", folder / LONG / "gateway.toml"):
         assert service.run(file) == 2
         error = capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_another_registry_counts_from_then_on() -> None:
 def test_strangers_bring_no_name_of_a_household_to_an_output_of_open_data(
     tmp_path: Path, mosquitto: BrokerAddress
 ) -> None:
-    """A frame that is sent again, and 25 that are forged: nobody needs a key for those."""
+    """A frame that is sent again, and 25 that are forged: no one needs a key for those."""
     m = Mote(263)
     config = toml_of(tmp_path, mosquitto, [m], output_city='visibility = ["open", "restricted", "personal"]')
     config.write_text(
@@ -79,12 +79,12 @@ def test_strangers_bring_no_name_of_a_household_to_an_output_of_open_data(
         c.pull()
         city.wait(lambda: any(b"water-novak-5" in x and b"forgery" in x for x in city.on("gw/gw-1/health")))
         city.wait(lambda: any(b"water-novak-5" in x for x in city.on("gw/gw-1/reject")))
-        told = lambda leaf: [x for t, x, _ in portal.messages if t == f"portal/v1/gw/gw-1/{leaf}"]  # noqa: E731
-        portal.wait(lambda: any(b"forgery" in x for x in told("health")) and told("reject"))
+        published = lambda leaf: [x for t, x, _ in portal.messages if t == f"portal/v1/gw/gw-1/{leaf}"]  # noqa: E731
+        portal.wait(lambda: any(b"forgery" in x for x in published("health")) and published("reject"))
     finally:
         p.kill()
     assert not any(b"novak" in x for _, x, _ in portal.messages)
-    assert any(b"under the name of node 263" in x for x in told("health"))
-    for x in told("reject"):
+    assert any(b"under the name of node 263" in x for x in published("health"))
+    for x in published("reject"):
         jsonschema.validate(json.loads(x), schema("reject"))
         assert json.loads(x)["node_id"] == 263
