@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,7 @@ from rich.progress import Progress
 
 from gateway import __version__
 from gateway.config import Config, ConfigError, Filter, load
+from gateway.config.outputs import PROFILES, QUANTITIES, meant
 from gateway.core.model import OPEN, Event, Node
 from gateway.core.registry import LANGUAGES, VISIBILITIES, label, strictest
 from gateway.outcome import document, mistake
@@ -47,7 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("json", "csv", "geojson"), default="json")
     parser.add_argument("--file", type=Path, metavar="FILE", help="where to write; default stdout")
     add_period(parser, "time of measurement")
-    for name, what in (("profile", "profiles"), ("area", "areas"), ("quantity", "quantities")):
+    for name, what in (("node", "nodes"), ("profile", "profiles"), ("area", "areas"), ("quantity", "quantities")):
         parser.add_argument(
             f"--{name}", action="append", default=[], metavar="NAME", help=f"only these {what}; may be repeated"
         )
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         return _fail("usage", e, e.hint, 2)
     try:
         former = glance.departed(config.store, config.nodes)
+        _known(args, [*config.nodes.values(), *former.values()])
         with History(config.store, {**config.nodes, **former}) as history, _sink(args.file) as f:
             written = _write(config, former, history, f, args)
     except StoreError as e:
@@ -125,6 +127,20 @@ def _not_ours(file: Path, c: Config) -> None:
         raise ConfigError(f"--file {file} is a file of this gateway, which would be replaced", "name a new file")
 
 
+def _known(args: argparse.Namespace, nodes: Sequence[Node]) -> None:
+    """Raise ConfigError for a name by which nothing could ever be chosen: an export of nothing looks like a time without readings."""
+    chosen: tuple[tuple[str, set[str], str], ...] = (
+        ("node", {n.name for n in nodes}, "no node, nor was one"),
+        ("profile", {*PROFILES, *(n.profile for n in nodes)}, "no profile"),
+        ("area", {a for n in nodes for a in n.area}, "no area of any node"),
+        ("quantity", set(QUANTITIES), "no quantity"),
+    )
+    for option, known, what in chosen:
+        for name in getattr(args, option):
+            if name not in known and (option != "quantity" or name.partition("-")[0] not in known):
+                raise ConfigError(f"--{option} {name!r} is {what}", meant(name, known, f"leave --{option} out"))
+
+
 @contextmanager
 def _sink(file: Path | None) -> Iterator[TextIO]:
     """Give stdout, or a file that appears under its name when it is whole.
@@ -158,6 +174,7 @@ def _write(
     config: Config, former: Mapping[int, Node], history: History, f: TextIO, args: argparse.Namespace
 ) -> dict[str, int]:
     nodes = {**config.nodes, **former}
+    chosen = [n for n in nodes.values() if not args.node or n.name in args.node]
     since, until = int(args.since), int(args.until)
     circles = frozenset(args.visibility or (OPEN,))
     sieve = Sieve(Filter(circles, frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
@@ -187,7 +204,7 @@ def _write(
     def each() -> Iterator[tuple[Node, Iterator[Record]]]:
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as bar:
-            for node in bar.track(list(nodes.values()), description="nodes"):
+            for node in bar.track(chosen, description="nodes"):
                 if any(strictest(node.visibility, circle) == circle for circle in circles):
                     yield node, readings(node)
                 elif node.id in former and next(history.reports_of(node.id, since, until), None) is None:

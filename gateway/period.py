@@ -33,7 +33,12 @@ def moment(text: str) -> float:
 def add_period(parser: argparse.ArgumentParser, what: str) -> None:
     """Add --from and --to."""
     parser.add_argument(
-        "--from", dest="since", type=moment, required=True, metavar="TIME", help=f"{what}: first moment"
+        "--from",
+        dest="since",
+        type=moment,
+        required=True,
+        metavar="TIME",
+        help=f"{what}: first moment; 2026-03-02, 2026-03-02T06:30Z (UTC where no zone is named), Unix seconds, or an age: 90m, 36h, 7d, 2w",
     )
     parser.add_argument(
         "--to", dest="until", type=moment, default="now", metavar="TIME", help="first moment after; default now"

@@ -25,7 +25,8 @@ PROFILES = (
     "bin_fill",
 )  # those with firmware; nodes.toml may name more
 FILE_FORMATS = ("jsonl", "csv", "parquet")
-
+QUANTITIES = (*ABOUT, *(key for key in STATUS_KEYS.values() if key not in ABOUT))
+"""What `quantities` of an output and `export --quantity` may name."""
 
 FILTER_KEYS = ("visibility", "profiles", "quantities", "areas")
 
@@ -154,11 +155,10 @@ def _ngsi_http(name: str, t: Table, sieve: Filter) -> NgsiHttpOutputConfig:
 
 
 def _filter(t: Table, nodes: Mapping[int, Node]) -> Filter:
-    quantities = (*ABOUT, *(key for key in STATUS_KEYS.values() if key not in ABOUT))
     return Filter(
         frozenset(t.choices("visibility", VISIBILITIES, (OPEN, RESTRICTED))),
         _known(t, "profiles", (*PROFILES, *(n.profile for n in nodes.values())), "no profile of nodes.toml"),
-        _known(t, "quantities", quantities, "no quantity"),
+        _known(t, "quantities", QUANTITIES, "no quantity"),
         _known(t, "areas", [a for n in nodes.values() for a in n.area], "no area of any node in nodes.toml"),
         frozenset(key for key in FILTER_KEYS if key in t.data),
     )
@@ -166,19 +166,23 @@ def _filter(t: Table, nodes: Mapping[int, Node]) -> Filter:
 
 def _known(t: Table, key: str, known: Iterable[str], what: str) -> frozenset[str]:
     """Return the names of a filter; one that would let nothing through for ever is a slip."""
-    names, known = t.names(key), sorted(set(known))
+    names, known = t.names(key), set(known)
     if not names and key in t.data:
         raise t.error(key, "is empty, so nothing would pass", f"remove the line to let all {key} pass")
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.5)
-            listed = (
-                f"known: {', '.join(known)}"
-                if known
-                else f"no node has any; remove {key}, or write area = ... at the nodes"
-            )
-            raise t.error(key, f"holds {name!r}, {what}", f"did you mean `{near[0]}`?" if near else listed)
+            none = f"no node has any; remove {key}, or write area = ... at the nodes"
+            raise t.error(key, f"holds {name!r}, {what}", meant(name, known, none))
     return frozenset(names)
+
+
+def meant(name: str, known: Iterable[str], none: str) -> str:
+    """Return the advice about a name that is not known: the nearest, else all. none: when there are none."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, 1, 0.5)
+    if near:
+        return f"did you mean `{near[0]}`?"
+    return f"known: {', '.join(known)}" if known else none
 
 
 KINDS: Mapping[str, Callable[[str, Table, Filter], OutputConfig]] = {

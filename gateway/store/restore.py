@@ -39,7 +39,7 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     looks: it is not refused for that, and `running` says it (None: this user may not know). All files are compared with the archive's checksums
     first; `checked` is False for an older archive, which has none.
     """
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    stamp = at = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     if not root.is_dir():
         raise StoreError(f"--root {root} is no folder that is there", "correct it, or make it: nothing was changed")
     try:
@@ -58,6 +58,10 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
                     raise StoreError(
                         f"{t} is {what}, in whose place no file is put", "nothing was changed: move it away"
                     )
+            times = 1
+            while any(os.path.lexists(_kept(t, store, stamp)) for t in there):  # of a restore in the same second
+                times += 1
+                stamp = f"{at}-{times}"
             kept = [(old, _kept(old, store, stamp)) for old in there if os.path.lexists(old)]
             told = {
                 "gateway": about["gateway"],

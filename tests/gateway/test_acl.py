@@ -8,6 +8,7 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -59,36 +60,27 @@ class Secured:
         self.process[-1].wait(60)
 
 
+def page_block(word: str) -> str:
+    """The commands of docs/operator/broker.md that have this word among them."""
+    text = (DEPLOY.parents[1] / "docs/operator/broker.md").read_text()
+    (found,) = [block for block in re.findall(r"(?ms)^```\n(.*?)^```$", text) if word in block]
+    return found
+
+
 @pytest.fixture
 def secured() -> Iterator[Secured]:
-    openssl, passwd = needs("openssl"), needs("mosquitto_passwd")
-    needs("mosquitto")
+    passwd = needs("mosquitto_passwd")
+    for tool in ("openssl", "mosquitto"):
+        needs(tool)
     folder = Path("/tmp") / f"cm-{secrets.token_hex(4)}"  # a way that mosquitto's own user can go, too
     folder.mkdir()
-    folder.chmod(0o777)
 
     def run(*arguments: str) -> None:
         subprocess.run(arguments, cwd=folder, check=True, capture_output=True, timeout=60)
 
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    run(
-        openssl,
-        "req",
-        "-x509",
-        *new,
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.crt",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=citymote test authority",
-    )
-    run(openssl, "req", *new, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=127.0.0.1")
-    (folder / "san").write_text("subjectAltName=IP:127.0.0.1\n")
-    run(openssl, "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "san",
-        "-out", "server.crt")  # fmt: skip
+    script = page_block("openssl").replace("/etc/mosquitto/certs", str(folder)).replace("192.0.2.7", "127.0.0.1")
+    run("sh", "-e", "-c", script.replace("chown mosquitto: server.key", ":"))
+    folder.chmod(0o777)  # its memory is written by mosquitto's own user
     for file, names in (("citymote.passwd", PEOPLE), ("citymote-nodes.passwd", NODES)):
         (folder / file).touch()
         for name in names:
@@ -110,7 +102,10 @@ def secured() -> Iterator[Secured]:
     text = text.replace("listener 8883", f"listener {ports[0]} 127.0.0.1").replace(
         "listener 1883", f"listener {ports[1]}"
     )
-    (folder / "m.conf").write_text(f"{text}\npersistence_location {folder}/\n")
+    (folder / "conf.d").mkdir()
+    (folder / "conf.d/citymote.conf").write_text(text)
+    main = f"persistence true\npersistence_location {folder}/\nlog_dest stderr\ninclude_dir {folder}/conf.d\n"  # as Debian's
+    (folder / "m.conf").write_text(main)
     s = Secured(folder, BrokerAddress("127.0.0.1", ports[0]), BrokerAddress("127.0.0.1", ports[1]))
     s.start()
     yield s
@@ -133,7 +128,9 @@ class Client:
         if name is not None:
             c.username_pw_set(name, password or f"pw-{name}")
         if not plain:
-            c.tls_set(ca_certs=str(at.folder / "ca.crt"))
+            strict = ssl.create_default_context(cafile=str(at.folder / "ca.crt"))
+            strict.verify_flags |= ssl.VERIFY_X509_STRICT  # the default from Python 3.13 on
+            c.tls_set_context(strict)
         c.on_connect = self._connected
         c.on_message = lambda _c, _d, m: self.heard.append((m.topic, bytes(m.payload)))
         c.connect(*(at.plain if plain else at.tls))

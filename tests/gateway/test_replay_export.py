@@ -224,7 +224,16 @@ def test_open_data_hold_open_quantities_of_open_nodes_only(
     assert (
         json.loads(gateway(tmp_path, "export", *times, "--profile", "parking").stdout)["readings"][0]["node"] == "n-265"
     )
-    assert json.loads(gateway(tmp_path, "export", *times, "--area", "elsewhere").stdout)["readings"] == []
+    one = json.loads(gateway(tmp_path, "export", *times, "--node", "n-263").stdout)["readings"]
+    assert one and {r["node"] for r in one} == {"n-263"}
+    for slip, hint in (
+        (("--quantity", "temprature"), "did you mean `temperature`?"),
+        (("--profile", "parkin"), "did you mean `parking`?"),
+        (("--area", "elsewhere"), "known: centre"),
+        (("--node", "n-2633"), "did you mean `n-263`?"),
+    ):
+        done = gateway(tmp_path, "export", *times, *slip)
+        assert (done.returncode, done.stdout) == (2, "") and repr(slip[1]) in done.stderr and hint in done.stderr
     assert sorted(f.name for f in tmp_path.glob("*map*")) == ["map.geojson"]
     done = gateway(tmp_path, "export", *times, "--file", str(tmp_path / "no" / "x.json"))
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr

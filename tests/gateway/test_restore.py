@@ -115,6 +115,20 @@ async def test_a_restore_keeps_what_it_finds_and_changes_nothing_when_it_cannot_
     SqliteEngine(there / "gateway.db").close()
 
 
+async def test_restores_within_one_second_keep_what_each_found(tmp_path: Path) -> None:
+    file = box(tmp_path / "here", KEY)
+    SqliteEngine(tmp_path / "here" / "etc" / "gateway.db").close()
+    target, root = tmp_path / "all.tar", tmp_path / "root"
+    assert CliRunner().invoke(cli, ["gateway", "backup", str(target), "--config", str(file), "--all"]).exit_code == 0
+    there = root / str(file.parent)[1:]
+    there.mkdir(parents=True)
+    for text in ("first", "second", "third"):
+        (there / "nodes.toml").write_text(text)
+        restore(target, 1_800_000_000.0, root)
+    kept = {f.name: f.read_text() for f in there.glob("nodes.toml.before-restore-*")}
+    assert [kept[name] for name in sorted(kept)] == ["first", "second", "third"], kept
+
+
 KILLED = """\
 import os, sys
 from pathlib import Path
