@@ -8,6 +8,7 @@ under any former registry entry, format or filter is emptied at the same time.
 from __future__ import annotations
 
 import argparse
+import os
 import sqlite3
 import time
 from contextlib import closing
@@ -20,6 +21,7 @@ from gateway.outcome import DONE, FAILED, document, mistake, say
 from gateway.outputs.refusal import NEXT
 from gateway.store import ledger, private
 from gateway.store.engine import StoreError
+from gateway.store.place import index_of
 
 NAMED = 5  # topics that a broker refuses
 WAIT_S = 30.0  # for a running gateway to begin; a whole city takes longer to end
@@ -135,6 +137,9 @@ def _forget(config: Config, output: str) -> dict[str, str | bool]:
 
 def _open(path: Path) -> sqlite3.Connection:
     """Open an existing store beside a running gateway. Raises StoreError."""
+    index = index_of(Path(os.path.realpath(path)))
+    if _is_running(path) and not index.exists():
+        raise StoreError(f"{index} was removed under the gateway", "restart the gateway, then ask again")
     try:
         db = sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=10.0)
         db.execute("SELECT count(*) FROM requests")

@@ -25,6 +25,11 @@ BACK = (
 )
 LOG_BACK = "put the very file back (mv), or restart the gateway: at an orderly end what the log holds goes to the store; find what removes files here"
 
+INDEX_BACK = (
+    "put the very file back (mv), or restart the gateway: nothing is lost with this file, but two writers who each have an index of their own "
+    "write over each other's part of the log; find what removes files here"
+)
+
 
 class Elsewhere(sqlite3.OperationalError):
     """The store's file is not what its path names: whatever is committed may be lost with it. `hint` says what to do."""
@@ -45,6 +50,8 @@ class Place:
         self._fds: list[int] = []
         self._is: tuple[int, int] | None = None
         self._log_is: tuple[int, int] | None = None
+        self._index = index_of(Path(os.path.realpath(path)))
+        self._index_is: tuple[int, int] | None = None
 
     def hold(self) -> None:
         """Lock the file that the path names now, if there is one; one that was locked before stays locked. Raises StoreError."""
@@ -66,12 +73,16 @@ class Place:
         self._is = found.st_dev, found.st_ino
 
     def watch(self) -> None:
-        """Everything is open: the log that there is now is the store's."""
-        self._log_is = _identity(self._log)
+        """Everything is open: the log that there is now, and its index, are the store's."""
+        self._log_is, self._index_is = _identity(self._log), _identity(self._index)
 
     def look(self) -> tuple[str, str]:
         """Return what is wrong with the files that the paths name, and what to do about it; two empty texts when they are the store's."""
-        for path, known, hint in ((self._path, self._is, BACK), (self._log, self._log_is, LOG_BACK)):
+        for path, known, hint in (
+            (self._path, self._is, BACK),
+            (self._log, self._log_is, LOG_BACK),
+            (self._index, self._index_is, INDEX_BACK),
+        ):
             if known is None:
                 continue
             try:
@@ -95,6 +106,11 @@ class Place:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
+
+
+def index_of(store: Path) -> Path:
+    """Return where SQLite keeps the index of a store's log, and the locks of all who write (sqlite.org/walformat.html 2)."""
+    return Path(f"{store}-shm")
 
 
 def is_held(path: Path) -> bool:

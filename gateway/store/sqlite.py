@@ -25,7 +25,7 @@ from gateway.store import audit, private, recovery, redaction, states, wal
 from gateway.store.engine import NO_NOTES, STORE, Entry, RawFrame, StoreError, Unstorable, Write
 from gateway.store.floor import Floor
 from gateway.store.ledger import Ledger, born
-from gateway.store.place import Place
+from gateway.store.place import Place, index_of
 from gateway.store.prepare import Entered, Prepared, encode_state, enter, prepare
 from gateway.store.quarantine import PLACES, Quarantine
 from gateway.store.reserve import Reserve
@@ -66,7 +66,7 @@ class SqliteEngine:
         try:
             self._place.hold()
             self._reserve = Reserve(path, self._keep.reserve_mb * MB)
-            private.close_to_others(path, wal.path_of(path), Path(f"{path}-shm"), Path(f"{path}.reserve"))
+            private.close_to_others(path, wal.path_of(path), index_of(path), Path(f"{path}.reserve"))
             self._floor = Floor(path)
             empty, log_found = not path.exists() or not path.stat().st_size, wal.look(path)
             self.unwiped = wal.size(path) > 0  # whoever wrote it may not have come to it

@@ -39,6 +39,18 @@ async def main():
         print("taken")
 asyncio.run(main())
 """
+ASK = """
+import sys
+from pathlib import Path
+from gateway.republish import _open
+from gateway.store.engine import StoreError
+try:
+    _open(Path(sys.argv[1])).close()
+except StoreError as e:
+    print(e)
+else:
+    print("open")
+"""
 IN_USE = (
     "import sys; from pathlib import Path; from gateway.store.private import in_use; print(in_use(Path(sys.argv[1])))"
 )
@@ -146,7 +158,7 @@ def codes(caretaker: Caretaker) -> dict[str, tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("which", ["", "-wal"])
+@pytest.mark.parametrize("which", ["", "-wal", "-shm"])
 async def test_nothing_is_taken_for_durable_while_the_store_is_not_at_its_path(
     engine: SqliteEngine, store: Path, tmp_path: Path, which: str, way: Callable[[Path, Path], None]
 ) -> None:
@@ -225,6 +237,17 @@ async def test_a_log_that_was_removed_takes_nothing_with_it_when_the_gateway_end
     again = SqliteEngine(store, ["city"], KEEP)
     assert [e.event.counter for e in again.fetch(0, 9) if e.event.kind != "store"] == [1, 2]
     again.close()
+
+
+async def test_no_one_writes_beside_a_gateway_whose_index_of_the_log_was_removed(
+    engine: SqliteEngine, store: Path
+) -> None:
+    """Each would have locks of its own, and both would write to the same place of the log."""
+    await engine.commit([write(1)])
+    assert elsewhere(ASK, store) == "open"
+    Path(f"{store}-shm").unlink()
+    assert "was removed under the gateway" in elsewhere(ASK, store)
+    assert not Path(f"{store}-shm").exists()
 
 
 async def test_a_store_behind_a_link_is_watched_and_one_file(tmp_path: Path) -> None:
