@@ -164,6 +164,8 @@ GUARDS = (
     Guard("G1", "a row after a step back is not dropped", "firmware/mote/sampler.py", "            t += self._lap\n", "            return\n", ("tests/vm/test_engine.py", "-k", "steps-")),
     Guard("G1", "rows after a step back are told apart from those before it", "firmware/mote/sampler.py", "            t += self._lap\n", "            pass\n", ("tests/vm/test_engine.py", "-k", "steps-")),
     Guard("G1", "samples before a step go on into a row", "firmware/mote/sampler.py", "            if not self._stepped:\n", "            if True:\n", ("tests/vm/test_engine.py", "-k", "steps-")),
+    Guard("G8", "a value that a row cannot hold is a fault", "firmware/mote/sampler.py", "                self._sink.fault(s, slot, beyond != 0)\n", "                pass\n", ("tests/vm/test_engine_meter.py", "-k", "outgrows")),
+    Guard("G8", "a value that a row cannot hold is told once over sleeps", "firmware/mote/sampler.py", "            s.works, s.beyond = bool(works & 1), works >> 1\n", "            s.works = bool(works & 1)\n", ("tests/vm/test_engine_meter.py", "-k", "outgrows")),
     Guard("G1", "an event after a step back has its own time", "firmware/mote/sampler.py", "            self._last_t += step_s\n", "            pass\n", ("tests/vm/test_engine.py", "-k", "steps-")),
     Guard("G3", "a jump of more than a day needs a second witness", "firmware/mote/clock.py", "        elif not self._believed(raw, t, error):\n", "        elif False:\n", ("tests/vm/mpy/test_engine_clock.py",)),
     Guard("G1", "drift needs two stretches of time that agree", "firmware/mote/clock.py", "            self._kind, self._doubt, self._since = _DRIFT, ppm, min(passed >> 6, 0xFFFF)\n", "            self.drift_ppm = ppm\n", ("tests/vm/mpy/test_engine_clock.py",)),

@@ -203,7 +203,11 @@ class Client:
 )
 @click.option("--broker", help="HOST or HOST:PORT, elsewhere.")
 @click.option("--root", default="city", show_default=True, help="Topic root of the output.")
-@click.option("--as", "requester", help="Who asks: the user name at the broker.")
+@click.option(
+    "--as",
+    "requester",
+    help="Who asks: the user name at the broker. With --config it may be left out where one alone may ask.",
+)
 @click.option(
     "--password-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Holds the password."
 )

@@ -335,13 +335,15 @@ class Node:
         log.warning("%d rows lost, %d in all", rows, self.rows_lost)
 
     def faulty_ids(self):
-        """Quantity ids without a working sensor."""
+        """Quantity ids without a working sensor, or with a value that a row cannot hold."""
         out = []
         if supervisor.level >= _LADDER_ALL:
             return list(self.ids)
         for s in self.sampler._sensors:
-            if s.shed or s.failures:
-                out.extend([self.ids[c] for c in s.columns if c >= 0])
+            failing = -1 if s.shed or s.failures else s.beyond
+            out.extend(
+                [self.ids[s.columns[i]] for i in range(len(s.columns)) if failing >> i & 1 and s.columns[i] >= 0]
+            )
         return out
 
     def left_out(self):

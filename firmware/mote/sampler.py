@@ -51,6 +51,7 @@ class Sensor:
         self.skip = 0
         self.shed = False
         self.works = False  # has been read since boot
+        self.beyond = 0  # bit per channel: its value was more than a row can hold
         self.task = None
 
 
@@ -79,7 +80,6 @@ class Sampler:
         self.row_s = 0
         self.samples = 0
         self.empty_rows = 0
-        self.out_of_range = 0
         self.busy_ms = 0  # sensors at work since boot
         self.row_t = 0  # last row, or the one that is awaited
         self._row_due = 0
@@ -189,13 +189,14 @@ class Sampler:
     def _recovered(self, s, slot):
         if s.failures >= _FAULT_AFTER or not s.works:
             self._sink.fault(s, slot, False)
+            s.beyond = 0  # told again with this reading, if it is so
         s.failures = 0
         s.works = True
 
     def _took(self, s, slot):
         """A reading is in s.out: to statistics, alarms and event rows. Allocates nothing."""
         values, columns, out = self._values, s.columns, s.out
-        present = 0
+        present = beyond = 0
         for i in range(len(columns)):
             c = columns[i]
             if c >= 0:
@@ -204,7 +205,11 @@ class Sampler:
                     values[c] = v
                     present |= 1 << c
                 else:
-                    self.out_of_range += 1
+                    beyond |= 1 << i
+        if beyond != s.beyond:
+            if not beyond or not s.beyond:  # a register that has outgrown the wire is a gap from here on: say so once
+                self._sink.fault(s, slot, beyond != 0)
+            s.beyond = beyond
         present = self._profile.derive(values, present)
         self.samples += 1
         self._sink.check(slot, values, present)
@@ -327,15 +332,16 @@ class Sampler:
         put(self.row_t)
         put(self._lap)
         for s in self._sensors:
-            for n in (s.slot, s.failures, min(s.faults, 0x3FFFFFFF), s.skip, s.works):
-                put(int(n))
+            for n in (s.slot, s.failures, min(s.faults, 0x3FFFFFFF), s.skip, int(s.works) | s.beyond << 1):
+                put(n)
         self._stats.save(put)
 
     def load(self, get):
         """Go on after a deep sleep; start(..., woke=True) follows."""
         self._last_t, self.row_t, self._lap = get() & 0xFFFFFFFF, get() & 0xFFFFFFFF, get()
         for s in self._sensors:
-            s.slot, s.failures, s.faults, s.skip, s.works = get() & 0xFFFFFFFF, get(), get(), get(), bool(get())
+            s.slot, s.failures, s.faults, s.skip, works = get() & 0xFFFFFFFF, get(), get(), get(), get()
+            s.works, s.beyond = bool(works & 1), works >> 1
         self._stats.load(get)
 
     def stepped(self, step_s):
