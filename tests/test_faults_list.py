@@ -23,9 +23,8 @@ FILE = ROOT / "tests" / "faults.toml"
 
 def _of(page: str, *names: str) -> Iterator[str]:
     for name in names:
-        letter, first, last = (
-            re.fullmatch(r"([A-Z])(\d+)(?:\.\.(\d+))?", name).groups() if name[-1].isdigit() else (name, "", None)
-        )  # type: ignore[union-attr]
+        numbered = re.fullmatch(r"([A-Z])(\d+)(?:\.\.(\d+))?", name)
+        letter, first, last = numbered.groups() if numbered else (name, "", None)
         if not first:
             yield f"{page}.md {name}"
         else:
@@ -39,6 +38,9 @@ REQUIRED = (
     *_of("operation", "R1..5", "R7..10", "R12..15", "R19..20", "R22"),
     *_of("peers", "A1", "B1..9", "C1..2"),
     *_of("wire", "A1", "B2..5", "B9", "C1..2"),
+    *_of("node", "A1..6", "B1..10", "C1..7", "section 3"),
+    *_of("board", "A1..6", "B1..7", "section 2"),
+    *_of("board", "C hold", "C ulp", "C pins", "C rssi", "C tick", "C adc", "C uart", "C texts", "C receive"),
 )  # fmt: skip
 BESIDE = {"wire.md B6", "wire.md B8", "peers.md section 5"}  # mended though they were left to others
 KEYS = {"entry", "kind", "report", "tests", "stays"}

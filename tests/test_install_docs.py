@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -90,3 +91,10 @@ def test_what_the_tool_writes_is_what_pip_reads() -> None:
         f"    --hash=sha256:{'0' * 64} \\",
         f"    --hash=sha256:{'f' * 64}",
     ]
+
+
+def test_what_a_board_installs_has_a_version() -> None:
+    """`mip` takes what is newest where none is named, and the driver of next year is not the one that was tried."""
+    deps = json.loads((REPO / "firmware" / "package.json").read_text())["deps"]
+    assert {name.partition("-")[0] for name, _ in deps} == {"lora"}
+    assert [name for name, version in deps if not re.fullmatch(r"\d+\.\d+\.\d+", version)] == []

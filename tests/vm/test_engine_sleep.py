@@ -171,3 +171,18 @@ def test_an_always_on_node_whose_supply_sinks_stops_writing_and_comes_back(tmp_p
 def test_what_cannot_sleep_is_refused_by_name(tmp_path: Path, config: dict[str, Any]) -> None:
     result = Board(tmp_path, **config).boot(POWER_ON)
     assert "mode" in result["crash"] + result["log"].split("\x1e")[0], result
+
+
+def test_a_wake_is_built_without_collections_and_a_start_with_many(board: Board) -> None:
+    """Half of the instructions of a wake were collections; a start that lives for long is scattered over the heap without them."""
+    watch = """
+import gc
+from mote import app
+built = []
+def init(self, *given, old=app.Node.__init__, **named):
+    built.append(gc.threshold())
+    old(self, *given, **named)
+app.Node.__init__ = init
+"""
+    assert board.boot(POWER_ON, more=watch, tell="built")["told"] == [8192]
+    assert board.boot(more=watch, tell="built")["told"] == [-1]
