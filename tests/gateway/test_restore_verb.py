@@ -92,7 +92,8 @@ def test_what_is_no_backup_of_all_is_named_without_the_insides_of_a_tar(
         done = citymote("gateway", "restore", file, "--json", *more)
         found = json.loads(done.stdout)
         assert done.returncode == 1 and words in found["text"], found
-        assert not any(w in done.stderr for w in ("gz", "bz2", "lzma", "ReadError", "header", "Errno")), done.stderr
+        said = done.stderr.replace(str(file), "")  # the folder's name is random: one had gz in it
+        assert not any(w in said for w in ("gz", "bz2", "lzma", "ReadError", "header", "Errno")), said
         if kind == "store":
             assert "gateway.db" in found["hint"] and "chown citymote" in found["hint"]
 
