@@ -14,6 +14,9 @@ from host_sim.node import NodeSpec, PowerCut
 from host_sim.protocol import NEVER
 from host_sim.series import Series
 
+RELEASE_MV = 100  # so much more ends a brown-out, and what mote/power.py refuses
+PAUSE_S = 600  # mote/supervisor.py: a node with a low supply looks again
+
 
 def brownouts(volts: Series, below: float, release: float) -> list[PowerCut]:
     """When `volts` sinks below `below`, until it is back at `release` (V, release >= below); at the end of time if it never is."""
@@ -51,10 +54,19 @@ def merged(cuts: Iterable[PowerCut]) -> tuple[PowerCut, ...]:
     return tuple(out)
 
 
-def with_brownouts(spec: NodeSpec, world: Mapping[str, Series], limits: Mapping[str, Any]) -> NodeSpec:
-    """The node with the brown-outs of its board ([limits] brownout_mv, brownout_release_mv) added to its power cuts."""
-    if "brownout_mv" not in limits or "battery_voltage" not in world:
+def with_supply(spec: NodeSpec, world: Mapping[str, Series], limits: Mapping[str, Any]) -> NodeSpec:
+    """The node with the brown-outs of its board ([limits] brownout_mv, brownout_release_mv) added to its power cuts, and when its supply is low
+    (flash_write_min_mv): from there on it sleeps, and looks again every PAUSE_S."""
+    volts = world.get("battery_voltage")
+    if volts is None:
         return spec
-    below = limits["brownout_mv"] / 1000
-    release = limits.get("brownout_release_mv", limits["brownout_mv"] + 100) / 1000
-    return dataclasses.replace(spec, cuts=merged([*spec.cuts, *brownouts(world["battery_voltage"], below, release)]))
+    if "brownout_mv" in limits:
+        below = limits["brownout_mv"] / 1000
+        release = limits.get("brownout_release_mv", limits["brownout_mv"] + RELEASE_MV) / 1000
+        spec = dataclasses.replace(spec, cuts=merged([*spec.cuts, *brownouts(volts, below, release)]))
+    least = limits.get("flash_write_min_mv", 0) / 1000
+    low = [
+        PowerCut(c.at, min(c.back + PAUSE_S * 1_000_000, NEVER))
+        for c in brownouts(volts, least, least + RELEASE_MV / 1000)
+    ]
+    return dataclasses.replace(spec, low=merged([*spec.cuts, *low]) if low else ())

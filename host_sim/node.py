@@ -34,7 +34,8 @@ class NodeSpec:
 
     drift_ppm: by how much the clock of deep sleep is fast. broken: {chip: fault} of drivers that are replaced. partition: file that is the board's
     partition romfs, which the application runs from; None: from .mpy files. driver: folder of micropython-lib's compiled radio driver, which then works
-    on a model of its chip; None: the stand-in.
+    on a model of its chip; None: the stand-in. low: when power is away or below what the board writes
+    flash at, so that the node takes nothing; empty: as the cuts.
     """
 
     index: int
@@ -56,10 +57,18 @@ class NodeSpec:
     broken: dict[str, str] = field(default_factory=dict)
     partition: Path | None = None
     driver: Path | None = None
+    low: tuple[PowerCut, ...] = ()
 
     def powered_us(self, until: int) -> int:
         """How long before `until` the node had power (us). Cuts do not overlap."""
-        away = sum(max(0, min(c.back, until) - max(c.at, self.power_on)) for c in self.cuts)
+        return self._without(self.cuts, until)
+
+    def working_us(self, until: int) -> int:
+        """How long before `until` the node had power that it works with (us)."""
+        return self._without(self.low or self.cuts, until)
+
+    def _without(self, cuts: tuple[PowerCut, ...], until: int) -> int:
+        away = sum(max(0, min(c.back, until) - max(c.at, self.power_on)) for c in cuts)
         return max(0, until - self.power_on - away)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from host_sim import boards, chance, operator, romfs, series, worlds
 from host_sim import compile as mpy
 from host_sim.air import Station
-from host_sim.brownout import merged, with_brownouts
+from host_sim.brownout import merged, with_supply
 from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario, names_node
 from host_sim.vm32.driver import radio_driver
@@ -219,7 +219,7 @@ def nodes(
             broken=dict(group.broken),
             heap=heap(group, driver=real is not None),
         )
-        made.append(Member(with_brownouts(spec, world, wiring.get("limits", {})), group, key))
+        made.append(Member(with_supply(spec, world, wiring.get("limits", {})), group, key))
     return made
 
 

@@ -190,7 +190,7 @@ def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Map
             row_s = group.config.get("row_s", group.row_s) or group.sample_s
         share = HANDICAPPED if any(named) else 1 - LATE
         starts = node.stats.cuts + sum(node.stats.resets.values())
-        wanted = share * m.spec.powered_us(end) / 1e6 / row_s - 3 - 2 * starts
+        wanted = share * m.spec.working_us(end) / 1e6 / row_s - 3 - 2 * starts
         if rows[m.spec.name] < wanted:
             found.append(f"{m.spec.name}: {rows[m.spec.name]} rows, at least {round(wanted)} are due")
     return found

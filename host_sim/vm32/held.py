@@ -11,20 +11,16 @@ from collections.abc import Mapping
 RESERVE = 8 * 1024  # garbage between two collections (gc.threshold of mote/main.py) and holes
 
 HELD: Mapping[tuple[str, str, str], int] = {
-    (
-        "air_quality",
-        "lora",
-        "mpy",
-    ): 135_500,  # a kB and a half a kB for samples that a sleeping meter leaves out, and for tasks of their own module
-    ("noise", "lora", "mpy"): 154_000,
-    ("water_meter", "lora", "mpy"): 128_000,
-    ("parking", "lora", "mpy"): 132_500,
-    ("bin_fill", "lora", "mpy"): 140_000,  # as above
-    ("air_quality", "wifi", "mpy"): 122_000,
-    ("noise", "wifi", "mpy"): 142_000,
-    ("water_meter", "wifi", "mpy"): 117_000,
-    ("parking", "wifi", "mpy"): 121_500,
-    ("bin_fill", "wifi", "mpy"): 129_000,
+    ("air_quality", "lora", "mpy"): 137_000,
+    ("noise", "lora", "mpy"): 156_500,
+    ("water_meter", "lora", "mpy"): 133_500,
+    ("parking", "lora", "mpy"): 135_500,
+    ("bin_fill", "lora", "mpy"): 142_000,
+    ("air_quality", "wifi", "mpy"): 126_000,
+    ("noise", "wifi", "mpy"): 146_000,
+    ("water_meter", "wifi", "mpy"): 122_500,
+    ("parking", "wifi", "mpy"): 124_500,
+    ("bin_fill", "wifi", "mpy"): 131_500,
     ("air_quality", "lora", "romfs"): 80_000,
     ("noise", "lora", "romfs"): 97_000,
     ("water_meter", "lora", "romfs"): 76_000,

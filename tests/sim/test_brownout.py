@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from host_sim import worlds
-from host_sim.brownout import brownouts, merged
+from host_sim import provision, worlds
+from host_sim.brownout import brownouts, merged, with_supply
 from host_sim.node import PowerCut
 from host_sim.protocol import NEVER, PWRON
+from host_sim.scenario import load
 from host_sim.series import Series
 
 from .conftest import plan
@@ -72,3 +75,17 @@ def test_a_node_resets_when_its_battery_sinks_and_comes_back_with_it(play, monke
     assert [b["cause"] for b in boots] == [PWRON, PWRON], "the port tells a brown-out as a power-on"
     cut = next(e for e in played.events if e["event"] == "power_cut")
     assert cut["t"] == 3_600_000_000 and boots[1]["t"] == 5_454_000_000
+
+
+def test_a_low_supply_is_no_time_to_sample_in(tmp_path):
+    """The board refuses to write flash below 3.3 V: a node sleeps then, and that it takes no rows is no fault of the run."""
+    volts = Series([(0.0, 3.9), (36_000.0, 3.0), (72_000.0, 3.9)])
+    member = provision.nodes(load("lossy"), hours=24, count=None, seed=1, folder=tmp_path)[0]
+    limits = {"brownout_mv": 2800, "flash_write_min_mv": 3300}
+    spec = with_supply(
+        replace(member.spec, cuts=(PowerCut(80_000_000_000, 81_000_000_000),)), {"battery_voltage": volts}, limits
+    )
+    day = 86_400_000_000
+    assert spec.powered_us(day) == day - spec.power_on - 1_000_000_000
+    away = (36_000 - 24_000) + (52_000 - 36_000) + 600  # 3.3 V downwards, 3.4 V upwards, and the pause
+    assert abs(spec.working_us(day) - (spec.powered_us(day) - away * 1_000_000)) < 1_000_000
