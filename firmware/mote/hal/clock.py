@@ -23,7 +23,9 @@ def set(t2000):
 
 
 def won(seconds, ppm):
-    """Seconds that a clock which is fast by `ppm` wins while it counts so many. In two parts, to be small ints for 14 days at 10 %."""
+    """Seconds, towards 0, that a clock which is fast by `ppm` (negative: slow) wins while it counts so many. In two parts, to be small ints for 14 days at 10 %."""
+    if ppm < 0:  # // goes downwards: a second would be lost by any ppm, and a sleep of one second be none
+        return -won(seconds, -ppm)
     return (seconds >> 7) * ppm // 7812 + (seconds & 127) * ppm // 1000000
 
 

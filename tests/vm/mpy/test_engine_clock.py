@@ -281,3 +281,24 @@ def test_the_clock_lasts_as_long_as_the_times_of_the_wire():
             assert d.set_unix(T2000 + last - back + 2) == 0
             pass_s(4000)
             assert d.now() == last - back + 4001
+
+
+def test_a_slow_clock_wins_what_a_fast_one_loses_and_a_second_is_never_none():
+    """Rounded downwards, a clock that is slow by any ppm slept 0 s in the place of one: for ever."""
+    from mote.hal import clock as board_clock
+    from mote.hal import reset
+
+    c = fresh(RC)
+    for ppm in (1, 20, 999, 2000, 7811, 20000, 66666, 111111):
+        for seconds in (0, 1, 2, 3, 7, 60, 127, 128, 900, 3599, 21600, 1209600):
+            assert board_clock.won(seconds, -ppm) == -board_clock.won(seconds, ppm), (seconds, ppm)
+            for sign in (1, -1):
+                c.drift_ppm = sign * ppm
+                if seconds:
+                    assert c.board_s(seconds) >= max(1, seconds * 8 // 9), (seconds, sign * ppm)
+    try:
+        reset.sleep(0)
+    except sim.Reset as e:
+        assert e.kind == "Z" and e.arg < 1000, "it wakes again"
+    else:
+        raise AssertionError("it did not sleep")
