@@ -57,6 +57,7 @@ class Mqtt:
         self._ping_sent = False
         self._wrote = 0  # ticks at the last packet that was sent
         self._inside = False  # between the first and the last byte of a packet
+        self._torn = False  # a packet did not leave whole: whatever follows it is read as its rest
         self.keepalive_s = 0
 
     async def _exactly(self, n, ms):
@@ -72,12 +73,19 @@ class Mqtt:
         return data
 
     async def _write(self, packet):
+        if self._torn:
+            raise OSError(_RESET)
         self._wrote = ticks_ms()
         self._w.write(packet)  # one write: small ones would wait for each other's TCP acks (Nagle)
+        whole = False
         try:
             await asyncio.wait_for_ms(self._w.drain(), self._ms)
+            whole = True
         except asyncio.TimeoutError:
             raise OSError(_TIMEDOUT)
+        finally:
+            if not whole:  # cancelled, too
+                self._torn = True
 
     async def _read_packet(self, first_ms):
         """Return (first byte, body) of the next packet; first_ms: how long the first byte may take. Raises OSError."""
@@ -140,7 +148,8 @@ class Mqtt:
         await self._write(_packet(_PUBLISH, body))
 
     async def run(self):
-        """Read until it is over, keep the connection alive by a ping when nothing was sent for half the time (3.1.2.10). Raises OSError when it is over, also when a ping goes unanswered."""
+        """Read until it is over, keep the connection alive by a ping when nothing was sent for half the time (3.1.2.10). Raises OSError when it is over, also when a
+        ping goes unanswered, or at the latest with the next ping when a packet did not leave whole."""
         idle_ms = 1000 * self.keepalive_s // 2
         while True:
             try:

@@ -118,6 +118,35 @@ async def test_a_peer_that_takes_no_bytes_ends_publish_at_the_deadline():
     await fails(c.publish("t", b"x"), 5, 116)
 
 
+async def test_a_packet_that_did_not_leave_whole_ends_the_session_though_the_broker_answers():
+    """TCP may get over it: what is written next would be read as the rest of that packet, and a link without a session waited for ever."""
+    for how in ("deadline", "cancelled", "error"):
+        s, c = await connected()
+        session = asyncio.create_task(c.run())
+        await asyncio.sleep(1)
+        if how == "error":
+
+            async def drain():
+                raise OSError(107)
+
+            s.drain = drain
+            await fails(c.publish("t", b"x"), 1, 107)
+            del s.drain
+        else:
+            s.stuck = True
+            sending = asyncio.create_task(c.publish("t", b"x"))
+            await asyncio.sleep(1 if how == "cancelled" else 7)
+            sending.cancel()
+            await asyncio.sleep_ms(10)
+        s.stuck = False
+        written = len(s.written)
+        await fails(c.publish("t", b"y"), 1, 104)
+        for _ in range(40):
+            await asyncio.sleep(1)
+            s.data += b"\xd0\x00"  # it lives
+        assert session.done() and len(s.written) == written, (how, s.written[written:])
+
+
 async def test_messages_that_come_before_the_suback_are_delivered():
     s, c = await connected()
     s.data = b"\x30\x04\x00\x01tA" + b"\x90\x03\x00\x01\x00"
