@@ -91,6 +91,7 @@ def apply(control, before, values):
     if not live:
         control.restart()
         return
+    node.config.waits = False
     if stripped:
         node.config.strip()
     log.level = values["log"]

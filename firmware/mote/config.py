@@ -25,13 +25,14 @@ def _settings(what, *args):
 class Config:
     """The configuration in force. `values` is complete and checked; `fallback` is True when /config.json was unusable.
 
-    rtc, nvs: where boots on probation are counted (None: not at all). given_up: this boot went back to the good configuration.
+    rtc, nvs: where boots on probation are counted (None: not at all). given_up: this boot went back to the good configuration. waits: a restart puts
+    the newest values into effect; until then an answer proves what was before them.
     silent_s: seconds without an answer before this boot; a node that sleeps keeps them over the sleep.
     """
 
     def __init__(self, path=PATH, good=GOOD, rtc=None, nvs=None, factory=FACTORY):
         self.path, self.good, self.factory, self.rtc, self.nvs = path, good, factory, rtc, nvs
-        self.fallback = self.given_up = self.probation = self.proved = False
+        self.fallback = self.given_up = self.probation = self.proved = self.waits = False
         self.source = path
         self.values = {}
         self._over = {}
@@ -53,7 +54,7 @@ class Config:
     def proven(self):
         """The gateway answered under this configuration: keep it as the last good one (written only when it is new). Raises OSError."""
         self.answered()
-        if not self.proved and not self.fallback:
+        if not self.proved and not self.fallback and not self.waits:
             borrow("mote.proof", "prove", self)
             self.proved = True
 

@@ -64,9 +64,13 @@ def check(raw):
         size = v if kind is int else len(v)
         if size < low or high is not None and size > high:
             raise BadConfig("%s: %s..%s" % (key, low, high))
-    for rule in out["alarms"]:
-        if not isinstance(rule, dict):
-            raise BadConfig("alarms has the wrong type")
+    for key, kind in (("alarms", dict), ("channels_khz", int)):
+        for item in out[key]:
+            if not isinstance(item, kind):
+                raise BadConfig(key + " has the wrong type")
+    for key, v in out["wifi"].items():
+        if isinstance(v, bool) or not isinstance(v, int if key == "port" else str):
+            raise BadConfig("wifi.%s has the wrong type" % key)
     row, sample, report = out["row_s"], out["sample_s"], out["report_s"]
     if row and (row % sample or report % row):
         raise BadConfig("row_s must be a multiple of sample_s, report_s of row_s")

@@ -173,13 +173,15 @@ async def test_wrong_pieces_are_refused_counted_and_leave_nothing_behind():
         b'{"version": 9}',
         b'{"profile": "zebra"}',
         b'{"link": "pigeon"}',
+        b'{"channels_khz": ["868100"]}',
+        b'{"wifi": {"ssid": 5}}',
         b'{"alarms": [{"q": "o3", "above": 1}]}',
     ):
         piece(3, 0, 1, text)
-    assert node.control.refused == 9
+    assert node.control.refused == 11
     for i in range(6):
         piece(4, i, 9, b" " * 400)
-    assert node.control.refused == 10 and node.config["version"] == 0
+    assert node.control.refused == 12 and node.config["version"] == 0
     piece(5, 0, 2, b'{"lo')
     piece(6, 0, 2, b'{"log"')  # another transaction drops the first
     piece(6, 1, 2, b": 3}")
@@ -208,6 +210,28 @@ async def test_a_configuration_without_an_answer_is_given_up_after_its_time_and_
     assert "1: no answer" in far.said(gw, 22)
     assert node.downlink.handle(gw.seal({4: {1: 30}}))
     assert node.config["version"] == 2
+
+
+async def test_an_answer_before_the_restart_proves_nothing_of_what_the_restart_puts_into_effect():
+    """The "done" leaves over the old link; with it a link that reaches no one was kept as the good one, and the node was silent for ever."""
+    gw, node, task = await far.running()
+    before = far.read("/config.good")
+    assert node.downlink.handle(gw.seal({4: {17: [1, 0, 1, b'{"channels_khz": [865100], "prove_s": 7200}']}}))
+    assert node.config["version"] == 1 and node.config.probation
+    for _ in range(200):
+        await asyncio.sleep_ms(100)
+        if task.done():
+            break
+    assert task.done() and 1 in far.said(gw, 15), "it was told, and answered"
+    assert far.read("/config.good") == before
+    node = far.reboot(node, task, gw)
+    assert node.config["version"] == 1 and node.config.probation
+    node.link.quiet = True
+    task = asyncio.create_task(node.run())
+    await asyncio.sleep(7400)
+    assert task.done()
+    node = far.reboot(node, task, gw)
+    assert node.config["version"] == 0 and node.config["channels_khz"] == [868100, 868300, 868500]
 
 
 async def test_a_configuration_that_is_answered_is_not_given_up_when_the_gateway_goes_away_later():
