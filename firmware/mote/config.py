@@ -12,6 +12,7 @@ from mote.hal import clock
 
 PATH = "/config.json"
 GOOD = "/config.good"
+_SCALES = ("pulse", "bin")  # litres of a pulse, the register at its start; millimetres of an empty and of a full bin
 FACTORY = "/config.factory"
 _PROBLEM = "/problem.txt"
 _TEXT = const(100)
@@ -96,8 +97,10 @@ class Config:
         self._over = _settings("emergency_of", self.values) if emergency else {}
 
     def strip(self):
-        """Run with the profile's own options and alarms; what is stored stays."""
-        self.values["sensors"], self.values["alarms"] = {}, []
+        """Run with the profile's own alarms and options, but for those that say what a value means: without them it would be another. What is stored stays."""
+        values = self.values
+        values["sensors"] = {name: o for name, o in values["sensors"].items() if name in _SCALES}
+        values["alarms"] = []
 
 
 def note_problem(why):

@@ -13,6 +13,7 @@ from mote.files import read_json, write_whole
 from mote.hal.rtc import TRIES
 
 _TRIES = const(3)
+_TEXTS = ("up",)  # options that are no numbers
 # key: (type, lowest, highest or None, default; _MUST: required)
 _MUST = object()
 _SCHEMA = {
@@ -71,6 +72,14 @@ def check(raw):
     for key, v in out["wifi"].items():
         if isinstance(v, bool) or not isinstance(v, int if key == "port" else str):
             raise BadConfig("wifi.%s has the wrong type" % key)
+    for name, options in out["sensors"].items():
+        if not isinstance(options, dict):
+            if options is None:
+                continue
+            raise BadConfig("sensors.%s has the wrong type" % name)
+        for key, v in options.items():
+            if isinstance(v, str) and key not in _TEXTS:
+                raise BadConfig("sensors.%s.%s has the wrong type" % (name, key))
     row, sample, report = out["row_s"], out["sample_s"], out["report_s"]
     if row and (row % sample or report % row):
         raise BadConfig("row_s must be a multiple of sample_s, report_s of row_s")

@@ -1,5 +1,6 @@
 """Statistics, duty ledger, RTC memory: each on its own."""
 
+import json
 from array import array
 
 import machine
@@ -197,6 +198,39 @@ def test_a_divider_is_taken_as_it_is_written():
     for divider, mv in ((2.01, 6030), (1.15, 3450), (2, 6000), (4.255, 12765)):
         sim.attach_analog(35, lambda: 3.0)
         assert Board({"battery": {"pin": 35, "divider": divider}}).battery_mv() == mv, divider
+
+
+def test_what_a_configuration_cannot_be_built_from_is_refused_where_it_is_written():
+    from mote.settings import check
+
+    base = {"node": 1, "profile": "water_meter"}
+    check(base | {"sensors": {"lis3dh": {"up": "z"}, "pulse": {"start_l": 1.5}, "leak": None}})
+    for wrong, named in (
+        ({"sensors": {"leak": {"hours": "24"}}}, "sensors.leak.hours"),
+        ({"sensors": {"leak": 5}}, "sensors.leak "),
+        ({"sensors": {"bme280": {"addr": "x"}}}, "sensors.bme280.addr"),
+        ({"channels_khz": ["868100"]}, "channels_khz"),
+        ({"channels_khz": [868100, None]}, "channels_khz"),
+        ({"wifi": {"ssid": 5}}, "wifi.ssid"),
+        ({"wifi": {"port": "1883"}}, "wifi.port"),
+    ):
+        try:
+            check(base | wrong)
+            raise AssertionError(wrong)
+        except BadConfig as e:
+            assert named in str(e), e
+
+
+def test_options_that_say_what_a_value_means_are_not_left_out():
+    """A register at another number of litres a pulse is no register: rather none at all."""
+    from mote.config import Config
+
+    with open("/config.json", "w") as f:
+        json.dump({"node": 1, "profile": "water_meter", "sensors": {"pulse": {"litres_per_pulse": 10}, "leak": {"hours": 3}},
+                   "alarms": [{"q": "water_flow", "above": 9}]}, f)  # fmt: skip
+    c = Config()
+    c.strip()
+    assert c["sensors"] == {"pulse": {"litres_per_pulse": 10}} and c["alarms"] == []
 
 
 def test_options_of_a_chip_that_are_no_table_are_refused_by_name():
