@@ -35,6 +35,7 @@ from gateway.core.value import replace
 REMEMBERED = 8  # commands whose ids a node remembers
 RESETS = 2  # resets of a node behind sends of the same command, after which it is not sent again: it may be the cause
 MAX_KEPT = 20_000
+MOST = 2**32 - 1  # the highest number and the latest expiry of a frame
 LEAK_S = 6 * 3600  # expiry of an automatic closing
 LEAK_NEWS_S = 3 * 3600  # a leak measured longer ago may be over: its clear may still wait in the node's outbox
 LEAK_ID = "leak:"  # begins the ids of automatic closings
@@ -101,6 +102,7 @@ class Desk:
         self._ids: dict[tuple[str, str], Key] = {}
         self._due: list[tuple[float, Key]] = []
         self._ended: deque[Key] = deque()
+        self._unfit: dict[Key, str] = {}  # what no frame can carry, and why: ended by the next tick
         self.redacted: set[str] = set()  # keys of notes that held a secret until now; whoever commits one takes it out
         found = []
         for key, body in notes.items():
@@ -277,7 +279,10 @@ class Desk:
         if len(self._open.get(number, ())) >= self.policy.max_open:
             raise Refused("node_busy", f"{self.policy.max_open} commands wait for this node")
         book = self._books.get(number, Book())
-        last = max(book.last + 1, int(now))
+        begun = (
+            book.last if book.last < MOST else 0
+        )  # counted by a clock beyond the wire's: no node has seen such a number
+        last = max(begun + 1, int(now) if now < MOST else 0)
         self._enter(draft, number, replace(book, last=last))
         c = Command(last, request.id, requester, number, request.name, request.args, request.reason, now, expires)
         c = self._step(draft, c, now)
@@ -299,11 +304,18 @@ class Desk:
     # sending
 
     def offer(self, node: Node, room: int, now: float, newest: tuple[int, int], repeat: bool = False) -> Offer | None:
-        """Return what goes into a downlink to the node now, counted as sent; None when nothing does.
+        """Return what goes into a downlink to the node now, counted as sent; None when nothing does. Never raises: the uplink is answered whatever waits.
 
         room: payload bytes of the frame. newest: epoch and highest counter of its uplinks. repeat: the uplink was a repeat, which
         anyone may have sent: the send counts no round, and the next answer to something new carries the same again.
         """
+        try:
+            return self._offer(node, room, now, newest, repeat)
+        except Exception as e:  # of ours
+            self._caught(e)
+            return None
+
+    def _offer(self, node: Node, room: int, now: float, newest: tuple[int, int], repeat: bool) -> Offer | None:
         numbers = self._open.get(node.id)
         if not numbers:
             return None
@@ -312,18 +324,22 @@ class Desk:
         for c in sorted(mine, key=lambda c: (-orders.priority(c.name), c.number)):
             if not c.ready(now, repeat) or not self._in_turn(c, mine, book):
                 continue
-            parts = orders.parts(c.name, c.args, c.number, c.room or room)
-            if (
-                c.configures and c.sends and parts and max(map(orders.size, parts)) > room
-            ):  # was begun with longer frames: cut anew
-                c = replace(c, room=0, sends=0, spare=0)
-                parts = orders.parts(c.name, c.args, c.number, room)
-            if not parts:
-                continue
-            items = dict(parts[c.rounds % len(parts)])
-            if codes.DOWN_COMMAND in items:
-                items[codes.DOWN_EXPIRY] = int(c.expires)
-            if orders.size(items) > room:
+            try:
+                parts = orders.parts(c.name, c.args, c.number, c.room or room)
+                if (
+                    c.configures and c.sends and parts and max(map(orders.size, parts)) > room
+                ):  # was begun with longer frames: cut anew
+                    c = replace(c, room=0, sends=0, spare=0)
+                    parts = orders.parts(c.name, c.args, c.number, room)
+                if not parts:
+                    continue
+                items = dict(parts[c.rounds % len(parts)])
+                if codes.DOWN_COMMAND in items:
+                    items[codes.DOWN_EXPIRY] = min(int(c.expires), MOST)
+                if orders.size(items) > room:
+                    continue
+            except orders.BadArguments as e:
+                self._unfit[c.node, c.number] = str(e)
                 continue
             return self._sent(node, c, book, items, len(parts), room, now, newest, repeat)
         return None
@@ -492,6 +508,11 @@ class Desk:
     def tick(self, now: float) -> Follow:
         """End what is overdue, forget what ended long ago."""
         draft = _Draft()
+        for key, why in self._unfit.items():
+            c = self._commands.get(key)
+            if c is not None and c.open:
+                self._step(draft, c, now, state="failed", detail=f"it cannot be sent: {why}")
+        self._unfit.clear()
         while self._due and self._due[0][0] <= now:
             at, key = heappop(self._due)
             c = self._commands.get(key)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from motewire.codes import CONFIG_ALARM, CONFIG_PIECE, DOWN_COMMAND, DOWN_CONFIG, DOWN_EXPIRY
 
-from gateway.core import orders
+from gateway.core import commands, orders
 from gateway.core.authorise import GATEWAY, LONGEST_S, Policy, Role, Valve
 from gateway.core.command import KEEP_S, RESULT_S, ROUNDS
 from gateway.core.commands import BURST, LEAK_NEWS_S, REMEMBERED, Desk
@@ -44,11 +44,16 @@ def iso(t: float) -> str:
     return datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def fail(e: BaseException) -> None:
+    """An exception of ours is caught, and is a failure of the test all the same."""
+    raise e
+
+
 class Bench:
     """A desk, what it has committed and told."""
 
     def __init__(self, policy: Policy = POLICY) -> None:
-        self.desk = Desk(NODES, policy)
+        self.desk = Desk(NODES, policy, fail)
         self.notes: dict[str, bytes] = {}
         self.events: list[Event] = []
         self.now = float(T0)
@@ -63,7 +68,7 @@ class Bench:
         self.events += follow.events
 
     def restart(self) -> None:
-        self.desk = Desk(NODES, self.desk.policy)
+        self.desk = Desk(NODES, self.desk.policy, fail)
         self.desk.load(self.notes)
 
     def ask(
@@ -344,6 +349,46 @@ def test_a_flood_of_one_requester_is_bounded_and_hurts_nobody_else() -> None:
     assert b.ask("operator", "aq-01", "read_now") == "accepted"
     b.now += 11
     assert b.raw("thief", "aq-01", b"{}") == "unauthorised"
+
+
+def test_a_clock_beyond_the_wires_end_neither_mutes_a_node_nor_uses_its_numbers_up() -> None:
+    """2107 by a host without a battery: numbers come from the clock, and a frame has 32 bits for one."""
+    b = Bench()
+    b.now = 4_323_456_000.0
+    assert b.ask("operator", "aq-01", "read_now") == "accepted"
+    sent = b.offer()
+    assert sent is not None and sent[DOWN_COMMAND][0] < 2**32 and sent[DOWN_EXPIRY] < 2**32
+    b.now = float(T0)
+    assert b.ask("operator", "aq-01", "identify", 5) == "accepted"
+    b.now += 60
+    numbers = {c.number for c in b.desk._commands.values()}
+    assert len(numbers) == 2 and max(numbers) < 2**32
+
+
+def test_what_a_store_of_before_cannot_send_fails_and_what_comes_behind_it_is_sent() -> None:
+    b = Bench()
+    assert b.ask("operator", "aq-01", "read_now") == "accepted"
+    (key,) = b.desk._commands
+    stored = replace(b.desk._commands[key], number=4_352_215_239)
+    b.notes = {
+        f"commands:263:{stored.number}": commands._encode(stored),
+        "commands:263:book": commands._encode(replace(b.desk._books[263], last=stored.number)),
+    }
+    b.restart()
+    assert b.offer() is None, "the uplink is answered all the same"
+    b.commit(b.desk.tick(b.now))
+    assert b.events[-1].command is not None and b.events[-1].command["state"] == "failed"
+    assert b.ask("operator", "aq-01", "read_now") == "accepted"
+    sent = b.offer()
+    assert sent is not None and T0 <= sent[DOWN_COMMAND][0] < 2**32
+
+
+def test_an_exception_of_ours_leaves_the_answer_to_an_uplink_without_an_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    b, seen = Bench(), list[BaseException]()
+    assert b.ask("operator", "aq-01", "read_now") == "accepted"
+    monkeypatch.setattr(b.desk, "_caught", seen.append)
+    monkeypatch.setattr(orders, "parts", lambda *_: 1 / 0)
+    assert b.offer() is None and len(seen) == 1
 
 
 def test_queues_are_bounded() -> None:
