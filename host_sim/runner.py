@@ -58,6 +58,7 @@ HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000
 LEARNT_US = 3 * HOUR_US  # how fast a sleeper's clock runs is known 130 minutes after power-on
 TOLD_US = HOUR_US // 2  # a clock on a crystal is right with the first answer
+HEALTH_S = 21_600  # health_s where a configuration has none
 FUTURE_S = 120
 ROOT = "city"
 
@@ -68,12 +69,13 @@ Progress = Callable[[dict[str, Any]], None]
 def patience(group: Group) -> tuple[int, int]:
     """Return how long (us) a node of the group may be wrong about the time after power-on, and after the gateway's clock is right again.
 
-    Every report asks for the time. A jump of more than a day is believed after a second answer, and so is a sleeper's drift.
+    The answer to every status tells the time, which is due each health_s. A jump of more than a day is believed after a second answer, ten minutes
+    later (asleep: with the next report), and so is a sleeper's drift.
     """
-    report_us = group.report_s * 1_000_000
+    status_us = group.config.get("health_s", HEALTH_S) * 1_000_000
     if group.config.get("mode") == "sleep":
-        return LEARNT_US, 3 * report_us + LEARNT_US
-    return TOLD_US, 2 * report_us + TOLD_US
+        return LEARNT_US, status_us + group.report_s * 1_000_000 + LEARNT_US
+    return TOLD_US, status_us + TOLD_US
 
 
 def _address(broker: str) -> tuple[str, int]:

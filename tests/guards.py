@@ -236,7 +236,7 @@ GUARDS = (
     Guard("G3", "a known id is answered and not executed again", "gateway/core/commands.py", "            if known is not None:\n                return self._again", "            if False:\n                return self._again", COMMANDS),
     Guard("G3", "a command is sent again only while its node remembers it", "gateway/core/commands.py", "        return all(book.order - o.order < REMEMBERED - 1 for o in unanswered)", "        return True", COMMANDS),
     Guard("G3", "what a node has taken is not sent again", "gateway/core/command.py", "        if self.taken or now >= self.expires or", "        if now >= self.expires or", COMMANDS),
-    Guard("G3", "a number given by a lost store is not given again", "gateway/core/commands.py", "        last = max(book.last + 1, int(now))\n", "        last = book.last + 1\n", COMMANDS),
+    Guard("G3", "a number given by a lost store is not given again", "gateway/core/commands.py", "max(begun + 1, int(now) if now < MOST else 0)", "begun + 1", COMMANDS),
     Guard("G3", "nothing is sent behind its expiry", "gateway/core/command.py", "        if self.taken or now >= self.expires or", "        if self.taken or", COMMANDS),
     Guard("G3", "an expired request is refused", "gateway/core/authorise.py", "    if at <= now:\n", "    if False:\n", COMMANDS),
     Guard("G3", "a request names who the broker vouches for", "gateway/core/commands.py", "            if request.requester != requester:\n", "            if False:\n", COMMANDS),

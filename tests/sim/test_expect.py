@@ -14,7 +14,7 @@ from host_sim.collect import Books
 from host_sim.fleet import Fleet
 from host_sim.node import NodeStats
 from host_sim.result import unsampled
-from host_sim.runner import patience
+from host_sim.runner import HEALTH_S, patience
 from host_sim.scenario import Expect, Group, load
 from host_sim.truth import Truth
 
@@ -117,8 +117,10 @@ def test_a_fleet_that_does_not_sample_or_is_bitten_is_said_to_though_all_it_took
     assert said(shed, aq_01=142) == [] and said(shed, aq_01=140) == ["aq-01: 140 rows, at least 141 are due"]
 
 
-def test_how_long_a_node_may_be_wrong_about_the_time_depends_on_its_reports_and_its_oscillator():
+def test_how_long_a_node_may_be_wrong_about_the_time_depends_on_its_status_and_its_oscillator():
     hour = 3_600_000_000
-    assert patience(Group("aq", "air_quality", 1)) == (hour // 2, 2.5 * hour)
-    assert patience(Group("aq", "air_quality", 1, report_s=900)) == (hour // 2, hour)
-    assert patience(Group("bin", "bin_fill", 1, report_s=7200, config={"mode": "sleep"})) == (3 * hour, 9 * hour)
+    assert patience(Group("aq", "air_quality", 1)) == (hour // 2, 6.5 * hour)
+    assert patience(Group("aq", "air_quality", 1, config={"health_s": 3600})) == (hour // 2, 1.5 * hour)
+    assert patience(Group("bin", "bin_fill", 1, report_s=7200, config={"mode": "sleep"})) == (3 * hour, 11 * hour)
+    settings = (Path(__file__).parents[2] / "firmware" / "mote" / "settings.py").read_text()
+    assert f'"health_s": (int, 600, 432000, {HEALTH_S})' in settings
