@@ -50,3 +50,25 @@ def unmet(
             if (node, name) not in fresh:
                 found.append(f"{node}: no {name} of the last two hours arrived")
     return found
+
+
+def unforeseen(expect: Expect, members: Iterable[Member], books: Books) -> list[str]:
+    """Sentences about nodes that [expect] does not name: sensors they left out, errors that ended a boot, sensors that do not work at the end."""
+    found: list[str] = []
+    tables = (expect.shed, expect.exceptions, expect.faults, expect.resets)
+    for m in members:
+        node = m.spec.name
+        if any(names_node((who,), m.group, node) for table in tables for who in table):
+            continue
+        left_out = sorted({quantity(i) for _, ids in books.ladders.get(node, ()) for i in ids})
+        if left_out:
+            found.append(f"{node}: left out {', '.join(left_out)}")
+        words = books.exceptions.get(node, [])
+        if words:
+            found.append(f"{node}: {len(words)} boots ended with an error: {words[-1]}")
+        faults = sorted(
+            n.removeprefix(f"{node}/") for n in books.active_alarms if n.startswith(f"{node}/") and n.endswith("-fault")
+        )
+        if faults:
+            found.append(f"{node}: a sensor does not work at the end: {', '.join(faults)}")
+    return found

@@ -25,8 +25,8 @@ class Result:
 
     lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
     killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
-    (wear.py). unsampled: nodes with fewer rows than their rhythm demands, sensors that are left out, or bites of the watchdog, which [expect] does not
-    name. injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
+    (wear.py). unsampled: nodes with fewer rows than their rhythm demands, that left sensors out, ended boots with an error, have a sensor that does not work at
+    the end, or were bitten by the watchdog, which [expect] does not name. injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
     leave sensors out at the end. alarms_up: those that no one has cleared. unmet: what the scenario's [expect] and [[command]] demand and the backend did not see. commands: states, sends and duration of each.
     """
 
@@ -153,7 +153,7 @@ def assemble(
         ],
         unmet=[*expect.unmet(plan.expect, members, books, delivered, truth.end, kinds), *missed],
         commands=commands,
-        unsampled=unsampled(plan, members, fleet, rows, end),
+        unsampled=unsampled(plan, members, fleet, rows, end) + expect.unforeseen(plan.expect, members, books),
         injected=injected,
         misdated=misdated,
         shed=sum(bool(books.ladder(n.spec.name)[1]) for n in fleet.nodes),

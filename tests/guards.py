@@ -170,6 +170,7 @@ GUARDS = (
     Guard("G3", "no sleep is for ever", "firmware/mote/hal/reset.py", "    machine.deepsleep(max(1, ms))", "    machine.deepsleep(ms)", ("tests/vm/mpy/test_engine_clock.py", "-k", "never_none")),
     Guard("G1", "a packet that did not leave whole ends the session", "firmware/mote/links/mqtt.py", "                self._torn = True\n", "                pass\n", ("tests/vm/mpy/test_engine_mqtt.py", "-k", "leave_whole")),
     Guard("G8", "what is not in effect yet is not proven by an answer", "firmware/mote/config.py", " and not self.waits:\n", ":\n", ("tests/vm/test_engine.py", "-k", "proves_nothing")),
+    Guard("G10", "a run names nodes in trouble", "host_sim/expect.py", "            found.append(f\"{node}: left out {', '.join(left_out)}\")\n", "            pass\n", ("tests/sim/test_expect.py", "-k", "in_trouble")),
     Guard("G1", "an event after a step back has its own time", "firmware/mote/sampler.py", "            self._last_t += step_s\n", "            pass\n", ("tests/vm/test_engine.py", "-k", "steps-")),
     Guard("G3", "a jump of more than a day needs a second witness", "firmware/mote/clock.py", "        elif not self._believed(raw, t, error):\n", "        elif False:\n", ("tests/vm/mpy/test_engine_clock.py",)),
     Guard("G1", "drift needs two stretches of time that agree", "firmware/mote/clock.py", "            self._kind, self._doubt, self._since = _DRIFT, ppm, min(passed >> 6, 0xFFFF)\n", "            self.drift_ppm = ppm\n", ("tests/vm/mpy/test_engine_clock.py",)),

@@ -124,3 +124,22 @@ def test_how_long_a_node_may_be_wrong_about_the_time_depends_on_its_status_and_i
     assert patience(Group("bin", "bin_fill", 1, report_s=7200, config={"mode": "sleep"})) == (3 * hour, 11 * hour)
     settings = (Path(__file__).parents[2] / "firmware" / "mote" / "settings.py").read_text()
     assert f'"health_s": (int, 600, 432000, {HEALTH_S})' in settings
+
+
+def test_a_node_in_trouble_that_no_one_expects_is_named():
+    books = Books(
+        ladders={"aq-01": [(1, (PM1, PM10)), (0, ())]},
+        exceptions={"aq-02": ["TypeError water_meter:68"]},
+        active_alarms={"aq-01/pm1-fault": {}, "aq-01/pm10-above": {}, "aq-011/pm1-fault": {}},
+    )
+
+    def said(**expected) -> list[str]:
+        return expect.unforeseen(Expect(**expected), BOTH, books)  # type: ignore[arg-type]
+
+    assert said() == [
+        "aq-01: left out pm1, pm10",
+        "aq-01: a sensor does not work at the end: pm1-fault",
+        "aq-02: 1 boots ended with an error: TypeError water_meter:68",
+    ]
+    assert said(shed={"aq-01": ()}) == said()[2:] and said(exceptions={"aq": ("TypeError",)}) == []
+    assert expect.unforeseen(Expect(), BOTH, Books()) == []  # type: ignore[arg-type]
