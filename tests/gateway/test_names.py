@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from gateway.core.model import OPEN, PERSONAL, RESTRICTED, Node
+from gateway.core.value import replace
 from gateway.outputs.names import Names
 from gateway.schemas import schema
 from tests.gateway.conftest import BrokerAddress
@@ -51,6 +52,25 @@ def test_another_registry_counts_from_then_on() -> None:
     assert names.masked(body) == body
     names.use(NODES)
     assert names.masked(body) == {"reason": "replayed", "node_id": 3}
+
+
+def test_a_name_that_has_left_stays_hidden_until_it_is_shown() -> None:
+    """What was said of a node is told for an hour, whatever becomes of its entry meanwhile."""
+    names = Names(frozenset((OPEN,)), NODES)
+    problem = {"code": "message_refused", "text": "city/v1/node/water-novak-5/senml was refused", "next": ""}
+    names.use({1: NODES[1], 3: replace(NODES[3], name="water-5")})
+    assert "novak" not in str(names.masked({"problems": [problem]}))
+    names.use({1: replace(NODES[1], name="water-novak-5")})
+    assert names.masked({"problems": [problem]}) == {"problems": [problem]}
+
+
+@pytest.mark.parametrize("circles", [{OPEN}, {OPEN, RESTRICTED}, {OPEN, RESTRICTED, PERSONAL}])
+def test_what_a_refused_file_says_is_told_to_who_may_see_everything(circles: set[str]) -> None:
+    """It quotes names that are in no registry yet."""
+    text = "the configuration on disk is not in force: node.name 'hisa-kos' is taken by node 270"
+    problem = {"code": "reload_refused", "level": "degraded", "text": text, "next": "hisa-kos is taken"}
+    told = Names(frozenset(circles), {}).masked({"problems": [problem]})
+    assert ("hisa-kos" in str(told)) == (len(circles) == 3) and told["problems"][0]["code"] == "reload_refused"
 
 
 def test_strangers_bring_no_name_of_a_household_to_an_output_of_open_data(
