@@ -155,11 +155,13 @@ class Former:
         publish: Callable[[Message], None],
         settled: Callable[[], Awaitable[None]],
         stored: Callable[[Awaitable[int]], Awaitable[bool]],
+        strays: Set[str] = frozenset(),
     ) -> None:
         """Empty what stands below the ids that are ours, this output's mark last: read and judged anew, since another gateway may have taken
         one meanwhile. Raises MqttError.
 
-        Marks of other outputs that there are now are theirs: each empties its own.
+        Marks of other outputs that there are now are theirs: each empties its own. strays: those that are not at this broker, and of which
+        nothing is left there but the mark.
         """
         async with self.watching(reader):
             for old in sorted(self.ids):
@@ -167,7 +169,7 @@ class Former:
                     return
             n, ids = 0, self.ids
             for last in (False, True):
-                topics = self._to_empty(last)  # no pause between this and the publishing
+                topics = self._to_empty(last, strays)  # no pause between this and the publishing
                 for topic in topics:
                     publish(Message(topic, b"", retain=True))
                 if topics:
@@ -176,7 +178,7 @@ class Former:
             if n:
                 log.info("former_id_emptied", place=self._place, ids=sorted(ids), topics=n)
 
-    def _to_empty(self, last: bool) -> list[str]:
+    def _to_empty(self, last: bool, strays: Set[str]) -> list[str]:
         """Return what is to be emptied below the ids that are ours at this moment: the marks, or all else of ours."""
         read, ids = self._read, self.ids
         if read is None:
@@ -185,7 +187,7 @@ class Former:
             place.output
             for key, (_, place) in self._ledger.places().items()
             if place.now is not None and key != self._place
-        }
+        } - strays
         found = list[str]()
         for part, old in self._parts.items():
             for topic in read.of([f"{part}#"]) if old in ids else ():

@@ -1,6 +1,7 @@
 """Which outputs of this gateway publish at an output's broker, or may: what is theirs is spared, and who was taken out is emptied.
 
 Those of the same address are there. Of another address that shares topics it is asked (`siblings.py`); until that is known it is spared.
+It shares topics where it publishes on any that are to be emptied: under a former root or prefix of this output as well as under that of now.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ class Output(Sibling, Protocol):
     @property
     def tree(self) -> Tree: ...
 
+    def again(self) -> None: ...
+
 
 class Neighbours:
     """Of one output. others: all outputs, this one among them."""
 
     def __init__(self, mine: Output, ledger: Ledger) -> None:
         self._mine, self._ledger = mine, ledger
-        self.strays: Set[str] = frozenset()
-        """Names of outputs that are not at this address and whose marks stand at this broker."""
+        self._strays: Set[str] = frozenset()
+        self._shapes: Set[Shape] = frozenset((mine.tree.shape,))  # whose topics stand here, or may
         self.others: Callable[[], Sequence[Output]] = tuple
         self._here: dict[
             str, bool
@@ -46,8 +49,30 @@ class Neighbours:
         self._here.clear()
         self.strays = frozenset()
 
+    @property
+    def strays(self) -> Set[str]:
+        """Names of outputs that are not at this address and whose marks stand at this broker."""
+        return self._strays
+
+    @strays.setter
+    def strays(self, names: Set[str]) -> None:
+        self._strays = names
+        self._look_up()
+
+    def _look_up(self) -> None:
+        """Look up under which shapes topics stand here that this output publishes or is to empty."""
+        mine, found = self._mine, {self._mine.tree.shape}
+        for key, (_, place) in self._ledger.places().items():
+            here = place.address == mine.address
+            if key == mine.place or here and place.now is None or not here and place.output in self._strays:
+                found |= {shape for _, shape in place.past}
+                if place.now is not None and not here:
+                    found.add(place.now)
+        self._shapes = found
+
     def turn(self, seq: int, generation: int, as_of: int) -> Turn:
         """Return a turn with former shapes of this output behind a generation, shapes of others at this broker, and who was taken out there."""
+        self._look_up()
         turn, mine, gone = Turn(seq, generation, as_of), self._mine, self.gone()
         for key, (_, place) in self._ledger.places().items():
             if key == mine.place:
@@ -78,11 +103,22 @@ class Neighbours:
         return [
             o
             for o in self.others()
-            if o.place != mine.place
-            and o.address != mine.address
-            and shares(mine.tree.shape, o.tree.shape)
-            and self._here.get(o.place, True)
+            if o.place != mine.place and o.address != mine.address and self._shares(o) and self._here.get(o.place, True)
         ]
+
+    def here(self) -> list[Output]:
+        """Return the outputs that share topics with this one, and are known to be at its broker."""
+        mine = self._mine
+        return [
+            o
+            for o in self.others()
+            if o.place != mine.place
+            and (o.address == mine.address or self._here.get(o.place, False))
+            and self._shares(o)
+        ]
+
+    def _shares(self, o: Output) -> bool:
+        return any(shares(shape, o.tree.shape) for shape in self._shapes)
 
     def trees(self) -> list[Tree]:
         """Return what those may publish."""

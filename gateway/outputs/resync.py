@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Set
 
 import structlog
 
@@ -87,6 +87,9 @@ class Resync:
             None  # generation behind which topics are left, since it could not be read whose they are
         )
         self.unread: tuple[str, str] | None = None  # why, and what to do
+        self._told: set[str] | None = (
+            None  # places of those that say again what this output has left them; None: none is to
+        )
         self._reader: Reader | None = None
         self._all_again = False
         self._emptied: dict[str, None] = {}
@@ -173,18 +176,14 @@ class Resync:
             self._remember(Mark(ledger.life, seq, generation, self._turn))
         assert self._reader is not None
         await self.former.look(self._reader)
-        if self.problem is None and (strays := await self._strays.look(self._reader)):
-            self.neighbours.strays = strays
-            assert self._session is not None
-            await self.neighbours.ask(self._session)
-            if self.neighbours.gone():  # this memory may be of any time
-                seq = generation = -1
+        if await self._find_strays():  # this memory may be of any time
+            seq = generation = -1
         began, before = asyncio.get_running_loop().time(), self._metrics.totals["retained_again"]
         await self._pass(seq, generation, kept is not None and not trusted)
         if (n := self._metrics.totals["retained_again"] - before) > 0:
             log.info("output_resynced", output=self.output, since=seq, messages=n,
                      seconds=round(asyncio.get_running_loop().time() - began, 1))  # fmt: skip
-        await self.former.empty(self._reader, self.publish, self._settled, self._stored)
+        await self._empty_former()
         self.done.set()
         tasks = [asyncio.create_task(self._keep_true(), name=f"true-{self.output}")]
         if DISCOVERY in self._tree.shape.formats:
@@ -199,6 +198,19 @@ class Resync:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _find_strays(self) -> bool:
+        """True when another output has published at this broker that is not there. Raises MqttError."""
+        assert self._reader is not None
+        if self.problem is not None:
+            return False
+        async with self.former.watching(self._reader):
+            strays = await self._strays.look(self._reader, self.former.ids)
+        if strays:
+            self.neighbours.strays = strays
+            assert self._session is not None
+            await self.neighbours.ask(self._session)
+        return bool(self.neighbours.gone())
 
     def _agrees(self, kept: Mark) -> bool:
         """True when a mark is one that this store, as it is, has had published, and what has changed since is known."""
@@ -239,7 +251,7 @@ class Resync:
             if self._as_of != self._generation:
                 await self._pass(NEVER, self._generation)
                 marked_at = float("-inf")
-            if self._spared is not None or self.neighbours.strays:
+            if self._spared is not None or self._told is not None or self.neighbours.strays:
                 await self._follow_neighbours()
             if self._held is not None and now >= look_at:
                 held, self._held = self._held, None
@@ -251,8 +263,9 @@ class Resync:
                 former_wait = min(2 * former_wait, AGAIN_S[1])
                 former_at = now + former_wait
             if self._all_again:
-                self._all_again = False
+                self._all_again, told = False, self._told
                 await self._pass(-1, self._generation)
+                self._told = told  # it may be a sibling's asking: each would ask the other without end
             await self._attempts.run()
             while self._emptied:
                 await self.publish_again(self._emptied.popitem()[0])
@@ -343,6 +356,8 @@ class Resync:
         await self._finish(turn)
         if turn.spared:
             self._spared = generation if self._spared is None else min(generation, self._spared)
+        if turn.lent:
+            self._told = set()
         self._generation = upto
 
     async def _sweep(self, turn: Turn) -> None:
@@ -366,10 +381,10 @@ class Resync:
         self._follow(turn)
         for key in turn.left if turn.unread is None else ():
             await self._stored(self._engine.ledger.left(key))
-        self._end_strays(turn)
+        await self._end_strays(turn)
         self._hold(turn)
 
-    def _end_strays(self, turn: Turn) -> None:
+    async def _end_strays(self, turn: Turn) -> None:
         """Empty the marks of outputs of which nothing is left at this broker. What could not be read keeps them, and is tried after the next
         connect; where topics were spared for who may be elsewhere, that is awaited.
         """
@@ -378,6 +393,8 @@ class Resync:
             return
         for output in sorted(gone) if turn.unread is None else ():
             self.publish(Message(self._strays.mark(output), b"", retain=True))
+        if gone and turn.unread is None:
+            await self._empty_former(gone)
         if gone:
             log.warning("strays_emptied", output=self.output, of=sorted(gone), whole=turn.unread is None,
                         next="nothing; see whether this output's broker was exchanged for another")  # fmt: skip
@@ -406,8 +423,14 @@ class Resync:
         """A former id may not be online any more: then what names it is ours, and is looked at once more."""
         assert self._reader is not None
         if await self.former.look(self._reader):
+            if await self._find_strays():
+                await self._pass(-1, -1)
             await self._look_again(-1)
-            await self.former.empty(self._reader, self.publish, self._settled, self._stored)
+            await self._empty_former()
+
+    async def _empty_former(self, strays: Set[str] = frozenset()) -> None:
+        assert self._reader is not None
+        await self.former.empty(self._reader, self.publish, self._settled, self._stored, strays)
 
     def _ids(self) -> frozenset[str]:
         return self.former.ids | {self._tree.gateway}
@@ -434,6 +457,7 @@ class Resync:
     async def _follow_neighbours(self) -> None:
         """Empty what was spared for an output that is elsewhere, and what one that is elsewhere has left here."""
         away = await self._ask_neighbours()
+        self._tell()
         spared, gone = self._spared, bool(self.neighbours.gone())
         if gone and (away or spared is None):
             self._spared = None
@@ -441,6 +465,17 @@ class Resync:
         elif away and spared is not None:
             self._spared = None
             await self._pass(NEVER, spared)
+
+    def _tell(self) -> None:
+        """Have the outputs here publish again: their topics may hold what this one said last under a former shape."""
+        if self._told is None:
+            return
+        for o in self.neighbours.here():
+            if o.place not in self._told:
+                self._told.add(o.place)
+                o.again()
+        if self.neighbours.is_known:
+            self._told = None
 
     async def _ask_neighbours(self) -> bool:
         """True when an output for which topics were spared has turned out to be elsewhere."""
@@ -540,8 +575,12 @@ class Resync:
         def over() -> set[str]:
             topics = {topic for shape in turn.shapes() for topic in shape.own()}
             topics |= {mark_topic(shape, self.output) for shape in turn.former} - {self.mark_topic}
-            return topics.difference(self._tree.own(), *(other.own() for other in self._spare(turn)))
+            topics = topics.difference(self._tree.own(), *(other.own() for other in turn.others))
+            maybe = set[str]().union(*(other.own() for other in self.neighbours.trees()))
+            turn.spared = turn.spared or not topics.isdisjoint(maybe)
+            return topics - maybe
 
+        self._follow(turn)
         for topic in sorted(over()):
             await self.room()
             self._follow(turn)

@@ -7,6 +7,8 @@ be at this broker by another address is asked first (`neighbours.py`), and keeps
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import structlog
 
 from gateway.outputs.mark import Mark, mark_of, mark_topic
@@ -30,14 +32,15 @@ class Strays:
         """Return the topic of an output's mark below our root."""
         return mark_topic(self._tree, output)
 
-    async def look(self, reader: Reader) -> set[str]:
+    async def look(self, reader: Reader, former: Set[str] = frozenset()) -> set[str]:
         """Return the names of outputs that are not at this address, and whose marks stand there all the same. What cannot be read is left alone.
 
-        Raises MqttError.
+        former: ids that this gateway had, and that are its own at this broker (`former.py`): marks below them count as well. Raises MqttError.
         """
         places = [place for _, place in self._ledger.places().values()]
         here = {place.output for place in places if place.address == self._address}
-        topics = {self.mark(place.output): place.output for place in places if place.output not in here}
+        trees = [Tree(self._tree.shape, g, {}) for g in sorted({self._tree.gateway, *former})]
+        topics = {mark_topic(t, p.output): p.output for p in places if p.output not in here for t in trees}
         if not topics or self._tries >= TRIES:
             return set()
         self._tries += 1
@@ -49,9 +52,9 @@ class Strays:
                 marks[topic] = mark
             return mark
 
-        part = f"{self._tree.shape.root}/v1/gw/{self._tree.gateway}/"
+        parts = [f"{self._tree.shape.root}/v1/gw/{tree.gateway}/" for tree in trees]
         try:
-            async with reader.reading(sorted(topics), [part], keep):
+            async with reader.reading(sorted(topics), parts, keep):
                 pass
         except Unread as e:
             log.info("strays_unread", output=self._output, error=str(e))

@@ -27,6 +27,7 @@ class Turn:
     """former: shapes of this output, to be emptied; others: at this broker, to be spared; left: outputs taken out there, with their shapes,
     to be emptied; strays: outputs at other addresses that have published at this broker, with theirs, to be emptied. as_of: the generation that others and left are of. spared: topics were left for an output that may be elsewhere.
     doubts: not looked at yet. unread: why some could not be, and what to do. looks: nothing is published, what is in doubt is looked at.
+    lent: topics of other outputs were left that may hold what an emptied shape said last, and are to be published again by those.
     heirs: who has a name of another subject by now, whose topics may hold what that one said last: to be published again. crowded: names
     below which more is retained than is kept of one.
     """
@@ -40,6 +41,7 @@ class Turn:
     strays: dict[str, list[Tree]] = field(default_factory=dict)
     alarms: bool = False
     spared: bool = False
+    lent: bool = False
     doubts: list[Doubt] = field(default_factory=list)
     unread: tuple[str, str] | None = None
     looks: bool = False
@@ -65,6 +67,7 @@ def over(
     name that it has, and, by name, those that may be another gateway's by now. c: all its facts; strangers: outputs that may be at this broker.
     """
     sure, doubts, entries = tree.over(subject, c, turn.seq), dict[Name, set[str]](), list[Entry]()
+    emptied = set[str]()  # of the shapes alone
     if subject.startswith("@") and sure:
         doubts[name_of(tree, subject, subject[1:])], sure = sure, set()
     if not turn.alarms:
@@ -78,6 +81,8 @@ def over(
                 if shape is tree and entry is known.now:
                     continue
                 topics = shape.under(subject, c, entry)
+                if shape is not tree:
+                    emptied |= topics
                 if entry.name == own:
                     sure |= topics
                 else:
@@ -88,6 +93,8 @@ def over(
         if every
         else set()
     )
+    if not turn.lent and (rest := emptied & spared):
+        turn.lent = not rest <= tree.desired(subject, c).keys()
     return sure - spared, {name: topics - spared for name, topics in doubts.items() if topics - spared}
 
 

@@ -25,7 +25,7 @@ from gateway.outputs.message import Message, json
 from gateway.outputs.mqtt import MqttOutput
 from gateway.outputs.reading import Name, Reader, Unread, advice, crowd
 from gateway.outputs.resync import Resync
-from gateway.outputs.retained import Tree, shape_of
+from gateway.outputs.retained import Tree
 from gateway.outputs.siblings import ask, shares
 from gateway.outputs.turn import Doubt, Judge, look, name_of
 from gateway.store.engine import Engine, StoreError
@@ -143,8 +143,8 @@ async def _look(
 async def _remembers(
     config: MqttOutputConfig, key: str, gateway: str, engine: Engine, metrics: Metrics, others: Others
 ) -> bool | None:
-    """Read the marks of an output that was emptied: nothing else is read, and nothing published but probes. None: it is back. Raises MqttError
-    and _Unknown.
+    """Read the marks of an output that was emptied, below former ids of ours as well (`former.py`): nothing else is read, and nothing published
+    but probes. None: it is back. Raises MqttError and _Unknown.
     """
     ledger = engine.ledger
     _, place = ledger.places().get(key, (0, None))
@@ -155,13 +155,19 @@ async def _remembers(
     await session.connect()
     try:
         reader = await _reader(session, mark_topic(trees[-1], config.name), gateway, metrics)
-        found = await _marks(reader, trees, config.name)
+        former = Former(key, trees[-1], ledger)
+        await former.look(reader)
+        async with former.watching(reader):
+            before = [Tree(tree.shape, old, {}) for old in former.ids for tree in trees]
+        found = await _marks(reader, [*before, *trees], config.name)
         # another store's is a gateway's that has our id by now, and one ahead of this store a copy's
         ours = {t for t, m in found.items() if m.store == ledger.life and m.turn <= ledger.turn(key)}
+        if not ours and former.unread is not None:
+            raise Unread(*former.unread)
         if ours and any(
             o.resync.mark_topic in ours for o in others()
         ):  # it may have moved to another address of this broker
-            ours -= {o.mark_topic for o in await _here(session, config, others())}
+            ours -= {o.mark_topic for o in await _here(session, trees, others())}
         return bool(ours)
     except Unread as e:
         raise MqttError(str(e), e.hint) from e
@@ -193,10 +199,9 @@ class _Unknown(Exception):
     """Whether another output is at the same broker is not known while it is away from its own."""
 
 
-async def _here(session: MqttSession, c: MqttOutputConfig, others: Sequence[MqttOutput]) -> list[Resync]:
-    """Return the outputs that are at the broker of `session`, or may be, and share topics with `c`. Raises _Unknown."""
-    mine = shape_of(c, "")
-    sharing = [o.resync for o in others if shares(mine, o.tree.shape)]
+async def _here(session: MqttSession, left: Sequence[Tree], others: Sequence[MqttOutput]) -> list[Resync]:
+    """Return the outputs that are at the broker of `session`, or may be, and share topics with any tree that was left. Raises _Unknown."""
+    sharing = [o.resync for o in others if any(shares(tree.shape, o.tree.shape) for tree in left)]
     for o in sharing:
         if o.hears is None:
             raise _Unknown(o.output)
@@ -269,7 +274,7 @@ async def _once(
 
     try:
         judged = others()
-        here = await _here(session, config, judged)
+        here = await _here(session, trees, judged)
         last = mark_topic(trees[-1], config.name)
         reader = await _reader(session, last, gateway, metrics)
         own = {t for o in here for t in (*o.tree.own(), o.mark_topic)}

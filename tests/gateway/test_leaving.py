@@ -149,6 +149,23 @@ async def test_a_look_publishes_nothing_but_probes_where_nothing_of_ours_came_ba
 
 
 @pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_broker_that_remembers_a_time_of_a_former_id_is_emptied_where_that_id_is_ours(
+    ours: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await left("gw-old")
+    await engine.ledger.left(KEY)
+    own = "city/v1/gw/gw-old/"
+    older = claims("gw-old") | {
+        f"{own}mark/city": mark_by(engine, store=None if ours else "another"),
+        f"{own}state": b"offline",
+    }
+    b = Broker(older)
+    await leave(b, engine, monkeypatch)
+    assert b.retained == ({} if ours else older) and engine.ledger.places()[KEY][1].sure
+
+
+@pytest.mark.usefixtures("soon")
 async def test_a_broker_that_lost_its_power_in_the_middle_of_the_emptying_shows_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

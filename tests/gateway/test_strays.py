@@ -11,12 +11,14 @@ from gateway.config import Broker as At
 from gateway.config import MqttOutputConfig
 from gateway.core.shape import Shape
 from gateway.mqtt_session import MqttError
-from gateway.outputs.mark import Mark
+from gateway.outputs.mark import Mark, mark_topic
 from gateway.outputs.message import json
 from gateway.outputs.mqtt import place_of
+from gateway.outputs.neighbours import Neighbours
 from gateway.outputs.reading import Reader
 from gateway.outputs.retained import Tree
 from gateway.outputs.strays import TRIES, Strays
+from gateway.store.ledger import Place
 from gateway.store.memory import MemoryEngine
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_leaving import own
@@ -60,6 +62,57 @@ def test_what_an_output_published_is_emptied_at_the_broker_that_is_anothers_now(
     assert own(empty)["gw/gw-1/state"] == own(scene.broker)["gw/gw-1/state"] == b"online"
 
 
+@pytest.mark.parametrize("when", ["while it is stopped", "after a memory of before was put back"])
+def test_what_an_output_published_under_a_former_id_is_emptied_at_the_broker_that_is_anothers_now(
+    scene: Scene,  # noqa: F811
+    tmp_path: Path,
+    empty: Mosquitto,  # noqa: F811
+    when: str,
+) -> None:
+    scene.visibility[264] = "personal"
+    scene.outputs["city"]["formats"] = ["native", "ngsi-ld"]
+    scene.outputs["portal"] = {
+        "broker": f"{empty.host}:{empty.port}",
+        "formats": ["native"],
+        "visibility": ["open"],
+    }
+    p = scene.start()
+    scene.live()
+    settled(scene.broker)
+    portal = settled(empty)
+    assert "node/meter-1/alert/water_volume-above" in tree(scene.broker) and portal
+    assert not [t for t in portal if "meter-1" in t]
+    assert until(lambda: "gw/gw-1/mark/city" in own(scene.broker) and "gw/gw-1/mark/portal" in own(empty))
+    scene.broker.stop()  # it saves, and tells that the gateway is offline
+    shutil.copy(scene.broker.folder / "mosquitto.db", tmp_path / "city.db")
+    scene.broker.start()
+    assert until(lambda: own(scene.broker)["gw/gw-1/state"] == b"online")
+    assert p.stop() == 0
+    scene.gateway = "gw-9"
+
+    def exchange() -> None:
+        empty.stop()
+        shutil.copy(tmp_path / "city.db", empty.folder / "mosquitto.db")
+        empty.start()
+
+    if "stopped" in when:
+        exchange()
+    scene.start()
+    if "stopped" not in when:
+        assert until(
+            lambda: own(empty).keys() >= {"gw/gw-9/mark/portal"} and not [t for t in own(empty) if "gw-1" in t]
+        )
+        exchange()
+
+    def clean() -> bool:
+        there = tree(empty)
+        return there.keys() == portal.keys() and not [t for t, p in there.items() if b"gw-1" in p]
+
+    assert until(clean, 30), tree(empty).keys() ^ portal.keys()
+    assert until(lambda: not [t for t in own(empty) if "gw-1" in t or t.endswith("/city")]), own(empty).keys()
+    assert own(empty)["gw/gw-9/state"] == b"online" and until(lambda: "gw/gw-9/mark/portal" in own(empty))
+
+
 def test_an_output_at_the_same_broker_by_another_address_is_no_stray_and_nothing_is_said_again(
     scene: Scene,  # noqa: F811
 ) -> None:
@@ -77,6 +130,67 @@ def test_an_output_at_the_same_broker_by_another_address_is_no_stray_and_nothing
     assert until(lambda: sum(line["event"] == "output_strays" for line in p.lines()) == 2)
     assert settled(scene.broker) == before and own(scene.broker).keys() >= marks
     assert not [line for line in p.lines() if line["event"] == "output_resynced" and line["since"] == -1]
+
+
+FORMER = "r/v1/gw/gw-0/mark/portal"
+
+
+@pytest.mark.parametrize(("former", "mark", "ours"), [
+    ({"gw-0"}, json(Mark("LIFE", 1, 1, 3)), True),
+    (set(), json(Mark("LIFE", 1, 1, 3)), False),
+    ({"gw-0"}, json(Mark("another", 1, 1, 3)), False),
+    ({"gw-0"}, json(Mark("LIFE", 1, 1, 4)), False),
+])  # fmt: skip
+async def test_a_mark_below_a_former_id_is_a_strays_where_that_id_is_ours(
+    former: set[str], mark: bytes, ours: bool
+) -> None:
+    engine, strays, b = await strays_of(b"{}")
+    b.retained[FORMER] = mark.replace(b"LIFE", engine.ledger.life.encode())
+    assert await strays.look(reader(b), former) == ({"portal"} if ours else set())
+
+
+class Said:
+    """An output of this gateway at another address, as `neighbours.py` sees it."""
+
+    def __init__(self, place: Place, hears: bool | None = None) -> None:
+        assert place.now is not None
+        self.place, self.address, self.tree = place.key, place.address, Tree(place.now, "gw-1", {})
+        self.mark_topic, self.hears = mark_topic(self.tree, place.output), hears
+        self.asked = 0
+
+    def has_heard(self, nonce: str) -> bool:
+        return False
+
+    def again(self) -> None:
+        self.asked += 1
+
+
+@pytest.mark.parametrize("how", ["ours", "of one taken out here", "of one that has published here"])
+async def test_who_publishes_below_a_root_that_was_left_is_spared_until_it_is_known_to_be_elsewhere(how: str) -> None:
+    """Whose topics are emptied may be any shape's that stands here, not only the newest of ours."""
+    engine = MemoryEngine(["city", "portal"])
+
+    def place(name: str, host: str, root: str) -> Place:
+        return place_of(MqttOutputConfig(name, At(host, 1), root=root))
+
+    mine, gone, other = place("city", "here", "x"), place("old", "here", "r"), place("portal", "there", "r")
+    before = [place("city", "here", "r" if how == "ours" else "x"), place("portal", "there", "r")]
+    await engine.ledger.keep_places({p.key: p for p in [*before, *([gone] if "out" in how else [])]})
+    if "published" in how:
+        other = place("portal", "there", "y")
+    await engine.ledger.keep_places({p.key: p for p in (mine, other)})
+    me, it = Said(mine), Said(other)
+    neighbours = Neighbours(me, engine.ledger)
+    neighbours.others = lambda: [me, it]
+    if "published" in how:
+        neighbours.strays = {"portal"}
+    turn = neighbours.turn(-1, -1, engine.ledger.generation)
+    assert [o.place for o in neighbours.strangers()] == [other.key] and neighbours.trees() == [it.tree]
+    assert not neighbours.is_known and not neighbours.gone() and not turn.strays
+    it.hears = True
+    b = Broker({})
+    assert await neighbours.ask(b) == (True, True)  # type: ignore[arg-type]
+    assert neighbours.strangers() == [] and neighbours.gone() == ({"portal"} if "published" in how else set())
 
 
 async def strays_of(mark: bytes, deaf: str = "") -> tuple[MemoryEngine, Strays, Broker]:
