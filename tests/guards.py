@@ -217,7 +217,7 @@ GUARDS = (
     Guard("G13", "an output sees personal data only when it says so", "gateway/config/filter.py", "    visibility: frozenset[str] = frozenset((OPEN, RESTRICTED))", "    visibility: frozenset[str] = frozenset((OPEN, RESTRICTED, \"personal\"))", FILTER),
     Guard("G13", "a quantity counts by its own circle, not only its node's", "gateway/outputs/filter.py", "    return strictest(visibility, visibility_of(key)) in f.visibility", "    return visibility in f.visibility", FILTER),
     Guard("G13", "open data are of nodes that are open now", "gateway/outputs/filter.py", "        visibility = e.visibility if node is None else strictest(e.visibility, node.visibility)", "        visibility = e.visibility", FILTER),
-    Guard("G14", "a row that the journal holds is not written again", "gateway/outputs/files.py", "if self._written and (known := key(row)) in self._written:", "if False and (known := key(row)) in self._written:", FILES),
+    Guard("G14", "a row that the journal holds is not written again", "gateway/outputs/files.py", "if self._written and (more := self._written.pop(key(row), None)) is not None:", "if False and (more := self._written.pop(key(row), None)) is not None:", FILES),
     Guard("G14", "the cursor moves only over rows on disk", "gateway/outputs/files.py", "            os.fsync(journal.fileno())\n", "            pass\n", FILES),
     Guard("G14", "a torn line of the journal is cut off", "gateway/outputs/files.py", "            os.truncate(journal, size)", "            pass", FILES),
     Guard("G15", "what was perhaps sent is merged before it is sent again", "gateway/outputs/ngsi_http.py", "        if track.sent < track.highest:", "        if False:", HTTP),

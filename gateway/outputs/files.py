@@ -1,8 +1,8 @@
 """Daily files in a folder: JSON lines, CSV, Parquet; every row once, whatever ends the process.
 
 Rows of the running day are in <day>.part, one JSON line each with the number of its event, synced to disk before the cursor moves.
-After a crash the events behind the cursor come again; rows of theirs that the journal holds are not written twice. When the first
-event of another day (UTC, by time of receipt) arrives, the day's files are made (day.py) and the journal goes.
+After a crash the events behind the cursor come again; rows of theirs that the journal holds are not written twice. A line names the
+store that gave the number, since one that was restored or lost gives numbers again. When the first event of another day (UTC, by time of receipt) arrives, the day's files are made (day.py) and the journal goes.
 
 Someone may remove, cut or replace the journal or its folder, also while no gateway runs. Inode and size are compared with what was written before
 the rows of every batch and behind their sync, so the cursor moves only over rows that stand in the file of that name; at every open() size and
@@ -32,7 +32,7 @@ from gateway.config import FilesOutputConfig
 from gateway.core.model import Node
 from gateway.health import Problem
 from gateway.metrics import Metrics
-from gateway.outputs.day import PART, lines, stem
+from gateway.outputs.day import PART, line, lines, stem
 from gateway.outputs.destination import BATCH, Destination
 from gateway.outputs.held import (
     FilesError,
@@ -45,9 +45,9 @@ from gateway.outputs.held import (
     key_of,
     noted,
     opened,
+    ours,
     whole,
 )
-from gateway.outputs.message import json
 from gateway.outputs.records import Record, records
 from gateway.outputs.remains import Remains, key
 from gateway.store.engine import NO_NOTES, Engine, Entry, StoreError
@@ -55,6 +55,8 @@ from gateway.store.engine import NO_NOTES, Engine, Entry, StoreError
 MIDNIGHT_S = 300.0  # an event of yesterday that comes this late still goes to today's journal
 FINISH_S = 600.0
 CHANGED_TOLD_S = 3600.0  # so long health says that someone has changed the file
+SPOOLED = "the store's spool no longer holds these events: citymote gateway export gives readings of that day"
+FORMER = "they are of a store that was here before this one, which does not hold them: a backup of that one, or a copy of the file, may"
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class FilesOutput(Destination):
     ) -> None:
         super().__init__(config, gateway, engine, metrics, info, nodes)
         self._folder, self._formats = config.folder, config.formats
+        self._life = engine.ledger.life
         self._lock = -1
         self._day = ""
         self._running: Held | None = None  # across connections
@@ -85,7 +88,8 @@ class FilesOutput(Destination):
         )
         self._mending = False
         self._unsynced = self._pending = 0  # bytes written and not synced; rows of events that are not taken yet
-        self._written: set[str] = set()  # ids of rows behind the cursor that the journal holds
+        # rows that the journal holds of events that may come: how many they are beside those that are counted (1, 0 of another store's)
+        self._written: dict[str, int] = {}
         self._track.beside = self._beside
 
     def advice(self, error: Exception) -> str:
@@ -179,33 +183,40 @@ class FilesOutput(Destination):
         if size < journal.stat().st_size:
             os.truncate(journal, size)
         cursor, first, rows = self._track.cursor, self._track.cursor + 1, 0
-        for seq, row in lines(journal):
-            if seq > cursor:
-                self._written.add(key(row))
-            elif seq >= 0:
-                first, rows = min(first, seq), rows + 1
+        tags, others = ours(self._life, was), 0
+        for seq, life, row in lines(journal):
+            other = seq >= 0 and life not in tags
+            if other or seq > cursor:
+                self._written[key(row)] = int(not other)
+            if 0 <= seq <= cursor:
+                first = min(first, seq)
+            others += other
+            rows += other or 0 <= seq <= cursor
         if was is not None and self._mending:
-            rows = was.rows  # what is to be there in the end: mending may fail, and begins anew then
+            rows, others = (
+                was.rows,
+                was.others,
+            )  # what is to be there in the end: mending may fail, and begins anew then
         name = journal.name.removesuffix(PART)
-        self._begin(name, first - 1 if was is None else was.begun, size, crc, rows)
+        self._begin(name, first - 1 if was is None else was.begun, size, crc, rows, others)
 
-    def _begin(self, name: str, begun: int, size: int = 0, crc: int = 0, rows: int = 0) -> None:
+    def _begin(self, name: str, begun: int, size: int = 0, crc: int = 0, rows: int = 0, others: int = 0) -> None:
         """Write to a journal from here on. Raises OSError."""
         journal = opened(self._path(name))
         found = os.fstat(journal.fileno())
         self._file = found.st_dev, found.st_ino
         self._running = Held(
-            self.name, str(self._folder), self._engine.ledger.life, name, begun, self._formats,
-            self._track.cursor, size, crc, rows,
+            self.name, str(self._folder), self._life, name, begun, self._formats,
+            self._track.cursor, size, crc, rows, others=others,
         )  # fmt: skip
         self._day, self._journal, self._crc = name[:10], journal, crc
         self._unsynced = self._pending = 0
 
-    def _write(self, line: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         assert self._journal is not None
-        self._journal.write(line)
-        self._unsynced += len(line)
-        self._crc = zlib.crc32(line, self._crc)
+        self._journal.write(data)
+        self._unsynced += len(data)
+        self._crc = zlib.crc32(data, self._crc)
 
     async def _check(self) -> None:
         """Raise FilesError unless the journal at its path is the one that is written to, and as large as what was written and synced."""
@@ -232,7 +243,7 @@ class FilesOutput(Destination):
         assert now is not None
         front = self._engine.fetch(was.begun, 1)
         after = min(front[0].seq - 1, upto) if front else upto
-        left = await asyncio.to_thread(Remains, was.path, after, upto)
+        left = await asyncio.to_thread(Remains, was.path, after, upto, ours(self._life, was))
         at, written = after, 0
         while at < upto:
             entries = [e for e in self._engine.fetch(at, BATCH) if e.seq <= upto]
@@ -240,24 +251,32 @@ class FilesOutput(Destination):
                 break
             at = entries[-1].seq
             rows = await self._missing(entries, left)
-            for line in rows:
-                self._write(line)
+            for one in rows:
+                self._write(one)
             written += len(rows)
             await asyncio.sleep(0)
         await self._settle(())
-        now.rows = left.rows + written
+        now.rows, now.others = left.rows + written, left.others
         lacking = max(was.rows - now.rows, 0)
-        # while the spool holds the whole day nothing is lost: what is not written again is not for this output any more
-        lost = lacking if after > was.begun else 0
+        # while the spool holds the whole day nothing of this store is lost: what is not written again is not for this output any more
+        of_former = min(lacking, max(was.others - now.others, 0))
+        lost = lacking if after > was.begun else of_former
         self._metrics.totals["file_rows_again"] += written
         self._metrics.totals["file_rows_lost"] += lost
         self._mending = False
         told = {"output": self.name, "file": str(was.path), "rows_again": written, "rows_lost": lost}
         if lacking > lost:
-            told["rows_withheld"] = lacking
+            told["rows_withheld"] = lacking - lost
+        if of_former:
+            told["of_a_former_store"] = of_former
         if lost:
-            log.error("file_rows_lost", **told, events_above=was.begun, events_to=after,
-                      next="the store's spool no longer holds these events: citymote gateway export gives readings of that day")  # fmt: skip
+            log.error(
+                "file_rows_lost",
+                **told,
+                events_above=was.begun,
+                events_to=after,
+                next=SPOOLED if lost > of_former else FORMER,
+            )
         else:
             log.warning("file_mended", **told)
         text = f"{told['file']} was removed or changed by someone: {written} rows were written again, {lost} are lost"
@@ -274,7 +293,12 @@ class FilesOutput(Destination):
                 found.append((entry.seq, rows))
         partly = {seq for seq, _ in found if left.of(seq)}
         there = await asyncio.to_thread(left.keys, partly) if partly else set[str]()
-        return [_line(seq, row) for seq, rows in found for row in rows if not there or key(row) not in there]
+        return [
+            line(seq, self._life, row)
+            for seq, rows in found
+            for row in rows
+            if not (key(row) in there or key(row) in left.theirs)
+        ]
 
     def problems(self) -> Iterable[Problem]:
         """Say that someone has changed the running day's file."""
@@ -310,11 +334,11 @@ class FilesOutput(Destination):
             if event is None:
                 continue
             for row in records(event, self.known.nodes):
-                self._pending += 1
-                if self._written and (known := key(row)) in self._written:
-                    self._written.discard(known)
+                if self._written and (more := self._written.pop(key(row), None)) is not None:
+                    self._pending += more
                     continue
-                self._write(_line(entry.seq, row))
+                self._pending += 1
+                self._write(line(entry.seq, self._life, row))
                 self._metrics.totals["file_rows"] += 1
         await self._settle(entries[began:])
 
@@ -388,7 +412,3 @@ class FilesOutput(Destination):
 
 def _utc_day(t: float) -> str:
     return datetime.fromtimestamp(t, UTC).strftime("%Y-%m-%d")
-
-
-def _line(seq: int, row: Record) -> bytes:
-    return json({"seq": seq, **row}) + b"\n"

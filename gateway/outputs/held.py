@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.outputs.day import PART, lines
+from gateway.outputs.day import PART, TAG, lines
 from gateway.store.engine import Engine
 
 PREFIX = "files:"
@@ -34,7 +34,8 @@ class FilesError(OSError):
 
 class Held(msgspec.Struct):
     """begun: its events are above this number; seq: the cursor that the rest is as of. size, crc, rows: of what was synced. ending: its day's
-    files are being made in `formats`, and it goes then. life: of the store; what another one noted is no longer known to be true."""
+    files are being made in `formats`, and it goes then. life: of the store; what another one noted is no longer known to be true. others: of the rows,
+    those whose event was numbered by another store (one that was lost, or was there before a restore)."""
 
     output: str
     folder: str
@@ -47,6 +48,7 @@ class Held(msgspec.Struct):
     crc: int = 0
     rows: int = 0
     ending: bool = False
+    others: int = 0
 
     @property
     def key(self) -> str:
@@ -95,6 +97,13 @@ def believed(engine: Engine, output: str, folder: str, cursor: int) -> Held | No
     return None
 
 
+def ours(life: str, held: Held | None) -> frozenset[str]:
+    """Return the tags of lines whose numbers this store gave. held: what is known of the journal from before.
+
+    Lines without a tag are of a gateway that wrote none: this store's, in a journal that is known and has no rows of another."""
+    return frozenset((life[:TAG], life[:TAG] if held is None or held.others else ""))
+
+
 def is_day(journal: Path) -> bool:
     """True for names that this module's callers give to journals; another *.part is somebody else's."""
     found = DAY.fullmatch(journal.name.removesuffix(PART))
@@ -106,7 +115,7 @@ def is_day(journal: Path) -> bool:
 
 def first_event(journal: Path) -> int:
     """Return the event number of a journal's first whole row, -1 when it has none. Raises OSError."""
-    return next((seq for seq, _ in lines(journal) if seq >= 0), -1)
+    return next((line.seq for line in lines(journal) if line.seq >= 0), -1)
 
 
 def altered(held: Held) -> str:

@@ -26,7 +26,7 @@ from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.outputs.build import build
 from gateway.outputs.files import FilesOutput
-from gateway.outputs.records import records
+from gateway.outputs.records import COLUMNS, records
 from gateway.parts import Outputs
 from gateway.store.engine import Write
 from gateway.store.memory import MemoryEngine
@@ -746,6 +746,129 @@ async def test_a_store_of_another_life_is_not_believed(tmp_path: Path) -> None:
         assert made._metrics.totals["files_changed"] == 0
     assert (tmp_path / "2026-01-02.part").read_bytes() == running
     assert names(tmp_path) == [".lock", "2026-01-01.jsonl", "2026-01-02.part"]
+
+
+# a store that is lost or restored numbers its events anew, and the running day's file goes on
+
+
+def rows_cut(folder: Path, *kept: slice) -> None:
+    """Leave some lines of the growing file, as whoever cuts its end or takes lines out."""
+    lines = (folder / "2026-01-01.part").read_bytes().splitlines(keepends=True)
+    (folder / "x").write_bytes(b"".join(line for part in kept for line in lines[part]))
+    os.replace(folder / "x", folder / "2026-01-01.part")
+
+
+def as_an_older_gateway(folder: Path) -> None:
+    """Lines that do not name the store that numbered their events."""
+    rows = [{k: v for k, v in row.items() if k != "life"} for row in part(folder)]
+    (folder / "2026-01-01.part").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+async def next_store(folder: Path, since: int, old: bool = False) -> MemoryEngine:
+    """A store with events 1 to 6 that all went to the file, and the one that follows it: lost (since is 0), or of a backup when event `since`
+    was the newest; more events come then under the same numbers."""
+    first = MemoryEngine(["days"])
+    async with output(first, folder) as made:
+        await commit(first, *(report(n, T0 + n) for n in range(1, 7)))
+        await drained(made)
+    if old:
+        as_an_older_gateway(folder)
+    engine = MemoryEngine(["days"])
+    await commit(engine, *(report(n, T0 + n) for n in range(1, since + 1)))
+    await engine.ack("days", since)
+    async with output(engine, folder) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(7, 12)))
+        await drained(made)
+        assert rows_of(folder) == expected(1, 11)
+        assert made._metrics.totals["files_changed"] == 0
+    return engine
+
+
+@pytest.mark.parametrize("since", (0, 3))
+@pytest.mark.parametrize("old", (False, True))
+@pytest.mark.parametrize("stopped", (False, True))
+async def test_rows_of_a_former_store_are_not_taken_for_those_of_this_one(
+    tmp_path: Path, since: int, old: bool, stopped: bool
+) -> None:
+    engine = await next_store(tmp_path, since, old)
+    if stopped:
+        rows_cut(tmp_path, slice(-9))  # three events of this store, whose numbers rows of the former one have too
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        if not stopped:
+            await commit(engine, report(12, T0 + 12))
+            await drained(made)
+            rows_cut(tmp_path, slice(-13))
+        await commit(engine, report(13, T0 + 13))
+        await drained(made)
+        await until(lambda: any(" 0 are lost" in p.text for p in made.problems()), 20)
+        assert made._metrics.totals["file_rows_again"] == (9 if stopped else 13)
+    assert rows_of(tmp_path) == sorted(expected(1, 11) + ([] if stopped else expected(12, 12)) + expected(13, 13))
+
+
+async def test_rows_of_a_former_store_that_are_cut_are_counted_as_lost(tmp_path: Path) -> None:
+    """This store has none of their events, though it has events of the same numbers."""
+    engine = await next_store(tmp_path, 0)
+    rows_cut(tmp_path, slice(3, 15), slice(21, None))  # events 1 and 6 of the former store, event 7 of this one
+    with structlog.testing.capture_logs() as logs:
+        async with output(engine, tmp_path) as made:
+            await until(lambda: any(" 6 are lost" in p.text for p in made.problems()), 20)
+            assert made._metrics.totals["file_rows_again"] == 3 and made._metrics.totals["file_rows_lost"] == 6
+    (line,) = (x for x in logs if x["event"] == "file_rows_lost")
+    assert line["rows_lost"] == line["of_a_former_store"] == 6 and "backup" in line["next"]
+    assert rows_of(tmp_path) == sorted(expected(2, 5) + expected(7, 11))
+    async with output(engine, tmp_path) as made:  # told once
+        await commit(engine, report(12, T0 + 12))
+        await drained(made)
+        assert made._metrics.totals["files_changed"] == made._metrics.totals["file_rows_lost"] == 0
+
+
+async def test_what_a_restored_store_still_has_of_the_former_ones_rows_is_written_again(tmp_path: Path) -> None:
+    engine = await next_store(tmp_path, 3)
+    rows_cut(tmp_path, slice(4, None))  # event 1 whole, event 2 in part
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        await until(lambda: any(" 0 are lost" in p.text for p in made.problems()), 20)
+        assert made._metrics.totals["file_rows_again"] == 4
+    assert rows_of(tmp_path) == expected(1, 11)
+
+
+async def test_an_event_that_a_former_store_had_too_is_there_once_after_mending(tmp_path: Path) -> None:
+    """A node sends again what the lost store had: the row stands in the file, under the number of the former store."""
+    engine = await next_store(tmp_path, 0)
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in (2, 5, 6)))
+        await drained(made)
+    assert rows_of(tmp_path) == expected(1, 11)
+    rows_cut(tmp_path, slice(5), slice(6, 28))  # a row of event 2 and the end of this store's
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        await until(lambda: any(" 0 are lost" in p.text for p in made.problems()), 20)
+    assert rows_of(tmp_path) == expected(1, 11)
+
+
+async def test_lines_of_an_older_gateway_are_known_by_their_numbers_in_the_same_store(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    async with output(engine, tmp_path) as made:
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 7)))
+        await drained(made)
+    as_an_older_gateway(tmp_path)
+    rows_cut(tmp_path, slice(4), slice(9, None))
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        await until(lambda: any(" 0 are lost" in p.text for p in made.problems()), 20)
+        assert made._metrics.totals["file_rows_again"] == 5
+    assert rows_of(tmp_path) == expected(1, 6)
+
+
+async def test_a_days_files_do_not_say_which_store_numbered_a_row(tmp_path: Path) -> None:
+    engine = await next_store(tmp_path, 3)
+    async with output(engine, tmp_path, "jsonl", "csv", "parquet") as made:
+        await commit(engine, report(20, T0 + DAY + 400))
+        await drained(made)
+    whole = [json.loads(line) for line in (tmp_path / "2026-01-01.jsonl").read_text().splitlines()]
+    assert sorted(row["id"] for row in whole) == expected(1, 11)
+    assert all(row.keys() <= set(COLUMNS) for row in whole)
 
 
 # an output that leaves its folder
