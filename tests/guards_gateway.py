@@ -301,7 +301,7 @@ GATEWAY = (
     Guard('G8', 'a word that is no level of a topic is asked of no broker', 'tools/gateway_command.py', '        if not LEVEL.fullmatch(level):\n', '        if False:\n', ('tests/tools/test_gateway_command.py', '-k', 'no_level')),
     Guard('G8', 'a store is a file', 'gateway/config/gateway.py', '        return taken_by(store)\n', '        return None\n', ('tests/gateway/test_config_files.py', '-k', 'is_a_folder_or')),
     Guard('G8', 'an id is of one store and one moment', 'gateway/store/ledger.py', 'f"{number}:entry-{change}:{rule}"', 'f"{number}:entry-{generation}:{rule}"', ('tests/gateway/test_current.py', '-k', 'come_from_no_other')),
-    Guard('G13', 'what the gateway says of itself names no node that an output may not see', 'gateway/outputs/names.py', '        if not self._hidden:\n', '        if True:\n', ('tests/gateway/test_names.py',)),
+    Guard('G13', 'what the gateway says of itself names no node that an output may not see', 'gateway/outputs/names.py', '        if self._sees_all:\n', '        if True:\n', ('tests/gateway/test_names.py',)),
     Guard('G8', 'an export replaces nothing that the gateway lives by', 'gateway/export.py', '            _not_ours(args.file, config)\n', '', ('tests/gateway/test_replay_export.py', '-k', 'lives_by')),
     Guard('G7', 'the log says how a reload ended before READY', 'gateway/reload.py', '                await asyncio.to_thread(sys.stderr.flush)', '                pass', ('tests/gateway/test_reloads.py', '-k', 'before_ready')),
     Guard('G7', 'a line that was written in part spoils no other', 'gateway/logstream.py', '        if self._torn:', '        if False:', ('tests/gateway/test_logs.py', '-k', 'in_part')),
