@@ -44,7 +44,8 @@ def serve(fd: int) -> None:
 class Counting(zygote.Zygote):
     """A zygote whose forks are counted, each in a log of its own; the first fork is a boot without firmware."""
 
-    def __init__(self) -> None:
+    def __init__(self, *_image: Path) -> None:
+        """Without the image: instructions are compared with checkouts that have none, and collections are the firmware's."""
         self.logs = Path(tempfile.mkdtemp(prefix="citymote-wake-logs-"))
         self.wakes: list[dict[str, Any]] = []
         self.base: int | None = None

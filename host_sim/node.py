@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance
+from host_sim import chance, standins
 from host_sim import compile as mpy
 from host_sim.air import Modulation, Station, Transmission
 from host_sim.mqtt_endpoint import Endpoint
@@ -178,6 +178,7 @@ class Node:
             "hw": spec.hw,
             "fd": LINE_FD,
             "probe": True,
+            "standins": zygote.standins,
             "cut_at": NEVER if cut is None else cut.at,
             **flash,
         }
@@ -190,7 +191,7 @@ class Node:
         if spec.partition is not None:
             config["romfs"] = {"at": mapped.ADDRESS, "size": spec.partition.stat().st_size}
         (spec.folder / "boot.json").write_text(json.dumps(config))
-        size = heap_bytes(spec.heap) + STANDINS_BYTES
+        size = heap_bytes(spec.heap) + (standins.HEAP_BYTES if zygote.standins else STANDINS_BYTES)
         argv = ["micropython", "-X", f"heapsize={size}", f"{lib}/sim_boot.py", f"{home}/boot.json"]
         with self.console.open("ab") as console:
             self.pid, self.line = zygote.spawn(argv, folders, console.fileno(), spec.partition)

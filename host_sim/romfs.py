@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,11 +179,16 @@ def partition(image: Image, *, half: int = HALF) -> bytes:
 
 def cached_partition(image: Image) -> Path:
     """A file in the cache with partition(image), for VMs to map read-only."""
-    target = mpy.cache_root() / "romfs" / f"{image.sha256[:24]}.img"
+    return cached(image.sha256[:24], lambda: partition(image))
+
+
+def cached(name: str, make: Callable[[], bytes]) -> Path:
+    """The read-only file of that name in the cache; made when it is not there."""
+    target = mpy.cache_root() / "romfs" / f"{name}.img"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as f:
-            f.write(partition(image))
+            f.write(make())
         os.chmod(f.name, 0o444)
         os.replace(f.name, target)
     return target

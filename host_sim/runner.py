@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from host_sim import chance, interrupt, provision, romfs
+from host_sim import chance, interrupt, provision, romfs, standins
 from host_sim import compile as mpy
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, BrokerError, reachable
@@ -296,7 +296,7 @@ class _Run:
             for r in self.plan.receivers
         ]
         wifi = any(m.spec.link == "wifi" for m in self.members)
-        zygote = self.stack.enter_context(Zygote())
+        zygote = self.stack.enter_context(Zygote(standins.image()))
         fleet = Fleet(
             [Node(m.spec, self._rom(m, rom), self.seed) for m in self.members],
             air,

@@ -1,6 +1,6 @@
 """Forks node VMs: imports the MicroPython extension once, then one fork per boot (1 to 3 ms, half a MiB each).
 
-Runs as `python -m host_sim.zygote FD`. Over the inherited socket: one JSON request per message, descriptors attached,
+Runs as `python -m host_sim.zygote FD [IMAGE]`; every VM has IMAGE (standins.py) in its memory. Over the inherited socket: one JSON request per message, descriptors attached,
 one JSON answer each. {"spawn": argv, "folders": [...], "mapping": file or null} with [line fd, console fd] -> {"pid": n}; {"kill": pid} -> {"status": s}.
 Both carry a number "n", which the answer repeats: a caller that was interrupted never reads its answer, the next one passes it over.
 Children die with the zygote, and the zygote ends when its socket closes.
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from host_sim.vm.mapped import map_file
+from host_sim.vm import mapped
 from host_sim.vm.run import vm_environment
 
 PR_SET_PDEATHSIG = 1
@@ -30,12 +30,21 @@ FOLDER_FD = 11  # the first of the folders a VM is given
 class Zygote:
     """Handle on a zygote process. Use as a context manager; close() kills every VM that is left."""
 
-    def __init__(self) -> None:
+    def __init__(self, image: Path | None = None) -> None:
+        """image: the stand-ins, which every VM then has in its memory (standins.image())."""
         self._asked = 0
+        # as the boot file says it
+        self.standins = None if image is None else {"at": mapped.STANDINS, "size": image.stat().st_size}
         self._sock, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with child:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "host_sim.zygote", str(child.fileno())],
+                [
+                    sys.executable,
+                    "-m",
+                    "host_sim.zygote",
+                    str(child.fileno()),
+                    *([] if image is None else [str(image)]),
+                ],
                 pass_fds=[child.fileno()],
                 start_new_session=True,  # a Ctrl-C at the terminal is the runner's business
                 stdin=subprocess.DEVNULL,
@@ -123,7 +132,7 @@ def _become_vm(argv: list[str], folders: list[str], mapping: str | None, line: i
             os.close(fd)
     os.chdir("/")
     if mapping is not None:
-        map_file(mapping, False)
+        mapped.map_file(mapping, False)
     from micropython_run import run_main
 
     os._exit(run_main(argv) or 0)
@@ -165,4 +174,6 @@ def serve(sock: socket.socket) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
+    for image in sys.argv[2:]:
+        mapped.map_file(image, False, mapped.STANDINS)
     serve(socket.socket(fileno=int(sys.argv[1])))

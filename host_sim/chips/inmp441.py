@@ -122,22 +122,25 @@ class INMP441Chip:
         self.sense, self.now_us = sense, now_us
         self.fault = None
         self._on_us = now_us()
+        self._gains, self._span = [0] * (len(STEPS) + 1), -1
 
     def fill(self, buf, frames, start_us, rate):
         """Write `frames` 32-bit little-endian frames that began at start_us to the writable buffer."""
         if rate != RATE:
             raise ValueError("48 kHz only")
-        table, rms, tone, gains = _prepare()
-        db = 10 * math.log10(10 ** (self.sense("laeq") / 10) + 10 ** (SELF_NOISE_DB / 10))
-        full = 8388607 / math.sqrt(2) * 10 ** ((db - FULL_SCALE_DB) / 20) / rms * 4096
+        table, _, tone, _ = _prepare()
         first = start_us * 6 // 125  # 48 frames a millisecond
         step = RATE // 40
+        gains = self._gains
         out = Words(buf) if tone is plain_tone else buf
         done = 0
         while done < frames:
             at = first + done
             n = min(frames - done, step - at % step)
-            gain, dc = int(full * gains[at // step % len(gains)] + 0.5), DC
+            if at // step // len(gains) != self._span:
+                self._span = at // step // len(gains)
+                self._set_gains()
+            gain, dc = gains[at // step % len(gains)], DC
             if self.fault == "clipped":
                 gain = 1 << 30
             elif self.fault == "stuck":
@@ -146,6 +149,14 @@ class INMP441Chip:
                 gain = dc = 0
             tone(out, done, n, table, at % PERIOD, PERIOD, gain, dc)
             done += n
+
+    def _set_gains(self):
+        """The level of now, for one pattern of gains (250 ms)."""
+        _, rms, _, gains = _prepare()
+        db = 10 * math.log10(10 ** (self.sense("laeq") / 10) + 10 ** (SELF_NOISE_DB / 10))
+        full = 8388607 / math.sqrt(2) * 10 ** ((db - FULL_SCALE_DB) / 20) / rms * 4096
+        for i in range(len(gains)):
+            self._gains[i] = int(full * gains[i] + 0.5)
 
 
 class Words:

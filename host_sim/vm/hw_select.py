@@ -14,6 +14,7 @@ class poll:
     def __init__(self):
         self._entries = []  # [object, events]
         self._ready = []
+        self._ears = 0  # how many of them may hear the world
 
     def register(self, obj, events=POLLIN | POLLOUT):
         if not hasattr(obj, "ioctl"):
@@ -23,6 +24,7 @@ class poll:
                 e[1] = events
                 return
         self._entries.append([obj, events])
+        self._ears += hasattr(obj, "sim_ear")
 
     def modify(self, obj, events):
         for e in self._entries:
@@ -35,6 +37,7 @@ class poll:
         for e in self._entries:
             if e[0] is obj:
                 self._entries.remove(e)
+                self._ears -= hasattr(obj, "sim_ear")
                 return
 
     def _scan(self):
@@ -56,6 +59,11 @@ class poll:
             if timeout:
                 _c.advance(_c.now + timeout * 1000)
             return ()
+        if self._ears:
+            return self._listen(timeout)
+        return self._ready if self._scan() or timeout == 0 else self._wait(timeout)
+
+    def _listen(self, timeout):
         ears = 0
         for e in self._entries:
             if hasattr(e[0], "sim_ear") and e[0].sim_ear():

@@ -12,12 +12,13 @@ import os
 import sys
 
 ADDRESS = 0x5A00_0000_0000  # far from what Linux hands out by itself on x86-64
+STANDINS = 0x5B00_0000_0000  # the stand-ins' own image, when a VM has one
 _PROT_READ, _PROT_WRITE = 1, 2
 _MAP_SHARED, _MAP_FIXED_NOREPLACE = 1, 0x100000
 
 
-def map_file(path: str, writable: bool) -> tuple[int, int]:
-    """Map the whole of `path` at ADDRESS; return (address, bytes). OSError."""
+def map_file(path: str, writable: bool, address: int = ADDRESS) -> tuple[int, int]:
+    """Map the whole of `path` at `address`; return (address, bytes). OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
@@ -25,10 +26,10 @@ def map_file(path: str, writable: bool) -> tuple[int, int]:
     try:
         size = os.fstat(fd).st_size
         protection = _PROT_READ | (_PROT_WRITE if writable else 0)
-        at = libc.mmap(ADDRESS, size, protection, _MAP_SHARED | _MAP_FIXED_NOREPLACE, fd, 0)
-        if at != ADDRESS:
-            raise OSError(ctypes.get_errno(), f"cannot map {path} at {ADDRESS:#x}")
-        return ADDRESS, size
+        at = libc.mmap(address, size, protection, _MAP_SHARED | _MAP_FIXED_NOREPLACE, fd, 0)
+        if at != address:
+            raise OSError(ctypes.get_errno(), f"cannot map {path} at {address:#x}")
+        return address, size
     finally:
         os.close(fd)
 

@@ -13,7 +13,12 @@ import vfs
 with open(sys.argv[1]) as _f:
     _cfg = json.load(_f)
 _lib = sys.argv[1][: sys.argv[1].rfind("/")] if "lib" not in _cfg else _cfg["lib"]
-sys.path[:] = [_lib, _cfg["chips"], ".frozen"]
+_mapped = _cfg.get("standins")
+if _mapped:  # their bytecode stays where it is: the heap does not hold it, nor does the collector look at it
+    import uctypes
+
+    vfs.mount(vfs.VfsRom(uctypes.bytearray_at(_mapped["at"], _mapped["size"])), "/sim")
+sys.path[:] = ["/sim", ".frozen"] if _mapped else [_lib, _cfg["chips"], ".frozen"]
 
 import sim_clock
 import sim_flash
@@ -57,6 +62,8 @@ if _script:
 if _cfg.get("fd") is not None:
     sim_link.connect(_cfg["fd"])
 vfs.umount("/")
+if _mapped:
+    vfs.umount("/sim")  # what was imported stays
 vfs.mount(_root, "/")
 sys.path[:] = ["", ".frozen", "/lib"]
 if _rom:
@@ -99,7 +106,7 @@ if _cfg.get("image") and _cfg.get("fd") is not None:
 _argv = _cfg.get("argv", [])
 _want = _cfg["heap"]
 _probing = _cfg.get("probe")
-del _cfg, _f, _root, _files, _rom, _extra, _chips, _fresh, sim_standins
+del _cfg, _mapped, _f, _root, _files, _rom, _extra, _chips, _fresh, sim_standins
 sys.modules.pop("sim_standins")
 gc.collect()
 _used = gc.mem_alloc()

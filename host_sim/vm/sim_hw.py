@@ -3,6 +3,7 @@
 The hardware description (hw.json of the node) names chips; tests attach their own objects with the attach functions.
 """
 
+import math
 import struct
 
 import sim_clock as _c
@@ -98,6 +99,8 @@ class Series:
         self._buf = bytearray(16 * self.SIZE)
         self._first = 0
         self._held = 0
+        self._from, self._to = 0.0, 0.0  # the piece that was asked for last
+        self._base, self._slope = 0.0, None
 
     def _load(self, index):
         self._first = max(0, min(index, self._count - self.SIZE))
@@ -113,13 +116,24 @@ class Series:
     def value(self, t_us=None):
         """The value now, or at t_us."""
         t = (_c.now if t_us is None else t_us) / 1000000
+        if not self._from <= t < self._to:
+            self._enter(t)
+        if self._slope is None:
+            return self._base
+        return self._base + self._slope * (t - self._from) / (self._to - self._from)
+
+    def _enter(self, t):
+        """Keep the piece that t lies in: between two points, or before the first, or behind the last."""
         low = self._at(t)
-        t0 = self._time(low)
-        v0 = self._value(low)
-        if not self._linear or t <= t0 or low + 1 == self._count:
-            return v0
-        t1 = self._time(low + 1)
-        return v0 + (self._value(low + 1) - v0) * (t - t0) / (t1 - t0)
+        t0, self._base, self._slope = self._time(low), self._value(low), None
+        if t < t0:
+            self._from, self._to = -math.inf, t0
+            return
+        self._from, self._to = t0, math.inf
+        if low + 1 < self._count:
+            self._to = self._time(low + 1)
+            if self._linear:
+                self._slope = self._value(low + 1) - self._base
 
     def when(self, value, after_us, until_us):
         """First microsecond in (after_us, until_us] at which a series that never falls has reached `value`, or None."""

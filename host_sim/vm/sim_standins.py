@@ -16,6 +16,8 @@ def load(cfg):
     sim_clock.cut_at = cfg.get("cut_at", sim_clock.NEVER)
     for m in MODULES:
         sys.modules[m] = __import__("hw_" + m)
+    if cfg.get("standins"):
+        sys.modules["gc"] = __import__("hw_gc")
     if cfg.get("romfs"):
         import sim_rom
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from host_sim import compile as mpy
-from host_sim import provision
+from host_sim import provision, standins
 from host_sim.air import Air, Fade, Station
 from host_sim.broker import Broker, free_port
 from host_sim.fleet import Fleet
@@ -68,7 +68,9 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
         broker = stack.enter_context(Broker())
         runs = 0
 
-        def run(scenario: Scenario, *, hours: float, seed: int = 1, firmware: Path = HERE / "tiny") -> Played:
+        def run(
+            scenario: Scenario, *, hours: float, seed: int = 1, firmware: Path = HERE / "tiny", mapped: bool = True
+        ) -> Played:
             nonlocal runs
             runs += 1
             folder = tmp_path / f"run{runs}"
@@ -103,7 +105,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
                 air,
                 receivers,
                 Bridge(broker.host, broker.port),
-                stack.enter_context(Zygote()),
+                stack.enter_context(Zygote(standins.image() if mapped else None)),
                 end=end,
                 probe=lambda node, t, row: rows.append((node.spec.name, t, row)),
                 on_event=events.append,

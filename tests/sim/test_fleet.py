@@ -27,6 +27,36 @@ def test_two_runs_are_the_same_to_the_last_byte_and_seeds_differ(play):
     assert one.node("w-01").stats.wifi_frames == 17 and one.fleet.bridge.unanswered == 0
 
 
+def test_stand_ins_outside_the_heap_change_nothing_but_the_heap(play):
+    mapped, files = play(plan(), hours=1), play(plan(), hours=1, mapped=False)
+    assert mapped.fleet.air.log.hexdigest() == files.fleet.air.log.hexdigest()
+    assert sorted(mapped.rows) == sorted(files.rows) and mapped.rows
+    for here, there in zip(mapped.fleet.nodes, files.fleet.nodes, strict=True):
+        assert 40_000 < here.stats.standins_bytes < there.stats.standins_bytes - 20_000
+
+
+def test_a_threshold_of_the_collector_counts_what_a_board_would_count(play, tmp_path):
+    firmware = tmp_path / "fw"
+    firmware.mkdir()
+    (firmware / "boot.py").write_text("")
+    (firmware / "main.py").write_text(
+        "import gc\n"
+        "gc.threshold(8192)\n"
+        "gc.collect()\n"
+        "least, before = gc.mem_alloc(), 0\n"
+        "while gc.mem_alloc() > before:\n"
+        "    before = gc.mem_alloc()\n"
+        "    bytes(200)\n"
+        "print('collected at', before - least, gc.threshold())\n"
+        "gc.threshold(-1)\n"
+        "print('never', gc.threshold())\n"
+    )
+    console = play(plan(), hours=0.1, firmware=firmware).node("aq-01").console.read_text()
+    at, told = map(int, console.split("collected at ")[1].splitlines()[0].split())
+    assert told == 8192 and 4 * 8192 - 1024 < at < 4 * 8192 + 1024
+    assert "never -1" in console
+
+
 def test_answers_reach_the_nodes(play):
     played = play(plan(), hours=2)
     missed = []

@@ -7,6 +7,7 @@ LAeq is the energy mean, LAFmax the greatest Fast level, LA10/50/90 percentiles 
 """
 
 import asyncio
+import select
 import uctypes
 from array import array
 from micropython import const
@@ -19,9 +20,7 @@ from mote.dsp.levels import Levels
 _FRAMES = const(
     2400
 )  # 50 ms; the hal's I2S must hold as many: ibuf >= 8 * _FRAMES, for it takes stereo frames of 32 bits
-_GATHER_MS = const(
-    20
-)  # the port wakes a reader every 256 frames (5 ms): fewer and longer turns; with an erase (45 ms) it is below 85 ms
+_GATHER_MS = const(20)  # a turn every 256 frames (5 ms) would cost more; with an erase (45 ms) it is below 85 ms
 _STEP = const(1200)  # one histogram entry every 25 ms
 _LEVEL_MDB = const(-32276 + 2000)  # 94 - 20 lg(420426/sqrt 2) - 10 lg 48, less the filter's gain at 1 kHz
 _DEAD_MDB = const(10000)  # below 10 dB(A) no microphone is alive
@@ -41,7 +40,10 @@ class INMP441:
         if listen_ms < 50 or run_in_ms < 1:
             raise ValueError("listen_ms")
         self._i2s = i2s
-        self._stream = asyncio.StreamReader(i2s)
+        self._poll = (
+            select.poll()
+        )  # not a StreamReader: each of its turns is a second pass of the scheduler, and 260 bytes
+        self._poll.register(i2s, select.POLLIN)
         self._buf = array("i", bytes(4 * _FRAMES))
         # the same memory as bytes, which is what a stream reads into
         self._bytes = uctypes.bytearray_at(uctypes.addressof(self._buf), 4 * _FRAMES)
@@ -78,14 +80,16 @@ class INMP441:
 
     async def _hear(self, frames, count):
         """Take `frames` frames into the filters, and into the level histogram when `count`."""
-        buf = self._bytes
         while frames > 0:
-            n = await self._stream.readinto(buf)
-            n = min((n or 0) >> 2, frames)
+            n = 0
+            for _ in self._poll.ipoll(
+                0
+            ):  # an I2S that was polled reads what there is and does not wait (machine_i2s.c)
+                n = min((self._i2s.readinto(self._bytes) or 0) >> 2, frames)
             frames -= n
             self.process(n, count)
-            if 0 < frames and n < _STEP:
-                await asyncio.sleep_ms(_GATHER_MS)
+            if frames > 0:
+                await asyncio.sleep_ms(_GATHER_MS if n < _STEP else 0)
 
     def process(self, n, count):
         """Filter the first n frames of the buffer, 25 ms per histogram entry. No allocation."""
