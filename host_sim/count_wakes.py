@@ -101,7 +101,9 @@ class Counting(zygote.Zygote):
 
 def main(scenario: str, out: str) -> None:
     """Play the scenario and write {base, wakes: [{t, frames, instructions, awake_s, tx_s, rx_s}], sampled, lost}."""
-    from host_sim import fleet, runner  # here: the forking process, under valgrind, does without
+    from host_sim import fleet, node, runner  # here: the forking process, under valgrind, does without
+
+    node.PYTHON_US = {}  # tools/energy.py charges Python's time by the instructions that are counted here; older checkouts charge none
 
     transmit, listen, deaf, last = (
         getattr(fleet.Fleet, name) for name in ("_transmit", "_listen", "_deaf", "_last_word")

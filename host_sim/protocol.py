@@ -20,7 +20,7 @@ VM -> world, one text line per message, `<op> <now_us> ...`:
 
 World -> VM, only after A: <grant_us int64, length uint32>, then deliveries <kind uint8, t_us int64, length uint16> data.
 The boot file (JSON): lib, chips, standins (at, size: instead of the files of both), rom, image or folder, flash (bytes), files {name: host path} for a fresh flash, now (us),
-heap (bytes free for the firmware), rtc_off (us), cause, rtc (hex), kept (of Q), nvs, cut_at (us), seed, world (series file), values {quantity: fixed value}, hw (see vm/sim_hw.py), fd, probe, script, argv.
+heap (bytes free for the firmware), rtc_off (us), cause, rtc (hex), kept (of Q), nvs, cut_at (us), seed, python_us {module: what a start takes when it is imported}, world (series file), values {quantity: fixed value}, hw (see vm/sim_hw.py), fd, probe, script, argv.
 """
 
 from __future__ import annotations

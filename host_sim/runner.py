@@ -57,6 +57,7 @@ __all__ = [
 HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000
 LEARNT_US = 3 * HOUR_US  # how fast a sleeper's clock runs is known 130 minutes after power-on
+REPORTED_US = 5 * 60_000_000  # from when a report is due to when it has arrived, its slot and a retry between
 TOLD_US = HOUR_US // 2  # a clock on a crystal is right with the first answer
 HEALTH_S = 21_600  # health_s where a configuration has none
 FUTURE_S = 120
@@ -370,12 +371,17 @@ class _Run:
         return False
 
     def _drain(self, fleet: Fleet, collector: Collector) -> int:
-        """Let the nodes run on until everything sampled before the end has arrived; return the virtual us it took."""
+        """Let the nodes run on until everything sampled before the end has arrived; return the virtual us it took.
+
+        A sleeping node's last rows are in RTC memory, where the probe does not see them: they are known when its next report has been due.
+        """
         self.on_event({"event": "drain", "t": self.end})
         last = self.end + round(self.plan.head.drain_hours * HOUR_US)
+        reports = [m.group.report_s for m in self.members if m.group.config.get("mode") == "sleep"]
+        seen = self.end + (max(reports) * 1_000_000 + REPORTED_US if reports else 0)
         now = self.end
         complete = self._settle(collector)
-        while not complete and now < last:
+        while (not complete or now < seen) and now < last:
             heard = fleet.heard
             now = min(now + DRAIN_STEP_US, last)
             fleet.run_to(now)

@@ -1,6 +1,6 @@
 """What a sleeping meter takes out of its battery, item by item, from wakes as they were played: Python's time is charged.
 
-Awake time in virtual time lacks what Python takes (a stand-in's clock stands while code runs), so it is charged beside it: instructions of the wake, at
+Awake time in virtual time lacks what Python takes (a stand-in's clock stands while code runs; what the simulator charges for starts is left out here), so it is charged beside it: instructions of the wake, at
 what an ESP32 of 160 MHz does of such instructions in a second. What the stand-ins of chips and flash do is among them. Every constant has its source; where one has a range, the dearer end is taken.
 Not charged, because the board decides: divider and pull-ups, regulator, LEDs, a USB bridge.
 """

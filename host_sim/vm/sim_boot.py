@@ -106,6 +106,7 @@ if _cfg.get("image") and _cfg.get("fd") is not None:
 _argv = _cfg.get("argv", [])
 _want = _cfg["heap"]
 _probing = _cfg.get("probe")
+_takes = _cfg.get("python_us")
 del _cfg, _mapped, _f, _root, _files, _rom, _extra, _chips, _fresh, sim_standins
 sys.modules.pop("sim_standins")
 gc.collect()
@@ -152,6 +153,15 @@ def _probe(modules):
         return module
 
     builtins.__import__ = watching
+
+
+def _taking(us):
+    """The clock stands while the VM computes: what this module's part of a start takes a board passes when it has been imported."""
+
+    def passes(_module):
+        sim_clock.advance(sim_clock.now + us)
+
+    return "__name__", passes
 
 
 def _persisted(first, t, ids, values, present, send=sim_link.send):
@@ -214,14 +224,15 @@ else:
         sys.modules["sim_torture"].start(_torture, sim_hw.flash)
     try:
         _run("boot.py")
+        _watched = {}
         if _probing:
-            _probe(
-                {
-                    "mote.batcher": ("Batcher", _probe_batcher),
-                    "mote.staging": ("Staged", _probe_staging),
-                    "mote.outbox": ("Outbox", _probe_outbox),
-                }
-            )
+            _watched["mote.batcher"] = ("Batcher", _probe_batcher)
+            _watched["mote.staging"] = ("Staged", _probe_staging)
+            _watched["mote.outbox"] = ("Outbox", _probe_outbox)
+        for _name in _takes or ():
+            _watched[_name] = _taking(_takes[_name])
+        if _watched:
+            _probe(_watched)
         if _torture:
             sys.modules["sim_torture"].watch(_torture["record"])
         _run("main.py")

@@ -8,6 +8,7 @@ import pytest
 
 from host_sim import lora
 from host_sim.fleet import FleetError
+from host_sim.node import PYTHON_US
 from host_sim.protocol import EPOCH_2000, HARD, PWRON, WDT
 from host_sim.vm.run import run_vm
 from host_sim.zygote import Zygote
@@ -55,6 +56,34 @@ def test_a_threshold_of_the_collector_counts_what_a_board_would_count(play, tmp_
     at, told = map(int, console.split("collected at ")[1].splitlines()[0].split())
     assert told == 8192 and 4 * 8192 - 1024 < at < 4 * 8192 + 1024
     assert "never -1" in console
+
+
+def test_what_python_takes_of_a_start_passes_once_a_boot(play, tmp_path):
+    firmware = tmp_path / "fw"
+    (firmware / "mote").mkdir(parents=True)
+    for name in ("__init__", "app", "nap", "other"):
+        (firmware / "mote" / f"{name}.py").write_text("class Node:\n    pass\n")
+    (firmware / "boot.py").write_text("")
+    (firmware / "main.py").write_text(
+        "from time import ticks_ms, ticks_diff\n"
+        "at = ticks_ms()\n"
+        "def passed():\n"
+        "    global at\n"
+        "    at, before = ticks_ms(), at\n"
+        "    return ticks_diff(at, before)\n"
+        "import mote.nap\nprint('nap', passed())\n"
+        "import mote.other\nprint('other', passed())\n"
+        "from mote.app import Node\nprint('app', passed())\n"
+        "import mote.app\nprint('again', passed())\n"
+    )
+    console = play(plan(), hours=0.1, firmware=firmware).node("aq-01").console.read_text()
+    took = dict(line.split() for line in console.splitlines() if len(line.split()) == 2)
+    assert {name: int(took[name]) for name in ("nap", "other", "app", "again")} == {
+        "nap": PYTHON_US["mote.nap"] // 1000,
+        "other": 0,
+        "app": PYTHON_US["mote.app"] // 1000,
+        "again": 0,
+    }
 
 
 def test_answers_reach_the_nodes(play):

@@ -173,3 +173,11 @@ def test_nodes_that_sleep_deeply_miss_no_sample_no_pulse_and_no_slot_though_thei
     for t, litres in ((t, v * 1000) for t, v in volumes.items() if t < start + hours * 3600):
         assert abs(litres - pulses.at(t - start) + pulses.at(spec.power_on / 1e6)) <= 2, (t, litres)
     assert len(volumes) >= 26
+
+
+def test_rows_of_a_sleeping_meter_count_though_the_run_ends_before_their_report():
+    meter = Group("water", "water_meter", 1, row_s=300, report_s=3600, config={"mode": "sleep"})
+    result = runner.run(small(meter), hours=3)
+    assert whole(result) and verdict(result) == 0, (result.lost_examples, result.unsampled)
+    # the last twelve are in RTC memory when the run ends, and the board needs seconds to start for their report
+    assert result.per_node["water-01"]["rows"] == 36 and result.drain_s >= 3600
