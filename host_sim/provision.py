@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 from host_sim import boards, chance, operator, romfs, series, worlds
 from host_sim import compile as mpy
@@ -147,6 +148,24 @@ def supply(group: Group, world: dict[str, series.Series]) -> series.Series:
     return series.Series([(0.0, group.battery)])
 
 
+def configuration(group: Group, node_id: int, name: str) -> dict[str, Any]:
+    """/config.json of a node of the group."""
+    return {
+        "node": node_id,
+        "name": name,
+        "profile": group.profile,
+        "link": group.link,
+        "sf": group.sf,
+        "sample_s": group.sample_s,
+        "row_s": group.row_s,
+        "report_s": group.report_s,
+        "sensors": group.sensors,
+        "alarms": list(group.alarms),
+        "wifi": {"ssid": "city", "password": "simulated", "host": "10.0.0.1", "port": 1883},
+        **group.config,
+    }
+
+
 def nodes(
     scenario: Scenario, *, hours: float, count: int | None, seed: int, folder: Path, driver: Path | None = None
 ) -> list[Member]:
@@ -161,20 +180,7 @@ def nodes(
             8, "big"
         )
         wiring = board(group.board)
-        config = {
-            "node": node_id,
-            "name": name,
-            "profile": group.profile,
-            "link": group.link,
-            "sf": group.sf,
-            "sample_s": group.sample_s,
-            "row_s": group.row_s,
-            "report_s": group.report_s,
-            "sensors": group.sensors,
-            "alarms": list(group.alarms),
-            "wifi": {"ssid": "city", "password": "simulated", "host": "10.0.0.1", "port": 1883},
-            **group.config,
-        }
+        config = configuration(group, node_id, name)
         (home / "config.json").write_text(json.dumps(config))
         (home / "board.json").write_text(json.dumps(wiring))
         world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
