@@ -18,6 +18,7 @@ from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario, names_node
 from host_sim.vm32.driver import radio_driver
 
+ACCESS_POINT = ("city", "simulated")  # name and password: a node that is told others does not join
 HOUR_US = 3_600_000_000
 FIRST_ID = 0x0101
 # chips each profile carries, on the buses the boards describe: (bus kind, address or "", chip)
@@ -161,7 +162,7 @@ def configuration(group: Group, node_id: int, name: str) -> dict[str, Any]:
         "report_s": group.report_s,
         "sensors": group.sensors,
         "alarms": list(group.alarms),
-        "wifi": {"ssid": "city", "password": "simulated", "host": "10.0.0.1", "port": 1883},
+        "wifi": {"ssid": ACCESS_POINT[0], "password": ACCESS_POINT[1], "host": "10.0.0.1", "port": 1883},
         **group.config,
     }
 
@@ -191,6 +192,7 @@ def nodes(
             )
         series.write(home / "world.bin", world)
         hw = hardware(group.profile, wiring) | {"node": node_id, "chip": wiring["board"]["chip"]}
+        hw["wifi_ap"] = ACCESS_POINT
         hw["wifi_down"] = [[round(w.from_h * HOUR_US), round(w.to_h * HOUR_US)] for w in scenario.wifi_down]
         hw["faults"] = _faults(scenario, group, name, hours)
         hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))
