@@ -144,6 +144,16 @@ def test_more_erases_than_the_flash_stands_for_make_the_run_fail(monkeypatch):
     assert verdict(result) == 1
 
 
+def test_a_node_whose_power_goes_every_ten_minutes_brings_what_it_can():
+    """And one that brings nothing is said to."""
+    often = replace(AQ, row_s=60, report_s=300)
+    plan = small(often, cuts=(CutSpec(("aq",), 0.4, 0.1, 1 / 6),))
+    result = runner.run(plan, hours=4)
+    assert result.power_cuts == 22 and not result.unsampled, result.unsampled
+    mute = runner.run(replace(plan, groups=(replace(often, broken={"pms5003": "hangs", "bme280": "hangs"}),)), hours=4)
+    assert [x for x in mute.unsampled if "are due" in x] and verdict(mute) == 1, mute.unsampled
+
+
 def test_power_that_goes_again_and_again_is_survived():
     plan = small(AQ, BAY, cuts=(CutSpec(("aq", "bay-01"), 0.3, 3.0, every_h=0.55),))
     # each boot jumps to the next block of counters, so a frame that collides is soon below the 64 that an ack tells of: it is sent again
