@@ -216,7 +216,7 @@ def _wrong_option(name, key, v):
         return "has the wrong type"
     if not float(words[0]) <= v <= float(words[1]):
         return "%s..%s" % (words[0], words[1])
-    if key == "litres_per_pulse" and abs(v * 10 - int(v * 10 + 0.5)) > 0.001 * v * 10:
+    if key == "litres_per_pulse" and 1000 * abs(v * 10 - round(v * 10)) > v * 10:
         return "a multiple of 0.1"
     return ""
 
