@@ -65,7 +65,7 @@ def unforeseen(expect: Expect, members: Iterable[Member], books: Books) -> list[
             found.append(f"{node}: left out {', '.join(left_out)}")
         words = books.exceptions.get(node, [])
         if words:
-            found.append(f"{node}: {len(words)} boots ended with an error: {words[-1]}")
+            found.append(f"{node}: {len(words)} boot{'s' * (len(words) > 1)} ended with an error: {words[-1]}")
         faults = sorted(
             n.removeprefix(f"{node}/") for n in books.active_alarms if n.startswith(f"{node}/") and n.endswith("-fault")
         )

@@ -332,11 +332,15 @@ class Fleet:
     def _deaf(self, t: int, node: Node) -> None:
         node.radio = None
 
-    def _stat(self, t: int) -> None:
+    def tell_time(self, t: int) -> None:
+        """Let the gateway know that it is t: its clock stands still between two words of a receiver."""
         if self.gateway_up:
             for receiver in self.receivers:
                 receiver.stat(t)
             self._barrier(t, self.receivers)
+
+    def _stat(self, t: int) -> None:
+        self.tell_time(t)
         self._later(t + STAT_US, self._stat)
 
     # ---- WiFi ----------------------------------------------------------------------------------------------------
@@ -362,6 +366,8 @@ class Fleet:
         assert self.bridge is not None
         reaction = endpoint.feed(data)
         reply = reaction.reply
+        if reaction.uplinks:
+            self.unasked(t)
         for uplink in reaction.uplinks:
             node.stats.wifi_frames += t < self._end
             self.air_log_wifi(t, node, uplink.payload)
@@ -379,6 +385,16 @@ class Fleet:
         if reaction.close:
             node.sockets.pop(sid, None)
             node.inbox.append(Delivery(t + WIFI_US, CLOSED, bytes((sid,))))
+
+    def unasked(self, t: int, wait_s: float = 0.0) -> None:
+        """What the gateway sent to WiFi nodes by itself reaches those that are connected now; a broker keeps none of it (QoS 0) for the others."""
+        if self.bridge is None:
+            return
+        for topic, payload in self.bridge.unasked(wait_s):
+            for node in self.nodes:
+                for sid, endpoint in node.sockets.items():
+                    if endpoint.wants(topic):
+                        node.inbox.append(Delivery(t + WIFI_US, DATA, bytes((sid,)) + publish(topic, payload)))
 
     def air_log_wifi(self, t: int, node: Node, payload: bytes) -> None:
         """WiFi frames belong to the log that the result hash covers, too."""

@@ -70,6 +70,15 @@ class NodeSpec:
         """How long before `until` the node had power that it works with (us)."""
         return self._without(self.low or self.cuts, until)
 
+    def stretches_us(self, until: int) -> list[int]:
+        """How long each stretch of power was that the node works with, in order (us); only the last may have no cut at its end."""
+        found, at = [], self.power_on
+        for cut in self.low or self.cuts:
+            if cut.at < until and cut.back > at:
+                found.append(max(0, cut.at - at))
+                at = cut.back
+        return [*found, max(0, until - at)]
+
     def _without(self, cuts: tuple[PowerCut, ...], until: int) -> int:
         away = sum(max(0, min(c.back, until) - max(c.at, self.power_on)) for c in cuts)
         return max(0, until - self.power_on - away)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 from host_sim import boards, chance, operator, romfs, series, worlds
 from host_sim import compile as mpy
@@ -17,6 +18,7 @@ from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario, names_node
 from host_sim.vm32.driver import radio_driver
 
+ACCESS_POINT = ("city", "simulated")  # name and password: a node that is told others does not join
 HOUR_US = 3_600_000_000
 FIRST_ID = 0x0101
 # chips each profile carries, on the buses the boards describe: (bus kind, address or "", chip)
@@ -147,6 +149,24 @@ def supply(group: Group, world: dict[str, series.Series]) -> series.Series:
     return series.Series([(0.0, group.battery)])
 
 
+def configuration(group: Group, node_id: int, name: str) -> dict[str, Any]:
+    """/config.json of a node of the group."""
+    return {
+        "node": node_id,
+        "name": name,
+        "profile": group.profile,
+        "link": group.link,
+        "sf": group.sf,
+        "sample_s": group.sample_s,
+        "row_s": group.row_s,
+        "report_s": group.report_s,
+        "sensors": group.sensors,
+        "alarms": list(group.alarms),
+        "wifi": {"ssid": ACCESS_POINT[0], "password": ACCESS_POINT[1], "host": "10.0.0.1", "port": 1883},
+        **group.config,
+    }
+
+
 def nodes(
     scenario: Scenario, *, hours: float, count: int | None, seed: int, folder: Path, driver: Path | None = None
 ) -> list[Member]:
@@ -161,20 +181,7 @@ def nodes(
             8, "big"
         )
         wiring = board(group.board)
-        config = {
-            "node": node_id,
-            "name": name,
-            "profile": group.profile,
-            "link": group.link,
-            "sf": group.sf,
-            "sample_s": group.sample_s,
-            "row_s": group.row_s,
-            "report_s": group.report_s,
-            "sensors": group.sensors,
-            "alarms": list(group.alarms),
-            "wifi": {"ssid": "city", "password": "simulated", "host": "10.0.0.1", "port": 1883},
-            **group.config,
-        }
+        config = configuration(group, node_id, name)
         (home / "config.json").write_text(json.dumps(config))
         (home / "board.json").write_text(json.dumps(wiring))
         world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
@@ -185,6 +192,7 @@ def nodes(
             )
         series.write(home / "world.bin", world)
         hw = hardware(group.profile, wiring) | {"node": node_id, "chip": wiring["board"]["chip"]}
+        hw["wifi_ap"] = ACCESS_POINT
         hw["wifi_down"] = [[round(w.from_h * HOUR_US), round(w.to_h * HOUR_US)] for w in scenario.wifi_down]
         hw["faults"] = _faults(scenario, group, name, hours)
         hw["wifi_rssi"] = -50 - int(30 * chance.uniform(seed, "wifi", name))

@@ -14,6 +14,7 @@ from host_sim.provision import HOUR_US, Member
 from host_sim.scenario import Scenario
 from host_sim.truth import Truth, delivered_hash, quantity
 
+START_S = 90  # boot, the first answer with the time, the first sample of slow sensors
 LATE = 0.02  # of the rows: sensors that are late or fail, clocks that are set forward
 HANDICAPPED = 0.5
 
@@ -173,8 +174,22 @@ def assemble(
     )
 
 
+def promised(m: Member, row_s: int, end: int) -> float:
+    """Rows that a node's power cuts leave: of each stretch of power those that were written before the cut (stage_every; in mode `sleep` whole reports), and
+    of every start but the first nothing for START_S."""
+    config, stretches = m.group.config, m.spec.stretches_us(end)
+    every = config.get("stage_every", 1)
+    if config.get("mode") == "sleep" and every == 1:
+        every = max(1, m.group.report_s // row_s)
+    total = 0.0
+    for i, length in enumerate(stretches):
+        rows = max(0.0, length / 1e6 - START_S * (i > 0)) / row_s
+        total += rows if i == len(stretches) - 1 else int(rows) // every * every
+    return total
+
+
 def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Mapping[str, int], end: int) -> list[str]:
-    """Sentences. Rows may be missing at every start of a node, and LATE of them besides; events have a heartbeat every report_s. A node that
+    """Sentences. Rows may be missing at every reset of a node, those that a power cut takes (promised()), and LATE of them besides; events have a heartbeat every report_s. A node that
     [expect] names is to take half of its rows with the sensors that are left."""
     found: list[str] = []
     nodes = {n.spec.name: n for n in fleet.nodes}
@@ -189,8 +204,7 @@ def unsampled(plan: Scenario, members: Sequence[Member], fleet: Fleet, rows: Map
         else:
             row_s = group.config.get("row_s", group.row_s) or group.sample_s
         share = HANDICAPPED if any(named) else 1 - LATE
-        starts = node.stats.cuts + sum(node.stats.resets.values())
-        wanted = share * m.spec.working_us(end) / 1e6 / row_s - 3 - 2 * starts
+        wanted = share * promised(m, row_s, end) - 3 - 2 * sum(node.stats.resets.values())
         if rows[m.spec.name] < wanted:
             found.append(f"{m.spec.name}: {rows[m.spec.name]} rows, at least {round(wanted)} are due")
     return found

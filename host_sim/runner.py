@@ -61,6 +61,7 @@ REPORTED_US = 5 * 60_000_000  # from when a report is due to when it has arrived
 TOLD_US = HOUR_US // 2  # a clock on a crystal is right with the first answer
 HEALTH_S = 21_600  # health_s where a configuration has none
 FUTURE_S = 120
+UNASKED_S = 2.0  # real seconds for the downlink of a command that was accepted
 ROOT = "city"
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -266,8 +267,13 @@ class _Run:
         operator = Operator(*address, self.root, collector.books, self.unix0)
         self.stack.callback(operator.close)
 
+        links = {m.spec.name: m.spec.link for m in self.members}
+
         def ask(t: int, nth: int, spec: CommandSpec) -> None:
+            fleet.tell_time(t)
             answered = operator.ask(nth, spec, t)
+            if links[spec.node] == "wifi":  # it listens all the time: the command is on its way already
+                fleet.unasked(t, UNASKED_S)
             self.on_event({"event": "command", "t": t, "node": spec.node, "name": spec.name, "answered": answered})
 
         for nth, spec in enumerate(self.plan.commands, 1):

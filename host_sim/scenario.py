@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from motewire.config import judged, misspelt
 from motewire.quantities import KEY, QUANTITIES
 
 from host_sim import compile as mpy
@@ -414,7 +415,14 @@ def _check_node(g: Group, where: str) -> None:
         raise ScenarioError(
             f'{where}: "battery" must be volts or [[hour, volts], ...] in order of time, not {g.battery}'
         )
-    from host_sim.provision import CHIPS  # provision imports this module
+    from host_sim.provision import CHIPS, configuration  # provision imports this module
+
+    whole = {
+        chip: options for chip, options in g.sensors.items() if chip not in g.broken
+    }  # host_sim/faulty has options of its own
+    why = judged(configuration(g, 1, g.name))[0] or misspelt(whole)
+    if why:
+        raise ScenarioError(f"{where}: no node can work so: {why}")
 
     chips = [chip for _, _, chip in CHIPS[g.profile]]
     for chip, fault in g.broken.items():

@@ -139,6 +139,8 @@ GUARDS = (
     Guard("G1", "a record that rotted is not believed at start", "firmware/mote/outbox.py", "                if crc32(frame[:size], crc32(head)) != unpack_from(\">I\", frame, size)[0]:\n", "                if False:\n", PARTS),
     Guard("G1", "a stored frame is flushed (the torture sees it)", "firmware/mote/outbox.py", "        f.flush()\n        return segment", "        return segment", TORTURE),
     Guard("G2", "a block of counters is reserved before its first is used (the torture sees it)", "firmware/mote/counter.py", "            self._store.put(c + BLOCK)\n", "", TORTURE),
+    Guard("G4", "a configuration that cannot work is repaired where there is no good one", "firmware/mote/settings.py", "        _make_do(c)\n", "        raise why or BadConfig(c.path)\n", ("tests/vm/test_engine_config.py", "-k", "row_s")),
+    Guard("G4", "a link that cannot be built ends no node", "firmware/mote/links/__init__.py", '        return borrow("mote.links.absent", "instead", config, board, rtc, nvs, e)\n', "        raise e\n", ("tests/vm/test_engine_config.py", "-k", "without_a_radio")),
     Guard("G4", "a broken configuration falls back to the last that reached the gateway", "firmware/mote/settings.py", "    for path in (c.path, c.good, c.factory):\n", "    for path in (c.path, c.factory):\n", BOOTS),
     Guard("G4", "a boot on trial is counted down", "firmware/slotboot.py", "_kept(proven, trying, tries - 1)", "_kept(proven, trying, tries)", TORTURE),
     Guard("G4", "a trial ends when its tries are used up", "firmware/slotboot.py", "(asleep or tries and _kept", "(asleep or _kept", SLOTS),

@@ -103,9 +103,8 @@ class Node:
             _EVENT_ROWS if self.events else min(_ROWS_MAX, config["report_s"] // row_s + 4),
             self.sealer, self.outbox, staging, self._closed, self._count_lost,
         )  # fmt: skip
-        specs = self.profile.alarm_specs(config)
         self.alarms = Alarms(
-            borrow("mote.rules", "rules_from", specs, self.ids), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
+            borrow("mote.rules", "rules_of", self.profile, config), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
             self.ids, self.outbox.sealed_rows,
         )  # fmt: skip
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB

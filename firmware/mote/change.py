@@ -61,15 +61,14 @@ def judge(remote, values):
 
         if values["profile"] not in PROFILES:
             raise BadConfig("profile: " + values["profile"])
-    if values["link"] != now.get("link"):
-        from mote.links import LINKS
-
-        if values["link"] not in LINKS:
-            raise BadConfig("link: " + values["link"])
     if remote.whole and values["profile"] == now.get("profile"):
         profile = remote.node.profile
         if values["mode"] == "sleep" and not profile.rhythm(values)[1]:
             raise BadConfig("mode sleep: not with event rows")
+        if values["sensors"] != now["sensors"]:
+            why = borrow("motewire.config", "misspelt", values["sensors"])
+            if why:
+                raise BadConfig(why)
         if values["alarms"] != now["alarms"]:
             borrow("mote.rules", "known", values["alarms"])
         if values["alarms"] != now["alarms"] or values["sensors"] != now["sensors"]:

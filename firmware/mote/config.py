@@ -16,6 +16,7 @@ _SCALES = ("pulse", "bin")  # litres of a pulse, the register at its start; mill
 FACTORY = "/config.factory"
 _PROBLEM = "/problem.txt"
 _TEXT = const(100)
+_FRAMES = const(256)
 
 
 def _settings(what, *args):
@@ -101,6 +102,7 @@ class Config:
         values = self.values
         values["sensors"] = {name: o for name, o in values["sensors"].items() if name in _SCALES}
         values["alarms"] = []
+        values["outbox_frames"] = min(values["outbox_frames"], _FRAMES)  # its index is in RAM
 
 
 def note_problem(why):

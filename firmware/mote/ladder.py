@@ -4,7 +4,7 @@ What the counter means: boots that ended although nobody wanted it, less one for
 no proof: a leak may take hours). Three climb the ladder: one sensor after the other is left out, then the configuration's options, then all
 sensors, then the node itself (mote.safe). A rung that holds is kept; after a day of work on it the node starts on trial with
 everything, and one more crash brings it back to the rung that held. A power cut counts nothing and begins such a trial, but six
-power-ons in a row without ten minutes of work look like a brown-out and count like crashes. The counter lives in RTC memory, the rung also in
+power-ons in a row without five minutes of work or an answer of the gateway look like a brown-out and count like crashes. The counter lives in RTC memory, the rung also in
 NVS ("ladder": rung, RTC byte SHED << 8, such power-ons << 16, "said to have left something out" << 20).
 
 RTC byte SHED: low half the sensor (index + 1) that was left out first, high half how many sensors there are (0: the
@@ -112,7 +112,7 @@ def told():
 
 
 def proven():
-    """Ten minutes of work: the power-ons before were no brown-outs."""
+    """Five minutes of work, or an answer of the gateway: the power-ons before were no brown-outs."""
     keep(s.kept & 0x10FFFF)
 
 

@@ -7,10 +7,10 @@ def whole_node(config, board, nvs, identity, guard):
     from cryptolib import aes
     from mote import supervisor
     from mote.app import Node
-    from mote.links import open_link
+    from mote.links import link_of
 
     gc.collect()  # what imports leave; what the node makes now is long-lived
-    link = open_link(config, board, supervisor.rtc, nvs)
+    link = link_of(config, board, supervisor.rtc, nvs)
     return Node(config, board, nvs, identity, link, aes(identity.key, 1), guard)
 
 

@@ -78,7 +78,7 @@ class Remote:
         if supervisor.chance_due:
             log.info("a day of good work: everything gets another chance")
             self.restart()
-        elif config.overdue() and config.give_up("no answer"):
+        elif config.overdue() and config.give_up(getattr(self.node.link, "trouble", "") or "no answer"):
             self.restart()
 
     # --- configuration

@@ -2,12 +2,13 @@
 
 import json
 
+from mote import borrow
 from mote.config import FACTORY, GOOD, PATH, Config
 from mote.errors import BadConfig
 from mote.files import read_json, remove, write_whole
 from mote.hal.rtc import CRASHES, ENTERED, SHED, TRIES
 from mote.pieces import PIECES
-from mote.settings import check
+from mote.settings import repaired
 
 _CALIBRATION = ("/bay.json",)
 
@@ -18,14 +19,10 @@ def rescue(paths=(PATH, GOOD, FACTORY)):
         raw = read_json(path) or {}
         part = {"profile": "none"}
         for key in ("node", "name", "link", "sf", "channels_khz", "wifi", "version", "refused", "repl"):
-            if key in raw:
+            if key in raw and not borrow("motewire.config", "wrong", key, raw[key]):
                 part[key] = raw[key]
-                try:
-                    check({"node": 1, "profile": "none", key: raw[key]})
-                except BadConfig:
-                    del part[key]
         if "node" in part:
-            return check(part), path
+            return repaired(part), path
     raise BadConfig("no configuration names this node")
 
 

@@ -1,11 +1,15 @@
 """Alarm rules from configuration entries. Loaded at start and when the configuration changes."""
 
 from micropython import const
+from mote import log
 from mote.alarms import UPDATE_S, Rule
+from mote.config import note_problem
 from mote.errors import BadConfig
+from mote.files import read_json
 
 _MAX_RULES = const(15)
 _LEAST_S = const(900)
+_LARGEST = const(0x3FFFFFFF)  # a small int of the ESP32
 # how far a value must come back before an alarm ends, where the rule does not say: what the sensor's noise and the world's do not exceed; else a
 # tenth of the limit
 _BACK = {
@@ -31,8 +35,23 @@ def raw_of(key, physical, difference=False):
             if isinstance(physical, bool) or not isinstance(physical, (int, float)):
                 raise BadConfig("alarms: no number for " + key)
             v = physical * 10 ** -int(q[EXPONENT])
+            if not abs(v) < _LARGEST:  # inf and nan, too
+                raise BadConfig("alarms: too large for " + key)
             return (int(v + 0.5) if v >= 0 else -int(0.5 - v)) - (0 if difference else int(q[OFFSET]))
     raise BadConfig("alarms: unknown quantity " + str(key))
+
+
+def rules_of(profile, config):
+    """Build the rules of a configuration (mote.config.Config) for a profile; without its own, where one of them is wrong: the node measures all the same, and says so. Raises
+    BadConfig: there is a good configuration to go back to."""
+    try:
+        return rules_from(profile.alarm_specs(config), profile.ids)
+    except BadConfig as e:
+        if config.probation and read_json(config.good) is not None:
+            raise
+        log.error("%s", e)
+        note_problem(str(e))
+        return rules_from(list(profile.ALARMS), profile.ids)
 
 
 _KEYS = ("q", "above", "below", "clear", "hold", "step", "update_s", "least_s", "boost")

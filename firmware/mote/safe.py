@@ -51,6 +51,7 @@ class SafeNode:
     def __init__(self, config, board, nvs, identity, watchdog=None):
         supervisor.level = _LADDER_SAFE
         rtc = supervisor.rtc
+        config.strip()
         self.config, self.board, self.nvs = config, board, nvs
         self.clock = Clock(rtc)
         self.slot = supervisor.slot()

@@ -1,110 +1,87 @@
-"""What a configuration may say, how it is stored and given up. Loaded at boot and for a change only (see mote.config).
+"""A configuration is judged, completed, stored and given up. Loaded at boot and for a change only (see mote.config).
 
-Keys (README.md lists them): see _SCHEMA. Unknown keys are kept and ignored, so that an older firmware runs a newer file.
+Keys (README.md lists them) and what they may hold: motewire.config. Unknown keys are kept and ignored, so that an older firmware runs a newer file.
 """
 
 import json
 
 from micropython import const
-from mote import borrow, log
+from mote import borrow, let_go, log
 from mote.config import note_problem
 from mote.errors import BadConfig
 from mote.files import read_json, write_whole
 from mote.hal.rtc import TRIES
 
 _TRIES = const(3)
-_TEXTS = ("up",)  # options that are no numbers
-# key: (type, lowest, highest or None, default; _MUST: required)
-_MUST = object()
-_SCHEMA = {
-    "node": (int, 1, 0x3FFFFFFF, _MUST),
-    "name": (str, 1, 32, ""),
-    "profile": (str, 1, 32, _MUST),
-    "link": (str, 1, 16, "lora"),
-    "mode": (str, 1, 8, "always"),
-    "sf": (int, 7, 12, 7),
-    "channels_khz": (list, 1, 8, [868100, 868300, 868500]),
-    "sample_s": (int, 1, 86400, 60),
-    "row_s": (int, 0, 86400, 300),
-    "report_s": (int, 10, 86400, 3600),
-    "emergency_sample_s": (int, -1, 86400, -1),
-    "emergency_row_s": (int, -1, 86400, -1),
-    "emergency_report_s": (int, -1, 86400, -1),
-    "stage_every": (int, 1, 240, 1),
-    "sensors": (dict, 0, None, {}),
-    "alarms": (list, 0, 15, []),
-    "wifi": (dict, 0, None, {}),
-    "outbox_kb": (int, 16, 4096, 256),
-    "outbox_frames": (int, 32, 4000, 256),
-    "jitter_s": (int, -1, 3600, -1),
-    "hello_s": (int, 0, 3600, 60),
-    "ack_age_s": (int, -1, 86400, -1),
-    "backoff_s": (int, 60, 86400, 1800),
-    "prove_s": (int, -1, 604800, -1),
-    "health_s": (int, 600, 432000, 21600),
-    "wdt_s": (int, 0, 600, 120),
-    "log": (int, 0, 3, 1),
-    "repl": (int, 0, 1, 0),
-    "version": (int, 0, 0x3FFFFFFF, 0),
-    "refused": (int, 0, 0x3FFFFFFF, 0),
-}
+_SCALES = ("pulse", "bin")  # mote.config
+# what a reason that begins so is about: left out where they do not fit together (motewire.config.unfit)
+_TOGETHER = {
+    "row": ("sample_s", "row_s", "report_s"), "emergency": ("emergency_sample_s", "emergency_row_s", "emergency_report_s"), "mode": ("mode",),
+    "sensors": ("sensors",),
+}  # fmt: skip
 
 
 def check(raw):
     """Return a complete configuration from a JSON object. Raises BadConfig naming the key."""
-    out = dict(raw)
-    for key, (kind, low, high, default) in _SCHEMA.items():
-        if key not in raw:
-            if default is _MUST:
-                raise BadConfig(key + " is missing")
-            out[key] = default
-            continue
-        v = raw[key]
-        if not isinstance(v, kind) or kind is int and isinstance(v, bool):
-            raise BadConfig(key + " has the wrong type")
-        size = v if kind is int else len(v)
-        if size < low or high is not None and size > high:
-            raise BadConfig("%s: %s..%s" % (key, low, high))
-    for key, kind in (("alarms", dict), ("channels_khz", int)):
-        for item in out[key]:
-            if not isinstance(item, kind):
-                raise BadConfig(key + " has the wrong type")
-    for key, v in out["wifi"].items():
-        if isinstance(v, bool) or not isinstance(v, int if key == "port" else str):
-            raise BadConfig("wifi.%s has the wrong type" % key)
-    for name, options in out["sensors"].items():
-        if not isinstance(options, dict):
-            if options is None:
-                continue
-            raise BadConfig("sensors.%s has the wrong type" % name)
-        for key, v in options.items():
-            if isinstance(v, str) and key not in _TEXTS:
-                raise BadConfig("sensors.%s.%s has the wrong type" % (name, key))
-    row, sample, report = out["row_s"], out["sample_s"], out["report_s"]
-    if row and (row % sample or report % row):
-        raise BadConfig("row_s must be a multiple of sample_s, report_s of row_s")
-    if out["mode"] not in ("always", "sleep"):
-        raise BadConfig("mode: always or sleep")
-    if out["mode"] == "sleep" and (out["link"] != "lora" or not row):
-        raise BadConfig("mode sleep: needs link lora and row_s")
+    why, out = borrow("motewire.config", "judged", raw)
+    if why:
+        raise BadConfig(why)
+    _complete(out)
+    why = _uneven(out)
+    if why:
+        raise BadConfig(why)
+    return out
+
+
+def _uneven(values):
+    """Return why the rhythm while rates are raised cannot work, or ""."""
+    e = emergency_of(values)
+    if values["row_s"] and (e["row_s"] % e["sample_s"] or e["report_s"] % e["row_s"]):
+        return "emergency_row_s must be a multiple of emergency_sample_s, emergency_report_s of emergency_row_s"
+    return ""
+
+
+def _complete(out):
+    """Put in what -1 stands for."""
+    report = out["report_s"]
     if out["jitter_s"] < 0:
         out["jitter_s"] = min(report // 8, 300)
-    if out["ack_age_s"] < 60:
-        if out["ack_age_s"] >= 0:
-            raise BadConfig("ack_age_s: 60..86400")
+    if out["ack_age_s"] < 0:
         out["ack_age_s"] = min(max(600, report * 17 // 4), 21600)
-    if 0 < out["wdt_s"] < 60:
-        raise BadConfig("wdt_s: 0 or 60..600")  # it is fed every 20 s
-    if out["prove_s"] < 600:
-        if out["prove_s"] >= 0:
-            raise BadConfig("prove_s: at least 600")
+    if out["prove_s"] < 0:
         out["prove_s"] = max(21600, 3 * report)
-    emergency = emergency_of(out)
-    if row and (emergency["row_s"] % emergency["sample_s"] or emergency["report_s"] % emergency["row_s"]):
-        raise BadConfig(
-            "emergency_row_s must be a multiple of emergency_sample_s, emergency_report_s of emergency_row_s"
-        )
-    return out
+
+
+def repaired(raw):
+    """Return what of a JSON object can work, and defaults for the rest: rather a node that measures than none. Raises BadConfig: no node or profile.
+
+    Options that say what a value means are kept as they are, also wrong: no sensor is better than one of another scale.
+    """
+    from motewire.config import judged, unfit, wrong
+
+    part, first = {}, ""
+    for key, v in raw.items():
+        why = wrong(key, v)
+        if not why:
+            part[key] = v
+        elif key == "sensors" and isinstance(v, dict):
+            part[key] = {name: o for name, o in v.items() if name in _SCALES or not wrong(key, {name: o})}
+        elif key == "wifi" and isinstance(v, dict):
+            part[key] = {name: o for name, o in v.items() if not wrong(key, {name: o})}
+        elif key == "sensors":
+            part[key] = {name: v for name in _SCALES}
+        first = first or why
+    for key in ("node", "profile"):
+        if key not in part:
+            raise BadConfig(first or key + " is missing")
+    while True:
+        out = judged(part)[1]
+        _complete(out)
+        why = unfit(out) or _uneven(out)
+        named = _TOGETHER.get(why.split("_")[0].split(".")[0].split(" ")[0], ())
+        if not [part.pop(key) for key in named if key in part]:
+            let_go("motewire.config")
+            return out
 
 
 def emergency_of(values):
@@ -134,13 +111,27 @@ def load(c):
         except BadConfig as e:
             why = why or e
     else:
-        raise why or BadConfig(c.path)
+        _make_do(c)
     if why is not None:
         c.fallback = True
+        log.error("config: %s", why)
         note_problem(str(why))
     c.probation = not c.fallback and raw != read_json(c.good)
     if c.probation and _count(c.rtc, c.nvs) >= _TRIES:
         give_up(c, "%d failed boots" % _TRIES)
+
+
+def _make_do(c):
+    """No file is right: take what can work of the first that names a node and its profile. Raises BadConfig."""
+    error = None
+    for path in (c.path, c.good, c.factory):
+        try:
+            c.values, c.source = repaired(read_json(path) or {}), path
+            log.error("%s is not right; this node makes do with the rest of it", path)
+            return
+        except BadConfig as e:
+            error = error or e
+    raise error or BadConfig(c.path)
 
 
 def _count(rtc, nvs):

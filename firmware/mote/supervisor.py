@@ -16,7 +16,9 @@ from mote.hal.rtc import CRASHES, ENTERED, TRIES, RtcMemory
 
 PATIENCE = const(3)  # crashes before anything is left out
 TRIAL = const(0x80)  # in RTC byte CRASHES: the next boot is on trial
-_WORK_S = const(600)  # a boot that worked so long was no brown-out
+_WORK_S = const(
+    300
+)  # a boot that worked so long was no brown-out: every sensor was read, and the hello sent if there was time on air
 _DECAY_S = const(21600)
 _CHANCE_S = const(86400)
 _RESERVE = const(1536)
@@ -169,7 +171,10 @@ def failed(error):
 
 
 def prove_slot():
-    """The gateway answered: the update slot this boot runs from may stay (slots.py in the flash root). Raises OSError."""
+    """The gateway answered: the update slot this boot runs from may stay (slots.py in the flash root), and the supply has borne the radio, so that the power-ons
+    before were no brown-outs. Raises OSError."""
+    if kept >> 16 & 15:
+        climb("proven")
     slots = sys.modules.get("slots")
     if slots is not None:
         slots.prove()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from motewire import codes
+from motewire.config import KEYS, MUST, misspelt, unfit, wrong
 from motewire.downlink import put_downlink
 from motewire.errors import WireError
 from motewire.quantities import ID, KEY, QUANTITIES
@@ -101,10 +102,14 @@ def configuration(name: str, args: Mapping[str, Any]) -> dict[int, Any] | bytes:
         for key in args:
             if key not in _RATES:
                 raise BadArguments(f"{key} is none of " + ", ".join(_RATES))
+    for key, value in args.items():  # null: the node's default
+        why = wrong(key, value) if value is not None or KEYS.get(key, (None,))[-1] is MUST else ""
+        if why:
+            raise BadArguments(why)
+    why = misspelt(args.get("sensors") or {}) or unfit({key: value for key, value in args.items() if value is not None})
+    if why:
+        raise BadArguments(why)
     if all(key in _NUMBERS and type(value) is int for key, value in args.items()):
-        for key, value in args.items():
-            if not 0 <= value <= _WEEK_S or key in _RATES and key != "row_s" and value < 1:
-                raise BadArguments(f"{key} is {value}: choose a number of seconds up to a week")
         return {_NUMBERS[key]: int(value) for key, value in args.items()}
     if name == "interval":
         raise BadArguments("intervals are whole seconds")

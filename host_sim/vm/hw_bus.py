@@ -27,6 +27,9 @@ class UART(io.IOBase):
     def init(
         self, baudrate=115200, bits=8, parity=None, stop=1, rxbuf=256, txbuf=256, timeout=0, timeout_char=0, **kwargs
     ):
+        for key in ("tx", "rx"):
+            if key in kwargs and not _hw.has_pin(getattr(kwargs[key], "id", kwargs[key])):
+                raise ValueError("invalid pin")
         self._size = max(rxbuf, 256)
         self._timeout = timeout
         self.chip = _hw.uart.get(self.id)

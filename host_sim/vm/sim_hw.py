@@ -20,6 +20,7 @@ node_id = 1
 chip = "esp32"
 wifi_down = ()  # ((from_us, to_us), ...) the access point is away
 wifi_rssi = -61
+wifi_ap = ("city", "simulated")  # name and password of the access point
 faults = ()  # (what, kind, from_us, to_us) ...: "radio", "adc" or a chip fails so for so long
 held = {}  # pin -> level of a latched pad (Pin hold=True)
 hold_digital = False  # esp32.gpio_deep_sleep_hold
@@ -222,11 +223,11 @@ def _make(name):
 
 def build(hw):
     """Attach the chips of a hardware description {"i2c": {"0": {"0x76": "bme280"}}, "uart": {"1": ..}, "i2s", "pulse", ..}."""
-    global node_id, chip, wifi_down, wifi_rssi, faults
+    global node_id, chip, wifi_down, wifi_rssi, wifi_ap, faults
     node_id = hw.get("node", 1)
     chip = hw.get("chip", "esp32")
     wifi_down = tuple((a, b) for a, b in hw.get("wifi_down", ()))
-    wifi_rssi = hw.get("wifi_rssi", -61)
+    wifi_rssi, wifi_ap = hw.get("wifi_rssi", -61), tuple(hw.get("wifi_ap", wifi_ap))
     faults = tuple([tuple(f) for f in hw.get("faults", ())])
     for bus, chips in hw.get("i2c", {}).items():
         for addr, name in chips.items():

@@ -517,8 +517,8 @@ def test_a_whole_configuration_goes_in_pieces_that_fit_until_the_node_has_it(roo
     b, config = (
         Bench(),
         {
-            "alarms": [{"q": "pm10", "above": 50, "clear": 40}],
-            "sensors": {"pms5003": {"warm_s": 30, "note": "x" * 150}},
+            "alarms": [{"q": q, "above": 50, "clear": 40} for q in ("pm1", "pm25", "pm10", "humidity")],
+            "sensors": {"pms5003": {"warm_up_ms": 30000}},
         },
     )
     b.ask("operator", "aq-01", "config", args=config, expires=86_000)

@@ -10,7 +10,7 @@ import pytest
 
 from host_sim import provision, runner, worlds
 from host_sim.result import Result
-from host_sim.scenario import CutSpec, Expect, GatewayDown, Group, Scenario, load, unix
+from host_sim.scenario import CommandSpec, CutSpec, Expect, GatewayDown, Group, Scenario, load, unix
 from tools.sim import verdict
 
 pytestmark = pytest.mark.slow
@@ -48,6 +48,21 @@ def test_a_gateway_that_is_away_costs_nothing_and_the_run_repeats(kill):
         ("gateway_back", 8),
     ]
     assert runner.run(plan, hours=5).result_hash == one.result_hash
+
+
+@pytest.mark.parametrize(("key", "why"), [("password", "wrong password"), ("ssid", "no access point")])
+def test_a_node_that_is_told_another_password_or_name_measures_to_flash_says_so_and_goes_back(tmp_path, key, why):
+    access = {"ssid": "city", "password": "simulated", "host": "10.0.0.1", "port": 1883} | {key: "not this one"}
+    ask = CommandSpec("aqw-01", 0.5, "config", options={"wifi": access, "prove_s": 7200}, expires_h=12, ends="failed")
+    result = runner.run(small(WIFI, commands=(ask,)), hours=5, keep=tmp_path)
+    assert whole(result) and verdict(result) == 0, (result.unmet, result.lost_examples)
+    assert result.per_node["aqw-01"]["rows"] >= 58, "the hours without an access point are on flash, and come"
+    console = (tmp_path / "nodes" / "aqw-01" / "console.log").read_text()
+    steps = [int(line.split()[-2]) for line in console.splitlines() if "clock set by" in line]
+    assert len([s for s in steps if abs(s) > 60]) == 1, (
+        "what the gateway sends by itself tells the time at which it is sent"
+    )
+    assert f"W wifi: {why}" in console and f"E config 1: wifi: {why}" in console
 
 
 def test_rows_that_a_node_gives_up_in_an_outage_are_lost_and_said_so():
@@ -127,6 +142,16 @@ def test_more_erases_than_the_flash_stands_for_make_the_run_fail(monkeypatch):
     assert whole(result) and result.wear_exceeded == ["aq-01"]
     assert result.erases_per_day == result.per_node["aq-01"]["erases_per_day"] > result.wear_budget
     assert verdict(result) == 1
+
+
+def test_a_node_whose_power_goes_every_ten_minutes_brings_what_it_can():
+    """And one that brings nothing is said to."""
+    often = replace(AQ, row_s=60, report_s=300)
+    plan = small(often, cuts=(CutSpec(("aq",), 0.4, 0.1, 1 / 6),))
+    result = runner.run(plan, hours=4)
+    assert result.power_cuts == 22 and not result.unsampled, result.unsampled
+    mute = runner.run(replace(plan, groups=(replace(often, broken={"pms5003": "hangs", "bme280": "hangs"}),)), hours=4)
+    assert [x for x in mute.unsampled if "are due" in x] and verdict(mute) == 1, mute.unsampled
 
 
 def test_power_that_goes_again_and_again_is_survived():

@@ -104,12 +104,9 @@ def test_a_provisioned_node_comes_up_and_keeps_running_without_a_gateway(node: P
         ({}, NVS, "no configuration"),
         ({"/config.json": "{nonsense"}, NVS, "no configuration"),
         (whole(profile="zebra"), NVS, "zebra"),
-        (whole(link="pigeon"), NVS, "pigeon"),
-        (whole() | {"/board.json": "{}"}, NVS, "radio"),
+        (whole() | {"/board.json": "{}"}, NVS, "no i2c"),
         (whole() | {"/board.json": BOARD.replace('"scl": 22', '"scl": 36')}, NVS, "board.json: pin 36"),  # an input
         (whole() | {"/board.json": BOARD.replace('"sda": 21', '"sda": 24')}, NVS, "board.json: pin 24"),  # not there
-        (whole() | {"/board.json": BOARD.replace('"cs": 5', '"cs": 39')}, NVS, "board.json: pin 39"),
-        (whole(alarms=[{"q": "pm10", "above": 5}]), NVS, "pm10"),
         (whole(sensors={"qmc5883l": {"speed": 9}}), NVS, "qmc5883l"),
     ],
 )
@@ -194,14 +191,24 @@ def test_a_safe_node_tries_to_be_whole_again_after_a_day(node: Path) -> None:
 
 
 def test_what_is_left_of_a_configuration_is_enough_for_a_safe_node_at_once(node: Path) -> None:
-    result = boot(node, whole(row_s=61), nvs=NVS)
+    result = boot(node, whole(profile=7), nvs=NVS)
     assert result["end"] == "running" and result["level"] == 4 and "safe node" in result["log"]
 
 
-def test_a_safe_node_takes_the_other_bearer_when_the_boards_file_is_gone(node: Path) -> None:
-    files = whole(wifi={"ssid": "a", "password": "b", "host": "10.0.0.1"}) | {"/board.json": "rot"}
+def test_a_node_takes_the_other_bearer_when_the_boards_file_is_gone(node: Path) -> None:
+    files = whole(wifi={"ssid": "city", "password": "simulated", "host": "10.0.0.1"}) | {"/board.json": "rot"}
     results = boots(node, files, 12)
-    assert results[-1]["end"] == "running" and "safe node" in results[-1]["log"] and results[-1]["level"] == 4
+    assert results[-1]["end"] == "running" and "wifi: " in results[-1]["log"] and results[-1]["level"] == 3, results[
+        -1
+    ]["log"]
+
+
+def test_a_safe_node_takes_the_other_bearer_too(node: Path) -> None:
+    files = whole(profile=7, wifi={"ssid": "city", "password": "simulated", "host": "10.0.0.1"}) | {
+        "/board.json": "rot"
+    }
+    result = boot(node, files, nvs=NVS)
+    assert result["end"] == "running" and "safe node" in result["log"] and "wifi: " in result["log"]
 
 
 def test_the_board_file_has_a_copy(node: Path) -> None:

@@ -43,8 +43,15 @@ class Wlan:
             if w.isconnected():
                 return
             await asyncio.sleep_ms(250)
+        why = w.status()  # of the last try; asked while the station is on
         w.active(False)
-        raise LinkDown("wifi %d" % w.status())
+        raise LinkDown(
+            "wifi: no access point"
+            if why == network.STAT_NO_AP_FOUND
+            else "wifi: wrong password"
+            if why == network.STAT_WRONG_PASSWORD
+            else "wifi: status %d" % why
+        )
 
     async def open(self, host, port):
         """Open a TCP connection; return (reader, writer). Raises OSError. The name look-up blocks (lwIP, up to some seconds)."""

@@ -11,6 +11,18 @@ async run(): what the link needs done in the background, for ever.
 LINKS = ("lora", "wifi")
 
 
+def link_of(config, board, rtc, nvs):
+    """Return the link that the configuration names; where it cannot be built, the other one, or one that is never up: the node measures all the same. Raises BadConfig: there is a good
+    configuration to go back to."""
+    from mote import borrow
+    from mote.errors import BadConfig
+
+    try:
+        return open_link(config, board, rtc, nvs)
+    except (BadConfig, KeyError, TypeError, ValueError) as e:
+        return borrow("mote.links.absent", "instead", config, board, rtc, nvs, e)
+
+
 def open_link(config, board, rtc, nvs):
     """Return the link that the configuration names. Raises BadConfig."""
     from mote import borrow

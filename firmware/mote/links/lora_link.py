@@ -15,6 +15,7 @@ from time import ticks_add, ticks_diff, ticks_ms
 
 from mote import log, nobody
 from mote.duty import sub_band
+from mote.errors import BadConfig
 from motewire.frame import max_frame
 
 _RX_DELAY_MS = const(1000)
@@ -138,7 +139,10 @@ class LoraLink:
     def _ready(self):
         self.asleep = False
         if self._modem is None:
-            self._modem = self._make(*self._made_of)
+            try:
+                self._modem = self._make(*self._made_of)
+            except (BadConfig, KeyError, TypeError, ValueError) as e:  # the board file: the node measures all the same
+                raise RuntimeError(str(e))
         return self._modem
 
     def _broken(self, error):

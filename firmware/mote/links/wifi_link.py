@@ -32,6 +32,7 @@ class WifiLink:
         self._mqtt = None
         self.on_frame = self.on_up = nobody
         self.connects = 0
+        self.trouble = ""  # why there is no access point, until there is a broker
         self.airtime_ms = 0
 
     @property
@@ -68,7 +69,11 @@ class WifiLink:
             try:
                 await self._session()
             except (OSError, LinkDown, asyncio.TimeoutError) as e:
-                log.info("wifi: %s", repr(e))
+                if isinstance(e, LinkDown):
+                    self.trouble = str(e)
+                    log.warning("%s", self.trouble)
+                else:
+                    log.info("wifi: %s", repr(e))
             if self._mqtt is not None:
                 self._mqtt = None
                 pause = 1
@@ -84,6 +89,7 @@ class WifiLink:
             await mqtt.subscribe(self._topic_down)
             self._mqtt = mqtt
             self.connects += 1
+            self.trouble = ""
             log.info("mqtt connected")
             self.on_up()
             await mqtt.run()

@@ -83,5 +83,21 @@ def chip(name, bus, config, **defaults):
     unit = options.pop("unit", None)
     try:
         return open_driver(name, bus(unit), options)
-    except (TypeError, ValueError) as e:
+    except BadConfig:
+        raise
+    except KeyError as e:
+        raise BadConfig("board.json: %s without %s" % (name, e))
+    except (TypeError, ValueError, OSError) as e:
         raise BadConfig("sensors.%s: %s" % (name, e))
+
+
+def one_of(name, bus, config, **defaults):
+    """chip() for one sensor among others: where it cannot be built, a driver that fails at every reading, so that the others go on and its fault is told. Raises
+    BadConfig: there is a good configuration to go back to."""
+    from mote import borrow
+    from mote.errors import BadConfig
+
+    try:
+        return chip(name, bus, config, **defaults)
+    except BadConfig as e:
+        return borrow("mote.profiles.absent", "instead", name, config, e)

@@ -4,7 +4,7 @@ Options: sensors.bin = {"empty_mm", "full_mm"}: the distances at 0 % and 100 %.
 """
 
 from mote.errors import BadConfig
-from mote.profiles import Profile, chip
+from mote.profiles import Profile, one_of
 from mote.sampler import Sensor
 
 _DISTANCE, _FILL, _TEMPERATURE = 0, 1, 2
@@ -18,16 +18,18 @@ class BinFill(Profile):
 
     def build(self, board, config, keep):
         geometry = config["sensors"].get("bin") or {}
+        if not isinstance(geometry, dict):
+            raise BadConfig("sensors.bin: a table of options")
         self._empty, self._full = geometry.get("empty_mm", 1200), geometry.get("full_mm", 200)
         if not (
             isinstance(self._empty, int) and isinstance(self._full, int) and 0 <= self._full < self._empty <= 10000
         ):
             raise BadConfig("sensors.bin: 0 <= full_mm < empty_mm <= 10000")
-        self._ping = chip("a02yyuw", board.uart, config, compensate=True)
+        self._ping = one_of("a02yyuw", board.uart, config, compensate=True)
         return [
             Sensor("a02yyuw", self._ping),
-            Sensor("bme280", chip("bme280", board.i2c, config)),
-            Sensor("lis3dh", chip("lis3dh", board.i2c, config)),
+            Sensor("bme280", one_of("bme280", board.i2c, config)),
+            Sensor("lis3dh", one_of("lis3dh", board.i2c, config)),
         ]
 
     def derive(self, values, present):

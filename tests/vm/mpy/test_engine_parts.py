@@ -10,7 +10,7 @@ import sim
 import sim_hw
 from mote import duty as duty_module
 from mote.duty import Duty, sub_band
-from mote.errors import BadConfig, LowSupply
+from mote.errors import BadConfig, LinkDown, LowSupply
 from mote.hal.board import Board
 from mote.hal.rtc import RtcMemory
 from mote.hal.wlan import Wlan
@@ -178,6 +178,26 @@ async def test_a_station_is_given_the_time_that_it_takes_to_start():
     network.WLAN(network.STA_IF).active(False)
     await w.join(20)
     assert w.connected(), "and again, the station being the same"
+
+
+async def test_a_wrong_name_or_password_is_told_from_an_access_point_that_is_away():
+    """The port's codes, which it repeats while it goes on trying."""
+    for ssid, password, why in (
+        ("town", "simulated", "no access point"),
+        ("city", "Simulated", "wrong password"),
+        ("city", "", "wrong password"),
+    ):
+        network.WLAN(network.STA_IF).active(False)
+        w = Wlan(ssid, password, "mote-1")
+        try:
+            await w.join(20)
+            raise AssertionError(ssid, password)
+        except LinkDown as e:
+            assert why in str(e), e
+        assert not w.connected()
+    w = Wlan("city", "simulated", "mote-1")
+    await w.join(20)
+    assert w.connected()
 
 
 async def test_an_access_point_that_has_just_gone_has_no_strength_and_ends_nothing():

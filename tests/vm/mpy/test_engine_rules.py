@@ -246,7 +246,13 @@ def test_raised_rates_fit_together_for_every_sensible_rhythm():
                 if report % (sample * rows):
                     continue
                 full = check(
-                    {"node": 1, "profile": "noise", "sample_s": sample, "row_s": sample * rows, "report_s": report}
+                    {
+                        "node": 1,
+                        "profile": "air_quality",
+                        "sample_s": sample,
+                        "row_s": sample * rows,
+                        "report_s": report,
+                    }
                 )
                 e = emergency_of(full)
                 assert e["sample_s"] <= sample and e["row_s"] <= full["row_s"], (full, e)
