@@ -76,6 +76,7 @@ class MqttSession:
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_pong: Callable[[], None] = lambda: None  # to a ping() or to one of the keep-alive
         self.on_too_long: Callable[[], None] = lambda: (
             None
         )  # a message of more than mqtt_wire.LONGEST bytes was dropped
@@ -185,6 +186,12 @@ class MqttSession:
         self._want_write()
         return mid
 
+    def ping(self) -> None:
+        """Ask the broker for a sign of life: what it answers behind the PUBACK of a message shows that it has gone on behind that message."""
+        if self._wire is not None and not self.closed.done():
+            self._wire.ping()
+            self._want_write()
+
     async def disconnect(self) -> None:
         """Say good-bye and close; pending bytes get a second to leave."""
         if not self.closed.done() and self._wire is not None:
@@ -268,7 +275,7 @@ class MqttSession:
                 if mid in self._flying:
                     self._flying.remove(mid)
                     self.on_puback(mid)
-            dropped = wire.dropped
+            dropped, pongs = wire.dropped, wire.pongs
             more = wire.for_paho()
             for _ in range(wire.dropped - dropped):
                 self.on_too_long()
@@ -279,6 +286,8 @@ class MqttSession:
                 continue  # what stands behind it may be an ack
             if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
                 self._drop("connection lost")
+            elif wire.pongs != pongs:
+                self.on_pong()
         return False
 
     def _write(self) -> None:

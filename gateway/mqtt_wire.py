@@ -17,6 +17,7 @@ READ = 1 << 16
 LONGEST = 1 << 17  # bytes of a message to us: frames have 1 kB, requests 4, what we published ourselves a little more
 FULL = 1 << 18  # bytes waiting to be sent, beyond which nobody should add any
 _PUBLISH, _PUBACK, _PUBACK_LENGTH = 0x30, 0x40, 4
+_PINGREQ, _PINGRESP = b"\xc0\x00", 0xD0
 _NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -32,6 +33,7 @@ class Wire:
         self._left = 0  # bytes that paho may read: the rest of one packet
         self._out = bytearray()
         self._skip = 0  # bytes to be dropped: the rest of a message that is too long
+        self.pongs = 0  # PINGRESPs so far, whoever asked
         self.dropped = 0  # messages beyond LONGEST: acknowledged, and not kept in memory first
 
     # ours
@@ -53,6 +55,10 @@ class Wire:
         if qos:
             out += mid.to_bytes(2, "big")
         out += payload
+
+    def ping(self) -> None:
+        """Collect a PINGREQ (section 3.12)."""
+        self._out += _PINGREQ
 
     def flush(self) -> bool:
         """Send what was collected; True when nothing is left. Raises OSError when the connection is gone."""
@@ -104,6 +110,7 @@ class Wire:
             if length > LONGEST and self._in[self._at] & 0xF0 == _PUBLISH:
                 return self._is_too_long(length) and self.for_paho()
             self._left = length
+            self.pongs += length > 0 and self._in[self._at] == _PINGRESP
         return self._left > 0 and self._at < len(self._in)
 
     def _is_too_long(self, length: int) -> bool:

@@ -1,7 +1,9 @@
 """What is under way to a broker: at most a window of messages, each with what is to be done when it was acknowledged.
 
 A broker may end the connection for the sake of one message (`refusal.py`). To learn which one, what was under way at such an end is sent
-alone the next time: nothing else is on the wire until it is acknowledged.
+alone the next time: nothing else is on the wire until it is acknowledged, and the broker has answered a ping behind that. For a broker may
+acknowledge a message and end the connection then (mosquitto 2.0.11 with max_queued_messages 0, of what its ACL denies): so what was acknowledged
+last is a suspect too.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ class Flight:
         self._open: dict[int, tuple[Message, Then, str]] = {}
         self._queue: deque[tuple[Message, Then, str]] = deque()  # behind a message that is sent alone
         self._alone = False  # one is on the wire
+        self._held: int | None = None  # its id, when it was acknowledged: the pong is awaited
+        self._just: Message | None = None  # acknowledged last, and no pong since
+        self._asked = False  # a ping is on its way
         self._beside: set[int] = set()  # under way, and no part of the window
         self._acked_here = 0
         self._moved = asyncio.Event()
@@ -40,7 +45,8 @@ class Flight:
         self._queue.clear()
         self._beside.clear()
         self._acked_here, self._alone = 0, False
-        session.on_puback = self._acked
+        self._held, self._just, self._asked = None, None, False
+        session.on_puback, session.on_pong = self._acked, self._ponged
 
     def end(self) -> None:
         """The connection is gone."""
@@ -50,7 +56,7 @@ class Flight:
     def lost(self) -> bool:
         """The other side has ended the connection; True when a message is, or may be, the reason."""
         subject = next((subject for _, _, subject in self._open.values()), "")
-        return self.refusals.lost([m for m, _, _ in self._open.values()], self._acked_here > 0, subject)
+        return self.refusals.lost([m for m, _, _ in self._open.values()], self._acked_here > 0, subject, self._just)
 
     def __len__(self) -> int:
         return len(self._open) + len(self._queue)
@@ -87,6 +93,9 @@ class Flight:
             alone = self.refusals.is_suspect(self._queue[0][0])
             if alone and self._open:
                 return
+            if alone and self._just is not None:
+                self._ask()
+                return
             m, then, subject = self._queue.popleft()
             self._alone = alone and m.qos > 0
             self._out(m, then, subject)
@@ -104,12 +113,31 @@ class Flight:
 
     def _acked(self, mid: int) -> None:
         self.taken += 1
-        m, then, _ = self._open.pop(mid, (None, None, ""))
-        self._beside.discard(mid)
-        if m is not None:
+        if self._alone and mid in self._open:
+            self._held = mid
+            self._ask()
+            return
+        self._just = self._open.get(mid, (self._just,))[0]
+        self._taken(mid)
+
+    def _ask(self) -> None:
+        if not self._asked and self._session is not None:
+            self._asked = True
+            self._session.ping()
+
+    def _ponged(self) -> None:
+        """The broker has gone on behind all that it has acknowledged."""
+        held, self._held, self._just, self._asked = self._held, None, None, False
+        if held is not None:
+            self._alone = False
+        self._taken(held)
+
+    def _taken(self, mid: int | None) -> None:
+        m, then, _ = (None, None, "") if mid is None else self._open.pop(mid, (None, None, ""))
+        if m is not None and mid is not None:
+            self._beside.discard(mid)
             self._acked_here += 1
             self.refusals.taken(m)
-        self._alone = self._alone and bool(self._open)
         if then is not None:
             then()
         try:
