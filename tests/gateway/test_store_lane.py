@@ -63,6 +63,7 @@ class Broker_(asyncio.Event):
         super().__init__()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_pong: Callable[[], None] = lambda: None
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._topics: set[str] = set()
@@ -85,6 +86,10 @@ class Broker_(asyncio.Event):
     async def disconnect(self) -> None:
         if not self.closed.done():
             self.closed.set_result("disconnected")
+
+    def ping(self) -> None:
+        if type(self).acks and not self.closed.done():
+            asyncio.get_running_loop().call_soon(self.on_pong)
 
     def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
         if self.closed.done():
