@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -39,3 +41,18 @@ def _umask() -> Iterator[None]:
     os.umask(before)
     yield
     os.umask(before)
+
+
+_WITH_NOW = (  # NOW = int(time.time()), or theirs
+    "contested", "homeassistant", "outputs_process", "process", "refused", "retained_process",
+    "former_id", "process_limits", "process_reload", "process_rim", "registry_process",
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _now() -> None:
+    """Modules are imported when a run begins, and its last tests come half an hour later: an alarm of the first NOW is too old to be raised then."""
+    for name in _WITH_NOW:
+        module = sys.modules.get(f"tests.gateway.test_{name}")
+        if module is not None and time.time() - vars(module)["NOW"] > 300:
+            vars(module)["NOW"] = int(time.time())
