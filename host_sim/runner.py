@@ -69,7 +69,7 @@ Progress = Callable[[dict[str, Any]], None]
 def patience(group: Group) -> tuple[int, int]:
     """Return how long (us) a node of the group may be wrong about the time after power-on, and after the gateway's clock is right again.
 
-    The answer to every status tells the time, which is due each health_s. A jump of more than a day is believed after a second answer, ten minutes
+    The answer to every status has the time, and a status is due each health_s. A jump of more than a day is believed after a second answer, ten minutes
     later (asleep: with the next report), and so is a sleeper's drift.
     """
     status_us = group.config.get("health_s", HEALTH_S) * 1_000_000

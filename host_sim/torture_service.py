@@ -303,7 +303,7 @@ class _Run:
             raise KillError(f"{e}; next: look at its log") from e
         if code:
             raise KillError(f"the gateway ended with code {code}: {self._process.tail()}; next: look at its log")
-        seen = self._subscriber.counts()  # its client goes on
+        seen = self._subscriber.counts()  # its client still receives
         missing = sorted(acked - seen.keys())
         t.frames, t.acked, t.lost, t.never_acked = load.made, len(acked), len(missing), load.waiting
         t.duplicates = sum(n - 1 for n in seen.values())

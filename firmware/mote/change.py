@@ -44,7 +44,13 @@ def take(remote, value):
     if remote.whole:
         apply(remote, before, values)
     else:
-        remote.restart()
+        _restart(remote)
+
+
+def _restart(control):
+    """A restart puts the newest values into effect; whatever else changes until then, no answer proves them."""
+    control.node.config.waits = True
+    control.restart()
 
 
 def judge(remote, values):
@@ -89,9 +95,8 @@ def apply(control, before, values):
     if values["alarms"] != before["alarms"] and values["profile"] == before["profile"] and not stripped:
         node.alarms.replace(_rules(node.profile, values), node.clock.now())
     if not live:
-        control.restart()
+        _restart(control)
         return
-    node.config.waits = False
     if stripped:
         node.config.strip()
     log.level = values["log"]

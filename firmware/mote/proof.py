@@ -35,7 +35,6 @@ def adopt(c, raw, values):
     write_whole(c.path, json.dumps(raw))
     before = c.values
     c.values, c.source, c.proved, c.fallback, c.probation = values, c.path, False, False, True
-    c.waits = True
     forget_tries(c)
     c.answered()
     return before, values

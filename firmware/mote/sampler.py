@@ -189,7 +189,7 @@ class Sampler:
     def _recovered(self, s, slot):
         if s.failures >= _FAULT_AFTER or not s.works:
             self._sink.fault(s, slot, False)
-            s.beyond = 0  # told again with this reading, if it is so
+            s.beyond = 0  # reported again with this reading, if it is so
         s.failures = 0
         s.works = True
 

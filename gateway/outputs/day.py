@@ -19,7 +19,7 @@ from gateway.outputs.message import json as fast
 from gateway.outputs.records import COLUMNS, Record
 
 PART = ".part"
-TAG = 8  # digits of a store's life that stand in a line: they tell the few apart that one file comes to see
+TAG = 8  # digits of a store's life that stand in a line: enough to distinguish the few that one file comes to see
 PARQUET_ROWS = 50_000
 
 

@@ -29,7 +29,7 @@ class Names:
         self.use(nodes)
 
     def use(self, nodes: Mapping[int, Node]) -> None:
-        """Go on with another registry. A name that has left stays hidden: what was said of it is told for an hour."""
+        """Use another registry. A name that has left stays hidden: problems that name it are published for an hour."""
         shown = {n.name for n in nodes.values() if n.visibility in self._visibility}
         hidden = {n.name: n.id for n in nodes.values() if n.visibility not in self._visibility}
         self._hidden = {name: number for name, number in self._hidden.items() if name not in shown} | hidden

@@ -265,7 +265,7 @@ class Resync:
             if self._all_again:
                 self._all_again, told = False, self._told
                 await self._pass(-1, self._generation)
-                self._told = told  # it may be a sibling's asking: each would ask the other without end
+                self._told = told  # a sibling may have asked for it: each would ask the other without end
             await self._attempts.run()
             while self._emptied:
                 await self.publish_again(self._emptied.popitem()[0])

@@ -748,7 +748,7 @@ async def test_a_store_of_another_life_is_not_believed(tmp_path: Path) -> None:
     assert names(tmp_path) == [".lock", "2026-01-01.jsonl", "2026-01-02.part"]
 
 
-# a store that is lost or restored numbers its events anew, and the running day's file goes on
+# a store that is lost or restored numbers its events anew, and the running day's file continues
 
 
 def rows_cut(folder: Path, *kept: slice) -> None:
@@ -817,7 +817,7 @@ async def test_rows_of_a_former_store_that_are_cut_are_counted_as_lost(tmp_path:
     (line,) = (x for x in logs if x["event"] == "file_rows_lost")
     assert line["rows_lost"] == line["of_a_former_store"] == 6 and "backup" in line["next"]
     assert rows_of(tmp_path) == sorted(expected(2, 5) + expected(7, 11))
-    async with output(engine, tmp_path) as made:  # told once
+    async with output(engine, tmp_path) as made:  # reported once
         await commit(engine, report(12, T0 + 12))
         await drained(made)
         assert made._metrics.totals["files_changed"] == made._metrics.totals["file_rows_lost"] == 0

@@ -55,7 +55,7 @@ def test_another_registry_counts_from_then_on() -> None:
 
 
 def test_a_name_that_has_left_stays_hidden_until_it_is_shown() -> None:
-    """What was said of a node is told for an hour, whatever becomes of its entry meanwhile."""
+    """A problem that names a node is published for an hour, whatever becomes of its entry meanwhile."""
     names = Names(frozenset((OPEN,)), NODES)
     problem = {"code": "message_refused", "text": "city/v1/node/water-novak-5/senml was refused", "next": ""}
     names.use({1: NODES[1], 3: replace(NODES[3], name="water-5")})

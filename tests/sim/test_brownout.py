@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from host_sim import provision, worlds
-from host_sim.brownout import brownouts, merged, with_supply
+from host_sim.brownout import PAUSE_S, brownouts, merged, with_supply
 from host_sim.node import PowerCut
 from host_sim.protocol import NEVER, PWRON
 from host_sim.scenario import load
@@ -85,6 +86,8 @@ def test_a_low_supply_is_no_time_to_sample_in(tmp_path):
     spec = with_supply(
         replace(member.spec, cuts=(PowerCut(80_000_000_000, 81_000_000_000),)), {"battery_voltage": volts}, limits
     )
+    supervisor = (Path(__file__).parents[2] / "firmware" / "mote" / "supervisor.py").read_text()
+    assert f"_LOW_SUPPLY_MS = const({PAUSE_S * 1000})" in supervisor
     day = 86_400_000_000
     assert spec.powered_us(day) == day - spec.power_on - 1_000_000_000
     away = (36_000 - 24_000) + (52_000 - 36_000) + 600  # 3.3 V downwards, 3.4 V upwards, and the pause

@@ -36,7 +36,7 @@ def sleep(ms, high=None):
         machine.Pin(high, machine.Pin.OUT, value=1, hold=True)  # pyright: ignore[reportCallIssue]  (since v1.19)
         if hasattr(esp32, "gpio_deep_sleep_hold"):  # chips that hold single pads need none, and have none
             esp32.gpio_deep_sleep_hold(True)  # pyright: ignore[reportAttributeAccessIssue]
-    machine.deepsleep(max(1, ms))  # 0 is for ever
+    machine.deepsleep(max(1, ms))  # 0 would never end
 
 
 def restart(after_ms=0):

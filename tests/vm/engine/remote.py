@@ -213,19 +213,21 @@ async def test_a_configuration_without_an_answer_is_given_up_after_its_time_and_
 
 
 async def test_an_answer_before_the_restart_proves_nothing_of_what_the_restart_puts_into_effect():
-    """The "done" leaves over the old link; with it a link that reaches no one was kept as the good one, and the node was silent for ever."""
+    """The "done" leaves over the old link; with it a link that reaches no one was kept as the good one, and the node stayed silent."""
     gw, node, task = await far.running()
     before = far.read("/config.good")
     assert node.downlink.handle(gw.seal({4: {17: [1, 0, 1, b'{"channels_khz": [865100], "prove_s": 7200}']}}))
     assert node.config["version"] == 1 and node.config.probation
+    assert node.downlink.handle(gw.seal({4: {1: 30}}))  # and one that takes effect at once
+    assert node.config["version"] == 2 and node.config["sample_s"] == 30
     for _ in range(200):
         await asyncio.sleep_ms(100)
         if task.done():
             break
-    assert task.done() and 1 in far.said(gw, 15), "it was told, and answered"
+    assert task.done() and 1 in far.said(gw, 15), "it was reported, and answered"
     assert far.read("/config.good") == before
     node = far.reboot(node, task, gw)
-    assert node.config["version"] == 1 and node.config.probation
+    assert node.config["version"] == 2 and node.config.probation
     node.link.quiet = True
     task = asyncio.create_task(node.run())
     await asyncio.sleep(7400)

@@ -284,7 +284,7 @@ def test_the_clock_lasts_as_long_as_the_times_of_the_wire():
 
 
 def test_a_slow_clock_wins_what_a_fast_one_loses_and_a_second_is_never_none():
-    """Rounded downwards, a clock that is slow by any ppm slept 0 s in the place of one: for ever."""
+    """Rounded downwards, a clock that is slow by any ppm slept 0 s in the place of one, which never ends."""
     from mote.hal import clock as board_clock
     from mote.hal import reset
 

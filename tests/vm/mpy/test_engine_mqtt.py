@@ -119,7 +119,7 @@ async def test_a_peer_that_takes_no_bytes_ends_publish_at_the_deadline():
 
 
 async def test_a_packet_that_did_not_leave_whole_ends_the_session_though_the_broker_answers():
-    """TCP may get over it: what is written next would be read as the rest of that packet, and a link without a session waited for ever."""
+    """TCP may get over it: what is written next would be read as the rest of that packet, and a link without a session waited without end."""
     for how in ("deadline", "cancelled", "error"):
         s, c = await connected()
         session = asyncio.create_task(c.run())
