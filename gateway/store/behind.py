@@ -37,8 +37,14 @@ def behind(former: Path, now: Path) -> list[dict[str, Any]] | None:
 
 
 def _places(store: Path) -> dict[str, Place]:
-    with looked_into(store) as db:
-        rows = [] if db is None else db.execute("SELECT place, body FROM places").fetchall()
+    index = store.with_name(f"{store.name}-shm")
+    there = index.exists()
+    try:
+        with looked_into(store) as db:
+            rows = [] if db is None else db.execute("SELECT place, body FROM places").fetchall()
+    finally:
+        if not there:  # a reader of a store with a log makes it
+            index.unlink(missing_ok=True)
     return {key: read_place(body) for key, body in rows}
 
 
