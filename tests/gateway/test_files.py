@@ -998,7 +998,8 @@ async def test_a_folder_that_was_moved_while_no_gateway_ran_is_gone_on_with_wher
         await commit(engine, report(4, T0 + 4))
         await caught_up(made)
         if "edited" in how:  # it is another file then, and the day's is written again where it was
-            await until(lambda: (old / "2026-01-01.jsonl").exists(), 20)
+            await until(lambda: not engine.notes(f"files:days@{old}"), 20)
+            assert whole_rows(old / "2026-01-01.jsonl") == expected(1, 3)
             return
         assert list(made.problems()) == []
     assert not old.exists() and rows_of(new) == expected(1, 4)
