@@ -76,6 +76,7 @@ class MqttSession:
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda topic, payload: self.on_message(topic, payload)
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_pong: Callable[[int], None] = lambda _number: None  # to a ping() or to one of the keep-alive
         self.on_too_long: Callable[[], None] = lambda: (
             None
         )  # a message of more than mqtt_wire.LONGEST bytes was dropped
@@ -165,10 +166,13 @@ class MqttSession:
             raise MqttError(f"unsubscribe: {paho.error_string(result)}")
         self._want_write()
 
-    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
+    def publish(
+        self, topic: str, payload: bytes, qos: int = 0, retain: bool = False, first: bool = False
+    ) -> int | None:
         """Send a message of QoS 0 or 1; return its id for on_puback (0 for QoS 0), or None when the connection is gone.
 
         None too for a message of QoS 0 while much is waiting to be sent. How many of QoS 1 are under way is the caller's to bound.
+        first: before what hold() keeps back.
         """
         wire = self._wire
         if wire is None or self.closed.done() or (not qos and wire.full):
@@ -179,11 +183,31 @@ class MqttSession:
             while mid in self._flying:
                 mid = mid + 1 if mid < LAST_MID else FIRST_MID
             self._mid = mid + 1 if mid < LAST_MID else FIRST_MID
-        wire.publish(topic, payload, qos, retain, mid)
+        wire.publish(topic, payload, qos, retain, mid, first)
         if qos:
             self._flying.add(mid)
         self._want_write()
         return mid
+
+    def ping(self) -> int:
+        """Ask the broker for a sign of life; return the number that on_pong() will get. An answer shows that the broker has gone on behind all that
+        was sent before; 0 when the connection is gone."""
+        if self._wire is None or self.closed.done():
+            return 0
+        self._want_write()
+        return self._wire.ping()
+
+    def hold(self) -> None:
+        """Keep back what anyone sends from here on, but for pings and what is published as first, until release()."""
+        if self._wire is not None:
+            self._wire.hold()
+
+    def release(self) -> bool:
+        """Let what was kept back go; True when there was something."""
+        if self._wire is None:
+            return False
+        self._want_write()
+        return self._wire.release()
 
     async def disconnect(self) -> None:
         """Say good-bye and close; pending bytes get a second to leave."""
@@ -268,7 +292,7 @@ class MqttSession:
                 if mid in self._flying:
                     self._flying.remove(mid)
                     self.on_puback(mid)
-            dropped = wire.dropped
+            dropped, pongs = wire.dropped, wire.pongs
             more = wire.for_paho()
             for _ in range(wire.dropped - dropped):
                 self.on_too_long()
@@ -279,6 +303,8 @@ class MqttSession:
                 continue  # what stands behind it may be an ack
             if self._client.loop_read() != paho.MQTT_ERR_SUCCESS:
                 self._drop("connection lost")
+            elif wire.pongs != pongs:
+                self.on_pong(wire.pongs)
         return False
 
     def _write(self) -> None:

@@ -17,6 +17,7 @@ READ = 1 << 16
 LONGEST = 1 << 17  # bytes of a message to us: frames have 1 kB, requests 4, what we published ourselves a little more
 FULL = 1 << 18  # bytes waiting to be sent, beyond which nobody should add any
 _PUBLISH, _PUBACK, _PUBACK_LENGTH = 0x30, 0x40, 4
+_PINGREQ, _PINGRESP = b"\xc0\x00", 0xD0
 _NOTHING_YET = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -31,18 +32,22 @@ class Wire:
         self._in, self._at = b"", 0
         self._left = 0  # bytes that paho may read: the rest of one packet
         self._out = bytearray()
+        self._behind: bytearray | None = None  # what waits behind hold()
         self._skip = 0  # bytes to be dropped: the rest of a message that is too long
+        self.pings = self.pongs = 0  # PINGREQs that were collected, and PINGRESPs that have come, whoever asked
+        self._later = 0  # PINGREQs that wait behind hold()
         self.dropped = 0  # messages beyond LONGEST: acknowledged, and not kept in memory first
 
     # ours
 
-    def publish(self, topic: str, payload: bytes, qos: int, retain: bool, mid: int) -> None:
-        """Collect a PUBLISH of QoS 0 or 1; mid 1..65535 counts for QoS 1 only. Raises ValueError for a topic that is none."""
+    def publish(self, topic: str, payload: bytes, qos: int, retain: bool, mid: int, first: bool = False) -> None:
+        """Collect a PUBLISH of QoS 0 or 1; mid 1..65535 counts for QoS 1 only. first: before what hold() keeps back. Raises ValueError for a topic
+        that is none."""
         name = topic.encode()
         if not 0 < len(name) < 1 << 16 or "+" in topic or "#" in topic:
             raise ValueError(f"topic {topic!r} cannot be published to")
         length = 2 + len(name) + (2 if qos else 0) + len(payload)
-        out = self._out
+        out = self._out if self._behind is None or first else self._behind
         out.append(_PUBLISH | qos << 1 | retain)
         while length > 127:
             out.append(length & 127 | 128)
@@ -53,6 +58,24 @@ class Wire:
         if qos:
             out += mid.to_bytes(2, "big")
         out += payload
+
+    def ping(self) -> int:
+        """Collect a PINGREQ (section 3.12), before what hold() keeps back; return its number: that of `pongs` when it was answered."""
+        self._out += _PINGREQ
+        self.pings += 1
+        return self.pings
+
+    def hold(self) -> None:
+        """Keep back what is collected from here on, but for pings and what is to be first, until release()."""
+        if self._behind is None:
+            self._behind = bytearray()
+
+    def release(self) -> bool:
+        """Let what was kept back go; True when there was something."""
+        kept, self._behind = self._behind, None
+        self._out += kept or b""
+        self.pings, self._later = self.pings + self._later, 0
+        return bool(kept)
 
     def flush(self) -> bool:
         """Send what was collected; True when nothing is left. Raises OSError when the connection is gone."""
@@ -67,7 +90,7 @@ class Wire:
     @property
     def full(self) -> bool:
         """True when the other side reads more slowly than we write."""
-        return len(self._out) >= FULL
+        return len(self._out) + len(self._behind or b"") >= FULL
 
     def fill(self) -> bool:
         """Read what has come; False at the end of the connection. Raises OSError when it broke."""
@@ -104,6 +127,7 @@ class Wire:
             if length > LONGEST and self._in[self._at] & 0xF0 == _PUBLISH:
                 return self._is_too_long(length) and self.for_paho()
             self._left = length
+            self.pongs += length > 0 and self._in[self._at] == _PINGRESP
         return self._left > 0 and self._at < len(self._in)
 
     def _is_too_long(self, length: int) -> bool:
@@ -151,7 +175,13 @@ class Wire:
         return piece
 
     def send(self, data: bytes | bytearray) -> int:
-        self._out += data
+        asked = data == _PINGREQ
+        if self._behind is None:
+            self._out += data
+            self.pings += asked
+        else:
+            self._behind += data
+            self._later += asked
         return len(data)
 
     def setblocking(self, flag: bool) -> None:
@@ -162,6 +192,7 @@ class Wire:
 
     def close(self) -> None:
         """Send what still goes, a DISCONNECT for example, and close."""
+        self.release()
         try:
             self.flush()
         except OSError:

@@ -90,6 +90,14 @@ def restore(file: Path, root: Path, dry_run: bool, as_json: bool) -> None:
         print(f"note: {file} was made by an older citymote and has no checksums, so its files could not be checked", file=sys.stderr)  # fmt: skip
     if dry_run and made["running"]:
         print("next: stop the gateway before you restore: systemctl stop citymote-gateway", file=sys.stderr)
+    for x in made["left"] or ():
+        discovery = f" and {x['discovery']}/device/" if x["discovery"] else ""
+        print(f"warning: output {x['output']} has published below {x['root']}/{discovery} at {x['address']} since the backup: that stays there, household "
+              "data too, and the restored gateway does not know of it\n"
+              "next: after the start, give an output that root and that broker and reload, then take it back and reload: the gateway empties what "
+              "it left (docs/operator/backup.md)", file=sys.stderr)  # fmt: skip
+    if not dry_run and made["left"] is None:
+        print("note: the store that stood there cannot be read, so it is not known what it published since the backup (docs/operator/backup.md)", file=sys.stderr)  # fmt: skip
     if as_json:
         document({"ok": True, **made})
         return

@@ -30,6 +30,7 @@ import structlog
 
 from gateway.config import FilesOutputConfig
 from gateway.core.model import Node
+from gateway.core.value import replace
 from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.day import PART, line, lines, stem
@@ -41,8 +42,10 @@ from gateway.outputs.held import (
     believed,
     difference,
     first_event,
+    holds,
     is_day,
     key_of,
+    moved,
     noted,
     opened,
     ours,
@@ -114,6 +117,7 @@ class FilesOutput(Destination):
             ) from e
         self._written.clear()
         self._journal = None
+        await self._inherit()
         await self._finish_others()
         was = self._running = await self._known()
         if was is None:
@@ -141,6 +145,27 @@ class FilesOutput(Destination):
             await self._again(was)
         elif was is None:
             await self._keep()
+
+    async def _inherit(self) -> None:
+        """Go on with the journal of this output under its former name, or from where its folder was before: no event is written twice."""
+        name, folder, cursor = self.name, str(self._folder), self._track.cursor
+        if self._running is not None or any(held.key == key_of(name, folder) for held in noted(self._engine)):
+            return
+        for was in [*noted(self._engine)]:
+            now = None
+            if was.output == name and holds(self._engine, was, cursor):
+                now = await asyncio.to_thread(moved, was, folder)
+            elif was.folder == folder and not cursor and not was.ending and was.life == self._life:
+                now = replace(
+                    was, output=name
+                )  # one that has taken nothing yet: this output has another name, or that one has left
+            if now is not None:
+                self._track.cursor = self._track.sent = max(cursor, was.seq)
+                self._running, self._mending = now, False
+                await self._keep({was.key: None})
+                log.info("folder_taken_over", output=name, folder=folder, from_output=was.output, from_folder=was.folder,
+                         events_to=was.seq)  # fmt: skip
+                return
 
     async def _known(self) -> Held | None:
         """Return what is known of the journal from before, of this process or of another; None where its day has become files meanwhile."""

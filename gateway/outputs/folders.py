@@ -18,7 +18,7 @@ from gateway.core.value import replace
 from gateway.health import Problem
 from gateway.metrics import Metrics
 from gateway.outputs.files import FilesOutput
-from gateway.outputs.held import Held, noted
+from gateway.outputs.held import Held, moved, noted
 from gateway.store.engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -80,6 +80,10 @@ class Folders:
         stay = {*absent} - configs.keys()
         # who has the folder now ends the day that it finds there
         left = {h.key: h for h in noted(self._engine) if h.folder not in folders and h.output not in stay}
+        for key, held in [*left.items()]:
+            config = files.get(held.output)
+            if config is not None and await asyncio.to_thread(moved, held, str(config.folder)) is not None:
+                del left[key]  # the output goes on with it there
         for key in self._tasks.keys() - left.keys():
             await self._stop(key)
         for key, held in left.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.core.value import replace
 from gateway.outputs.day import PART, TAG, lines
 from gateway.store.engine import Engine
 
@@ -88,13 +89,22 @@ def noted(engine: Engine) -> Iterator[Held]:
 
 def believed(engine: Engine, output: str, folder: str, cursor: int) -> Held | None:
     """Return what is noted of an output and folder, when it still holds: of this life of the store, and no event was taken elsewhere since."""
-    for held in noted(engine):
-        if held.key == key_of(output, folder) and held.life == engine.ledger.life:
-            behind = engine.fetch(held.seq, 1) if held.seq < cursor else ()
-            # the cursor moves alone over events that were dropped; others were taken in another folder, or by an older gateway
-            if held.seq <= cursor and not (behind and behind[0].seq <= cursor):
-                return held
-    return None
+    return next((h for h in noted(engine) if h.key == key_of(output, folder) and holds(engine, h, cursor)), None)
+
+
+def holds(engine: Engine, held: Held, cursor: int) -> bool:
+    """True when a note still holds: of this life of the store, and no event was taken elsewhere since."""
+    behind = engine.fetch(held.seq, 1) if held.seq < cursor else ()
+    # the cursor moves alone over events that were dropped; others were taken in another folder, or by an older gateway
+    return held.life == engine.ledger.life and held.seq <= cursor and not (behind and behind[0].seq <= cursor)
+
+
+def moved(held: Held, folder: str) -> Held | None:
+    """Return the note of a journal that stands in another folder by now, as someone has moved it there: whole, and gone where it was."""
+    found = replace(held, folder=folder)
+    if held.folder == folder or not held.size or held.ending or held.path.exists() or not found.path.is_file():
+        return None
+    return None if altered(found) else found
 
 
 def ours(life: str, held: Held | None) -> frozenset[str]:

@@ -223,6 +223,7 @@ class MqttOutput(Destination):
             await session.disconnect()
             return
         self._publish_info()
+        session.release()
         last = session.publish(self._gw("state"), b"offline", 1, True)
         if last is not None:
             gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -77,21 +77,22 @@ class Refusals:
         if self._shortest is not None and size >= self._shortest:
             self._shortest = None
 
-    def lost(self, under_way: Sequence[Message], worked: bool, subject: str = "") -> bool:
+    def lost(self, under_way: Sequence[Message], worked: bool, subject: str = "", just: Message | None = None) -> bool:
         """The broker ended a connection; True when a message is, or may be, the reason.
 
         worked: others were taken on this connection; without that it is no message's fault. subject: whose the only one is.
+        just: what was acknowledged last, unless the broker has shown since that it went on: it may be the reason as well.
         """
-        last = self._last
-        if not worked or last is None or all(m.topic != last.topic for m in under_way):
+        last, suspects = self._last, under_way if just is None else [*under_way, just]
+        if not worked or last is None or all(m.topic != last.topic for m in suspects):
             self._last, self._times = None, 0
-        if not worked or not under_way:
+        if not worked or not suspects:
             return False
-        for m in under_way:
+        for m in suspects:
             self._suspects[m.topic] = len(m.payload)
         while len(self._suspects) > SUSPECTS:
             self._suspects.popitem(last=False)
-        if len(under_way) > 1:
+        if just is not None or len(under_way) > 1:
             return False
         self._last, self._times = under_way[0], self._times + 1
         long = self._shortest is not None and len(self._last.payload) >= self._shortest

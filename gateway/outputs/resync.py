@@ -392,7 +392,8 @@ class Resync:
         if not turn.whole or turn.unread is None and turn.spared and not self.neighbours.is_known:
             return
         for output in sorted(gone) if turn.unread is None else ():
-            self.publish(Message(self._strays.mark(output), b"", retain=True))
+            for topic in sorted(self._strays.marks(output)):
+                self.publish(Message(topic, b"", retain=True))
         if gone and turn.unread is None:
             await self._empty_former(gone)
         if gone:

@@ -24,7 +24,7 @@ def described(store: Path) -> Mapping[int, states.Description]:
     A store that is not there, or holds nothing yet, knows of none.
     """
     found: dict[int, states.Description] = {}
-    with _looked_into(store) as db:
+    with looked_into(store) as db:
         for node, body in db.execute("SELECT node, state FROM nodes") if db is not None else ():
             try:
                 found[node] = states.describe(body)
@@ -39,7 +39,7 @@ def departed(store: Path, nodes: Mapping[int, Node]) -> dict[int, Node]:
     One of which no entry is known any more has its number for a name, and the narrowest circle. Raises StoreError.
     """
     found: dict[int, Node] = {}
-    with _looked_into(store) as db:
+    with looked_into(store) as db:
         number = -1
         while db is not None:  # by the index: DISTINCT would read all rows
             (number,) = db.execute("SELECT min(node) FROM rows WHERE node > ?", (number,)).fetchone()
@@ -53,7 +53,7 @@ def departed(store: Path, nodes: Mapping[int, Node]) -> dict[int, Node]:
 
 
 @contextmanager
-def _looked_into(store: Path) -> Iterator[sqlite3.Connection | None]:
+def looked_into(store: Path) -> Iterator[sqlite3.Connection | None]:
     """Give a connection that only reads, None for a store that is not there or holds nothing yet."""
     try:
         there = store.exists()

@@ -24,6 +24,7 @@ from typing import Any
 from gateway.config.rights import denied, name_of
 from gateway.store import private
 from gateway.store.archive import ABOUT
+from gateway.store.behind import behind
 from gateway.store.engine import StoreError
 from gateway.target import taken_by
 
@@ -37,7 +38,8 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
 
     Refused while a gateway works with the store, and for what is no archive of ours, or holds anything but the files it names. A dry run only
     looks: it is not refused for that, and `running` says it (None: this user may not know). All files are compared with the archive's checksums
-    first; `checked` is False for an older archive, which has none.
+    first; `checked` is False for an older archive, which has none. `left`: what the store that stood there publishes and the archive's has never
+    known (`behind.py`); [] where none stood there, None where it cannot be read, and in a dry run.
     """
     stamp = at = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     if not root.is_dir():
@@ -70,6 +72,7 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
                 "kept": [str(to) for _, to in kept],
                 "running": running,
                 "checked": about["sha256"] is not None,
+                "left": None,
             }
             if dry_run:
                 return told
@@ -102,6 +105,8 @@ def restore(archive: Path, now: float, root: Path = Path("/"), dry_run: bool = F
     finally:
         for part in new.values():
             part.unlink(missing_ok=True)
+    former = dict(kept).get(store)
+    told["left"] = [] if former is None else behind(former, store)
     return told
 
 

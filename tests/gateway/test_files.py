@@ -955,6 +955,56 @@ async def test_outputs_that_exchange_their_folders_end_their_days_there(tmp_path
         assert sorted(r["id"] for r in part(folder, "2026-01-01.2")) == expected(4, 4)
 
 
+@pytest.mark.parametrize("when", ["reload", "start"])
+async def test_an_output_under_another_name_goes_on_in_its_folder_and_writes_no_row_twice(
+    tmp_path: Path, when: str
+) -> None:
+    engine = MemoryEngine(["days", "archive"])
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("days", tmp_path / "x"))
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await caught_up(made)
+        if when == "reload":
+            await use(FilesOutputConfig("archive", tmp_path / "x"))
+            await caught_up(made)
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("archive", tmp_path / "x"))
+        await commit(engine, report(4, T0 + 4))
+        await caught_up(made)
+        assert list(made.problems()) == []
+    assert names(tmp_path / "x") == [".lock", "2026-01-01.part"] and rows_of(tmp_path / "x") == expected(1, 4)
+    assert list(engine.notes("files:")) == [f"files:archive@{tmp_path / 'x'}"]
+
+
+@pytest.mark.parametrize("how", ["moved", "copied to another disk", "moved and edited"])
+async def test_a_folder_that_was_moved_while_no_gateway_ran_is_gone_on_with_where_it_is(
+    tmp_path: Path, how: str
+) -> None:
+    engine, old, new = MemoryEngine(["days"]), tmp_path / "old", tmp_path / "new"
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("days", old))
+        await commit(engine, *(report(n, T0 + n) for n in range(1, 4)))
+        await caught_up(made)
+    if how == "moved":
+        old.rename(new)
+    else:
+        shutil.copytree(old, new)
+        shutil.rmtree(old)
+    if "edited" in how:
+        with (new / "2026-01-01.part").open("r+") as f:
+            f.write("x")
+    async with outputs(engine) as (made, use):
+        await use(FilesOutputConfig("days", new))
+        await commit(engine, report(4, T0 + 4))
+        await caught_up(made)
+        if "edited" in how:  # it is another file then, and the day's is written again where it was
+            await until(lambda: not engine.notes(f"files:days@{old}"), 20)
+            assert whole_rows(old / "2026-01-01.jsonl") == expected(1, 3)
+            return
+        assert list(made.problems()) == []
+    assert not old.exists() and rows_of(new) == expected(1, 4)
+
+
 async def test_an_output_that_is_missing_and_has_not_gone_keeps_its_running_day(tmp_path: Path) -> None:
     engine = MemoryEngine(["days"])
     async with outputs(engine) as (made, use):

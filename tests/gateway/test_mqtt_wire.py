@@ -49,6 +49,24 @@ async def test_another_library_reads_the_publication(
     assert await reader.read(1) == b""
 
 
+def test_what_is_kept_back_leaves_behind_what_is_first_and_pings_are_counted_as_they_leave() -> None:
+    wire, far = pair()
+    wire.hold()
+    wire.publish("late", b"", 0, False, 0)
+    wire.send(b"\xc0\x00")
+    wire.publish("first", b"", 0, False, 0, True)
+    assert wire.ping() == 1 and wire.pings == 1 and wire.flush()
+    early = b"\x30\x07\x00\x05first\xc0\x00"
+    assert far.recv(99) == early
+    assert wire.release() and wire.pings == 2 and wire.flush() and not wire.release()
+    assert far.recv(99) == b"\x30\x06\x00\x04late\xc0\x00"
+    wire.hold()
+    wire.publish("last", b"", 0, False, 0)
+    wire.close()
+    assert far.recv(99) == b"\x30\x06\x00\x04last"
+    far.close()
+
+
 @pytest.mark.parametrize("topic", ["", "a/+/b", "a/#", "x" * 65536])
 def test_what_is_no_topic_is_refused(topic: str) -> None:
     wire, far = pair()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -155,18 +156,50 @@ def test_a_broker_that_takes_no_message_of_any_node_is_not_emptied_into() -> Non
 
 
 class Session:
-    """Takes what is published, acknowledges when it is told to."""
+    """Takes what is published, and answers in the order of the wire when it is told to. denies: a topic that it acknowledges and ends the
+    connection then. sent: what was handed to it, with its id; wire: what has left and is not answered, topics or numbers of pings."""
 
-    def __init__(self) -> None:
+    def __init__(self, denies: str = "") -> None:
         self.sent: list[tuple[int, str]] = []
+        self.wire: deque[tuple[int, str | None]] = deque()
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_pong: Callable[[int], None] = lambda _number: None
+        self.denies, self.over = denies, False
+        self._behind: list[tuple[int, str | None]] | None = None
+        self._pings = 0
 
-    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int:
+    def ping(self) -> int:
+        self._pings += 1
+        self.wire.append((self._pings, None))
+        return self._pings
+
+    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False, first: bool = False) -> int:
         self.sent.append((len(self.sent) + 1, topic))
+        (self.wire if first or self._behind is None else self._behind).append(self.sent[-1])
         return len(self.sent)
 
+    def hold(self) -> None:
+        self._behind = [] if self._behind is None else self._behind
 
-@given(st.lists(st.sampled_from("abcdef") | st.just("ack"), max_size=60), st.sets(st.sampled_from("abcdef")))
+    def release(self) -> bool:
+        kept, self._behind = self._behind or [], None
+        self.wire.extend(kept)
+        return bool(kept)
+
+    def answer(self) -> bool:
+        """Answer what has come first; False when there is nothing, or the connection has ended."""
+        if self.over or not self.wire:
+            return False
+        number, topic = self.wire.popleft()
+        self.over = topic is not None and topic == self.denies
+        (self.on_pong if topic is None else self.on_puback)(number)
+        return True
+
+
+@given(
+    st.lists(st.sampled_from("abcdef") | st.sampled_from(("ack", "mark")), max_size=60),
+    st.sets(st.sampled_from("abcdef")),
+)
 def test_what_is_suspected_is_alone_on_the_wire_and_order_and_number_are_kept(
     steps: list[str], suspects: set[str]
 ) -> None:
@@ -174,17 +207,80 @@ def test_what_is_suspected_is_alone_on_the_wire_and_order_and_number_are_kept(
     flight = Flight(8, Metrics(), r)
     flight.begin(cast(MqttSession, session))
     r.lost([Message(t, b"") for t in suspects], worked=True)
-    wanted, done, acked = [], [], 0
-    for step in [*steps, *["ack"] * 60]:
-        if step != "ack":
+    wanted, done = [], []
+    for step in [*steps, *["ack"] * 300]:
+        if step == "mark":
+            session.publish("mark", b"", 1, True)
+        elif step != "ack":
             wanted.append(step)
             flight.send(Message(step, b""), partial(done.append, step))
-        elif acked < len(session.sent):
-            acked += 1
-            session.on_puback(acked)
-        open_ = [t for n, t in session.sent if n > acked]
+        else:
+            session.answer()
+        open_ = [t for _, t in session.wire if t is not None]
         assert len(open_) <= 1 or not any(r.is_suspect(Message(t, b"")) for t in open_)
-    assert wanted == done == [t for _, t in session.sent] and not len(flight)
+    assert wanted == done == [t for _, t in session.sent if t != "mark"] and not len(flight) and not session.wire
+
+
+def connected(r: Refusals, metrics: Metrics, denies: str = "") -> tuple[Session, Flight]:
+    session, flight = Session(denies), Flight(8, metrics, r)
+    flight.begin(cast(MqttSession, session))
+    return session, flight
+
+
+def test_what_was_acknowledged_just_before_an_end_is_a_suspect_and_no_one_else_is_blamed_for_it() -> None:
+    """mosquitto 2.0.11 with max_queued_messages 0 acknowledges what its ACL denies, and closes the connection behind it."""
+    metrics = Metrics()
+    r = Refusals("city", metrics)
+    sent = [Message(f"r/v1/node/n/q/{key}", b"x", retain=True) for key in "abcd"]
+    done: list[str] = []
+    for n in range(9):
+        session, flight = connected(r, metrics, sent[2].topic)
+        for m in sent:
+            flight.send(m, partial(done.append, m.topic), "n")
+        session.publish("r/v1/gw/gw-1/mark/city", b"", 1, True)
+        while session.answer():
+            pass
+        if not session.over:
+            break
+        assert n == 0 or sent[3].topic not in {t for _, t in session.sent}, "before the broker has gone on behind it"
+        assert flight.lost() == (n > 0), "at first another one was under way"
+    assert n == TIMES + 1 and r.outstanding.topics() == [sent[2].topic] and metrics.totals["messages_refused"] == 1
+    assert not len(flight) and not any(r.is_suspect(m) for m in (sent[0], sent[1], sent[3]))
+
+
+def test_what_is_acknowledged_and_followed_by_a_pong_is_taken() -> None:
+    metrics = Metrics()
+    r = Refusals("city", metrics)
+    session, flight = connected(r, metrics, SMALL.topic)
+    flight.send(SMALL)
+    assert session.answer() and session.over and not flight.lost() and r.is_suspect(SMALL), (
+        "the broker has ended the connection behind it"
+    )
+    session, flight = connected(r, metrics)
+    done: list[int] = []
+    flight.send(BIG)
+    flight.send(SMALL, partial(done.append, 1))
+    assert session.answer() and list(session.wire) == [(1, None)], "who was before it is not blamed on it"
+    assert session.answer() and list(session.wire) == [(2, SMALL.topic), (2, None)]
+    assert session.answer() and not done
+    assert session.answer() and done == [1] and not r.is_suspect(SMALL) and not flight.lost() and not r.is_suspect(BIG)
+
+
+def test_what_is_kept_back_for_a_suspect_waits_for_one_alone_however_many_there_are() -> None:
+    """Answers to probes and marks have time limits."""
+    r = Refusals("city", Metrics())
+    many = [Message(f"r/{n}", b"x") for n in range(50)]
+    r.lost(many, worked=True)
+    session, flight = connected(r, Metrics())
+    for m in many:
+        flight.send(m)
+    session.publish("mark", b"", 1)
+    for _ in range(3):
+        session.answer()
+    assert "mark" in {t for _, t in session.wire}
+    while session.answer():
+        pass
+    assert not len(flight) and not session.wire
 
 
 # what is retained is owed, and comes once the broker takes it
@@ -194,7 +290,8 @@ class Gate(threading.Thread):
     """A broker that ends the connection at a PUBLISH on some topics, as brokers of MQTT 3.1.1 do where the user may not publish: a real
     mosquitto behind a proxy that reads every packet.
 
-    refuses: parts of topics. ends: connections it has ended, with the topic.
+    refuses: parts of topics. acknowledges: what is refused is acknowledged first, as by mosquitto 2.0.11 with max_queued_messages 0. ends:
+    connections it has ended, with the topic.
     """
 
     def __init__(self, behind: tuple[str, int], refuses: tuple[str, ...]) -> None:
@@ -202,6 +299,7 @@ class Gate(threading.Thread):
         self._server, self._behind = socket.create_server(("127.0.0.1", 0)), behind
         self.address: tuple[str, int] = self._server.getsockname()
         self.refuses = refuses
+        self.acknowledges = False
         self.ends: list[str] = []
 
     def run(self) -> None:
@@ -224,6 +322,9 @@ class Gate(threading.Thread):
                 )
                 if any(part in topic for part in self.refuses):
                     self.ends.append(topic)
+                    if self.acknowledges and head[0] & 0x06:
+                        at = 2 + int.from_bytes(body[:2], "big")
+                        client.sendall(bytes((0x40, 2)) + body[at : at + 2])
                     break
                 broker.sendall(head + lengths + body)
         for end in (client, broker):
@@ -291,6 +392,34 @@ def test_what_a_broker_refused_to_retain_is_named_until_it_takes_it_and_comes_wh
         assert (code, said["done"]) == (0, True) and "refused" not in said
         assert is_retained(broker, META)
         back.wait(lambda: b"message_refused" not in back.on("gw/gw-1/health")[-1])
+    finally:
+        p.kill()
+        back.close()
+
+
+def test_a_broker_that_acknowledges_what_it_denies_and_ends_the_connection_costs_that_topic_alone(
+    tmp_path: Path, broker: Mosquitto, gate: Gate
+) -> None:
+    gate.refuses, gate.acknowledges = ("node/n-263/q/pm10",), True
+    a, b = Mote(263), Mote(264)
+    p, back = Process(toml_of(tmp_path, gate.address, [a, b])), Backend((broker.host, broker.port))
+    try:
+        c = Concentrator(p.port)
+        c.push(b.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.push(a.report(NOW - 60, [[3, 5, 5, 231, 631, 121]]))
+        c.pull()
+        back.wait(lambda: any(b"n-263/q/pm10" in x for x in back.on("gw/gw-1/health")))
+        assert until(lambda: all(is_retained(broker, f"node/n-{n}/q/temperature") for n in (263, 264)))
+        assert until(
+            lambda: any(b'"seq":-1' not in x and b'"seq":0' not in x for x in back.on("gw/gw-1/mark/city")[-1:])
+        )
+        for n in range(3):
+            c.push(a.report(NOW - 50 + n, [[4 + n, 5, 5, 231, 631, 121]]))
+        c.pull()
+        assert until(lambda: len(back.on("node/n-263/senml")) >= 4)
+        refused = {line["topic"] for line in p.lines() if line["event"] == "message_refused"}
+        assert refused == {"city/v1/node/n-263/q/pm10"} == set(gate.ends)
+        assert len(gate.ends) <= TIMES + 5, "one more to learn who it was; a shorter one is tried once"
     finally:
         p.kill()
         back.close()

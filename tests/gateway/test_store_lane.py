@@ -63,6 +63,8 @@ class Broker_(asyncio.Event):
         super().__init__()
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.on_puback: Callable[[int], None] = lambda _mid: None
+        self.on_pong: Callable[[int], None] = lambda _number: None
+        self._pings = 0
         self.on_message: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self.on_retained: Callable[[str, bytes], None] = lambda _topic, _payload: None
         self._topics: set[str] = set()
@@ -86,7 +88,21 @@ class Broker_(asyncio.Event):
         if not self.closed.done():
             self.closed.set_result("disconnected")
 
-    def publish(self, topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
+    def ping(self) -> int:
+        self._pings += 1
+        if type(self).acks and not self.closed.done():
+            asyncio.get_running_loop().call_soon(self.on_pong, self._pings)
+        return self._pings
+
+    def hold(self) -> None:
+        return None
+
+    def release(self) -> bool:
+        return False
+
+    def publish(
+        self, topic: str, payload: bytes, qos: int = 0, retain: bool = False, first: bool = False
+    ) -> int | None:
         if self.closed.done():
             return None
         cls = type(self)

@@ -24,11 +24,20 @@ from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_leaving import own
 from tests.gateway.test_owner import Broker, reader
 from tests.gateway.test_retained_process import Scene, empty, scene, settled, tree  # noqa: F401  fixtures
-from tests.gateway.world import until
+from tests.gateway.world import Backend, until
 
 CITY = place_of(MqttOutputConfig("city", At("here", 1), root="r"))
 PORTAL = place_of(MqttOutputConfig("portal", At("there", 1), root="r"))
+OTHER = place_of(MqttOutputConfig("portal", At("there", 1), root="other"))
 MARK = "r/v1/gw/gw-1/mark/portal"
+
+
+def everything(broker: Mosquitto) -> dict[str, bytes]:
+    """Return what is retained now."""
+    b = Backend((broker.host, broker.port), "#")
+    b.fence()
+    b.close()
+    return {t: p for t, p, retained in b.messages if retained}
 
 
 def test_what_an_output_published_is_emptied_at_the_broker_that_is_anothers_now(
@@ -60,6 +69,44 @@ def test_what_an_output_published_is_emptied_at_the_broker_that_is_anothers_now(
     assert until(lambda: "node/air-1/q/uptime" in tree(scene.broker))
     assert until(lambda: "gw/gw-1/mark/city" not in own(empty) and "gw/gw-1/mark/portal" not in own(scene.broker))
     assert own(empty)["gw/gw-1/state"] == own(scene.broker)["gw/gw-1/state"] == b"online"
+
+
+@pytest.mark.parametrize("when", ["while it works", "under a root that was left since"])
+def test_what_an_output_published_under_another_root_is_emptied_at_the_broker_that_is_anothers_now(
+    scene: Scene,  # noqa: F811
+    tmp_path: Path,
+    empty: Mosquitto,  # noqa: F811
+    when: str,
+) -> None:
+    """Household data at a broker of open data."""
+    scene.visibility[264] = "personal"
+    scene.outputs["city"] = {"formats": ["native"], "root": "inner", "visibility": ["open", "restricted", "personal"]}
+    scene.outputs["portal"] = {"broker": f"{empty.host}:{empty.port}", "formats": ["native"], "root": "pub"}
+    scene.outputs["portal"]["visibility"] = ["open"]
+    p = scene.start()
+    scene.live()
+    there = [everything(scene.broker), everything(empty)]
+    assert until(lambda: "inner/v1/gw/gw-1/mark/city" in everything(scene.broker))
+    assert until(lambda: "pub/v1/gw/gw-1/mark/portal" in everything(empty))
+    assert until(lambda: "inner/v1/node/meter-1/q/water_volume" in everything(scene.broker))
+    for b in (scene.broker, empty):
+        b.stop()
+    if "left" in when:
+        scene.outputs["city"]["root"] = "outer"
+        scene.reload()
+        assert p.stop() == 0
+    memories = [b.folder / "mosquitto.db" for b in (scene.broker, empty)]
+    shutil.move(memories[0], tmp_path / "city.db")
+    shutil.move(memories[1], memories[0])
+    shutil.move(tmp_path / "city.db", memories[1])
+    for b in (scene.broker, empty):
+        b.start()
+    if "left" in when:
+        scene.start()
+    assert until(lambda: "pub/v1/node/air-1/q/pm10" in everything(empty))
+    assert until(lambda: not [t for t in everything(empty) if not t.startswith("pub/")], 30), everything(empty).keys()
+    assert until(lambda: not [t for t in everything(scene.broker) if t.startswith("pub/")], 30)
+    assert everything(empty).keys() >= {t for t in there[1] if "/node/" in t}
 
 
 @pytest.mark.parametrize("when", ["while it is stopped", "after a memory of before was put back"])
@@ -113,22 +160,24 @@ def test_what_an_output_published_under_a_former_id_is_emptied_at_the_broker_tha
     assert own(empty)["gw/gw-9/state"] == b"online" and until(lambda: "gw/gw-9/mark/portal" in own(empty))
 
 
+@pytest.mark.parametrize("root", ["city", "pub"])
 def test_an_output_at_the_same_broker_by_another_address_is_no_stray_and_nothing_is_said_again(
     scene: Scene,  # noqa: F811
+    root: str,
 ) -> None:
     scene.outputs = {
         "city": {"formats": ["native"]},
-        "portal": {"formats": ["ngsi-ld"], "broker": f"localhost:{scene.broker.port}"},
+        "portal": {"formats": ["ngsi-ld"], "broker": f"localhost:{scene.broker.port}", "root": root},
     }
     p = scene.start()
     scene.live()
     before = settled(scene.broker)
-    marks = {"gw/gw-1/mark/city", "gw/gw-1/mark/portal"}
-    assert until(lambda: own(scene.broker).keys() >= marks)
+    marks = {"gw/gw-1/mark/city", f"{root}/v1/gw/gw-1/mark/portal".removeprefix("city/v1/")}
+    assert until(lambda: everything(scene.broker).keys() >= marks)
     assert p.stop() == 0
     p = scene.start()
     assert until(lambda: sum(line["event"] == "output_strays" for line in p.lines()) == 2)
-    assert settled(scene.broker) == before and own(scene.broker).keys() >= marks
+    assert settled(scene.broker) == before and everything(scene.broker).keys() >= marks
     assert not [line for line in p.lines() if line["event"] == "output_resynced" and line["since"] == -1]
 
 
@@ -212,6 +261,31 @@ async def test_a_mark_is_a_strays_where_this_store_made_it(mark: bytes, ours: bo
     _, strays, b = await strays_of(mark)
     assert await strays.look(reader(b)) == ({"portal"} if ours else set())
     assert not [t for t, _, retain in b.sent if retain]
+
+
+@pytest.mark.parametrize("root", ["now", "left since"])
+@pytest.mark.parametrize(("deaf", "found"), [("", {"portal"}), ("other/", set[str]())])
+async def test_a_mark_below_another_root_is_a_strays_where_our_user_may_publish_there(
+    root: str, deaf: str, found: set[str]
+) -> None:
+    """Where it may not, a probe would not reach that output if it is at this broker by another address."""
+    engine, strays, b = await strays_of(b"{}", deaf)
+    await engine.ledger.keep_places({p.key: p for p in (CITY, OTHER)})
+    if root != "now":
+        await engine.ledger.keep_places({p.key: p for p in (CITY, PORTAL)})
+    await engine.ledger.keep_turn(OTHER.key, 3)
+    mark = "other/v1/gw/gw-1/mark/portal"
+    b.retained[mark] = json(Mark(engine.ledger.life, 1, 1, 3))
+    b.hears = frozenset({mark})
+    assert await strays.look(reader(b)) == found and strays.marks("portal") == ({mark} if found else set())
+
+
+async def test_a_broker_that_ends_the_connection_below_another_root_is_asked_below_ours_all_the_same() -> None:
+    engine, strays, b = await strays_of(json(Mark("LIFE", 1, 1, 3)))
+    await engine.ledger.keep_places({p.key: p for p in (CITY, OTHER)})
+    strays._tries[False] = TRIES
+    assert await strays.look(reader(b)) == {"portal"}
+    assert not any(t.startswith("other/") for t, _, _ in b.sent)
 
 
 async def test_who_is_at_this_address_is_no_stray_and_an_only_output_reads_nothing() -> None:
