@@ -76,9 +76,9 @@ class Mqtt:
         if self._torn:
             raise OSError(_RESET)
         self._wrote = ticks_ms()
-        self._w.write(packet)  # one write: small ones would wait for each other's TCP acks (Nagle)
         whole = False
         try:
+            self._w.write(packet)  # one write: small ones would wait for each other's TCP acks (Nagle)
             await asyncio.wait_for_ms(self._w.drain(), self._ms)
             whole = True
         except asyncio.TimeoutError:

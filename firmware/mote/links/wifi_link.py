@@ -56,7 +56,8 @@ class WifiLink:
         try:
             await mqtt.publish(self._topic_up, memoryview(buf)[:n])
         except OSError:
-            self._mqtt = None
+            if self._mqtt is mqtt:  # there may be the next session already
+                self._mqtt = None
             raise
 
     def _message(self, topic, payload):

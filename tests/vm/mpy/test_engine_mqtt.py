@@ -120,18 +120,21 @@ async def test_a_peer_that_takes_no_bytes_ends_publish_at_the_deadline():
 
 async def test_a_packet_that_did_not_leave_whole_ends_the_session_though_the_broker_answers():
     """TCP may get over it: what is written next would be read as the rest of that packet, and a link without a session waited without end."""
-    for how in ("deadline", "cancelled", "error"):
+    for how in ("deadline", "cancelled", "drain", "write"):
         s, c = await connected()
         session = asyncio.create_task(c.run())
         await asyncio.sleep(1)
-        if how == "error":
+        if how in ("drain", "write"):
 
             async def drain():
                 raise OSError(107)
 
-            s.drain = drain
+            def write(packet):
+                raise OSError(107)  # a Stream writes at once what it can
+
+            setattr(s, how, drain if how == "drain" else write)
             await fails(c.publish("t", b"x"), 1, 107)
-            del s.drain
+            delattr(s, how)
         else:
             s.stuck = True
             sending = asyncio.create_task(c.publish("t", b"x"))
@@ -247,3 +250,23 @@ async def test_closing_a_dead_connection_is_quiet():
     s.stuck = True
     await c.close()
     assert s.shut
+
+
+async def test_a_write_that_fails_late_does_not_end_the_session_after_it():
+    from mote.links.wifi_link import WifiLink
+
+    link = WifiLink(None, "10.0.0.1", 1883, 1, "")
+    failed = asyncio.Event()
+
+    class Old:
+        async def publish(self, topic, payload):
+            await failed.wait()
+            raise OSError(107)
+
+    link._mqtt = Old()
+    sending = asyncio.create_task(link.send(bytearray(8), 8, 1, False))
+    await asyncio.sleep_ms(10)
+    link._mqtt = following = object()  # the broker was quicker than the write's end
+    failed.set()
+    await fails(sending, 1, 107)
+    assert link.up and link._mqtt is following
