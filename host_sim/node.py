@@ -205,7 +205,7 @@ class Node:
         if spec.partition is not None:
             config["romfs"] = {"at": mapped.ADDRESS, "size": spec.partition.stat().st_size}
         (spec.folder / "boot.json").write_text(json.dumps(config))
-        size = heap_bytes(spec.heap) + (standins.HEAP_BYTES if zygote.standins else STANDINS_BYTES)
+        size = heap_bytes(spec.heap) + (standins.room(spec.hw) if zygote.standins else STANDINS_BYTES)
         argv = ["micropython", "-X", f"heapsize={size}", f"{lib}/sim_boot.py", f"{home}/boot.json"]
         with self.console.open("ab") as console:
             self.pid, self.line = zygote.spawn(argv, folders, console.fileno(), spec.partition)

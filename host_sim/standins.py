@@ -6,14 +6,20 @@ Tests that run one VM have them as files instead (vm/run.py).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from host_sim import compile as mpy
 from host_sim import romfs
 
-HEAP_BYTES = (
-    144 * 1024
-)  # room for what of them is left in the heap: 96 to 117 kB, 133 kB of a node with a week's scripted faults
+HEAP_BYTES = 128 * 1024  # room for what of them is left in the heap: 96 to 117 kB
+FAULT_BYTES = 400  # and of each scripted fault of the node's hardware: 310
+
+
+def room(hw: Mapping[str, Any]) -> int:
+    """Bytes of a VM's heap for the stand-ins of this hardware description."""
+    return HEAP_BYTES + FAULT_BYTES * len(hw.get("faults", ()))
 
 
 def image() -> Path:

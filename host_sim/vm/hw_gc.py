@@ -1,14 +1,14 @@
 """`gc` whose threshold means what it means on a board.
 
-It counts bytes that were allocated. On a 64-bit VM objects are twice as large, and more than half of what is allocated between two collections is
-the stand-ins' (measured in turns of the noise node: 57 %), so that without this a node would collect four times as often as its board does.
-The VMs of a fleet have it. Those that measure (heap, instructions of a wake) collect as they are told.
+It counts bytes that were allocated. On a 64-bit VM objects are twice as large, so that without this a node would collect twice as often as its board does; it still
+does more often, for what the stand-ins allocate counts, too (57 % of it in turns of the noise node). To count less would scatter what lives long over
+more of the heap than on a board. The VMs of a fleet have it. Those that measure (heap, instructions of a wake) collect as they are told.
 """
 
 import gc as _gc
 from gc import *  # noqa: F403
 
-_SHARE = 4
+_SHARE = 2
 
 
 def threshold(n=None):
