@@ -19,7 +19,7 @@ from host_sim.vm.run import run_vm
 
 NODE = 0x0107
 VOLUME = 14  # quantity id of the register
-FLASH = 1 << 20
+FLASH = 5 << 18  # three copies of the application: root, slot a, slot b; a plain ESP32 has 2 MiB
 UNIX0 = 1767225600  # 2026-01-01T00:00:00Z
 MINUTE = 60_000_000
 START = 10 * MINUTE
@@ -145,7 +145,7 @@ def factory(seed: int, folder: Path) -> Factory:
         path = folder / "factory" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    done = run_vm(COPY, node_dir=folder, path=[folder / "factory"], heap="400wK", mtime=False)
+    done = run_vm(COPY, node_dir=folder, path=[folder / "factory"], heap="400wK", mtime=False, flash=FLASH)
     if done.code:
         raise FactoryError(f"the factory's VM ended with code {done.code}\n{done.err[-2000:]}")
     world = {"water_pulses": series.Series(_pulses(seed)), "battery_pin_voltage": series.Series([(0.0, 2.0)])}
