@@ -101,3 +101,15 @@ def bare(db: sqlite3.Connection, node: Node) -> bool:
         return False
     db.execute("UPDATE nodes SET state = ?, online = 0 WHERE node = ?", (encode(state.bare()), node.id))
     return True
+
+
+def taken(db: sqlite3.Connection, node: int) -> dict[int, int]:
+    """Return up to below which counter of each epoch rows of a node are stored."""
+    found: dict[int, int] = {}
+    epoch = -1
+    while True:  # by the index
+        (epoch,) = db.execute("SELECT min(epoch) FROM rows WHERE node = ? AND epoch > ?", (node, epoch)).fetchone()
+        if epoch is None:
+            return found
+        (last,) = db.execute("SELECT max(counter) FROM rows WHERE node = ? AND epoch = ?", (node, epoch)).fetchone()
+        found[epoch] = last + 1
