@@ -150,6 +150,10 @@ class NodeState(msgspec.Struct, frozen=True):
         known = [self.keys[epoch] for epoch in self.keys if epoch not in self.former]
         return fingerprint(node.key) in known or node.next_key is not None and fingerprint(node.next_key) in known
 
+    def is_replaced(self, node: Node) -> bool:
+        """True when the registry gives the node a key that this state is not of, nor was to change to: it is another board's."""
+        return self.heard > 0 and self.epoch not in (node.epoch, node.next_epoch)
+
     def bare(self) -> NodeState:
         """Return the state of a device that takes over a number: counters and keys that were used stay, nothing that was measured does."""
         return NodeState(self.epoch, self.replay, self.down, keys=self.keys, former=tuple(self.keys))
@@ -310,12 +314,14 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a frame, or its content, was not taken. `reason` is the metric label; `keep` asks for the raw frame to be kept."""
+    """Why a frame, or its content, was not taken. `reason` is the metric label; `keep` asks for the raw frame to be kept; full: the
+    node's places are taken by what it sent before."""
 
     reason: str
     node: int | None = None
     detail: str = ""
     keep: bool = False
+    full: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):

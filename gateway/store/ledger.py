@@ -260,7 +260,8 @@ def _read(subject: str, body: bytes) -> Current:
 @dataclass
 class Ledger:
     """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event; calm: how no alarm
-    of a node is up any more in its state; bare: how nothing but counters and keys is left of another device's.
+    of a node is up any more in its state; bare: how nothing but counters and keys is left of another device's; exchanged: how no alarm is
+    up any more of a board whose key the registry has replaced.
 
     life: a random name of this store; a restored or salvaged one has another.
     """
@@ -270,6 +271,7 @@ class Ledger:
     spool: Spool
     calm: EndAlarms
     bare: TakeOver
+    exchanged: TakeOver
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
@@ -412,7 +414,8 @@ class Ledger:
                 ):
                     was = before.until(states.taken(db, int(subject)), other).was
                     changed[subject] = generation, replace(known, was=was)
-                self._end_alarms(db, subject, known, now, generation, again=not other)
+                board = self._is_exchanged(db, subject, nodes)
+                self._end_alarms(db, subject, known, now, generation, ends=board, again=not other and not board)
                 if other:
                     seq, _, c = self.folding.of(db, subject)
                     self.folding.put(db, seq, subject, c.taken_over())
@@ -421,11 +424,17 @@ class Ledger:
                 " generation = excluded.generation, gone = excluded.gone, body = excluded.body",
                 [(s, g, k.now is None, _encode(k)) for s, (g, k) in changed.items()],
             )
+            self.folding.flush(db)
+            n = len(real)
+            for (subject,) in db.execute("SELECT subject FROM current WHERE up").fetchall():
+                if subject not in real and subject in wanted and self._is_exchanged(db, subject, nodes):
+                    self._end_alarms(db, subject, Known(wanted[subject]), now, generation, ends=True, again=False)
+                    n += 1
             self._bound(db)
             if real:
                 _keep_generation(db, generation)
             self.folding.flush(db)
-            return len(real)
+            return n
 
         return self.put(job)
 
@@ -551,10 +560,13 @@ class Ledger:
         return int(row[0]) + 1 if row is not None else 1
 
     def _end_alarms(
-        self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int, again: bool
+        self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int, ends: bool, again: bool
     ) -> None:
-        """A node's own alarms end under the entry that they were raised under, and rise again under the one that holds now."""
-        if subject.startswith("@") or not known.past:
+        """A node's own alarms end under the entry that they were raised under, and rise again under the one that holds now.
+
+        ends: also where the entry is the same, since who raised them cannot clear them any more.
+        """
+        if subject.startswith("@") or not known.past and not ends:
             return
         number, c = int(subject), self.folding.of(db, subject)[2]
         # generations of another store, and of one of which an older copy was put back, are the same numbers
@@ -562,8 +574,9 @@ class Ledger:
         change = f"{life.decode()}-{generation}-{int(now)}"
         if known.now is None:  # one that returns raises its alarms anew
             self.calm(db, number)
-        former = known.past[-1][1]
-        if known.now is not None and known.now.shown_as() == former.shown_as():
+        former = known.past[-1][1] if known.past else known.now
+        assert former is not None
+        if known.now is not None and known.now.shown_as() == former.shown_as() and not ends:
             return
         for rule, up in c.alerts.items():
             a = up.alarm
@@ -578,7 +591,7 @@ class Ledger:
                 rules=(rule,),
                 circle=Circle(former.profile, former.areas),
             )
-            visibility = former.visibility
+            visibility = strictest(former.visibility, VISIBILITIES[up.circle])
             self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over))  # fmt: skip
             if known.now is not None and again:
                 risen = replace(a, state="raised", rules=(rule,))
@@ -593,6 +606,11 @@ class Ledger:
         if node is None or before is None or before.now is not None and before.now.name == node.name:
             return False  # the same name with another key is a board that was exchanged
         return self.bare(db, node)
+
+    def _is_exchanged(self, db: sqlite3.Connection, subject: str, nodes: Mapping[int, Node]) -> bool:
+        """A board whose key was replaced does not say any more what is over."""
+        node = None if subject.startswith("@") else nodes.get(int(subject))
+        return node is not None and self.exchanged(db, node)
 
     def _bound(self, db: sqlite3.Connection) -> None:
         (gone,) = db.execute("SELECT count(*) FROM entries WHERE gone").fetchone()
