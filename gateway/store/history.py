@@ -94,6 +94,7 @@ class History:
         # what was found is put aside, out of the store, so that no read transaction lasts as long as whoever reads
         self._db.execute("DROP TABLE IF EXISTS temp.found")
         self._db.execute("CREATE TEMP TABLE found (node, epoch, counter)")
+        self._db.execute("CREATE INDEX temp.found_key ON found (node, epoch, counter)")
         for number in self._nodes:
             self._db.execute(
                 "INSERT INTO temp.found SELECT r.node, r.epoch, r.counter FROM rows AS r LEFT JOIN frames AS f"
@@ -101,6 +102,8 @@ class History:
                 " WHERE r.node = ? AND r.t >= ? AND r.t < ? AND f.data IS NULL GROUP BY r.epoch, r.counter ORDER BY min(r.t)",
                 (number, since, until),
             )
+        if self._db.execute("SELECT 1 FROM temp.found LIMIT 1").fetchone() is not None:
+            self._leave_spooled()
         self._db.execute(
             "INSERT INTO temp.found SELECT node, epoch, counter FROM frames"
             " WHERE received >= ? AND received < ? AND kind = ? AND reason = '' ORDER BY received",
@@ -116,6 +119,15 @@ class History:
                 event = self.report(node, epoch, counter)
                 if event is not None:
                     yield event
+
+    def _leave_spooled(self) -> None:
+        """Take out what was found without a frame and is in the spool: where frames are kept for less time than that, it is told there."""
+        for event in self.spooled(0.0, float("inf")):
+            if event.kind == "report":
+                self._db.execute(
+                    "DELETE FROM temp.found WHERE node = ? AND epoch = ? AND counter = ?",
+                    (event.node, event.epoch, event.counter),
+                )
 
     def numbers(self) -> list[int]:
         """Return the numbers whose devices owners() knows."""

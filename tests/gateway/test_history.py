@@ -150,13 +150,18 @@ async def test_rows_are_given_out_when_their_frame_is_kept_no_more(household: Sq
     with sqlite3.connect(tmp_path / "g.db") as db:
         db.execute("DELETE FROM frames")
     db.close()
-    assert looked_back(tmp_path, {7: HOME}) == [("7:0:1", "n-home", "personal", 0.0)]
     with History(tmp_path / "g.db", {7: HOME}) as history:
-        (event,) = history.reports(T0, 2 * T0)
+        assert list(history.reports(0, 2 * T0)) == [] and history.frameless == 0, "the spool tells it yet"
+        (event,) = history.reports_of(7, int(T0), int(2 * T0))
         assert history.frameless == 1 and event.link == "" and event.rssi is None
         (row,) = records(event, {7: HOME})
         assert row["received"] is None and row["value"] == 21.0 and row["t"] == iso(T0 + 600)
         assert list(history.reports(0, T0)) == [], "the row's own time counts"
+        with sqlite3.connect(tmp_path / "g.db") as db:
+            db.execute("DELETE FROM spool")
+        db.close()
+        assert [e.id for e in history.reports(0, 2 * T0)] == ["7:0:1"]
+    assert looked_back(tmp_path, {7: HOME}) == [("7:0:1", "n-home", "personal", 0.0)]
 
 
 async def test_rows_of_a_number_stay_with_the_device_that_sent_them(household: SqliteEngine, tmp_path: Path) -> None:
