@@ -183,3 +183,13 @@ def test_an_hour_of_a_household_that_is_told_again_stays_one(tmp_path: Path) -> 
     assert [e.visibility for e in town.events[before:] for a in e.aggregates if a.start == T0 and a.revision > 1][
         :1
     ] == ["personal"]
+
+
+def test_an_alarm_that_is_noticed_late_stays_in_the_circle_that_it_began_in(tmp_path: Path) -> None:
+    town = Town(tmp_path, NO_DEFAULTS + HOT, [HOME])
+    town.row("n-home", T0 + 600, pm10=5.0)
+    before = goes_on_as(town, tmp_path, replace(HOME, visibility="open"), T0 + 1300)
+    town.row("n-home", T0 + 1200, received=T0 + 1310, pm10=50.0)
+    town.row("n-home", T0 + 1800, pm10=60.0)
+    assert town.alarms() == [("raised", "hot")] and shown(town, before) == []
+    assert [kind for _, kind, _ in shown(town, before, "personal")] == ["alarm"]
