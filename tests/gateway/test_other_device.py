@@ -191,5 +191,5 @@ def test_an_alarm_that_is_noticed_late_stays_in_the_circle_that_it_began_in(tmp_
     before = goes_on_as(town, tmp_path, replace(HOME, visibility="open"), T0 + 1300)
     town.row("n-home", T0 + 1200, received=T0 + 1310, pm10=50.0)
     town.row("n-home", T0 + 1800, pm10=60.0)
-    assert town.alarms() == [("raised", "hot")] and shown(town, before) == []
-    assert [kind for _, kind, _ in shown(town, before, "personal")] == ["alarm"]
+    assert town.alarms() == [("raised", "hot"), ("updated", "hot")] and shown(town, before) == []
+    assert [kind for _, kind, _ in shown(town, before, "personal")] == ["alarm", "alarm"]
