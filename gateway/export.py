@@ -1,5 +1,6 @@
 """`export`: open data from the store, as JSON, CSV or GeoJSON. Only quantities whose visibility is open, of nodes that are open now, unless
---visibility says more; what was left out for it is counted on stderr. A node that has left the registry (a stolen one) is judged by its last entry.
+--visibility says more; what was left out for it is counted on stderr. A node that has left the registry (a stolen one) is judged by its last entry,
+as is one whose number is another's by now; what was taken while a node was shown to fewer stays with those.
 
 JSON and CSV hold every reading of the time range; GeoJSON is a map: each node with its newest value of each quantity in the range.
 """
@@ -13,7 +14,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,6 +40,8 @@ from gateway.target import another, taken_by
 
 _ALL = tuple(COLUMNS)
 BESIDE = ("-wal", "-shm", "-journal", ".floor", ".lock", ".reserve")  # of a store
+Device = tuple[int | None, Node]
+"""A device that a number has been of, as History.owners() has it."""
 READING = tuple(name for name in _ALL[: _ALL.index("quality") + 1] if name != "kind")  # what a reading has
 
 
@@ -82,9 +85,11 @@ def run(args: argparse.Namespace) -> int:
         return _fail("usage", e, e.hint, 2)
     try:
         former = glance.departed(config.store, config.nodes)
-        _known(args, [*config.nodes.values(), *former.values()])
-        with History(config.store, {**config.nodes, **former}) as history, _sink(args.file) as f:
-            written = _write(config, former, history, f, args)
+        with History(config.store, {**config.nodes, **former}) as history:
+            devices = [(owner, n) for number in history.numbers() for owner, n in history.owners(number)]
+            _known(args, [n for _, n in devices])
+            with _sink(args.file) as f:
+                written = _write(config, devices, history, f, args)
     except StoreError as e:
         return _fail("store", e, e.hint, 1)
     except ConfigError as e:  # something has taken the file's name meanwhile
@@ -98,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
     if written["hidden_nodes"] or written["hidden_readings"]:
         print(f"left out, since they are not {' or '.join(args.visibility or (OPEN,))}: {written['hidden_nodes']} nodes, and "
               f"{written['hidden_readings']} readings of other nodes (--visibility writes them)", file=sys.stderr)  # fmt: skip
+    if written["without_frame"]:
+        print(
+            f"{written['without_frame']} rows have no frame any more ([store] frames_days), so when they were received is not known",
+            file=sys.stderr,
+        )
     if args.json:
         document({"file": str(args.file), "format": args.format, **written})
     elif args.file is not None:
@@ -171,17 +181,16 @@ def _sink(file: Path | None) -> Iterator[TextIO]:
 
 
 def _write(
-    config: Config, former: Mapping[int, Node], history: History, f: TextIO, args: argparse.Namespace
+    config: Config, devices: Sequence[Device], history: History, f: TextIO, args: argparse.Namespace
 ) -> dict[str, int]:
-    nodes = {**config.nodes, **former}
-    chosen = [n for n in nodes.values() if not args.node or n.name in args.node]
+    chosen = [(owner, n) for owner, n in devices if not args.node or n.name in args.node]
     since, until = int(args.since), int(args.until)
     circles = frozenset(args.visibility or (OPEN,))
     sieve = Sieve(Filter(circles, frozenset(args.profile), frozenset(args.quantity), frozenset(args.area)))
     everything = Sieve(
         Filter(frozenset(VISIBILITIES), frozenset(args.profile), frozenset(args.quantity), frozenset(args.area))
     )
-    counts = {"nodes": 0, "readings": 0, "hidden_nodes": 0, "hidden_readings": 0}
+    counts = {"nodes": 0, "readings": 0, "hidden_nodes": 0, "hidden_readings": 0, "without_frame": 0}
     head = {
         "generated_by": f"citymote {__version__}",
         "gateway": config.id,
@@ -191,12 +200,15 @@ def _write(
     if args.licence:
         head["licence"] = args.licence
 
-    def readings(node: Node) -> Iterator[Record]:
-        for event in history.reports_of(node.id, since, until):
+    def readings(owner: int | None, node: Node) -> Iterator[Record]:
+        nodes = {node.id: node}  # a number may have been of several devices
+        for event in history.reports_of(node.id, since, until, owner):
             seen, all_ = sieve.narrow(event, nodes), everything.narrow(event, nodes)
             counts["hidden_readings"] += _values(all_) - _values(seen)
             if seen is None:
                 continue
+            if not event.received:
+                counts["without_frame"] += sum(since <= t < until for t in event.times)
             for t, record in ((r["t"], r) for r in records(seen, nodes)):
                 if iso(since) <= t < iso(until):
                     yield {name: record[name] for name in READING}
@@ -204,10 +216,12 @@ def _write(
     def each() -> Iterator[tuple[Node, Iterator[Record]]]:
         console = Console(stderr=True)
         with Progress(console=console, disable=not console.is_terminal) as bar:
-            for node in bar.track(chosen, description="nodes"):
+            for owner, node in bar.track(chosen, description="nodes"):
                 if any(strictest(node.visibility, circle) == circle for circle in circles):
-                    yield node, readings(node)
-                elif node.id in former and next(history.reports_of(node.id, since, until), None) is None:
+                    yield node, readings(owner, node)
+                elif (owner is not None or node.id not in config.nodes) and next(
+                    history.reports_of(node.id, since, until, owner), None
+                ) is None:
                     continue  # it had left by then
                 elif not args.area or not set(args.area).isdisjoint(node.area):
                     counts["hidden_nodes"] += not args.profile or node.profile in args.profile

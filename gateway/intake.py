@@ -169,6 +169,8 @@ class Intake:
         """Go on from the decided state; an authentic frame that could not be read is counted, and committed all the same."""
         if decision.refusal is not None:
             self._refuse(rx, decision.refusal, kept=decision.event is not None)
+            if decision.refusal.full:
+                self._states.full(node.id, self._clock.now())
         self._states.keep(node.id, decision.state)
 
     def _charge(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Refusal | None:

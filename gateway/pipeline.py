@@ -21,6 +21,7 @@ from gateway.core.decide import introduced, news_of
 from gateway.core.follow import Follower
 from gateway.core.model import Decision, Event, Node, Reception
 from gateway.core.rate import Rates
+from gateway.core.registry import strictest
 from gateway.derivation import Derivation
 from gateway.downlinks import Downlinks, Due
 from gateway.health import Problem
@@ -97,7 +98,7 @@ class Pipeline:
     def problems(self) -> Iterator[Problem]:
         """Return under whose names frames are forged, and whose keys are not those that they were."""
         yield from self._intake.problems()
-        yield from self._states.problems()
+        yield from self._states.problems(self._clock.now())
 
     def flush(self) -> None:
         """Wait for no further copies: hand what was decided to the store."""
@@ -294,5 +295,9 @@ class Pipeline:
 
 
 def _replaced(old: Node, new: Node) -> bool:
-    """True when a number may be another device's now (store/ledger.py decides): its state is read from the store again."""
-    return old.name != new.name and old.secrets != new.secrets
+    """True when a number may be another device's now, or its key another's (store/ledger.py decides): its state is read from the store again.
+
+    So it is when more may see the node: which rows were taken before is noted there, and none may be decided in between."""
+    other_key = new.key not in (old.key, old.next_key) or new.epoch not in (old.epoch, old.next_epoch)
+    renamed = old.name != new.name and old.secrets != new.secrets
+    return other_key or renamed or strictest(old.visibility, new.visibility) != new.visibility

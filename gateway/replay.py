@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
         print(
             f"{verb} {told['messages']} messages of {told['events']} events to {output.name}, {told['from']} to {told['to']}"
         )
+        if told["without_frame"]:
+            print(f"{told['without_frame']} rows have no frame any more: their own times count as those of receipt")
     if not told["events"]:
         print("next: the store holds nothing of that time; times are those of receipt", file=sys.stderr)
     return 0
@@ -167,6 +169,7 @@ async def _replay(config: Config, output: MqttOutputConfig, args: argparse.Names
         "to": iso(args.until),
         "events": events,
         "messages": sent,
+        "without_frame": history.frameless,
         "dry_run": args.dry_run,
     }
 

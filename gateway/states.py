@@ -16,7 +16,8 @@ from gateway.core.value import replace
 from gateway.health import Problem
 from gateway.store.engine import Engine
 
-NAMED = 3  # nodes with a changed key that health names
+NAMED = 3  # nodes with a changed key, or without room, that health names
+FULL_S = 86_400.0  # for so long behind a refusal health names a node without room
 MAX_STATES = 4096
 LOOKS = 8
 
@@ -62,6 +63,7 @@ class States:
         self._engine, self._configured = engine, configured
         self._states: OrderedDict[int, NodeState] = OrderedDict()
         self._changed_keys: dict[int, ChangedKey] = {}
+        self._full: dict[int, float] = {}  # when what a node sent was refused last, since its places are taken
         self._held: dict[int, int] = {}  # node -> decisions that are not committed yet
 
     def node(self, number: int) -> Node | None:
@@ -88,8 +90,24 @@ class States:
             for changed in changed_keys([node], known):
                 self._changed_keys[node.id] = changed
 
-    def problems(self) -> Iterator[Problem]:
-        """Name the nodes whose frames are refused since their key is not the one that was used under its epoch."""
+    def full(self, number: int, now: float) -> None:
+        """What a node sent was refused, since its places are taken by what it sent before."""
+        self._full[number] = now
+
+    def problems(self, now: float) -> Iterator[Problem]:
+        """Name the nodes whose frames are refused since their key is not the one that was used under its epoch, and those whose places
+        are taken."""
+        full = [
+            self.nodes[number].name for number, at in self._full.items() if number in self.nodes and at > now - FULL_S
+        ]
+        if full:
+            names = ", ".join(sorted(full)[:NAMED]) + (f" and {len(full) - NAMED} more" if len(full) > NAMED else "")
+            yield Problem(
+                "node_full",
+                f"more quantities or alarms than are kept of one node (64 of each): {names}; their newer ones are not taken",
+                "look at what the node sends: a board that is not yours any more gets its key replaced (docs/operator/stolen.md), "
+                "and the new key begins with nothing; quantities that are not sent for 30 days make room",
+            )
         changed = [c for number, c in self._changed_keys.items() if number in self.nodes]
         if changed:
             text, hint = tell(changed)
@@ -113,6 +131,7 @@ class States:
     def drop(self, number: int) -> None:
         """Read a node's state from disk when it is asked for again."""
         self._states.pop(number, None)
+        self._full.pop(number, None)
 
     def hold(self, number: int) -> None:
         """A decision of this node is on its way to the disk."""

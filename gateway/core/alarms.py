@@ -6,15 +6,12 @@ clock did meanwhile. Times are told, not compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
-
 from motewire import codes
 
 from gateway.core.messages import AlarmMessage
 from gateway.core.model import Alarm, AlarmState, NodeState
 from gateway.core.normalise import quantity_of
-from gateway.core.refusals import Malformed
+from gateway.core.refusals import Full
 from gateway.core.report import believable
 from gateway.core.value import replace
 
@@ -28,9 +25,6 @@ CODES = {
 MAX_RULES = 64  # of a node that may be up, and quantities whose alarms were cleared
 _UP = ("above", "below", "fault")
 
-K = TypeVar("K")
-V = TypeVar("V")
-
 
 def apply(
     state: NodeState, message: AlarmMessage, counter: int, received: float, interval_s: int
@@ -39,7 +33,7 @@ def apply(
 
     A clear names no rule, so it ends every rule of its quantity that was raised before it; when none is known to be up it ends those
     by name, which is harmless and heals a retained alert of a former life. A stamp ahead of receipt counts as receipt.
-    Raises Malformed for rules beyond MAX_RULES.
+    Raises Full for rules beyond MAX_RULES; of the clears the oldest are forgotten.
     """
     q = quantity_of(message.quantity)
     code = CODES.get(message.code, "event")
@@ -67,7 +61,9 @@ def apply(
         # what was raised again since is up since then, as far as is known
         later = {name: replace(a, since=a.t) for name, a in known.items() if name not in over and a.since <= t}
         alarms = {name: a for name, a in {**state.alarms, **later}.items() if name not in over}
-        marks = _bounded({**state.marks, message.quantity: (t, counter)})
+        marks = {**state.marks, message.quantity: (t, counter)}
+        if len(marks) > MAX_RULES:
+            del marks[min(marks, key=lambda q: marks[q][1])]
         gone = over if known else names
         return replace(state, marks=marks, alarms=alarms), told("cleared" if gone else "late", since, gone)
     before = state.alarms.get(rule)
@@ -75,11 +71,7 @@ def apply(
         earlier = replace(before, since=min(before.since, t))
         return replace(state, alarms={**state.alarms, rule: earlier}), told("late", t, ())
     since = before.since if before else t
-    alarms = _bounded({**state.alarms, rule: AlarmState(since, t, counter)})
+    alarms = {**state.alarms, rule: AlarmState(since, t, counter)}
+    if len(alarms) > MAX_RULES:
+        raise Full(f"more than {MAX_RULES} alarms of one node")
     return replace(state, alarms=alarms), told("updated" if before else "raised", since, (rule,))
-
-
-def _bounded(kept: Mapping[K, V]) -> Mapping[K, V]:
-    if len(kept) > MAX_RULES:
-        raise Malformed(f"more than {MAX_RULES} alarms of one node")
-    return kept

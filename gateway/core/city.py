@@ -8,6 +8,10 @@ An alarm that is up is noted with the circle it was raised in (core/raised.py), 
 subject is reviewed once, REVIEWS a tick: alarms of rules, areas and nodes that the configuration no longer has are cleared under the
 name and circle they were raised in, alarms of a subject whose name or circle is another one are cleared there and raised here. The note
 "city:known" lists the subjects of the last configuration, so that one that was taken out while the gateway was down is noticed too.
+
+A state belongs to a device: name and keys are noted with it ("who"), and under another name with a key that it never had the number is
+another device's, of which nothing is known; so store/ledger.py tells them apart. A node that is shown to more than before keeps what was measured until
+then in the circle of then.
 """
 
 from __future__ import annotations
@@ -21,14 +25,17 @@ from typing import Any, Protocol
 import msgspec
 
 from gateway.core.follow import Follow
-from gateway.core.model import PERSONAL, Alarm, Area, Event, Node
+from gateway.core.model import PERSONAL, Alarm, Area, Event, Node, fingerprint
 from gateway.core.raised import Raised, clearing, raising
+from gateway.core.registry import VISIBILITIES, strictest
 from gateway.core.value import replace
 
 CACHE = 1024
 CHECKS = 200  # subjects looked at in one tick: bounds how long a tick takes
 REVIEWS = 200  # subjects compared with the configuration in one tick
 UP = "up"  # key of the alarms that are up in a subject's state
+WHO = "who"  # key of whose state it is: [name ("" once it has left), fingerprints of its keys, circle, [[until, narrower circle], ...]]
+MAX_KNOWN = 8  # keys and narrower circles of a device that are remembered
 SPREAD_S = 600.0  # after a start every subject is looked at once, over this time
 
 State = dict[str, Any]
@@ -53,9 +60,10 @@ class Turn:
     """One event or one look at the clock: what it makes, and access to the notes. `changed` asks for the state to be kept.
 
     up: the subject's alarms that are up, rule -> core.raised.Raised as a list. origin: begins the ids of what the clock makes.
+    before: [until (Unix s), index of a circle] of when the subject was shown to fewer than now.
     """
 
-    __slots__ = ("subject", "now", "cause", "changed", "events", "notes", "refused", "up", "origin", "_read")
+    __slots__ = ("before", "subject", "now", "cause", "changed", "events", "notes", "refused", "up", "origin", "_read")
 
     def __init__(
         self, subject: Subject, now: float, cause: Event | None, read: Mapping[str, bytes], origin: str = ""
@@ -63,6 +71,7 @@ class Turn:
         self.subject, self.now, self.cause, self._read = subject, now, cause, read
         self.origin = origin or subject.key
         self.up: dict[str, list[Any]] = {}
+        self.before: list[list[int]] = []
         self.changed = False
         self.events: list[Event] = []
         self.notes: dict[str, bytes | None] = {}
@@ -76,6 +85,10 @@ class Turn:
     def keep(self, key: str, content: Any) -> None:
         """Note a content, None to remove it."""
         self.notes[key] = None if content is None else encode(content)
+
+    def seen(self, visibility: str, since: int) -> str:
+        """Return the circle of what was measured since then: no wider than that of the subject was meanwhile."""
+        return strictest(visibility, *(VISIBILITIES[circle] for until, circle in self.before if since <= until))
 
     def refuse(self, reason: str, n: int) -> None:
         """Count rows that nothing can follow from."""
@@ -109,6 +122,10 @@ class Turn:
         """Add an alarm of a rule, and remember what is up and for whom. A clear goes where its raise went, whatever is true by now."""
         alarm = replace(alarm, rules=(rule,))
         if alarm.state != "cleared":
+            if self.before:
+                visibility = self.seen(visibility or self.subject.visibility, alarm.since)
+                if rule in self.up:
+                    visibility = strictest(visibility, Raised(*self.up[rule]).visibility)
             self.up[rule] = Raised.of(self.subject, visibility or self.subject.visibility, alarm).kept()
             self.changed = True
             self.tell("alarm", rule, visibility, alarm=alarm)
@@ -130,6 +147,7 @@ class Turn:
     def move(self, rule: str, visibility: str) -> None:
         """Clear an alarm where it was raised and raise it in the subject's present circle, if that is another one."""
         raised = Raised(*self.up[rule])
+        visibility = self.seen(visibility, raised.since)
         if raised.is_in(self.subject, visibility):
             return
         self.drop(rule)
@@ -159,6 +177,10 @@ class Stage(Protocol):
 
     def leave(self, turn: Turn, own: State) -> None:
         """The subject has left the configuration and its alarms are cleared: forget what they hang on."""
+        ...
+
+    def end(self, turn: Turn, own: State) -> None:
+        """The number is another device's from now on and the alarms of the one before are cleared: remove the notes beside `own`."""
         ...
 
     def replan(self, turn: Turn, own: State) -> None:
@@ -204,6 +226,7 @@ class City:
         self._notes: Mapping[str, bytes] = {}
         self._subjects: dict[str, Subject] = {}
         self._states: OrderedDict[str, State] = OrderedDict()
+        self._mine: dict[str, Subject] = {}  # subjects whose state is known to be theirs
         self._when: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._from: float | None = None
@@ -216,6 +239,7 @@ class City:
     def load(self, notes: Mapping[str, bytes]) -> None:
         self._notes = notes
         self._states.clear()
+        self._mine.clear()
         self._to_review = None
         self._reviewed.clear()
         for part in (*self.stages, *self.collectors):
@@ -303,12 +327,14 @@ class City:
             if state is None:
                 body = notes.get(f"{self.name}:{key}") or self._notes.get(f"{self.name}:{key}")
                 state = decode(body) if body is not None else {}
-            if state and (state.get(UP) or state.get("rules") or self._replans):
+            if state:
                 subject = self._subject(key) or self._former(key, state)
                 turn = Turn(subject, now, None, _Over(notes, self._notes))
                 state = self._state(turn)
                 if key in self._gone:
                     self._leave(turn, state)
+                    if turn.subject.node is None and state.get(WHO, [""])[0]:
+                        state[WHO][0], turn.changed = "", True
                 else:
                     self._review(turn, state)
                     self._replan(turn, state)
@@ -433,12 +459,44 @@ class City:
         else:
             self._states.move_to_end(key)
         turn.up = state.setdefault(UP, {})
+        if turn.subject.node is not None:
+            if self._mine.get(key) is not turn.subject:
+                self._whose(turn, state, turn.subject.node)
+                self._mine[key] = turn.subject
+            turn.before = state[WHO][3]
         return state
+
+    def _whose(self, turn: Turn, state: State, node: Node) -> None:
+        """Look whether a state is of the device that has the number now, and who may see what was measured before."""
+        keys = [fingerprint(key) for key in (node.key, node.next_key) if key is not None]
+        circle = VISIBILITIES.index(node.visibility)
+        who = state.get(WHO)
+        if who is not None and who[0] != node.name and not set(keys) & set(who[1]):
+            for rule in list(turn.up):
+                turn.drop(rule)
+            for stage in self.stages:
+                stage.end(turn, state.get(stage.name) or {})
+            state.clear()
+            turn.up = state.setdefault(UP, {})
+            turn.changed, who = True, None
+        if who is None:
+            state[WHO] = [node.name, keys, circle, []]
+            return
+        known, before = [key for key in who[1] if key not in keys], who[3]
+        if circle < who[2]:
+            newest = (state.get("agg") or {}).get("t", 0)  # of a node whose clock is ahead
+            before = [*before, [max(int(turn.now), newest), who[2]]]
+            if len(before) > MAX_KNOWN:  # the two oldest become one
+                a, b, *rest = before
+                before = [[b[0], max(a[1], b[1])], *rest]
+        now = [node.name, [*known, *keys][-MAX_KNOWN:], circle, before]
+        if now != who:
+            state[WHO], turn.changed = now, True
 
     def _keep(self, turn: Turn, state: State) -> None:
         if turn.changed:
             kept = {name: own for name, own in state.items() if own}
-            turn.keep(f"{self.name}:{turn.subject.key}", kept or None)
+            turn.keep(f"{self.name}:{turn.subject.key}", None if kept.keys() <= {WHO} else kept)
 
     def _again(self, turn: Turn, state: State) -> None:
         for stage in self.stages:

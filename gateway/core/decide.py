@@ -25,7 +25,7 @@ from gateway.core.model import (
 from gateway.core.normalise import columns_of, quantity_of
 from gateway.core.receive import Header, Opener
 from gateway.core.receive import authenticate as open_frame
-from gateway.core.refusals import Malformed, UnknownSchema, Unreadable
+from gateway.core.refusals import Full, UnknownSchema, Unreadable
 from gateway.core.replay import Replay
 from gateway.core.report import ABSOLUTE, FUTURE_S, Report, believable, is_int
 from gateway.core.report import decode as decode_report
@@ -34,6 +34,7 @@ from gateway.core.value import replace
 
 MAX_SCHEMAS = 8
 MAX_QUANTITIES = 64  # of one node; its sixteen channels and their instances are fewer
+UNHEARD_S = 30 * 86_400  # a quantity of which nothing newer was heard makes room for another
 CROSSING_S = 5  # receivers' times of frames that cross
 OFFLINE_INTERVALS = 3
 OFFLINE_LEAST_S = 300
@@ -84,8 +85,8 @@ def authenticate(node: Node, state: NodeState, header: Header, rx: Reception, op
     A key that is another than the one proven under its epoch is refused: key_changed.
     """
     node = node.under(state.epoch)
-    if state.epoch != node.epoch:  # a new key starts new counters; what was measured stays known
-        state = _fresh(node.epoch, state)
+    if state.epoch != node.epoch:  # another key of the registry
+        state = _board(node.epoch, state)
     after = node.next()
     if (
         after is not None and header.slot == after.epoch & 3
@@ -201,8 +202,16 @@ def unstorable(before: NodeState, decision: Decision, why: str) -> Decision:
     return replace(decision, state=state, event=event, refusal=refusal)
 
 
+def _board(epoch: int, state: NodeState) -> NodeState:
+    """Return the state of a board that takes another's place: nothing of what that one sent takes up room, for it may have been stolen.
+
+    Its alarms were ended when the registry changed (store/ledger.py).
+    """
+    return NodeState(epoch, Replay(), state.down, state.heard, state.online, meta=state.meta, keys=state.keys, former=state.former)  # fmt: skip
+
+
 def _fresh(epoch: int, state: NodeState) -> NodeState:
-    """Return the state under a new key: uplink counters start again, what was measured stays known.
+    """Return the state under the next key, which the node was given: uplink counters start again, what was measured stays known.
 
     Downlink counters continue: a former key that is given out again has been used up to here, and 32 bits have room.
     """
@@ -226,7 +235,8 @@ def _told(
     except Unreadable as e:  # well formed, and more than is kept of one node
         content = e
     asked = {"schema": content.number} if isinstance(content, UnknownSchema) else {}
-    return {}, {"kind": "opaque", **asked}, Refusal(content.reason, node.id, str(content), keep=True)
+    refusal = Refusal(content.reason, node.id, str(content), keep=True, full=isinstance(content, Full))
+    return {}, {"kind": "opaque", **asked}, refusal
 
 
 def _now(node: Node, rx: Reception, t: int) -> float:
@@ -280,13 +290,20 @@ def _report(
     frames: the node's clock or ours may have been set between them."""
     changes: dict[str, Any] = {}
     more = tuple(q for q in report.ids if q not in state.ids)
+    latest, sealed, newest = dict(state.latest), dict(state.sealed), []
     if more:
-        if len(state.ids) + len(more) > MAX_QUANTITIES:
-            raise Malformed(f"more than {MAX_QUANTITIES} quantities of one node")
-        changes["ids"] = state.ids + more
+        ids = state.ids
+        if len(ids) + len(more) > MAX_QUANTITIES:
+            key_of = {q: quantity_of(q).key for q in ids}
+            ids = tuple(q for q in ids if q in report.ids or latest.get(key_of[q], 0.0) > received - UNHEARD_S)
+            if len(ids) + len(more) > MAX_QUANTITIES:
+                raise Full(f"more than {MAX_QUANTITIES} quantities of one node")
+            for q in key_of.keys() - set(ids):
+                latest.pop(key_of[q], None)
+                sealed.pop(key_of[q], None)
+        changes["ids"] = ids + more
     believed = believable(received, node.interval_s)
     columns = columns_of(report, believed)
-    latest, sealed, newest = dict(state.latest), dict(state.sealed), []
     times, now = report.times, int(received)
     for c, column in enumerate(columns):
         best: int | None = None

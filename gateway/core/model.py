@@ -118,6 +118,7 @@ class NodeState(msgspec.Struct, frozen=True):
     the frame that brought it, so that late data never replace newer retained values, whatever clocks did; 0: of a former key. marks: (time, counter) of the newest message per quantity id that cleared its alarms.
     schemas: announced by the node. said, announced: counter of the newest frame that told a status key (motewire.codes), a schema.
     keys: fingerprint of the key that has proven itself under an epoch, of the MAX_KEYS highest epochs; empty in states of older gateways.
+    former: epochs of `keys` that devices had which the number was of before, and this one has not.
     Counters are those of `epoch`. status: when the node last told how it is; rhythm: see core/rhythm.py.
     """
 
@@ -140,24 +141,30 @@ class NodeState(msgspec.Struct, frozen=True):
     rhythm: tuple[int, int] = (0, 0)
     keys: Mapping[int, bytes] = msgspec.field(default_factory=dict)
     sealed: Mapping[str, int] = msgspec.field(default_factory=dict)
+    former: tuple[int, ...] = ()
 
     def is_of(self, node: Node) -> bool:
         """True when this state may be of the device that has the keys of `node`. Without fingerprints its epoch is asked."""
         if not self.keys:
             return self.epoch in (node.epoch, node.next_epoch)
-        known = self.keys.values()
+        known = [self.keys[epoch] for epoch in self.keys if epoch not in self.former]
         return fingerprint(node.key) in known or node.next_key is not None and fingerprint(node.next_key) in known
+
+    def is_replaced(self, node: Node) -> bool:
+        """True when the registry gives the node a key that this state is not of, nor was to change to: it is another board's."""
+        return self.heard > 0 and self.epoch not in (node.epoch, node.next_epoch)
 
     def bare(self) -> NodeState:
         """Return the state of a device that takes over a number: counters and keys that were used stay, nothing that was measured does."""
-        return NodeState(self.epoch, self.replay, self.down, keys=self.keys)
+        return NodeState(self.epoch, self.replay, self.down, keys=self.keys, former=tuple(self.keys))
 
     def proven(self, epoch: int, key: bytes) -> NodeState:
         """Return this state with the knowledge that frames have proven `key` under `epoch`."""
-        if epoch in self.keys:
+        if epoch in self.keys and epoch not in self.former:
             return self
         keys = {**self.keys, epoch: fingerprint(key)}
-        return replace(self, keys={e: keys[e] for e in sorted(keys)[-MAX_KEYS:]})
+        former = tuple(e for e in self.former if e != epoch)
+        return replace(self, keys={e: keys[e] for e in sorted(keys)[-MAX_KEYS:]}, former=former)
 
 
 class Described(Protocol):
@@ -307,12 +314,14 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """Why a frame, or its content, was not taken. `reason` is the metric label; `keep` asks for the raw frame to be kept."""
+    """Why a frame, or its content, was not taken. `reason` is the metric label; `keep` asks for the raw frame to be kept; full: the
+    node's places are taken by what it sent before."""
 
     reason: str
     node: int | None = None
     detail: str = ""
     keep: bool = False
+    full: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True):

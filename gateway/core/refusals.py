@@ -17,6 +17,10 @@ class Malformed(Unreadable):
     reason = "malformed"
 
 
+class Full(Malformed):
+    """More than is kept of one node: what it sent before takes up its places."""
+
+
 class UnknownSchema(Unreadable):
     """A report names a column set that neither the registry nor the node has told us, or that the node announced otherwise than it sends
     (why: what does not fit). It is read again when the node announces anew."""

@@ -38,7 +38,7 @@ def records(e: Event, nodes: Mapping[int, Node]) -> Iterator[Record]:
     """Yield the rows of an event, in order of time; those of events that measure nothing are none."""
     node = nodes.get(e.node)
     who: Record = dict.fromkeys(COLUMNS)
-    who["received"] = iso(e.received)
+    who["received"] = iso(e.received) if e.received else None  # not known any more (store/history.py)
     if e.area is not None and e.alarm is None:
         yield from _area(e.id, e.area, who)
         return

@@ -17,9 +17,11 @@ import msgspec
 import structlog
 
 from gateway.core.current import NOTHING, Current, fold, subject_of
-from gateway.core.model import Circle, Event, Node
+from gateway.core.model import PERSONAL, Circle, Event, Node
+from gateway.core.registry import VISIBILITIES, strictest
 from gateway.core.shape import Entry, Shape
 from gateway.core.value import replace
+from gateway.store import states
 
 CACHE = 2048  # subjects whose facts the writer keeps decoded
 PAST = 16  # former entries of a subject, former shapes of an output
@@ -38,11 +40,61 @@ TakeOver = Callable[[sqlite3.Connection, Node], bool]
 """Leaves nothing but counters and keys of a stored state that is another device's; returns whether it was."""
 
 
+class Was(msgspec.Struct, frozen=True):
+    """Whose rows of a number are: those of an epoch with a counter lower than `below` says were taken while `entry` held, or before.
+
+    other: what came behind is another device; else the same one, shown to more than before.
+    """
+
+    below: Mapping[int, int]
+    entry: Entry
+    other: bool
+
+    def has(self, epoch: int, counter: int) -> bool:
+        """True for rows of a frame that was taken by then."""
+        return counter < self.below.get(epoch, 0)
+
+
+NOT_KNOWN = Entry("", "unknown", PERSONAL)
+
+
 class Known(msgspec.Struct, frozen=True):
-    """A subject in the registry: its entry now (None: it has left) and what it was, each with the generation that ended it."""
+    """A subject in the registry: its entry now (None: it has left) and what it was, each with the generation that ended it.
+
+    was: of a node, under which entries its stored rows were taken, as far as those say who may see them; oldest first.
+    """
 
     now: Entry | None
     past: tuple[tuple[int, Entry], ...] = ()
+    was: tuple[Was, ...] = ()
+
+    def until(self, below: Mapping[int, int], other: bool) -> Known:
+        """Return what is known once the rows that are stored, those of counters lower than `below`, are not to be shown as those to come."""
+        last = self.now or (self.past[-1][1] if self.past else None)
+        if not below or last is None:
+            return self
+        was = (*self.was, Was(below, last, other))
+        if len(was) > PAST:  # the two oldest become one
+            a, b, *rest = was
+            entry = (
+                NOT_KNOWN if a.other else replace(b.entry, visibility=strictest(a.entry.visibility, b.entry.visibility))
+            )
+            was = (replace(b, entry=entry), *rest)
+        return replace(self, was=was)
+
+    def owner(self, epoch: int, counter: int) -> tuple[int | None, str]:
+        """Return of which former device rows are, as index of `was`, None for the present one; and the narrowest circle of when they
+        were taken, "" where only the entry of now says it."""
+        first = next((i for i, was in enumerate(self.was) if was.has(epoch, counter)), None)
+        if first is None:
+            return None, ""
+        owner = next((i for i in range(first, len(self.was)) if self.was[i].other), None)
+        return owner, self.was[first].entry.visibility
+
+    def shows_less(self, entry: Entry) -> bool:
+        """True when fewer may see what there was until now than by `entry`."""
+        last = self.now or (self.past[-1][1] if self.past else None)
+        return last is not None and strictest(last.visibility, entry.visibility) != entry.visibility
 
     def last(self, name: str) -> Entry | None:
         """Return the newest entry under a name, None when there was none: a number may be another device's by now."""
@@ -208,7 +260,8 @@ def _read(subject: str, body: bytes) -> Current:
 @dataclass
 class Ledger:
     """The readers' side, and the jobs of the writer. put: how a job reaches the writer; spool: how it adds an event; calm: how no alarm
-    of a node is up any more in its state; bare: how nothing but counters and keys is left of another device's.
+    of a node is up any more in its state; bare: how nothing but counters and keys is left of another device's; exchanged: how no alarm is
+    up any more of a board whose key the registry has replaced.
 
     life: a random name of this store; a restored or salvaged one has another.
     """
@@ -218,6 +271,7 @@ class Ledger:
     spool: Spool
     calm: EndAlarms
     bare: TakeOver
+    exchanged: TakeOver
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
@@ -339,18 +393,29 @@ class Ledger:
                     changed[subject] = 0, Known(entry)
                 elif before.now != entry:
                     past = before.past if before.now is None else (*before.past, (generation, before.now))
-                    changed[subject] = generation, Known(entry, past[-PAST:])
+                    changed[subject] = generation, replace(before, now=entry, past=past[-PAST:])
             for subject, before in told.items():
                 if subject not in wanted and before.now is not None:
-                    changed[subject] = generation, Known(None, (*before.past, (generation, before.now))[-PAST:])
+                    past = (*before.past, (generation, before.now))[-PAST:]
+                    changed[subject] = generation, replace(before, now=None, past=past)
             for (subject,) in db.execute("SELECT subject FROM current").fetchall():
                 if subject not in wanted and subject not in told:  # of a store from before there was a ledger
                     entry = _entry_of(subject, self.folding.of(db, subject)[2])
                     changed[subject] = generation, Known(None, () if entry is None else ((generation, entry),))
             real = {s: k for s, (g, k) in changed.items() if g}
             for subject, known in real.items():
-                other = self._is_other(db, subject, nodes, told.get(subject))
-                self._end_alarms(db, subject, known, now, generation, again=not other)
+                before = told.get(subject)
+                other = self._is_other(db, subject, nodes, before)
+                if (
+                    before is not None
+                    and known.now is not None
+                    and not subject.startswith("@")
+                    and (other or before.shows_less(known.now))
+                ):
+                    was = before.until(states.taken(db, int(subject)), other).was
+                    changed[subject] = generation, replace(known, was=was)
+                board = self._is_exchanged(db, subject, nodes)
+                self._end_alarms(db, subject, known, now, generation, ends=board, again=not other and not board)
                 if other:
                     seq, _, c = self.folding.of(db, subject)
                     self.folding.put(db, seq, subject, c.taken_over())
@@ -359,11 +424,17 @@ class Ledger:
                 " generation = excluded.generation, gone = excluded.gone, body = excluded.body",
                 [(s, g, k.now is None, _encode(k)) for s, (g, k) in changed.items()],
             )
+            self.folding.flush(db)
+            n = len(real)
+            for (subject,) in db.execute("SELECT subject FROM current WHERE up").fetchall():
+                if subject not in real and subject in wanted and self._is_exchanged(db, subject, nodes):
+                    self._end_alarms(db, subject, Known(wanted[subject]), now, generation, ends=True, again=False)
+                    n += 1
             self._bound(db)
             if real:
                 _keep_generation(db, generation)
             self.folding.flush(db)
-            return len(real)
+            return n
 
         return self.put(job)
 
@@ -489,10 +560,13 @@ class Ledger:
         return int(row[0]) + 1 if row is not None else 1
 
     def _end_alarms(
-        self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int, again: bool
+        self, db: sqlite3.Connection, subject: str, known: Known, now: float, generation: int, ends: bool, again: bool
     ) -> None:
-        """A node's own alarms end under the entry that they were raised under, and rise again under the one that holds now."""
-        if subject.startswith("@") or not known.past:
+        """A node's own alarms end under the entry that they were raised under, and rise again under the one that holds now.
+
+        ends: also where the entry is the same, since who raised them cannot clear them any more.
+        """
+        if subject.startswith("@") or not known.past and not ends:
             return
         number, c = int(subject), self.folding.of(db, subject)[2]
         # generations of another store, and of one of which an older copy was put back, are the same numbers
@@ -500,8 +574,9 @@ class Ledger:
         change = f"{life.decode()}-{generation}-{int(now)}"
         if known.now is None:  # one that returns raises its alarms anew
             self.calm(db, number)
-        former = known.past[-1][1]
-        if known.now is not None and known.now.shown_as() == former.shown_as():
+        former = known.past[-1][1] if known.past else known.now
+        assert former is not None
+        if known.now is not None and known.now.shown_as() == former.shown_as() and not ends:
             return
         for rule, up in c.alerts.items():
             a = up.alarm
@@ -516,11 +591,13 @@ class Ledger:
                 rules=(rule,),
                 circle=Circle(former.profile, former.areas),
             )
-            visibility = former.visibility
+            visibility = strictest(former.visibility, VISIBILITIES[up.circle])
             self.spool(db, Event("alarm", ident, number, former.name, visibility, now, former.interval_s, alarm=over))  # fmt: skip
             if known.now is not None and again:
                 risen = replace(a, state="raised", rules=(rule,))
-                self.spool(db, Event("alarm", f"{ident}:again", number, known.now.name, known.now.visibility, now,
+                # what it says was measured while it was shown to no more than these
+                seen = strictest(known.now.visibility, VISIBILITIES[up.circle])
+                self.spool(db, Event("alarm", f"{ident}:again", number, known.now.name, seen, now,
                                      known.now.interval_s, alarm=risen))  # fmt: skip
 
     def _is_other(self, db: sqlite3.Connection, subject: str, nodes: Mapping[int, Node], before: Known | None) -> bool:
@@ -529,6 +606,11 @@ class Ledger:
         if node is None or before is None or before.now is not None and before.now.name == node.name:
             return False  # the same name with another key is a board that was exchanged
         return self.bare(db, node)
+
+    def _is_exchanged(self, db: sqlite3.Connection, subject: str, nodes: Mapping[int, Node]) -> bool:
+        """A board whose key was replaced does not say any more what is over."""
+        node = None if subject.startswith("@") else nodes.get(int(subject))
+        return node is not None and self.exchanged(db, node)
 
     def _bound(self, db: sqlite3.Connection) -> None:
         (gone,) = db.execute("SELECT count(*) FROM entries WHERE gone").fetchone()

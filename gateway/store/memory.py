@@ -43,7 +43,9 @@ class MemoryEngine:
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         migrate(self._db, Path(":memory:"), 0.0)
         begin(self._db)
-        self.ledger = Ledger(self._db, self._job, lambda _db, event: self._spool(event), self._calm, self._bare)
+        self.ledger = Ledger(
+            self._db, self._job, lambda _db, event: self._spool(event), self._calm, self._bare, self._exchanged
+        )
 
     def _calm(self, _db: sqlite3.Connection, node: int) -> None:
         if node in self._states:
@@ -54,6 +56,13 @@ class MemoryEngine:
         if state is None or state.is_of(node) or not state.heard:
             return False
         self._states[node.id] = state.bare()
+        return True
+
+    def _exchanged(self, db: sqlite3.Connection, node: Node) -> bool:
+        state = self._states.get(node.id)
+        if state is None or not state.is_replaced(node):
+            return False
+        self._calm(db, node.id)
         return True
 
     def _job(self, job: Callable[[sqlite3.Connection], int]) -> asyncio.Future[int]:

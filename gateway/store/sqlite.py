@@ -91,6 +91,7 @@ class SqliteEngine:
             lambda db, e: self._spool(db, enter(e)),
             states.calm,
             states.bare,
+            states.exchanged,
         )
         self._decode_event = msgspec.msgpack.Decoder(Event).decode
         self._quarantine, self._audit = Quarantine(), audit.Log()

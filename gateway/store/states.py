@@ -101,3 +101,30 @@ def bare(db: sqlite3.Connection, node: Node) -> bool:
         return False
     db.execute("UPDATE nodes SET state = ?, online = 0 WHERE node = ?", (encode(state.bare()), node.id))
     return True
+
+
+def exchanged(db: sqlite3.Connection, node: Node) -> bool:
+    """Let no alarm be up any more in a state whose key the registry has replaced; return whether it has."""
+    row = db.execute("SELECT state FROM nodes WHERE node = ?", (node.id,)).fetchone()
+    if row is None:
+        return False
+    try:
+        state = decode(row[0])
+    except msgspec.MsgspecError:
+        return False  # whoever loads it says so
+    if not state.is_replaced(node):
+        return False
+    calm(db, node.id)
+    return True
+
+
+def taken(db: sqlite3.Connection, node: int) -> dict[int, int]:
+    """Return up to below which counter of each epoch rows of a node are stored."""
+    found: dict[int, int] = {}
+    epoch = -1
+    while True:  # by the index
+        (epoch,) = db.execute("SELECT min(epoch) FROM rows WHERE node = ? AND epoch > ?", (node, epoch)).fetchone()
+        if epoch is None:
+            return found
+        (last,) = db.execute("SELECT max(counter) FROM rows WHERE node = ? AND epoch = ?", (node, epoch)).fetchone()
+        found[epoch] = last + 1

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from motewire import frame
+from motewire.codes import STATUS_SCHEMA
 from motewire.messages import Ack
 
 from gateway.core.decide import decide, goes_offline, introduce, offline_at
@@ -549,3 +550,48 @@ def test_an_answer_to_a_report_of_an_unknown_schema_asks_for_it() -> None:
     assert cbor2.loads(with_order(90, 4, d.answer.ack, T0, {5: [1, "selftest"]}) or b"")[7] == [201]
     known = take(d.state, m.status({4: {201: [1, 5]}}, counter=5))
     assert known.answer and 7 not in known.answer.ack
+
+
+def test_a_replaced_board_begins_with_the_places_that_a_thief_has_filled() -> None:
+    m, state = mote(), NodeState()
+    for first in range(60_001, 60_065, 16):
+        state = take(state, plain(m, T0, list(range(first, first + 16)))).state
+    for quantity in range(61_000, 61_064):
+        state = take(state, m.alarm(ABOVE, T0, quantity, 5)).state
+    for number in range(200, 208):
+        state = take(state, m.status({STATUS_SCHEMA: {number: [1]}})).state
+    assert len(state.ids) == len(state.alarms) == 64 and len(state.schemas) == 8
+    refused = take(state, m.report(T0, ROWS)).refusal
+    assert refused and refused.full and refused.reason == "malformed"
+    refused = take(state, m.alarm(ABOVE, T0, 6, 181, 150)).refusal
+    assert refused and refused.full
+    after = replace(NODE, key=bytes(16), epoch=1)
+    new = Mote(263, bytes(16), 1, 0)
+    d = take(state, new.report(T0 + 60, ROWS), node=after)
+    assert d.refusal is None and d.event and len(d.event.latest) == 6 and len(d.state.ids) == 6
+    d = take(d.state, new.alarm(ABOVE, T0 + 60, 6, 181, 150), node=after)
+    assert d.event and d.event.alarm and d.event.alarm.state == "raised" and len(d.state.alarms) == 1
+    d = take(d.state, new.status({STATUS_SCHEMA: {210: [1]}}), node=after)
+    assert d.state.schemas == {210: (1,)} and d.state.keys.keys() == {0, 1}, "its former key stays known"
+
+
+def test_a_quantity_that_is_heard_no_more_makes_room() -> None:
+    m, state = mote(), NodeState()
+    for first in range(1, 65, 16):
+        state = take(state, plain(m, T0, list(range(first, first + 16)))).state
+    late = T0 + 29 * 86_400
+    state = take(state, plain(m, late, list(range(1, 17))), received=late + 1.0).state
+    full = take(state, plain(m, late, [90]), received=late + 1.0)
+    assert full.refusal and full.refusal.full and full.state.ids == state.ids
+    later = T0 + 31 * 86_400
+    d = take(full.state, plain(m, later, [90]), received=later + 1.0)
+    assert d.refusal is None and d.state.ids == (*range(1, 17), 90) and len(d.state.latest) == len(d.state.sealed) == 17
+
+
+def test_of_cleared_quantities_the_oldest_are_forgotten_and_every_clear_is_told() -> None:
+    m, state = mote(), NodeState()
+    for quantity in range(1, 200):
+        d = take(state, m.alarm(CLEARED, T0, quantity, 5))
+        assert d.event and d.event.alarm and d.event.alarm.state == "cleared"
+        state = d.state
+    assert set(state.marks) == set(range(136, 200))

@@ -400,8 +400,10 @@ def test_after_any_reloads_each_output_shows_what_is_up_and_nothing_else(
     tmp_path: Path, steps: list[dict[str, object]]
 ) -> None:
     town, trees = Town(tmp_path, NO_DEFAULTS), Trees()
-    now = T0
+    now, circle = T0, "open"
     for s in steps:
+        # a node that is shown to more than before keeps what began until then to itself: test_other_device.py
+        circle = strictest(circle, s["visibility"])  # type: ignore[arg-type]
         nodes = [
             Node(
                 i,
@@ -409,7 +411,7 @@ def test_after_any_reloads_each_output_shows_what_is_up_and_nothing_else(
                 b"",
                 profile=s["profile"],
                 interval_s=600,
-                visibility=s["visibility"],
+                visibility=circle,
                 area=s["area"],
             )  # type: ignore[arg-type]
             for i in sorted(s["nodes"])  # type: ignore[call-overload]

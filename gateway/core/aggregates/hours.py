@@ -51,6 +51,10 @@ class Hours:
     def leave(self, turn: Turn, own: State) -> None:
         return None  # a node may come back, and its hours were what they were
 
+    def end(self, turn: Turn, own: State) -> None:
+        for day in own.get("d", ()):
+            turn.keep(self._key(turn, day), None)
+
     def replan(self, turn: Turn, own: State) -> None:
         """Say of what is made no more that it is over: no newer period will ever replace the newest that was published."""
         if not own or not own["p"]:
@@ -208,8 +212,9 @@ class Hours:
             if note.pop("new", None):
                 turn.keep(self._key(turn, day), note)
         self._expire(turn, own)
-        if told:
-            turn.tell("aggregate", "agg", _seen(turn.subject.visibility, told), aggregates=tuple(told))
+        for circle in dict.fromkeys(circle for circle, _ in told):
+            part = [a for its, a in told if its == circle]
+            turn.tell("aggregate", "agg", _seen(circle, part), aggregates=tuple(part))
 
     def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
         """Hours whose use of a register hangs on hour h: the next, and the one before when its end was not read on the second."""
@@ -225,15 +230,18 @@ class Hours:
 
     def _told(
         self, turn: Turn, own: State, days: dict[int, Any], ends: list[int], touched: set[int], before: int
-    ) -> list[Aggregate]:
+    ) -> list[tuple[str, Aggregate]]:
+        """Return what is told of the periods that end at these hours, each with the narrowest circle that the node had since it began."""
+
         def cells(h: int) -> Mapping[str, Cell]:
             return self._look(turn, days, own, h)
 
-        out: list[Aggregate] = []
+        out: list[tuple[str, Aggregate]] = []
         most = self._plan.most_of(turn.subject.name)
         for end in ends:
             for period in self._plan.calendar.ending_at(end):
                 needs = self._plan.needs(period)
+                circle = turn.seen(turn.subject.visibility, needs * HOUR + 1)
                 if end <= before and not any(needs <= h < end for h in touched):
                     continue
                 if period.name == "hour" and end > before:
@@ -246,9 +254,8 @@ class Hours:
                     latest = end >= own["p"].get(f.name, 0)
                     if latest:
                         own["p"][f.name] = end
-                    out.append(
-                        Aggregate(f.name, period.first * HOUR, end * HOUR, revision, latest, tuple(f.values), f.detail)
-                    )
+                    a = Aggregate(f.name, period.first * HOUR, end * HOUR, revision, latest, tuple(f.values), f.detail)
+                    out.append((circle, a))
         return out
 
     def _count_jumps(self, turn: Turn, hour: int, cells: Any, most: float) -> None:

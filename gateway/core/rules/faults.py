@@ -59,6 +59,9 @@ class Faults:
     def replan(self, turn: Turn, own: State) -> None:
         return None  # makes no aggregates
 
+    def end(self, turn: Turn, own: State) -> None:
+        return None  # all is in `own`
+
     def forget(self) -> None:
         return None  # when links spoke is true whether a commit failed or not
 

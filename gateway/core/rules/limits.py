@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gateway.core.aggregates.calendar import LONGEST
 from gateway.core.city import State, Subject, Turn
 from gateway.core.model import Alarm, Event
 from gateway.core.normalise import quantity_of
+from gateway.core.raised import Raised
 from gateway.core.registry import strictest
 from gateway.core.report import FUTURE_S
 from gateway.core.rules.machine import UP, Told, Track, about, by_clock, end, steps, waits_until
 from gateway.core.rules.rule import Rule
 from gateway.core.rules.texts import text_of
 
+LONGEST_S = LONGEST * 3600
 FRESH_INTERVALS, FRESH_LEAST_S = 3, 900
 SCHEDULE_S = 900  # how often an alarm of a rule with a schedule is held against the clock
 
@@ -30,6 +33,9 @@ class Limits:
 
     def replan(self, turn: Turn, own: State) -> None:
         return None  # makes no aggregates
+
+    def end(self, turn: Turn, own: State) -> None:
+        return None  # all is in `own`
 
     def forget(self) -> None:
         return None
@@ -88,7 +94,7 @@ class Limits:
                 if rules is not None and value.value is not None:
                     for rule in rules:
                         stale = event.received - self._fresh_s(turn, rule) - (a.end - a.start)
-                        self._take(turn, rule, own, [(a.end, value.value)], a.end, stale, value.unit)
+                        self._take(turn, rule, own, [(a.end, value.value)], a.end, stale, value.unit, a.start + 1)
 
     def _area(self, turn: Turn, event: Event, own: State) -> None:
         by, _ = self._for(turn.subject)
@@ -114,14 +120,16 @@ class Limits:
         newest: int,
         stale: float,
         unit: str,
+        since: int | None = None,
     ) -> None:
-        """Hold values against a rule. newest: time of the one that is current now: marks behind it are of a clock that was set back."""
+        """Hold values against a rule. newest: time of the one that is current now: marks behind it are of a clock that was set back.
+        since: when the period began that they say something of."""
         before = own.get(rule.name)
         track = Track.of(before)
         if track.t > newest:
             track.back_to(min(t for t, _ in rows) - 1 if rows else newest)
         for told in steps(rule, track, rows, stale):
-            self._tell(turn, rule, told, unit)
+            self._tell(turn, rule, told, unit, since)
         after = track.kept()
         if after != before:
             turn.changed = True
@@ -130,7 +138,7 @@ class Limits:
             else:
                 own[rule.name] = after
 
-    def _tell(self, turn: Turn, rule: Rule, told: Told, unit: str) -> None:
+    def _tell(self, turn: Turn, rule: Rule, told: Told, unit: str, since: int | None = None) -> None:
         cleared = told.what == "cleared"
         if rule.direction == "rise":
             unit = f"{unit}/min"
@@ -143,7 +151,8 @@ class Limits:
             told.what, "cleared" if cleared else rule.direction, rule.severity, rule.quantity, unit, value, rule.limit,  # type: ignore[arg-type]
             told.t, told.since, (), rule.reference, text,
         )  # fmt: skip
-        turn.alarm(rule.name, alarm, _seen(rule, turn.subject))
+        visibility = _seen(rule, turn.subject)
+        turn.alarm(rule.name, alarm, visibility if since is None else turn.seen(visibility, since))
 
     # another configuration
 
@@ -154,7 +163,9 @@ class Limits:
             rule, track = mine.get(name), Track.of(own[name])
             if rule is not None and track.about in ("", about(rule)):
                 if name in turn.up:
-                    turn.move(name, _seen(rule, turn.subject))
+                    # what an aggregate says began before its end, from when the alarm counts
+                    since = Raised(*turn.up[name]).since - (LONGEST_S if rule.aggregate else 0)
+                    turn.move(name, turn.seen(_seen(rule, turn.subject), since))
                 continue
             del own[name]
             turn.changed = True
