@@ -337,4 +337,6 @@ GATEWAY = (
     Guard("G1", "copies are compared by when they come to us", "gateway/intake.py", "        came = self._clock.elapsed()\n", "        came = rx.received\n", ("tests/gateway/test_pipeline.py", "-k", "whatever_time_receivers")),
     Guard("G1", "a copy seconds late is no repeat", "gateway/core/dedupe.py", "COPY_S = 4.0\n", "COPY_S = 1.0\n", ("tests/gateway/test_pipeline.py", "-k", "seconds_late")),
     Guard("G7", "silent receivers speak against who was odd", "gateway/clock.py", "        heard = live + self._silent(now)\n", "        heard = live\n", ("tests/gateway/test_clock.py", "-k", "no_authority")),
+    Guard("G5", "a register that fell within an hour tells no use", "gateway/core/aggregates/periods.py", "if end is None or start is None or doubted(hour, q, cells, most):", "if end is None or start is None or not 0 <= end[0] - start[0] <= most:", ("tests/gateway/test_aggregates.py", "-k", "falls_or_jumps")),
+    Guard("G5", "one wrong reading on the hour is no use of the next", "gateway/core/aggregates/periods.py", "    return c.FELL if start < peak <= here[-1][1] else None\n", "    return None\n", ("tests/gateway/test_aggregates.py", "-k", "one_wrong_reading")),
 )  # fmt: skip
