@@ -95,6 +95,8 @@ class Tally:
         events = (replace(event, id=f"{event.id}:tally:even", times=(), columns=()),) if n % 2 == 0 else ()
         return Follow(events, {key: b"%d" % n})
 
+    def stepped(self, seconds: float) -> None: ...
+
     def tick(self, now: float) -> Follow:
         if now < self.due:
             return Follow()
