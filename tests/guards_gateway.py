@@ -339,4 +339,6 @@ GATEWAY = (
     Guard("G5", "a register that fell within an hour tells no use", "gateway/core/aggregates/periods.py", "if end is None or start is None or doubted(hour, q, cells, most):", "if end is None or start is None or not 0 <= end[0] - start[0] <= most:", ("tests/gateway/test_aggregates.py", "-k", "falls_or_jumps")),
     Guard("G5", "one wrong reading on the hour is no use of the next", "gateway/core/aggregates/periods.py", "    return c.FELL if start < peak <= here[-1][1] else None\n", "    return None\n", ("tests/gateway/test_aggregates.py", "-k", "one_wrong_reading")),
     Guard("G7", "a step of the clock ends no settling", "gateway/core/city.py", "            self._anew, self._from = False, now + self.settle_s\n", "            self._anew = False\n", ("tests/gateway/test_clock_set.py", "-k", "settling")),
+    Guard("G8", "a balance never differs by fewer households than may be told", "gateway/core/aggregates/areas.py", "        if differ < least or missing", "        if missing", ("tests/gateway/test_areas.py", "-k", "household")),
+    Guard("G8", "the last few households do not complete a balance that was told without them", "gateway/core/aggregates/areas.py", "(missing >= least or age >= LIMIT_HOURS)", "True", ("tests/gateway/test_areas.py", "-k", "household")),
 )  # fmt: skip
