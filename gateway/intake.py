@@ -16,6 +16,7 @@ from gateway.core.decide import authenticate, decode, normalise, replay, unstora
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
 from gateway.core.forgery import WINDOW_S, Forgeries
+from gateway.core.messages import StatusMessage
 from gateway.core.model import Decision, Node, NodeState, Reception, Refusal
 from gateway.core.rate import DERIVED, Rates, TagBudget, cost
 from gateway.core.receive import Header, parse
@@ -119,6 +120,10 @@ class Intake:
         refusal = self._charge(node, header, decision, kind, rx)
         if refusal is not None:
             return refusal
+        if isinstance(content, StatusMessage) and content.implausible and decision.event is not None:
+            self._metrics.refused["status_implausible"] += len(content.implausible)
+            log.warning("status_implausible", node=node.name, values=content.implausible,
+                        next="no node can mean these; they are left out: look at its firmware")  # fmt: skip
         self._keep(node, decision, rx)
         return self._derive(node, header, decision, kind, rx)
 

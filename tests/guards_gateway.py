@@ -341,4 +341,5 @@ GATEWAY = (
     Guard("G7", "a step of the clock ends no settling", "gateway/core/city.py", "            self._anew, self._from = False, now + self.settle_s\n", "            self._anew = False\n", ("tests/gateway/test_clock_set.py", "-k", "settling")),
     Guard("G8", "a balance never differs by fewer households than may be told", "gateway/core/aggregates/areas.py", "        if differ < least or missing", "        if missing", ("tests/gateway/test_areas.py", "-k", "household")),
     Guard("G8", "the last few households do not complete a balance that was told without them", "gateway/core/aggregates/areas.py", "(missing >= least or age >= LIMIT_HOURS)", "True", ("tests/gateway/test_areas.py", "-k", "household")),
+    Guard("G4", "a value of a status that no node can mean is left out", "gateway/core/messages.py", "        elif not _can_be(key, value):\n            implausible.append(STATUS_KEYS[key])\n", "", ("tests/gateway/test_pipeline.py", "-k", "can_mean")),
 )  # fmt: skip

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import cbor2
 import pytest
+from motewire import codes, frame
 
 from gateway.clock import HostClock
 from gateway.core.dedupe import COPY_S
@@ -186,6 +188,36 @@ async def test_copies_are_one_event_answered_through_the_best_receiver(world: Wo
     world.pipeline.deliver(world.rx(data, "dd", -60))  # a straggler after the commit is neither news nor a resend
     await world.pipeline.settle()
     assert len(world.sent) == 1 and world.metrics.totals["copies"] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "good", "bad"),
+    [
+        (codes.STATUS_UPTIME_S, "uptime", (0, 86_400 * 365 * 20), (-5, 1 << 62)),
+        (codes.STATUS_BATTERY, "battery_voltage", (0, 331, 6000), (-7, 6001, (1 << 63) - 1)),
+        (codes.STATUS_TEMPERATURE, "board_temperature", (-40, 0, 125), (-(1 << 62), 1000)),
+        (codes.STATUS_RSSI, "downlink_rssi", (-148, -3), (-5000, 500)),
+        (codes.STATUS_BOOTS, "boots", (1, 4_000_000_000), (-1, 1 << 40)),
+        (codes.STATUS_DRIFT, "clock_drift", (-40_000, 20), (1 << 40,)),
+    ],
+)
+async def test_a_value_of_a_status_that_no_node_can_mean_is_left_out_and_counted(
+    world: World, key: int, name: str, good: tuple[Any, ...], bad: tuple[Any, ...]
+) -> None:
+    for value in good:
+        world.clock.time += 20
+        await world.take(
+            world.mote.seal(frame.STATUS, cbor2.dumps({key: value, codes.STATUS_HEAP_FREE: 50_000}, canonical=True))
+        )
+        assert world.engine.fetch(0, 99)[-1].event.status == {name: value, "heap_free": 50_000}
+    assert not world.metrics.refused
+    for n, value in enumerate(bad, 1):
+        world.clock.time += 20
+        await world.take(
+            world.mote.seal(frame.STATUS, cbor2.dumps({key: value, codes.STATUS_HEAP_FREE: 50_000}, canonical=True))
+        )
+        assert world.engine.fetch(0, 99)[-1].event.status == {"heap_free": 50_000}, "the rest of it is right"
+        assert world.metrics.refused == {"status_implausible": n} and len(world.sent) == len(good) + n
 
 
 @pytest.mark.parametrize("wrong", [-119.0, -3.0, 1.5, 60.0, 119.0])
