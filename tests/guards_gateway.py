@@ -342,4 +342,5 @@ GATEWAY = (
     Guard("G8", "a balance never differs by fewer households than may be told", "gateway/core/aggregates/areas.py", "        if differ < least or missing", "        if missing", ("tests/gateway/test_areas.py", "-k", "household")),
     Guard("G8", "the last few households do not complete a balance that was told without them", "gateway/core/aggregates/areas.py", "(missing >= least or age >= LIMIT_HOURS)", "True", ("tests/gateway/test_areas.py", "-k", "household")),
     Guard("G4", "a value of a status that no node can mean is left out", "gateway/core/messages.py", "        elif not _can_be(key, value):\n            implausible.append(STATUS_KEYS[key])\n", "", ("tests/gateway/test_pipeline.py", "-k", "can_mean")),
+    Guard("G9", "a restore that fails leaves no folder", "gateway/store/restore.py", "                folder.rmdir()\n", "                pass\n", ("tests/gateway/test_restore_verb.py", "-k", "no_folder_behind")),
 )  # fmt: skip

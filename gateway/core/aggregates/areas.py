@@ -265,9 +265,7 @@ class Balance:
             turn.keep(key_of(spec, str(hour)), state)
         tell(turn, spec, "balance", (hour + 1) * HOUR, body, latest)
 
-    def _shown(
-        self, spec: AreaSpec, state: Mapping[str, Any], private: frozenset[str], age: int
-    ) -> dict[str, float | None]:
+    def _shown(self, spec: AreaSpec, state: Mapping[str, Any], private: frozenset[str], age: int) -> dict[str, Any]:
         """What each meter counts with: households with what was told before, unless those that differ from it are enough to be told now."""
         before, meters = state.get("s", {}), state["m"]
         known = {n: meters[n] for n in meters if n in private}
