@@ -34,6 +34,13 @@ LEFT = {
 """What a verb that was interrupted leaves behind; one that knows more says so as the text of its KeyboardInterrupt."""
 
 
+def named(text: str) -> Path:
+    """Return a path that was given; an empty one, of a variable that is not set, would be the folder that someone happens to be in."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(text)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that complains as every other verb does: what is wrong, and what to do next."""
 
@@ -62,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser = Parser(prog="citymote gateway", description="citymote gateway")
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="run until SIGTERM; SIGHUP reads the configuration again")
-    run.add_argument("--config", type=Path, required=True, metavar="FILE")
+    run.add_argument("--config", type=named, required=True, metavar="FILE")
     run.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="instead of log.level")
     run.add_argument(
         "--accept",
@@ -70,7 +77,7 @@ def _arguments() -> argparse.Namespace:
         help="the files lack nodes, rules, outputs or filters that were there before, and are meant so",
     )
     check = verbs.add_parser("check", help="read the configuration and print what it means, or all that is wrong")
-    check.add_argument("--config", type=Path, required=True, metavar="FILE")
+    check.add_argument("--config", type=named, required=True, metavar="FILE")
     check.add_argument("--strict", action="store_true", help="refuse warnings, too")
     check.add_argument(
         "--brokers", action="store_true", help="connect to the brokers, too, and report what they cannot do"
@@ -78,17 +85,17 @@ def _arguments() -> argparse.Namespace:
     again = verbs.add_parser(
         "reload", help="have a running gateway read its configuration again, and report how that ended"
     )
-    again.add_argument("--config", type=Path, required=True, metavar="FILE")
+    again.add_argument("--config", type=named, required=True, metavar="FILE")
     again.add_argument("--pid", type=int, required=True, help="of the running gateway")
     init = verbs.add_parser("init", help="write a commented configuration")
-    init.add_argument("--dir", type=Path, default=Path(), metavar="DIR")
+    init.add_argument("--dir", type=named, default=Path(), metavar="DIR")
     key = verbs.add_parser("key", help="make a key for a node")
     key.add_argument("--number", type=int, default=1, metavar="N", help="how many (default 1), one a line")
     put = verbs.add_parser("install", help="write unit, user, folders and a first configuration")
     put.add_argument("--python", metavar="FILE", help="the interpreter as the unit sees it; this one by default")
     take = verbs.add_parser("uninstall", help="take away what install wrote; configuration and store stay")
     for verb in (put, take):
-        verb.add_argument("--root", type=Path, default=Path("/"), metavar="DIR", help="root of an image instead of /")
+        verb.add_argument("--root", type=named, default=Path("/"), metavar="DIR", help="root of an image instead of /")
         verb.add_argument("--dry-run", action="store_true")
     for verb in (check, init, key, put, take):
         verb.add_argument("--json", action="store_true", help="print one JSON document")

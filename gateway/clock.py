@@ -21,6 +21,8 @@ STEP_S = 2.0  # what NTP slews away (0.5 ms a second) never looks like this betw
 NEAR_S = 120.0  # receivers no further apart than this agree: theirs is the same time, sooner or later set
 SOLE_S = 60.0  # how long a receiver that nobody confirms must repeat a step
 LIVE_S = 300.0  # a receiver that has said nothing for so long has no voice; concentrators send stat every 30 s
+SILENT_S = 86_400.0  # for so long a silent receiver speaks against a step away from what it said last
+TOLD_S = 7 * 86_400.0  # for so long health says that silent receivers said otherwise
 MAX_RECEIVERS = 64
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
 TIMESYNCD = Path("/run/systemd/timesync/synchronized")
@@ -31,6 +33,8 @@ log = structlog.get_logger(__name__)
 class Clock(Protocol):
     """now() is Unix seconds; heard() tells what time a receiver said it was. on_step: called with seconds when the clock was set.
 
+    elapsed(): seconds since some moment, which run on whatever the clock is set to: for waits.
+
     received(): the time a receiver wrote on a frame when it may be believed, else None. problems(): what people must look at.
     is_set: someone who knows the time has set it, so that nodes which say otherwise are the ones that are wrong. judges_alone: a simulation's, which no one is to doubt.
     """
@@ -38,6 +42,8 @@ class Clock(Protocol):
     on_step: Callable[[float], None]
 
     def now(self) -> float: ...
+
+    def elapsed(self) -> float: ...
 
     def heard(self, unix: float, receiver: str = "") -> None: ...
 
@@ -115,6 +121,9 @@ class HostClock:
             self.on_step(moved)
         return wall
 
+    def elapsed(self) -> float:
+        return self._monotonic()
+
     def heard(self, unix: float, receiver: str = "") -> None:
         """The machine knows better."""
 
@@ -148,8 +157,9 @@ class ForwarderClock:
 
     Small differences are followed at once. A step of more than NEAR_S, in either direction, is believed when most of the receivers
     heard lately agree on it (where two disagree the machine's own clock decides, if it was ever set), or when the only one there is
-    repeats it for SOLE_S and the machine's own clock, where it may be believed, does not contradict. A time before BUILT is never believed:
-    the receiver was not set since it was switched on. Until the first word: the machine's clock.
+    repeats it for SOLE_S and the machine's own clock, where it may be believed, does not contradict. A receiver that said the time in force
+    and fell silent counts against a step for SILENT_S: who was odd among others is no authority because they are off. A time before BUILT is
+    never believed: the receiver was not set since it was switched on. Until the first word: the machine's clock.
     """
 
     follows_receivers = True
@@ -169,6 +179,9 @@ class ForwarderClock:
 
     def now(self) -> float:
         return self._offset + self._monotonic()
+
+    def elapsed(self) -> float:
+        return self._monotonic()
 
     def heard(self, unix: float, receiver: str = "") -> None:
         now = self._monotonic()
@@ -195,26 +208,47 @@ class ForwarderClock:
 
     def problems(self) -> Iterable[Problem]:
         now = self._monotonic()
-        for receiver, said in self._live(now):
+        live = self._live(now)
+        for receiver, said in live:
             apart = said.offset - self._offset
             if abs(apart) > NEAR_S:
                 yield Problem(
                     "receiver_time",
                     f"receiver {receiver} says that it is {_date(now + said.offset)}, {abs(apart):.0f} s "
                     f"{'ahead of' if apart > 0 else 'behind'} the time in force; it is not followed",
-                    "look at its GPS or its time service",
+                    "look at its GPS or its time service; where the others, silent by now, were wrong: restart the gateway",
                 )
+        gone = {
+            r: s for r, s in self._said.items()
+            if LIVE_S < now - s.seen <= TOLD_S and not s.odd and abs(s.offset - self._offset) > NEAR_S
+        }  # fmt: skip
+        if len(live) == 1 and gone:
+            first = next(iter(gone.values()))
+            yield Problem(
+                "receiver_time",
+                f"receiver {live[0][0]} alone tells the time; {', '.join(sorted(gone))}, silent for {(now - first.seen) / 3600:.0f} h, "
+                f"said {abs(first.offset - self._offset):.0f} s {'more' if first.offset > self._offset else 'less'}",
+                "compare the time with a clock, and look why the others are silent",
+            )
 
     def _live(self, now: float) -> list[tuple[str, _Said]]:
         return [(receiver, said) for receiver, said in self._said.items() if now - said.seen <= LIVE_S]
+
+    def _silent(self, now: float) -> list[_Said]:
+        """Receivers that said the time in force, and nothing since: they speak against a step away from it."""
+        return [
+            said for said in self._said.values()
+            if LIVE_S < now - said.seen <= SILENT_S and abs(said.offset - self._offset) <= NEAR_S and now + said.offset >= BUILT
+        ]  # fmt: skip
 
     def _follow(self, now: float) -> None:
         live = [said for _, said in self._live(now) if now + said.offset >= BUILT]  # before that no one has set it
         if not live:
             return
-        groups = [[s for s in live if abs(s.offset - said.offset) <= NEAR_S] for said in live]
+        heard = live + self._silent(now)
+        groups = [[s for s in heard if abs(s.offset - said.offset) <= NEAR_S] for said in heard]
         most = max(groups, key=lambda group: (len(group), -abs(group[0].offset - self._offset)))
-        voices = len(live)
+        voices = len(heard)
         size = len(most)
         if 2 * size == voices and self._wall() >= BUILT:  # two against each other, and a machine that knows the time
             own = self._wall() - now
@@ -223,8 +257,9 @@ class ForwarderClock:
         sole = voices == 1 and (
             self.now() < BUILT or now - most[0].since >= SOLE_S and not self._host_objects(most[0].offset, now)
         )
-        if sole or voices > 1 and 2 * size > voices:
-            self._move(median_low(s.offset for s in most))
+        speaking = [s.offset for s in most if now - s.seen <= LIVE_S]
+        if speaking and (sole or voices > 1 and 2 * size > voices):
+            self._move(median_low(speaking))
             return
         near = [s.offset for s in live if abs(s.offset - self._offset) <= NEAR_S]
         if near:
@@ -270,6 +305,10 @@ class LockstepClock:
 
     def now(self) -> float:
         return time.time() if self._newest is None else self._newest
+
+    def elapsed(self) -> float:
+        """Simulated seconds: a wait of a simulation passes in its time."""
+        return self.now()
 
     def heard(self, unix: float, receiver: str = "") -> None:
         if self._newest is None or unix > self._newest:

@@ -33,6 +33,11 @@ class Derivation:
         """Return what is due at Unix time `now`."""
         return self._noted([f.tick(now) for f in self.followers])
 
+    def stepped(self, seconds: float) -> None:
+        """The clock was set."""
+        for f in self.followers:
+            f.stepped(seconds)
+
     def _noted(self, follows: Sequence[Follow]) -> Follow:
         whole = joined(follows)
         self.notebook.add(whole.notes)

@@ -64,7 +64,7 @@ def build(config: RulesConfig | None, nodes: Mapping[int, Node], whole: bool = T
     if of("counters"):
         collectors.append(Counters(of("counters"), config.plan.calendar))
     if of("balance"):
-        collectors.append(Balance(of("balance"), names))
+        collectors.append(Balance(of("balance"), {n.name: n.visibility for n in nodes.values()}))
     areas = {a.name: Subject(f"@{a.name}", a.name, "", a.visibility, AREA_INTERVAL_S) for a in config.areas}
     belongs = {n: found for n in names if (found := frozenset(a.name for a in config.areas if a.has(n)))}
     stages = (Hours(config.plan), Faults(config.faults), Limits(config.rules, units()))

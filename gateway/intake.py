@@ -16,6 +16,7 @@ from gateway.core.decide import authenticate, decode, normalise, replay, unstora
 from gateway.core.dedupe import Recent
 from gateway.core.follow import Follow
 from gateway.core.forgery import WINDOW_S, Forgeries
+from gateway.core.messages import StatusMessage
 from gateway.core.model import Decision, Node, NodeState, Reception, Refusal
 from gateway.core.rate import DERIVED, Rates, TagBudget, cost
 from gateway.core.receive import Header, parse
@@ -70,7 +71,8 @@ class Intake:
 
     def deliver(self, rx: Reception) -> asyncio.Future[None] | None:
         """Take one reception; the future resolves when it is committed and answered. None: refused, or long done."""
-        heard = self._recent.copy_of(rx)
+        came = self._clock.elapsed()
+        heard = self._recent.copy_of(rx, came)
         if heard is not None:
             self._metrics.totals["copies"] += 1
             return heard.work
@@ -82,9 +84,9 @@ class Intake:
         if isinstance(work, Refusal):
             self._refuse(rx, work)
             if work.reason not in AGAIN:
-                self._recent.enter(rx, None)
+                self._recent.enter(rx, None, came)
             return None
-        work.heard = self._recent.enter(rx, work.done)
+        work.heard = self._recent.enter(rx, work.done, came)
         self.pending += 1
         self._states.hold(work.node.id)
         self._put(work, rx.link)
@@ -118,6 +120,10 @@ class Intake:
         refusal = self._charge(node, header, decision, kind, rx)
         if refusal is not None:
             return refusal
+        if isinstance(content, StatusMessage) and content.implausible and decision.event is not None:
+            self._metrics.refused["status_implausible"] += len(content.implausible)
+            log.warning("status_implausible", node=node.name, values=content.implausible,
+                        next="no node can mean these; they are left out: look at its firmware")  # fmt: skip
         self._keep(node, decision, rx)
         return self._derive(node, header, decision, kind, rx)
 
@@ -133,9 +139,9 @@ class Intake:
         if self.pending >= MAX_PENDING and not alarm:
             return Refusal("overload", node.id)
         # a node in debt is not decoded any more; only its own frames put it there, so no one else can
-        if not self.rates.may(node.id, "alarm" if alarm else "", rx.received, node.interval_s):
+        if not self.rates.may(node.id, "alarm" if alarm else "", self._clock.elapsed(), node.interval_s):
             return Refusal("rate_limited", node.id)
-        if not self._tags.may(rx.link, alarm, self._clock.now()):
+        if not self._tags.may(rx.link, alarm, self._clock.elapsed()):
             return Refusal("link_flooded", node.id)
         return None
 
@@ -159,7 +165,7 @@ class Intake:
     def _forged(self, node: Node, header: Header, rx: Reception, refusal: Refusal) -> Refusal:
         """Count a frame that is not the node's own."""
         if refusal.reason == "bad_tag":
-            now = self._clock.now()
+            now = self._clock.elapsed()
             self._tags.in_vain(rx.link, header.kind == ALARM, now)
             self._forgeries.failed(node.id, rx.link, rx.receiver, now)
             self._metrics.forged(node.name)
@@ -184,9 +190,9 @@ class Intake:
             # without an answer there is nothing to store: its downlink counter is not used up
             if self._repeats.may_answer(node.id, rx, now):
                 return None
-            self._tags.in_vain(rx.link, header.kind == ALARM, now)
+            self._tags.in_vain(rx.link, header.kind == ALARM, self._clock.elapsed())
             return Refusal("replayed", node.id)
-        took = self.rates.take(node.id, kind, rx.received, cost(event), node.interval_s)
+        took = self.rates.take(node.id, kind, self._clock.elapsed(), cost(event), node.interval_s)
         return None if took else Refusal("rate_limited", node.id)
 
     def _derive(self, node: Node, header: Header, decision: Decision, kind: str, rx: Reception) -> Work:
@@ -200,7 +206,7 @@ class Intake:
             if decision.event is not None:
                 follow = self._derivation.derive(node, decision.event)
                 derived = len(follow.events)
-                self.rates.charge(node.id, kind, -(-derived // DERIVED), rx.received, node.interval_s)
+                self.rates.charge(node.id, kind, -(-derived // DERIVED), self._clock.elapsed(), node.interval_s)
             # what is no news may be sent by anyone: it carries an order only on the way that the node's news came
             bearer = self._repeats.bearer(node.id)
             if decision.answer is not None and (newest or bearer is not None and bearer.carries(rx)):
@@ -223,7 +229,7 @@ class Intake:
 
     def problems(self) -> Iterator[Problem]:
         """Return under whose names frames are forged, most first."""
-        for f in self._forgeries.up(self._clock.now())[:PROBLEMS]:
+        for f in self._forgeries.up(self._clock.elapsed())[:PROBLEMS]:
             node = self._states.nodes.get(f.node)
             yield Problem(
                 "forgery",
@@ -253,5 +259,4 @@ class Intake:
 
     def stepped(self, seconds: float) -> None:
         """The host's clock was set: what is counted from receive times starts anew."""
-        self._recent = Recent()
         self.witnesses.stepped(seconds)

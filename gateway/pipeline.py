@@ -177,6 +177,7 @@ class Pipeline:
         self._intake.stepped(seconds)
         self.downlinks.stepped(seconds)
         self._presence.stepped()
+        self._derivation.stepped(seconds)
 
     def tick(self) -> None:
         """Let the followers do what is due by now; on a full disk it stays due."""

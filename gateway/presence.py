@@ -28,7 +28,7 @@ class Presence:
         self._presumed = 0.0  # nobody counts as silent for longer than since here: the clock was set
         self._deadlines: list[tuple[float, int]] = []
         self._watched: dict[int, float] = {}  # its one deadline that counts; others in the heap are of before
-        self._quiet_until = 0.0  # nobody is declared offline before this
+        self._quiet_until = float("-inf")  # nobody is declared offline before this; of Clock.elapsed
         self.newest = 0.0  # reception that the store knew at the start
         for number, heard in engine.online():
             self.newest = max(self.newest, heard)
@@ -75,8 +75,8 @@ class Presence:
         now = self._clock.now()
         nodes = self._states.nodes
         if self._engine.full:  # nodes are not heard: let each have its turn when they are again
-            self._quiet_until = now + max((n.interval_s for n in nodes.values()), default=0)
-        if now < self._quiet_until:
+            self._quiet_until = self._clock.elapsed() + max((n.interval_s for n in nodes.values()), default=0)
+        if self._clock.elapsed() < self._quiet_until:
             return
         writes: list[Write] = []
         while self._deadlines and self._deadlines[0][0] <= now and len(writes) < limit:

@@ -10,6 +10,7 @@ import click
 from tools.gateway_audit import audit
 from tools.gateway_command import order
 from tools.gateway_store import backup, check_store, restore
+from tools.named import NamedPath
 
 
 @click.group("gateway")
@@ -29,7 +30,7 @@ def _become(*arguments: str) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "gateway", *arguments])
 
 
-_config = click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+_config = click.option("--config", type=NamedPath(), required=True, help="The gateway's TOML file.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
@@ -69,9 +70,7 @@ def reload(config: Path, pid: int) -> None:
 
 
 @command.command("init")
-@click.option(
-    "--dir", "folder", type=click.Path(path_type=Path), default=Path(), help="Where to write; this folder by default."
-)
+@click.option("--dir", "folder", type=NamedPath(), default=Path(), help="Where to write; this folder by default.")
 @_json
 def init(folder: Path, as_json: bool) -> None:
     """Write a gateway.toml that explains every key, and an empty nodes.toml (mode 0600). Nothing is overwritten."""
@@ -86,9 +85,7 @@ def key(number: int, as_json: bool) -> None:
     _become("key", "--number", str(number), *(["--json"] if as_json else []))
 
 
-_root = click.option(
-    "--root", type=click.Path(path_type=Path), default=Path("/"), help="Root of an image instead of /."
-)
+_root = click.option("--root", type=NamedPath(), default=Path("/"), help="Root of an image instead of /.")
 _dry = click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
 
 

@@ -8,10 +8,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from gateway.config import ConfigError, load
+from gateway.config import Config, ConfigError, load
+from gateway.config.outputs import meant
 from gateway.store.audit import entries
 from gateway.store.engine import StoreError
+from gateway.store.glance import departed
 from tools.duration import DURATION
+from tools.named import NamedPath
 from tools.report import USAGE, document, fail, plain
 
 
@@ -26,8 +29,15 @@ def _since(text: str | None) -> float:
     return (t if t.tzinfo else t.replace(tzinfo=UTC)).timestamp()
 
 
+def _known(c: Config, node: str) -> None:
+    """Raise ConfigError for a name of no node, of none before and of no request: an empty log looks like a node that no one ordered anything of."""
+    names = {n.name for n in (*c.nodes.values(), *departed(c.store, c.nodes).values())}
+    if node not in names and next(entries(c.store, node), None) is None:
+        raise ConfigError(f"--node {node!r} is no node, nor was one", meant(node, names, "leave --node out"))
+
+
 @click.command("audit")
-@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+@click.option("--config", type=NamedPath(), required=True, help="The gateway's TOML file.")
 @click.option("--node", help="Only what concerned this node.")
 @click.option("--requester", help="Only what this one asked for.")
 @click.option("--since", help="From this time on (2026-01-31, or RFC 3339), or so long ago (2h, 7d).")
@@ -45,7 +55,10 @@ def audit(config: Path, node: str | None, requester: str | None, since: str | No
             code=USAGE,
         )
     try:
-        found = list(entries(load(config).store, node, start, requester))
+        c = load(config)
+        found = list(entries(c.store, node, start, requester))
+        if node is not None and not found:
+            _known(c, node)
     except ConfigError as e:
         fail("bad_config", str(e), hint=e.hint, as_json=as_json, code=USAGE)
     except StoreError as e:

@@ -17,6 +17,7 @@ from gateway.store.backup import backup as copy_store
 from gateway.store.backup import examine
 from gateway.store.engine import StoreError
 from gateway.store.restore import restore as put_back
+from tools.named import NamedPath
 from tools.report import FAILED, USAGE, document, fail
 
 
@@ -29,8 +30,8 @@ def config_of(config: Path, as_json: bool) -> Config:
 
 
 @click.command("backup")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--config", type=click.Path(path_type=Path), required=True, help="The gateway's TOML file.")
+@click.argument("file", type=NamedPath())
+@click.option("--config", type=NamedPath(), required=True, help="The gateway's TOML file.")
 @click.option(
     "--all",
     "everything",
@@ -73,8 +74,8 @@ def backup(file: Path, config: Path, everything: bool, as_json: bool) -> None:
 
 
 @click.command("restore")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), default=Path("/"), help="Root of an image instead of /.")
+@click.argument("file", type=NamedPath())
+@click.option("--root", type=NamedPath(), default=Path("/"), help="Root of an image instead of /.")
 @click.option("--dry-run", is_flag=True, help="Say what would be written and kept, and change nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def restore(file: Path, root: Path, dry_run: bool, as_json: bool) -> None:

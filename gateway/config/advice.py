@@ -64,6 +64,7 @@ def findings(c: Config, keys: list[Finding] | None = None) -> list[Finding]:
         *_names(c),
         *_outputs(c),
         *_profiles(c),
+        *_balances(c),
         *_modes(c),
         *_places(c),
     ]
@@ -124,6 +125,23 @@ def _profiles(c: Config) -> Iterator[Finding]:
             f"{at(node.id)}: profile of {node.name!r} is {profile!r}, which no filter, rule or role here names: filters, rules and NGSI-LD entities of other profiles leave it out",
             f"did you mean `{near[0]}`?" if near else f"known: {', '.join(PROFILES)}",
         )
+
+
+def _balances(c: Config) -> Iterator[Finding]:
+    """Sums over so few households that each guesses its neighbour's use."""
+    if c.rules is None or c.gateway.rules is None:
+        return
+    circles = {n.name: n.visibility for n in c.nodes.values()}
+    for area in c.rules.areas:
+        households = area.households(circles) if area.kind == "balance" else frozenset()
+        seen = [o.name for o in c.outputs if area.visibility in o.filter.visibility]
+        if households and len(households) < area.least and seen:
+            yield Finding(
+                "few_households",
+                f"{c.gateway.rules}: area {area.name!r} sums what {len(households)} household{'s' * (len(households) > 1)} used, fewer than {area.least}, "
+                f"and output{'s' * (len(seen) > 1)} {', '.join(seen)} publish{'' if len(seen) > 1 else 'es'} it",
+                f'give [area.{area.name}] more meters or visibility = "personal"; least says how many are enough',
+            )
 
 
 def _outputs(c: Config) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ from motewire.quantities import EXPONENT, ID, KEY, QUANTITIES
 from gateway.config.mistakes import Mistakes, Toml
 from gateway.config.seen import digests
 from gateway.config.table import Table, level, read
-from gateway.core.aggregates.areas import AreaSpec
+from gateway.core.aggregates.areas import LEAST, AreaSpec
 from gateway.core.aggregates.calendar import Calendar
 from gateway.core.aggregates.cells import ENERGY, MEAN, REGISTER
 from gateway.core.aggregates.index import DAILY, HOURLY, Index, Scale
@@ -337,7 +337,7 @@ def _area(name: str, t: Table, nodes: Mapping[int, Node]) -> AreaSpec:
         "group": ("nodes",),
         "lot": ("nodes", "capacity"),
         "gate-lot": ("entries", "exits", "capacity", "reset_hour", "reset_to"),
-        "balance": ("inflow", "outflow", "register"),
+        "balance": ("inflow", "outflow", "register", "least"),
     }[kind]
     t.only(("kind", "visibility", *allowed))
     passages = [tuple(_passage(t, key, v) for v in _names_with_quantity(t, key)) for key in ("entries", "exits")]
@@ -347,6 +347,7 @@ def _area(name: str, t: Table, nodes: Mapping[int, Node]) -> AreaSpec:
         t.choice("visibility", VISIBILITIES, RESTRICTED), t.number("capacity", 0, 0, 100_000), passages[0], passages[1],
         t.number("reset_hour", 4, 0, 23) if "reset_hour" in t.data else None, t.number("reset_to", 0, 0, 100_000),
         _names(t, "inflow"), _names(t, "outflow"), _quantity(t, "register", register, KEYS),
+        t.number("least", LEAST, 1, 1000),
     )  # fmt: skip
     if kind == "gate-lot" and not (spec.capacity and spec.entries and spec.exits):
         raise t.error(

@@ -2,7 +2,7 @@
 
 A state is one note ("city:<subject>", msgpack), written when it changed and read when it is needed; at most CACHE of them are held in
 memory, so that 25,000 nodes cost no more than their deadlines. A subject is a node ("<number>") or an area ("@<name>").
-After a start nothing is concluded from the clock for `settle_s`: what waited elsewhere while the gateway was away comes first.
+After a start, and after the clock was set by STEP_S or more, nothing is concluded from the clock for `settle_s`: what waited elsewhere while the gateway was away comes first.
 
 An alarm that is up is noted with the circle it was raised in (core/raised.py), whichever stage raised it. After a start or a reload every
 subject is reviewed once, REVIEWS a tick: alarms of rules, areas and nodes that the configuration no longer has are cleared under the
@@ -37,6 +37,7 @@ UP = "up"  # key of the alarms that are up in a subject's state
 WHO = "who"  # key of whose state it is: [name ("" once it has left), fingerprints of its keys, circle, [[until, narrower circle], ...]]
 MAX_KNOWN = 8  # keys and narrower circles of a device that are remembered
 SPREAD_S = 600.0  # after a start every subject is looked at once, over this time
+STEP_S = 60.0  # the clock was set: presences and stays by the other time are worth nothing
 
 State = dict[str, Any]
 encode = msgspec.msgpack.Encoder().encode
@@ -230,6 +231,7 @@ class City:
         self._when: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         self._from: float | None = None
+        self._anew = False
         self._now = float("-inf")  # of the last tick
         self._to_review: deque[str] | None = None  # None: not begun
         self._gone: set[str] = set()
@@ -251,12 +253,22 @@ class City:
         self._take(turn, event)
         return self._end(turn)
 
+    def stepped(self, seconds: float) -> None:
+        """The clock was set: it ends no settling, and one that was set by more than rows may be off begins it anew, since what came
+        before under the other time is not all there is (a box without a clock starts hours behind)."""
+        if abs(seconds) >= STEP_S:
+            self._anew = True
+        elif self._from is not None and seconds > 0:
+            self._from += seconds
+
     def tick(self, now: float) -> Follow:
         if self._from is None:
             self._start(now)
         assert self._from is not None
         if now < self._now:  # the clock was set back: nothing is due later than it was
             self._earlier(self._now - now)
+        if self._anew:
+            self._anew, self._from = False, now + self.settle_s
         self._now = now
         notes: dict[str, bytes | None] = {}
         events: list[Event] = []

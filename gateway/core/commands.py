@@ -505,6 +505,9 @@ class Desk:
 
     # time
 
+    def stepped(self, seconds: float) -> None:
+        """Nothing: commands expire at a time of day."""
+
     def tick(self, now: float) -> Follow:
         """End what is overdue, forget what ended long ago."""
         draft = _Draft()

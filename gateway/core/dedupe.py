@@ -3,6 +3,12 @@
 A copy is the same bytes through another receiver within COPY_S, or from the same receiver within COPY_US of its
 concentrator's counter: a strong frame is heard on neighbouring channels and spreading factors too, and a datagram may
 come twice. The same bytes later are a transmission of their own: a resend of the node, or a recording.
+
+COPY_S is counted from when each came to us, by our own monotonic clock: what receivers write on frames may differ by
+minutes, and one behind a mobile uplink is seconds late (helium/router#670). A node whose ack is missing has listened
+for 1 s and then waits 7 s at least (mote.uplink: half of 15 s) before it sends the same frame again: half of these 8 s
+are left to the late one, half to the lateness of the first. A resend that is due sooner (an ack named the frame as
+missing: the gateway did not have it then) is at worst counted as a copy of the first, and comes again after the pause.
 """
 
 from __future__ import annotations
@@ -13,7 +19,7 @@ from typing import Generic, TypeVar
 
 from gateway.core.model import Reception
 
-COPY_S = 1.0
+COPY_S = 4.0
 COPY_US = (
     8_000  # less than the shortest frame is on air (SF7, 500 kHz: 9 ms), so two transmissions are never this close
 )
@@ -27,8 +33,10 @@ T = TypeVar("T")
 @dataclass(slots=True)
 class Heard(Generic[T]):
     """A transmission and its copies. `work` is whatever the caller needs of the first one: keep it small, it stays for
-    MAX_RECENT transmissions. receivers: how the first copy of each was heard, concentrator us and dBm."""
+    MAX_RECENT transmissions. at: when the first came, monotonic seconds. receivers: how the first copy of each was
+    heard, concentrator us and dBm."""
 
+    at: float
     first: Reception
     best: Reception
     work: T
@@ -74,10 +82,11 @@ class Recent(Generic[T]):
     def __len__(self) -> int:
         return len(self._heard)
 
-    def copy_of(self, rx: Reception) -> Heard[T] | None:
-        """Return the transmission that rx is one more copy of (and enter it there), or None when it is a new one."""
+    def copy_of(self, rx: Reception, now: float) -> Heard[T] | None:
+        """Return the transmission that rx, which came `now` (monotonic seconds), is one more copy of (and enter it
+        there), or None when it is a new one."""
         heard = self._heard.get(rx.data)
-        if heard is None or rx.radio is None or abs(rx.received - heard.first.received) > COPY_S:
+        if heard is None or rx.radio is None or abs(now - heard.at) > COPY_S:
             return None
         known = heard.receivers.get(rx.receiver)
         if known is not None and apart_us(rx.radio.tmst, known[0]) > COPY_US:
@@ -85,9 +94,9 @@ class Recent(Generic[T]):
         heard.add(rx)
         return heard
 
-    def enter(self, rx: Reception, work: T) -> Heard[T]:
-        """Remember a new transmission."""
-        heard = Heard(rx, rx, work)
+    def enter(self, rx: Reception, work: T, now: float) -> Heard[T]:
+        """Remember a new transmission that came `now`."""
+        heard = Heard(now, rx, rx, work)
         if rx.radio is not None:
             heard.receivers[rx.receiver] = rx.radio.tmst, rx.rssi
             self._heard[rx.data] = heard

@@ -42,6 +42,10 @@ class Follower(Protocol):
         """Take an event that is about to be committed; exactly once for each, late ones too."""
         ...
 
+    def stepped(self, seconds: float) -> None:
+        """The clock was set by so much: what is waited for from now on is counted without it."""
+        ...
+
     def tick(self, now: float) -> Follow:
         """Do what is due at Unix time `now` (hours that end, schedules, silence). Called about twice a second: cost must be O(due)."""
         ...

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from motewire import codes
+from motewire.quantities import QUANTITIES
 
 from gateway.core import cbor
 from gateway.core.refusals import Malformed
@@ -40,6 +41,29 @@ STATUS_KEYS: Mapping[int, str] = {
 }
 
 
+_COUNT = (0, (1 << 32) - 1)
+_BATTERY = next(
+    (round(low * 100), round(high * 100)) for _, key, *_, low, high in QUANTITIES if key == "battery_voltage"
+)
+STATUS_RANGES: Mapping[int, tuple[int, int]] = {
+    codes.STATUS_UPTIME_S: _COUNT,
+    codes.STATUS_RESET_CAUSE: (0, 255),
+    codes.STATUS_BOOTS: _COUNT,
+    codes.STATUS_HEAP_FREE: _COUNT,
+    codes.STATUS_OUTBOX: (0, 65_535),
+    codes.STATUS_CLOCK: (0, 255),
+    codes.STATUS_RSSI: (-200, 20),
+    codes.STATUS_SNR: (-240, 240),
+    codes.STATUS_BATTERY: _BATTERY,
+    codes.STATUS_ROWS_LOST: _COUNT,
+    codes.STATUS_CONFIG: _COUNT,
+    codes.STATUS_TEMPERATURE: (-60, 150),
+    codes.STATUS_DRIFT: (-100_000, 100_000),
+    codes.STATUS_WRITES: _COUNT,
+}
+"""What a node can mean, in the units of motewire.codes: counters of 32 bits, a battery as the quantity of that name, what chips can measure."""
+
+
 STATUS_NUMBERS: Mapping[str, int] = {name: number for number, name in STATUS_KEYS.items()}
 
 
@@ -55,10 +79,14 @@ class AlarmMessage(msgspec.Struct, frozen=True):
 
 
 class StatusMessage(msgspec.Struct, frozen=True):
-    """Named values of a status map, and the schemas it announces. Keys without a name are kept as `s<key>`."""
+    """Named values of a status map, and the schemas it announces. Keys without a name are kept as `s<key>`.
+
+    implausible: names of those that are left out, since no node can mean them (STATUS_RANGES).
+    """
 
     values: Mapping[str, Any]
     schemas: Mapping[int, tuple[int, ...]]
+    implausible: tuple[str, ...] = ()
 
 
 def _raw(value: Any) -> int | None:
@@ -93,14 +121,23 @@ def decode_status(payload: bytes) -> StatusMessage:
         raise Malformed("a status is a map with uint keys")
     values: dict[str, Any] = {}
     schemas: dict[int, tuple[int, ...]] = {}
+    implausible: list[str] = []
     for key, value in item.items():
         if key == codes.STATUS_SCHEMA:
             if not is_uint_map(value) or len(value) > MAX_ANNOUNCED:
                 raise Malformed("schema announcement")
             schemas = {number: check_ids(ids) for number, ids in value.items()}
+        elif not _can_be(key, value):
+            implausible.append(STATUS_KEYS[key])
         else:
             values[STATUS_KEYS.get(key, f"s{key}")] = _plain(value)
-    return StatusMessage(values, schemas)
+    return StatusMessage(values, schemas, tuple(implausible))
+
+
+def _can_be(key: int, value: Any) -> bool:
+    """True if a node can mean this number; what is none is shown as it came, and nothing takes it for one."""
+    found = STATUS_RANGES.get(key)
+    return found is None or not is_int(value) or found[0] <= value <= found[1]
 
 
 def _plain(value: Any) -> Any:

@@ -47,7 +47,7 @@ class _Bucket:
 
 class Rates:
     """burst tokens at once and per_s after that, for each (node, kind of frame): "" for news, "alarm", "repeat" for
-    what anyone may have recorded. Times are seconds of any clock; one that is set back stops no refill. Beyond
+    what anyone may have recorded. Times are seconds of a clock that is never set. Beyond
     MAX_NODES the bucket untouched for longest is forgotten, which is in the node's favour."""
 
     def __init__(self, burst: int, per_s: float) -> None:

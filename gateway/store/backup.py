@@ -83,6 +83,8 @@ def bundle(
 
 
 def _refuse(target: Path) -> None:
+    if not target.name or target.is_dir():
+        raise StoreError(f"{target} is a folder", f"name a new file, for example {target / 'gateway-backup.db'}")
     if target.exists() or target.is_symlink():
         raise StoreError(f"{target} exists", "name a new file; nothing is overwritten, and no link is followed")
 

@@ -197,14 +197,19 @@ def _check(archive: Path, tar: tarfile.TarFile, files: list[tarfile.TarInfo], di
 
 
 def _unpacked(tar: tarfile.TarFile, targets: dict[Path, tarfile.TarInfo], store: Path, stamp: str) -> dict[Path, Path]:
-    """Write all files beside their places, or none; return where they are."""
+    """Write all files beside their places, or none, and then no folder either; return where they are."""
     new: dict[Path, Path] = {}
+    made: list[Path] = []
     try:
         for target, m in targets.items():
+            made += [folder for folder in reversed(target.parents) if not folder.exists()]
             new[target] = _unpack(tar, m, target, target == store, stamp)
     except BaseException:
         for part in new.values():
             part.unlink()
+        for folder in reversed(made):
+            with suppress(OSError):  # it was not made, or someone has put something into it
+                folder.rmdir()
         raise
     return new
 

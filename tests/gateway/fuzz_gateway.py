@@ -76,6 +76,9 @@ class _Clock(HostClock):
     def now(self) -> float:
         return self.time
 
+    def elapsed(self) -> float:
+        return self.time
+
 
 class _Transport(asyncio.DatagramTransport):
     """Takes what is sent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.core.aggregates import cells
 from gateway.core.aggregates.calendar import Calendar, Period
 from gateway.core.aggregates.index import class_of, rate
 from gateway.core.aggregates.periods import lden
@@ -365,7 +367,7 @@ def test_hourly_use_is_the_register_on_the_hour_less_that_of_the_hour_before(tmp
     town = Town(tmp_path, WATER)
     for h, volume in enumerate((1000.0, 1010.5, 1010.5, 1200.0)):
         meter(town, T0 + h * H, volume)
-        meter(town, T0 + h * H + 1800, volume + 1)
+        meter(town, T0 + h * H + 1800, volume)
     used = town.values("hour", "water_volume-used")
     assert used == {T0 - H: None, T0: 10.5, T0 + H: 0.0, T0 + 2 * H: 189.5}
     assert town.values("hour", "water_volume")[T0 + 2 * H] == 1200.0
@@ -386,6 +388,99 @@ def test_a_register_that_falls_is_another_meter_and_no_use(tmp_path: Path) -> No
     for h, volume in enumerate((1000.0, 1010.0, 3.0, 8.0)):
         meter(town, T0 + h * H, volume)
     assert list(town.values("hour", "water_volume-used").values()) == [None, 10.0, None, 5.0]
+
+
+def every_ten_minutes(folder: Path, hour: list[float], then: float) -> Town:
+    """A meter that stands at 1000 for an hour, has these readings in the next, and stands at `then` for two more."""
+    town = Town(folder, "[rules]\nsettle_s = 0\n", [Node(1, "n-1", b"", profile="water_meter", interval_s=600)])
+    for i, v in enumerate([1000.0] * 6 + hour + [then] * 12, 1):
+        meter(town, T0 + 600 * i, v)
+    town.until(T0 + 4 * H, T0 + 7 * H)
+    return town
+
+
+@pytest.mark.parametrize(
+    ("hour", "reason"),
+    [
+        ([1300, 1600, 0, 300, 600, 1200], "register_fall"),  # lost its register, and more came by than it shows
+        ([1100, 1200, 1100, 1110, 1120, 1130], "register_fall"),  # an older register out of flash
+        ([1000, 1000, 0, 1000, 1000, 1000], "register_fall"),  # one wrong reading
+        ([1000, 1000, 20_000, 20_010, 20_020, 20_030], "register_jump"),  # a used meter: less than 20,000 in the hour
+        ([1000, 1000, 9000, 9000, 9000, 9000], "register_jump"),
+        ([4000, 7000, 10_000, 13_000, 16_000, 21_001], "register_jump"),  # by no step, but by the hour
+    ],
+)
+def test_a_register_that_falls_or_jumps_within_an_hour_tells_no_use_and_is_counted(
+    tmp_path: Path, hour: list[float], reason: str
+) -> None:
+    town = every_ten_minutes(tmp_path, hour, hour[-1])
+    assert town.values("hour", "water_volume-used") == {T0: None, T0 + H: None, T0 + 2 * H: 0.0, T0 + 3 * H: 0.0}
+    assert town.values("hour", "water_volume")[T0 + H] == hour[-1] and town.refused == {reason: 1}
+
+
+def test_what_comes_back_from_one_wrong_reading_on_the_hour_is_no_use(tmp_path: Path) -> None:
+    town = every_ten_minutes(tmp_path, [1000.0] * 5 + [0.0], 1000.0)
+    used = town.values("hour", "water_volume-used")
+    assert used == {T0: None, T0 + H: None, T0 + 2 * H: None, T0 + 3 * H: 0.0}
+    town = Town(tmp_path, WATER)
+    for h, volume in enumerate((1000.0, 1000.0, 0.0, 1001.0, 1002.0)):  # one reading an hour
+        meter(town, T0 + h * H, volume)
+    assert list(town.values("hour", "water_volume-used").values()) == [None, 0.0, None, None, 1.0]
+    town = every_ten_minutes(tmp_path, [1000.0] * 5 + [0.0], 30.0)  # a new meter
+    assert town.values("hour", "water_volume-used")[T0 + 2 * H] == 30.0
+
+
+ROWS_OF_METERS = st.lists(
+    st.tuples(st.integers(1, 4 * H), st.sampled_from([0.0, 5.0, 1000.0, 1300.0, 1600.0, 9000.0])),
+    min_size=1,
+    max_size=14,
+)
+
+
+@given(ROWS_OF_METERS, st.permutations(range(14)), st.booleans())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_was_used_does_not_hang_on_the_order_in_which_rows_come(
+    tmp_path: Path, rows: list[tuple[int, float]], order: list[int], rising: bool
+) -> None:
+    """Also rows of one time, of one minute, on the hour, and whether they come before hours close or after."""
+    rows += [(H * h, v) for h, v in zip(range(1, 4), (1000.0, 1000.0, 1600.0), strict=True)]
+    if rising:
+        rows = list(zip(sorted(t for t, _ in rows), sorted(v for _, v in rows), strict=True))
+    told = []
+    for sequence in (rows, sorted(rows), [rows[i] for i in order if i < len(rows)] + rows):
+        town = Town(tmp_path, "[rules]\nsettle_s = 0\n", [Node(1, "n-1", b"", profile="water_meter", interval_s=600)])
+        for t, v in sequence:
+            meter(town, T0 + t, v, received=T0 + 5 * H)
+        town.until(T0 + 5 * H, T0 + 8 * H)
+        told.append(
+            {s: [(v.quantity, v.value, v.capture) for v in a.values] for s, a in town.aggregates("hour").items()}
+        )
+    assert told[0] == told[1] == told[2]
+
+
+@given(st.lists(st.tuples(st.integers(1, H), st.integers(0, 50)), min_size=1, max_size=200), st.randoms())
+def test_a_registers_cell_is_of_its_rows_alone_bounded_and_shows_every_fall_between_minutes(
+    rows: list[tuple[int, int]], shuffle: Any
+) -> None:
+    made = []
+    for _ in range(3):
+        cell: list[Any] = []
+        for t, v in rows:
+            cells.add(cell, cells.REGISTER, [v], [t], 600)
+        made.append(cell)
+        shuffle.shuffle(rows)
+    assert made[0] == made[1] == made[2] and len(made[0]) <= 122
+    assert (made[0][0], made[0][1]) == min(rows) and (made[0][-2], made[0][-1]) == max(rows)
+    of_minutes = [min(r for r in rows if (r[0] - 1) // 60 == m) for m in sorted({(t - 1) // 60 for t, _ in rows})]
+    falls = any(b < a for (_, a), (_, b) in pairwise([*of_minutes, max(rows)]))
+    assert (cells.broken(cells.readings(made[0]), float("inf")) == "register_fall") == falls
+
+
+def test_a_cell_that_an_older_gateway_noted_is_gone_on_with() -> None:
+    cell: list[Any] = [600, 5.0, 1800, 7.0]
+    assert cells.fits(cell, cells.REGISTER)
+    cells.add(cell, cells.REGISTER, [6.0, 9.0], [1200, 2400], 600)
+    assert cell == [600, 5.0, 1200, 6.0, 2400, 9.0, 2400, 9.0]
 
 
 @pytest.mark.parametrize("late", [0, 1, 2, 3, 4])

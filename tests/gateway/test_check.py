@@ -266,3 +266,20 @@ def test_an_environment_made_with_an_interpreter_of_a_home_folder_is_named_with_
     with pytest.raises(InstallError) as e:
         install(tmp_path, dry_run=True)
     assert e.value.hint.startswith("python3 -m venv /opt/citymote")
+
+
+def test_a_balance_over_few_households_that_more_than_their_water_supplier_sees_is_reported(tmp_path: Path) -> None:
+    config = BASE.replace('"gw-7"', '"gw-7"\nrules = "rules.toml"')
+    meters = "".join(node(n, fresh(), f'name = "wm-{n}"') for n in range(1, 4)) + node(9, fresh(), 'name = "shaft"')
+    area = '[area.street]\nkind = "balance"\ninflow = ["shaft"]\noutflow = ["wm-*"]\n'
+    found = [("few_households", False)]
+    for more, visibility, expected in (
+        ("", "", found),
+        ('visibility = "open"\n', 'visibility = ["open"]\n', found),
+        ("", 'visibility = ["open"]\n', []),
+        ('visibility = "personal"\n', "", []),
+        ("least = 3\n", "", []),
+        ('visibility = "personal"\n', 'visibility = ["personal"]\n', []),
+    ):
+        (tmp_path / "rules.toml").write_text(area + more)
+        assert codes(write(tmp_path, meters, config + OUTPUT + visibility)) == expected, (more, visibility)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from motewire import frame
 
-from gateway.clock import LIVE_S, STEP_S, ForwarderClock, HostClock
+from gateway.clock import SILENT_S, STEP_S, ForwarderClock, HostClock
 from gateway.core.airtime import HOUR_US, DutyLedger
 from gateway.core.model import Event, Node
 from gateway.core.value import replace
@@ -299,9 +299,60 @@ def test_a_receiver_that_says_another_time_each_time_is_never_believed() -> None
 def test_what_receivers_said_long_ago_has_no_voice() -> None:
     box = Box()
     box.say(MINUTE, a=0.0, b=0.0, c=0.0)
-    box.pass_s(LIVE_S + 1)
+    box.pass_s(SILENT_S + 1)
     box.say(MINUTE * 2, x=DAY)
     assert abs(box.ahead - DAY) < 5, "the others are gone"
+
+
+@pytest.mark.parametrize("odd", ["x", "xy"])
+@pytest.mark.parametrize("wrong", [DAY, -DAY, 9 * YEAR])
+@pytest.mark.parametrize("wall", [T0 + YEAR, 946_684_800.0])
+def test_who_was_odd_among_others_is_no_authority_because_they_are_silent(odd: str, wrong: float, wall: float) -> None:
+    box = Box(wall=wall)
+    good, bad = dict.fromkeys("abc", YEAR), dict.fromkeys(odd, YEAR + wrong)
+    box.say(10 * MINUTE, **good)
+    box.steps.clear()  # a machine that was not set takes the first word
+    box.say(10 * MINUTE, **good, **bad)
+    box.say(10 * 3600.0, **bad)
+    assert abs(box.ahead - YEAR) < 5 and box.steps == [] and box.odd() == list(odd)
+    assert box.clock.received(box.clock.now() + wrong, "x") is None
+    box.say(30, a=YEAR, **bad)
+    box.say(10 * 3600.0, **bad)
+    assert abs(box.ahead - YEAR) < 5 and box.steps == [], (
+        "one that was heard meanwhile still agrees with those that are silent"
+    )
+
+
+def test_a_sole_receiver_is_followed_in_the_end_with_a_word_in_health_and_left_when_the_others_are_back() -> None:
+    box = Box(wall=946_684_800.0)
+    box.say(10 * MINUTE, a=YEAR, b=YEAR, x=YEAR + DAY)
+    box.steps.clear()
+    box.say(SILENT_S - 10 * MINUTE, x=YEAR + DAY)
+    assert abs(box.ahead - YEAR) < 5 and box.steps == []
+    box.say(20 * MINUTE, x=YEAR + DAY)
+    assert abs(box.ahead - YEAR - DAY) < 5 and box.steps == [round(DAY)]
+    (problem,) = box.clock.problems()
+    assert (
+        problem.code == "receiver_time"
+        and "receiver x alone" in problem.text
+        and "a, b, silent for 24 h" in problem.text
+    )
+    box.say(30, a=YEAR, b=YEAR, x=YEAR + DAY)
+    assert abs(box.ahead - YEAR) < 5 and box.odd() == ["x"] and len(list(box.clock.problems())) == 1
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", "c", "x", "y", "abc", "xy", ""]), st.floats(1, 1000)), max_size=40),
+       st.sampled_from([DAY, -DAY, 500.0, YEAR]))  # fmt: skip
+def test_two_odd_ones_never_move_what_three_said_whoever_is_silent_for_a_while(
+    said: list[tuple[str, float]], wrong: float
+) -> None:
+    box = Box()
+    box.say(30, a=0.0, b=0.0, c=0.0)
+    for names, pause in said:  # 40,000 s in all: less than SILENT_S
+        box.pass_s(pause)
+        for name in names:
+            box.clock.heard(T0 + box.up - 5.0 + (wrong if name in "xy" else 0.0), name)
+        assert abs(box.ahead) < 5 and box.steps == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0, 90), st.floats(-20, 20)), min_size=1, max_size=40),

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from motewire import frame
 
+from gateway.core.follow import Follow
 from gateway.core.model import Node, NodeState
 from gateway.core.report import FUTURE_S
 from gateway.core.value import replace
@@ -320,3 +321,82 @@ def test_a_frame_that_is_read_long_after_its_receipt_says_nothing_of_the_clock(t
     town.until(BEGIN + 40 * 600, BEGIN + 42 * 600)
     after = [a.end for e in town.events for a in e.aggregates if a.latest]
     assert after[: len(before)] == before and min(after[len(before) :], default=9e9) > max(before) - 1
+
+
+OVERSTAY = NO_DEFAULTS.replace("settle_s = 0", "settle_s = 900") + (
+    '[rule.overstay]\nquantity = "occupied"\nabove = 0.5\nclear = 0.5\nfor_s = 7200\nstays = true\n'
+)
+
+
+def stays(folder: Path, boot: int) -> City:
+    """A bay that a car has entered at BEGIN + 1000; then the gateway was off, and starts with the clock at `boot`."""
+    city = City(folder, OVERSTAY, [Node(1, "bay-1", b"", profile="parking", interval_s=600)])
+    city.tick(BEGIN)
+    city.row("bay-1", BEGIN + 1000, occupied=1)
+    city.restart()
+    city.until(boot, boot + 30, 5)
+    return city
+
+
+@pytest.mark.parametrize("since", [30, 890, 3600])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_clock_that_is_set_hours_ahead_begins_settling_anew(tmp_path: Path, since: int, left: bool) -> None:
+    """A box without a clock of its own: the car left while it was off, as the bay tells when it is heard again."""
+    boot, true = BEGIN + 1100, BEGIN + 1100 + 4 * H
+    city = stays(tmp_path, boot)
+    city.until(boot + 30, boot + since, 10)
+    assert city.alarms() == []
+    city.city.stepped(true - boot - since)
+    city.until(true, true + 890, 10)
+    if left:
+        city.row("bay-1", BEGIN + 1000 + H, received=true + 891.0, occupied=0)
+    city.until(true + 890, true + 1800, 10)
+    assert city.alarms() == ([] if left else [("raised", "overstay")]), "and then it is said"
+
+
+@pytest.mark.parametrize("step", [3.0, 59.0])
+def test_small_steps_neither_end_settling_nor_put_it_off_for_ever(tmp_path: Path, step: float) -> None:
+    boot = BEGIN + 1000 + 3 * H
+    city = stays(tmp_path, boot)
+    now, passed = boot + 30.0, 30
+    while passed < 890:
+        assert city.alarms() == []
+        now, passed = now + step + 10, passed + 10
+        city.city.stepped(step)
+        city.tick(now)
+    city.until(now, now + 700, 5)
+    assert city.alarms() == [("raised", "overstay")]
+
+
+async def test_what_follows_hears_of_every_step_of_the_clock(town: Town) -> None:
+    heard: list[float] = []
+
+    class Listens:
+        name = "listens"
+
+        def load(self, notes: object) -> None: ...
+        def stepped(self, seconds: float) -> None:
+            heard.append(seconds)
+
+        def tick(self, now: float) -> Follow:
+            return Follow()
+
+        def follow(self, node: Node, event: object) -> Follow:
+            return Follow()
+
+    town.pipeline.refollow((Listens(),))
+    for step in (4 * H, -H):
+        town.clock.time += step
+        town.pipeline.tick()
+    assert [round(s) for s in heard] == [4 * H, -H]
+
+
+async def test_after_a_full_disk_nodes_have_their_interval_whatever_the_clock_is_set_to(town: Town) -> None:
+    town.engine.full = True
+    await town.offline()
+    town.engine.full = False
+    town.clock.time -= DAY
+    town.clock.pass_s(700)  # type: ignore[attr-defined]
+    assert await town.offline() == []
+    town.clock.pass_s(1800)  # type: ignore[attr-defined]
+    assert len(await town.offline()) == 100

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import cbor2
 import pytest
+from motewire import codes, frame
 
 from gateway.clock import HostClock
+from gateway.core.dedupe import COPY_S
 from gateway.core.follow import Follow, Follower
 from gateway.core.model import Event, Node, Radio, Reception
 from gateway.core.value import replace
@@ -26,6 +29,9 @@ class Clock(HostClock):
     time = float(T0)
 
     def now(self) -> float:
+        return self.time
+
+    def elapsed(self) -> float:
         return self.time
 
 
@@ -90,6 +96,8 @@ class Tally:
         n = self.counts[key] = self.counts.get(key, 0) + 1
         events = (replace(event, id=f"{event.id}:tally:even", times=(), columns=()),) if n % 2 == 0 else ()
         return Follow(events, {key: b"%d" % n})
+
+    def stepped(self, seconds: float) -> None: ...
 
     def tick(self, now: float) -> Follow:
         if now < self.due:
@@ -180,6 +188,73 @@ async def test_copies_are_one_event_answered_through_the_best_receiver(world: Wo
     world.pipeline.deliver(world.rx(data, "dd", -60))  # a straggler after the commit is neither news nor a resend
     await world.pipeline.settle()
     assert len(world.sent) == 1 and world.metrics.totals["copies"] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "good", "bad"),
+    [
+        (codes.STATUS_UPTIME_S, "uptime", (0, 86_400 * 365 * 20), (-5, 1 << 62)),
+        (codes.STATUS_BATTERY, "battery_voltage", (0, 331, 6000), (-7, 6001, (1 << 63) - 1)),
+        (codes.STATUS_TEMPERATURE, "board_temperature", (-40, 0, 125), (-(1 << 62), 1000)),
+        (codes.STATUS_RSSI, "downlink_rssi", (-148, -3), (-5000, 500)),
+        (codes.STATUS_BOOTS, "boots", (1, 4_000_000_000), (-1, 1 << 40)),
+        (codes.STATUS_DRIFT, "clock_drift", (-40_000, 20), (1 << 40,)),
+    ],
+)
+async def test_a_value_of_a_status_that_no_node_can_mean_is_left_out_and_counted(
+    world: World, key: int, name: str, good: tuple[Any, ...], bad: tuple[Any, ...]
+) -> None:
+    for value in good:
+        world.clock.time += 20
+        await world.take(
+            world.mote.seal(frame.STATUS, cbor2.dumps({key: value, codes.STATUS_HEAP_FREE: 50_000}, canonical=True))
+        )
+        assert world.engine.fetch(0, 99)[-1].event.status == {name: value, "heap_free": 50_000}
+    assert not world.metrics.refused
+    for n, value in enumerate(bad, 1):
+        world.clock.time += 20
+        await world.take(
+            world.mote.seal(frame.STATUS, cbor2.dumps({key: value, codes.STATUS_HEAP_FREE: 50_000}, canonical=True))
+        )
+        assert world.engine.fetch(0, 99)[-1].event.status == {"heap_free": 50_000}, "the rest of it is right"
+        assert world.metrics.refused == {"status_implausible": n} and len(world.sent) == len(good) + n
+
+
+@pytest.mark.parametrize("wrong", [-119.0, -3.0, 1.5, 60.0, 119.0])
+async def test_copies_are_known_by_when_they_come_whatever_time_receivers_write_on_them(
+    world: World, wrong: float
+) -> None:
+    for n in range(1, 7):
+        data = world.mote.status({1: n})
+        world.pipeline.deliver(world.rx(data, "aa", -90))
+        world.pipeline.deliver(world.rx(data, "bb", -70, received=world.clock.time + wrong))
+        world.clock.time += 0.3
+        await world.pipeline.settle()
+        assert [rx.receiver for rx, _ in world.sent] == ["bb"] * n and world.metrics.totals["copies"] == n
+        world.clock.time += 30
+    assert not world.metrics.refused and len(world.engine.airtime(0)) == 6, "each is on air once"
+
+
+@pytest.mark.parametrize("late", [0.3, 1.2, 2.5, COPY_S])
+async def test_a_copy_that_is_seconds_late_is_no_repeat_of_the_node(world: World, late: float) -> None:
+    """A receiver behind a mobile uplink."""
+    data = world.mote.status({1: 1})
+    await world.take(data, receiver="aa")
+    world.clock.time += late
+    await world.take(data, receiver="bb", rssi=-60)
+    assert [rx.receiver for rx, _ in world.sent] == ["aa"] and not world.metrics.refused
+    world.clock.time += 8.0 - late  # 1 s of listening, and the shortest pause of mote.uplink
+    await world.take(data, receiver="bb")
+    assert [rx.receiver for rx, _ in world.sent] == ["aa", "bb"], "its own repeat is answered again"
+
+
+async def test_receivers_of_different_times_give_a_node_no_more_than_its_rate(world: World) -> None:
+    """Each change from one to the other would refill its bucket by their difference."""
+    world.pipeline.limit(5, 0.01)
+    for n in range(40):
+        world.clock.time += 0.01
+        await world.take(world.mote.report(T0 + n, ROWS), received=world.clock.time + 100 * (n % 2))
+    assert world.metrics.refused["rate_limited"] >= 30
 
 
 async def test_a_datagram_twice_is_a_copy_and_a_resend_gets_its_ack_again(world: World) -> None:

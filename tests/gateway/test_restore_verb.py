@@ -12,14 +12,20 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from gateway.config import load
 from gateway.config.rights import denied
+from gateway.store.engine import StoreError
+from gateway.store.restore import restore
 from gateway.store.sqlite import SqliteEngine
 from tests.gateway.test_check import KEY, node, write
 
 NOBODY = 65534
+REPO = Path(__file__).parents[2]
+PATHS = f"{REPO}{os.pathsep}{REPO / 'firmware'}"
 AS_NOBODY = """
 import os, sys
 from gateway import __main__ as entry, verbs, export, replay, republish
@@ -113,6 +119,71 @@ def test_a_dry_run_looks_beside_a_running_gateway_and_a_restore_does_not(tmp_pat
         assert {f.name: f.stat().st_mtime_ns for f in (tmp_path / "here").iterdir()} == before
     finally:
         os.close(fd)
+
+
+def test_a_restore_that_fails_leaves_no_folder_behind(
+    tmp_path: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk, at each of the files; what was there before stays."""
+    root = tmp_path / "image"
+    (root / "etc").mkdir(parents=True)
+    copied = shutil.copyfileobj
+    for full in range(3):
+        written = 0
+
+        def copy(source: Any, to: Any, size: int, full: int = full) -> None:
+            nonlocal written
+            if written == full:
+                raise OSError(28, "No space left on device")
+            written += 1
+            copied(source, to, size)
+
+        monkeypatch.setattr(shutil, "copyfileobj", copy)
+        with pytest.raises(StoreError, match="No space"):
+            restore(backup, 1e9, root)
+        assert [str(f.relative_to(root)) for f in root.rglob("*")] == ["etc"]
+    monkeypatch.setattr(shutil, "copyfileobj", copied)
+    assert len(restore(backup, 1e9, root)["files"]) == 3
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("init", "--dir", ""),
+        ("backup", "", "--config", "here/gateway.toml"),
+        ("restore", ""),
+        ("restore", "all.tar", "--root", ""),
+        ("install", "--root", "", "--dry-run"),
+        ("check", "--config", ""),
+        ("audit", "--config", ""),
+    ],
+)
+def test_an_empty_name_is_not_the_folder_that_one_happens_to_be_in(
+    tmp_path: Path, backup: Path, words: tuple[str, ...]
+) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    both = (["-m", "tools.cli", "gateway"], ["-m", "gateway"])  # the second has not all verbs
+    for start in both if words[0] in ("init", "install", "check") else both[:1]:
+        done = subprocess.run(
+            [sys.executable, *start, *words], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": PATHS},
+        )  # fmt: skip
+        assert done.returncode == 2 and "the name is empty" in done.stderr, done.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_backup_into_a_folder_says_what_to_name(tmp_path: Path, backup: Path) -> None:
+    done = citymote("gateway", "backup", tmp_path, "--config", tmp_path / "here" / "gateway.toml")
+    assert done.returncode == 1 and "is a folder" in done.stderr and f"{tmp_path}/gateway-backup.db" in done.stderr
+
+
+def test_the_audit_log_of_a_node_that_never_was_is_a_mistake(tmp_path: Path, backup: Path) -> None:
+    config = tmp_path / "here" / "gateway.toml"
+    wrong = citymote("gateway", "audit", "--config", config, "--node", "nosuch", "--json")
+    name = next(iter(load(config).nodes.values())).name
+    known = citymote("gateway", "audit", "--config", config, "--node", name, "--json")
+    assert known.returncode == 0 and json.loads(known.stdout)["entries"] == []
+    assert wrong.returncode == 2 and "no node, nor was one" in json.loads(wrong.stdout)["text"]
 
 
 @pytest.mark.parametrize("root", ["no/such/folder", "all.tar"])

@@ -627,8 +627,8 @@ async def test_what_was_refused_by_the_moment_is_judged_again_through_another_re
     assert "263:0:11" in street.ids() and street.metrics.totals["copies"] == 0
     recorded = street.mote.status({1: 5})
     await street.speak(recorded, wait=5.0)
-    assert await street.speak(recorded, wait=2.0, receiver="zz") is not None
-    assert await street.speak(recorded, wait=2.0, receiver="zz") is None, "a stranger's, in its pause"
+    assert await street.speak(recorded, wait=5.0, receiver="zz") is not None
+    assert await street.speak(recorded, wait=5.0, receiver="zz") is None, "a stranger's, in its pause"
     assert await street.speak(recorded, wait=0.1) is not None, "the node's own, a moment behind it"
 
 

@@ -100,6 +100,7 @@ async def test_what_a_follower_derives_and_no_store_takes_costs_only_that(world:
         name = "mad"
 
         def load(self, notes: Any) -> None: ...
+        def stepped(self, seconds: float) -> None: ...
         def tick(self, now: float) -> Follow:
             return Follow()
 

@@ -13,10 +13,15 @@ from typing import Any
 
 from gateway.core.aggregates.cells import HOUR
 from gateway.core.city import Turn
-from gateway.core.model import RESTRICTED, Aggregate, Area, Event
+from gateway.core.model import PERSONAL, RESTRICTED, Aggregate, Area, Event
+from gateway.core.registry import visibility_of
 from gateway.core.report import FUTURE_S
 
 KEEP_HOURS = 8 * 24
+LIMIT_HOURS = (
+    24  # so long an hour waits for the last few households, whose use would be the difference to what was told before
+)
+LEAST = 5
 MEMBERS = "@members"  # no name of a node
 
 
@@ -26,7 +31,8 @@ class AreaSpec:
 
     bays: members are parking bays, `capacity` of them. counters: entries and exits are (node, quantity) whose rows count cars.
     reset_hour: local hour at which the count is set to reset_to (how many stay over night), None for never.
-    balance: inflow and outflow are names of meters (patterns); register: the quantity.
+    balance: inflow and outflow are names of meters (patterns); register: the quantity; least: of how many households a sum is told, and by how
+    many it may differ from the one before.
     """
 
     name: str
@@ -41,11 +47,24 @@ class AreaSpec:
     inflow: tuple[str, ...] = ()
     outflow: tuple[str, ...] = ()
     register: str = "water_volume"
+    least: int = LEAST
 
     def has(self, node: str) -> bool:
         """True if a node belongs to it."""
         named = (*self.members, *self.inflow, *self.outflow, *(n for n, _ in (*self.entries, *self.exits)))
         return any(fnmatchcase(node, pattern) for pattern in named)
+
+    def households(self, nodes: Mapping[str, str]) -> frozenset[str]:
+        """Meters of a balance whose use is nobody else's business, of node names with their visibility: nodes that are personal, and what is behind
+        the inflow of a quantity that is. None where the area itself is told to those alone who see personal data."""
+        if self.visibility == PERSONAL:
+            return frozenset()
+        behind = visibility_of(f"{self.register}-used") == PERSONAL
+        return frozenset(
+            n for n, circle in nodes.items()
+            if any(fnmatchcase(n, p) for p in (*self.inflow, *self.outflow))
+            and (circle == PERSONAL or behind and not any(fnmatchcase(n, p) for p in self.inflow))
+        )  # fmt: skip
 
 
 def tell(turn: Turn, spec: AreaSpec, name: str, t: int, body: Mapping[str, Any], latest: bool = True) -> None:
@@ -144,9 +163,15 @@ class Balance:
     """Inflow less outflow per hour. note "<area>/<hour>": {"m": {node: litres or None}, "r": revision}; "<area>/hours": [noted hours].
 
     Told when all meters have told the hour, or, for what is late, with every later hour that some meter tells.
+
+    What an hour's sums differ by from one revision to the next is never the use of fewer than `least` households (of all of them, where there are
+    fewer): those that came since wait for others, as "s", {node: litres as they were told}, shows. Without the rest an hour is told once a later
+    one has begun and the rest is as many too, or LIMIT_HOURS are over.
     """
 
-    def __init__(self, specs: Sequence[AreaSpec], nodes: Sequence[str]) -> None:
+    def __init__(self, specs: Sequence[AreaSpec], nodes: Mapping[str, str]) -> None:
+        """nodes: visibility by name."""
+        self._private = {s.name: s.households(nodes) for s in specs}
         self._meters = {
             s.name: (
                 frozenset(n for n in nodes if any(fnmatchcase(n, p) for p in s.inflow)),
@@ -189,23 +214,40 @@ class Balance:
                 hours.remove(old)
                 turn.keep(key_of(spec, str(old)), None)
             turn.keep(key_of(spec, "hours"), hours)
-            self._told(turn, spec, hour - 1, turn.look(key_of(spec, str(hour - 1))), latest=hour >= newest, whole=False)
-        self._told(turn, spec, hour, state, latest=hour >= newest, whole=True)
+            before = turn.look(key_of(spec, str(hour - 1)))
+            self._told(turn, spec, hour - 1, before, latest=hour >= newest, whole=False, age=max(newest - hour, 0) + 1)
+            for old in [
+                h for h in hours if newest - LIMIT_HOURS < h <= hour - LIMIT_HOURS
+            ]:  # nothing may come for these any more
+                waiting = turn.look(key_of(spec, str(old)))
+                if waiting is not None and self._private[spec.name]:
+                    self._told(turn, spec, old, waiting, latest=False, whole=True, age=hour - old)
+                    turn.keep(key_of(spec, str(old)), waiting)
+        self._told(turn, spec, hour, state, latest=hour >= newest, whole=True, age=newest - hour)
         turn.keep(key_of(spec, str(hour)), state)
 
     def _told(
-        self, turn: Turn, spec: AreaSpec, hour: int, state: dict[str, Any] | None, latest: bool, whole: bool
+        self, turn: Turn, spec: AreaSpec, hour: int, state: dict[str, Any] | None, latest: bool, whole: bool, age: int
     ) -> None:
-        """Tell an hour: whole when every meter is there (or it was told before), else what there is once the next hour has begun."""
+        """Tell an hour: whole when every meter is there (or it was told before), else what there is once the next hour has begun.
+
+        age: how many hours later the newest one is that some meter has told.
+        """
         if state is None:
             return
         into, out = self._meters[spec.name]
-        meters = state["m"]
+        private = self._private[spec.name]
+        meters = self._shown(spec, state, private, age) if private else state["m"]
         there = [n for n in (*into, *out) if meters.get(n) is not None]
-        if whole and len(there) < len(into) + len(out) and not state["r"]:
+        waits = not (private and age > 0)  # households that come behind the next hour are told when they are enough
+        if whole and len(there) < len(into) + len(out) and not state["r"] and waits:
             return
         if not whole and state["r"]:
             return
+        if private:
+            if private.isdisjoint(there) or meters == state.get("s"):
+                return
+            state["s"] = meters
         state["r"] += 1
         body: dict[str, Any] = {
             "start": hour * HOUR,
@@ -222,6 +264,17 @@ class Balance:
         if not whole:
             turn.keep(key_of(spec, str(hour)), state)
         tell(turn, spec, "balance", (hour + 1) * HOUR, body, latest)
+
+    def _shown(self, spec: AreaSpec, state: Mapping[str, Any], private: frozenset[str], age: int) -> dict[str, Any]:
+        """What each meter counts with: households with what was told before, unless those that differ from it are enough to be told now."""
+        before, meters = state.get("s", {}), state["m"]
+        known = {n: meters[n] for n in meters if n in private}
+        differ = sum(known.get(n) != before.get(n) for n in private)
+        missing = sum(known.get(n) is None for n in private)
+        least = min(spec.least, len(private))
+        if differ < least or missing and not (age > 0 and (missing >= least or age >= LIMIT_HOURS)):
+            known = {n: before[n] for n in before if n in private}
+        return {n: v for n, v in meters.items() if n not in private} | known
 
 
 def key_of(spec: AreaSpec, part: str) -> str:

@@ -2,7 +2,8 @@
 
 Two kinds of cell, as plain lists so that they can be noted:
 mean, energy: [seconds covered, sum of seconds x value, runs]; energy sums 10^(dB/10), because levels are never averaged in dB.
-register:     [t, value of the first row, t, value of the last row]; a register only rises.
+register:     [t, value, t, value, ...]: the first row of each minute, rising, and the last row of the hour; a register only rises, and
+              whether it did is seen by all of them. Which rows these are hangs on what came, not on the order in which it did.
 Rows are stamped with their end, so hour h (counted from 1970) has the rows with 3600 h < t <= 3600 (h + 1).
 
 A time counts once: `runs` are the parts of the hour that rows have told of, and a row whose last second is told already is left out.
@@ -12,6 +13,7 @@ So rows that come twice, or once more a few seconds beside (the node's clock was
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import log10
 from typing import Any
 
@@ -24,6 +26,8 @@ REACH_S = 2 * HOUR
 MAX_RUNS = 32  # of a cell; beyond that the two nearest become one
 
 JUMP_S = 600  # shorter distances say little of a flow: a pulse may be ten litres
+PLACE_S = 60  # of a register's rows nearer to each other than this the first is kept: 60 of an hour at most
+FELL, JUMPED = "register_fall", "register_jump"
 
 Cell = list[Any]
 
@@ -37,12 +41,7 @@ def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], st
     """Add rows of one hour, each `step` seconds long, to a cell that may be empty."""
     if kind == REGISTER:
         for t, v in zip(times, values, strict=True):
-            if not cell:
-                cell += (t, v, t, v)
-            elif t < cell[0]:
-                cell[0], cell[1] = t, v
-            elif t > cell[2]:
-                cell[2], cell[3] = t, v
+            _read(cell, t, v)
         return
     if not cell:
         cell += (0, 0, [])
@@ -56,9 +55,42 @@ def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], st
     cell[1] += step * (sum(values) if kind == MEAN else sum([10 ** (v / 10) for v in values]))
 
 
+def _read(cell: Cell, t: int, v: float) -> None:
+    """Add a reading of a register: the first of its minute stays, and the last of all. Of two with one time the lesser is the first."""
+    if not cell:
+        cell += (t, v, t, v)
+        return
+    last = len(cell) - 2
+    place = (t - 1) // PLACE_S
+    at = last  # behind the rows of earlier minutes
+    while at and (cell[at - 2] - 1) // PLACE_S > place:
+        at -= 2
+    if not at or (cell[at - 2] - 1) // PLACE_S < place:
+        cell[at:at] = (t, v)
+    elif (t, v) < (cell[at - 2], cell[at - 1]):
+        cell[at - 2 : at] = (t, v)
+    if (t, v) > (cell[-2], cell[-1]):
+        cell[-2:] = (t, v)
+
+
+def broken(readings: Sequence[tuple[int, float]], most: float) -> str | None:
+    """Return what shows that rows of a register, in order, are not one meter's: FELL, JUMPED (by more than `most` an hour), or None."""
+    for (t, v), (then, value) in pairwise(readings):
+        if value < v:
+            return FELL
+        if value - v > most * max(then - t, JUMP_S) / HOUR:
+            return JUMPED
+    return None
+
+
+def readings(cell: Cell | None) -> list[tuple[int, float]]:
+    """Return (t, value) of the rows that a register's cell holds, the last one twice where it is the first of its minute."""
+    return list(zip(cell[::2], cell[1::2], strict=True)) if cell else []
+
+
 def fits(cell: Cell, kind: str) -> bool:
     """True if a noted cell is of this kind: a quantity may be aggregated in another way since."""
-    return (len(cell) == 4) == (kind == REGISTER)
+    return (len(cell) >= 4) == (kind == REGISTER)
 
 
 def _extends(runs: list[int], times: Sequence[int], step: int) -> bool:
@@ -126,15 +158,14 @@ def register_at(
 ) -> tuple[float, bool] | None:
     """Return a register at the end of `hour` and whether it was read in that very second.
 
-    before, after: the cells of that hour and of the next. Between two readings at most REACH_S apart it is interpolated, unless it rose by
-    more than `most` an hour: then it is another meter's.
+    before, after: the cells of that hour and of the next. Between two readings at most REACH_S apart it is interpolated, unless it fell or
+    rose by more than `most` an hour: then it is another meter's.
     """
     t = (hour + 1) * HOUR
-    if before and before[2] == t:
-        return before[3], True
-    if not before or not after or after[0] - before[2] > REACH_S or after[1] < before[3]:
+    if before and before[-2] == t:
+        return before[-1], True
+    if not before or not after or after[0] - before[-2] > REACH_S:
         return None
-    between = after[0] - before[2]
-    if after[1] - before[3] > most * max(between, JUMP_S) / HOUR:
+    if broken([(before[-2], before[-1]), (after[0], after[1])], most):
         return None
-    return before[3] + (after[1] - before[3]) * (t - before[2]) / between, False
+    return before[-1] + (after[1] - before[-1]) * (t - before[-2]) / (after[0] - before[-2]), False

@@ -20,7 +20,7 @@ from typing import Any
 from gateway.core.aggregates import cells as c
 from gateway.core.aggregates.calendar import LONGEST
 from gateway.core.aggregates.cells import HOUR, Cell
-from gateway.core.aggregates.periods import Plan, found, jumped, told_of
+from gateway.core.aggregates.periods import Plan, doubted, found, told_of
 from gateway.core.city import State, Turn
 from gateway.core.model import Aggregate, AggregateValue, Event
 from gateway.core.registry import strictest, visibility_of
@@ -217,14 +217,18 @@ class Hours:
             turn.tell("aggregate", "agg", _seen(circle, part), aggregates=tuple(part))
 
     def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
-        """Hours whose use of a register hangs on hour h: the next, and the one before when its end was not read on the second."""
+        """Hours whose use of a register hangs on hour h: the next, the one behind it where the register is lower there, and the one before
+        when its end was not read on the second."""
         kinds = self._plan.kinds
         registers = [q for q in cells if q in kinds and kinds[q][0] == c.REGISTER]
         if not registers:
             return set()
-        found = {h + 1} if h + 1 < own["z"] and self._look(turn, days, own, h + 1) else set()
+        after = self._look(turn, days, own, h + 1)
+        found = {h + 1} if h + 1 < own["z"] and after else set()
+        if any(q in after and after[q][-1] < cells[q][-1] for q in registers) and h + 2 < own["z"]:
+            found |= {h + 2} if self._look(turn, days, own, h + 2) else set()
         noted = self._look(turn, days, own, h - 1)
-        if any(q in noted and noted[q][2] != h * HOUR for q in registers):
+        if any(q in noted and noted[q][-2] != h * HOUR for q in registers):
             found.add(h - 1)
         return found
 
@@ -245,7 +249,7 @@ class Hours:
                 if end <= before and not any(needs <= h < end for h in touched):
                     continue
                 if period.name == "hour" and end > before:
-                    self._count_jumps(turn, period.first, cells, most)
+                    self._count_broken(turn, period.first, cells, most)
                 for f in found(self._plan, period, cells, most):
                     revision = 1
                     if end <= max(before, own.get("b", {}).get(f.name, 0)):
@@ -258,10 +262,10 @@ class Hours:
                     out.append((circle, a))
         return out
 
-    def _count_jumps(self, turn: Turn, hour: int, cells: Any, most: float) -> None:
+    def _count_broken(self, turn: Turn, hour: int, cells: Any, most: float) -> None:
         for q in cells(hour):
-            if self._plan.kinds[q][0] == c.REGISTER and jumped(hour, q, cells, most):
-                turn.refuse("register_jump", 1)
+            if self._plan.kinds[q][0] == c.REGISTER and (reason := doubted(hour, q, cells, most)):
+                turn.refuse(reason, 1)
 
     # day notes
 

@@ -139,23 +139,32 @@ def _hour(plan: Plan, p: Period, cells: Hours, most: float) -> Found:
 def used(hour: int, q: str, cells: Hours, most: float = float("inf")) -> tuple[float | None, float, bool]:
     """Return (register at the hour's end or None, use within the hour, True if both ends were read on the second).
 
-    The use is NaN when it cannot be told: an end is missing, or the register fell or rose by more than `most` (another meter).
+    The use is NaN when it cannot be told: an end is missing, or `doubted` names why it is none.
     """
     here = cells(hour).get(q)
     end = c.register_at(hour, here, cells(hour + 1).get(q), most)
     start = c.register_at(hour - 1, cells(hour - 1).get(q), here, most)
-    if end is None or start is None or not 0 <= end[0] - start[0] <= most:
+    if end is None or start is None or doubted(hour, q, cells, most):
         return (None if end is None else end[0]), float("nan"), False
     return end[0], end[0] - start[0], end[1] and start[1]
 
 
-def jumped(hour: int, q: str, cells: Hours, most: float) -> bool:
-    """True if a register rose within an hour, or from the reading before it, by more than `most` an hour."""
-    before, here = cells(hour - 1).get(q), cells(hour).get(q)
+def doubted(hour: int, q: str, cells: Hours, most: float) -> str | None:
+    """Return why the readings of an hour, from the one before it on, tell no use: cells.FELL or cells.JUMPED, None where they may.
+
+    The register fell, rose by more than `most` an hour (another meter), or was back where it had been before it fell (one wrong reading).
+    """
+    here, before = c.readings(cells(hour).get(q)), c.readings(cells(hour - 1).get(q))
     if not here:
-        return False
-    within = here[3] - here[1] > most * max(here[2] - here[0], c.JUMP_S) / HOUR
-    return within or bool(before) and here[1] - before[3] > most * max(here[0] - before[2], c.JUMP_S) / HOUR
+        return None
+    found = c.broken([*before[-1:], *here], most)
+    if found or not before:
+        return found
+    end, start = c.register_at(hour, cells(hour).get(q), cells(hour + 1).get(q), most), before[-1][1]
+    if max(here[-1][1], end[0] if end else 0.0) - start > most * max(HOUR, here[-1][0] - before[-1][0]) / HOUR:
+        return c.JUMPED
+    peak = max(v for _, v in (*c.readings(cells(hour - 2).get(q))[-1:], *before))
+    return c.FELL if start < peak <= here[-1][1] else None
 
 
 def _use(q: str, unit: str, decimals: int, hour: int, cells: Hours, most: float) -> list[AggregateValue]:
@@ -275,4 +284,4 @@ def _night(plan: Plan, p: Period, cells: Hours, most: float) -> Found:
     return out
 
 
-__all__ = ["ENERGY", "MEAN", "REGISTER", "Found", "Plan", "found", "jumped", "lden", "mean_of_hours", "used"]
+__all__ = ["ENERGY", "MEAN", "REGISTER", "Found", "Plan", "doubted", "found", "lden", "mean_of_hours", "used"]
