@@ -55,8 +55,8 @@ class OrderDesk:
     def _offer(
         self, desk: Desk, node: Node, state: NodeState, limit: int, now: float, repeat: bool = False
     ) -> Offer | None:
-        node = node.under(state.epoch)
-        return desk.offer(node, limit - downlink.overhead(node), now, (state.epoch, state.replay.next - 1), repeat)
+        room = limit - downlink.overhead(node.under(state.epoch))
+        return desk.offer(node, room, now, (state.epoch, state.replay.next - 1), repeat)
 
     def ask(self, requester: str, node: str, body: bytes) -> str:
         """Take a request of someone the broker vouches for; it is answered on the node's ack topic once it is
@@ -65,7 +65,7 @@ class OrderDesk:
         Returns how it was judged (gateway.core.commands.Desk.request), which is counted.
         """
         assert self._desk is not None
-        follow, judged = self._desk.request(requester, node, body, self._clock.now())
+        follow, judged = self._desk.request(requester, node, body, self._clock.now(), self.downlinks.knows_time())
         if judged in ("accepted", "again"):
             self._metrics.totals[f"commands_{judged}"] += 1
         else:

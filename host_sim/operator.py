@@ -16,7 +16,7 @@ from host_sim.collect import Books
 from host_sim.scenario import CommandSpec, Scenario
 
 ANSWER_S = 10.0  # real time: the gateway answers as soon as it has committed
-ENDED = ("done", "failed", "expired", "refused")
+ENDED = ("done", "failed", "expired", "refused", "superseded", "withdrawn")
 
 
 def ident(nth: int, spec: CommandSpec) -> str:

@@ -26,7 +26,7 @@ AGAIN_S = 300.0  # a step may have been published while no one listened: the sam
 GRACE_S = 60.0  # after the expiry, for the gateway to publish that
 OWN_S = 2.0  # a refusal without an id may be another request's of the same person: ours, if it is answered, is answered by then
 LEVEL = re.compile(r"[^/+#\x00-\x1f\x7f\ud800-\udfff]{1,256}")  # whether such a name is known, the gateway says
-ENDED = ("done", "failed", "expired", "refused")
+ENDED = ("done", "failed", "expired", "refused", "superseded", "withdrawn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +347,7 @@ def _end(body: dict[str, Any], where: Where, as_json: bool) -> None:
     if state == "refused":
         error = str(body.get("error", "refused_by_node"))
         _failed(error, text, told, REFUSED, as_json, _role(where, body) if error == "unauthorised" else "")
-    if state in ("failed", "expired"):
+    if state in ("failed", "expired", "superseded", "withdrawn"):
         _failed(state, text, told, FAILED, as_json)
     if as_json:
         document(told)

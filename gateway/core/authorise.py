@@ -20,6 +20,7 @@ from gateway.core import orders
 from gateway.core.model import Node
 
 GATEWAY = "gateway"  # requester of what the gateway orders itself
+CANCEL = "cancel"  # name of a request that takes an order of the same requester back; no node gets it
 BY_NAME_ONLY = (orders.VALVE, "factory_reset")  # "*" does not grant these
 VALVE_REASONS = ("leak", "burst", "flood", "freeze", "tamper", "emergency", "maintenance", "customer", "restore", "exercise", "arrears")  # fmt: skip
 DAY_S = 86_400
@@ -73,7 +74,8 @@ class Valve:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Requesters and their roles; valves, the first that fits a meter counts. max_open: commands of one node, max_queue: of all, not ended."""
+    """Requesters and their roles; valves, the first that fits a meter counts. max_open: commands of one node, max_queue: of all, not ended; each of
+    those that cannot wait, and again of all others."""
 
     requesters: Mapping[str, tuple[Role, ...]] = field(default_factory=dict)
     valves: tuple[Valve, ...] = ()

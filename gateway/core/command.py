@@ -26,6 +26,7 @@ class Command:
     node's commands by first send, 0 before. mark: (epoch, counter) of the newest uplink at the first send; what answers is
     newer. version: the configuration in force then. spare, spared: sends with answers to repeats, and when last: anyone may
     have sent those, so they count no round and delay nothing. pieces: frames it takes, cut for `room` bytes. resets: of the node since it was sent. taken: the node said that it has it. said: the node said how it ended.
+    target, visibility, keys: the node's name, circle and keys (fingerprints) when it was asked; "" and () in notes of older gateways.
     """
 
     number: int
@@ -53,6 +54,9 @@ class Command:
     ended: float = 0.0
     spare: int = 0
     spared: float = 0.0
+    target: str = ""
+    visibility: str = ""
+    keys: tuple[bytes, ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -98,6 +102,7 @@ class Book:
     """What is known of a node beside its commands. last: highest number given. order: commands first sent so far. reported: version of its
     configuration. config, confirmed, since: number, version and (epoch, counter) of the last configuration it confirmed.
     interval_s: report interval it confirmed while the registry said `registry_s`. fail_safe: of its valve, as confirmed.
+    keys: of the board that all this is about (fingerprints). leak: id of the closing that was ordered for the leak that is up, "" for none.
     """
 
     last: int = 0
@@ -109,6 +114,8 @@ class Book:
     interval_s: int = 0
     registry_s: int = 0
     fail_safe: str = ""
+    keys: tuple[bytes, ...] = ()
+    leak: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -522,7 +522,19 @@ def ack() -> dict[str, Any]:
             "name": {"type": "string"},
             "args": {"type": ["array", "object"]},
             "reason": {"type": "string"},
-            "state": {"enum": ["accepted", "queued", "sent", "done", "failed", "expired", "refused"]},
+            "state": {
+                "enum": [
+                    "accepted",
+                    "queued",
+                    "sent",
+                    "done",
+                    "failed",
+                    "expired",
+                    "refused",
+                    "superseded",
+                    "withdrawn",
+                ]
+            },
             "detail": {"type": "string", "description": "for people: what the node said, or why"},
             "error": {"type": "string", "pattern": "^[a-z_]+$", "description": "why the gateway refused it"},
             "number": {
