@@ -117,13 +117,13 @@ async def test_pieces_to_a_node_on_wifi_follow_each_other() -> None:
     world = Orders(wifi=True)
     await world.hello()
     world.sent.clear()
-    await world.ask("config", args={"sensors": {"x": "y" * 1900}})
+    await world.ask("config", args={"sensors": {"x": {"y" * 1900: 1}}})
     for _ in range(6):
         world.pipeline.tick()
         await world.pipeline.settle()
     pieces = [world.mote.open(f)[DOWN_CONFIG][17] for _, f in world.sent]
     assert [(i, n) for _, i, n, _ in pieces] == [(0, 3), (1, 3), (2, 3)]
-    assert json.loads(b"".join(p[3] for p in pieces))["sensors"]["x"] == "y" * 1900
+    assert json.loads(b"".join(p[3] for p in pieces))["sensors"]["x"] == {"y" * 1900: 1}
     await world.hello(_15=1)
     assert world.states()[-1] == "sent", "said in passing"
     await world.take(world.mote.status({15: 1}))
