@@ -366,8 +366,6 @@ class Fleet:
         assert self.bridge is not None
         reaction = endpoint.feed(data)
         reply = reaction.reply
-        if reaction.uplinks:
-            self.unasked(t)
         for uplink in reaction.uplinks:
             node.stats.wifi_frames += t < self._end
             self.air_log_wifi(t, node, uplink.payload)

@@ -194,7 +194,7 @@ async def test_a_login_of_another_that_may_not_publish_there_is_no_emptied_broke
     b = Broker(claims("gw-1") | {MARK: mark_by(engine)})
     before, publish = dict(b.retained), b.publish
 
-    def dropped(topic: str, payload: bytes, qos: int = 0, retain: bool = False) -> int | None:
+    def dropped(topic: str, payload: bytes, qos: int = 0, retain: bool = False, first: bool = False) -> int | None:
         mid = publish(topic, payload, qos, retain)
         b.retained = dict(before)  # mosquitto acknowledges what its ACL denies
         return mid

@@ -143,7 +143,9 @@ class Broker:
     async def unsubscribe(self, topics: list[str]) -> None:
         self.filters.difference_update(topics)
 
-    def publish(self, topic: str, payload: bytes, _qos: int = 0, retain: bool = False) -> int | None:
+    def publish(
+        self, topic: str, payload: bytes, _qos: int = 0, retain: bool = False, first: bool = False
+    ) -> int | None:
         self.sent.append((topic, payload, retain))
         if retain:
             self.retained.pop(topic, None)

@@ -61,7 +61,7 @@ class Board:
             )
         )
         done = run_vm(
-            script, node_dir=self.folder, heap="130wK", hw=HW, rtc=self.rtc, nvs=self.nvs, cause=cause, now=self.now, rtc_off=self.off,
+            script, node_dir=self.folder, heap="140wK", hw=HW, rtc=self.rtc, nvs=self.nvs, cause=cause, now=self.now, rtc_off=self.off,
         )  # fmt: skip
         found = [json.loads(line[1:]) for line in done.out.split("\n") if line[:1] in ("\x1e", "\x1f")]
         assert len(found) == 2, done.out[-2000:] + done.err[-3000:]

@@ -216,12 +216,13 @@ def change(disk, nvs, salt):
 
 def every_cut_of_a_change(tear):
     disk = kit.Disk(blocks=24)
-    factory = bytes(disk.data)
+    factory = [bytes(disk.data[i : i + 512]) for i in range(0, len(disk.data), 512)]  # no second stretch of the heap
     cut = changed = 0
     finished = False
     while not finished:
         disk.umount()
-        disk.data[:] = factory
+        for i in range(len(factory)):
+            disk.data[512 * i : 512 * i + 512] = factory[i]
         disk.mount()
         used.clear()
         nvs = Metered(disk, key=kit.KEY, epoch=0, ceiling=0)
