@@ -28,7 +28,7 @@ class Presence:
         self._presumed = 0.0  # nobody counts as silent for longer than since here: the clock was set
         self._deadlines: list[tuple[float, int]] = []
         self._watched: dict[int, float] = {}  # its one deadline that counts; others in the heap are of before
-        self._quiet_until = float("-inf")  # nobody is declared offline before this; of Clock.elapsed
+        self._quiet_until = float("-inf")  # no node is declared offline before this; of Clock.elapsed
         self.newest = 0.0  # reception that the store knew at the start
         for number, heard in engine.online():
             self.newest = max(self.newest, heard)

@@ -18,7 +18,7 @@ from host_sim.node import NodeSpec, PowerCut
 from host_sim.scenario import Group, Scenario, names_node
 from host_sim.vm32.driver import radio_driver
 
-ACCESS_POINT = ("city", "simulated")  # name and password: a node that is told others does not join
+ACCESS_POINT = ("city", "simulated")  # name and password: a node that is given others does not join
 HOUR_US = 3_600_000_000
 FIRST_ID = 0x0101
 # chips each profile carries, on the buses the boards describe: (bus kind, address or "", chip)

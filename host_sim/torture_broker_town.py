@@ -71,6 +71,19 @@ class Belief:
     )  # quantities that it has not reported again since it came back, or was made open
     secret: set[str] = field(default_factory=set)  # quantities whose newest value was reported while it was personal
 
+    opened: float = 0.0  # when it was made open
+    concealed: set[str] = field(default_factory=set)  # alarms that may have begun before that, and did not end since
+
+    def raised(self, name: str, since: float) -> None:
+        """An alarm is up, as of a message or row of that time. One that began while fewer might see it stays theirs until it ends: both are right."""
+        if since <= self.opened + UNSURE_S:  # the gateway opens it when it reloads
+            self.concealed.add(name)
+        self.up[name] = None if name in self.concealed else True
+
+    def cleared(self, name: str) -> None:
+        self.concealed.discard(name)
+        self.up[name] = False
+
     def forget_alarms(self) -> None:
         """A change of name or rights may end an alarm or show it under the new name: both are right until its next alarm message."""
         self.up = {rule: None for rule, up in self.up.items() if up is not False}
@@ -181,6 +194,8 @@ class Town:
         def to(x: Thing) -> None:
             x.visibility = "open"
             x.belief.unsure = set(x.belief.values)
+            x.belief.opened = time.time()
+            x.belief.concealed = {name for name, up in x.belief.up.items() if up is not False}
 
         return self._change(lambda x: x.visibility == "personal", to)
 
@@ -311,9 +326,9 @@ class Town:
             for name, (quantity, above, clear) in RULES.items():
                 if quantity == q and self.rules[name] and x.kind in ("aq", "na"):
                     if v <= clear:
-                        b.up[name] = False
+                        b.cleared(name)
                     elif v > above and b.up.get(name, False) is False:
-                        b.up[name] = True
+                        b.raised(name, t)
 
     def _told(self, x: Thing, quantity: str) -> None:
         """What was true when a value was reported counts beside what is true now: reported by a household, it stays the household's."""
@@ -342,27 +357,32 @@ class Town:
         return Frame(counter, data, learn, "event")
 
     def _raise(self, x: Thing, t: int | None = None) -> Frame:
+        made = time.time()
         quantity = self.rng.choice(("pm10", "pm25"))
         number = PM10 if quantity == "pm10" else PM25
         data = x.mote.alarm(
             codes.ALARM_ABOVE, t or int(time.time()), number, self.rng.randrange(151, 400), 150, long=True
         )
-        return Frame(x.mote.counter, data, self._alarm(x, quantity, True), "event")
+        return Frame(x.mote.counter, data, self._alarm(x, quantity, made), "event")
 
     def _clear(self, x: Thing) -> Frame:
         quantity = self.rng.choice(("pm10", "pm25"))
         number = PM10 if quantity == "pm10" else PM25
         data = x.mote.alarm(codes.ALARM_CLEARED, int(time.time()), number, 20, 150, long=True)
-        return Frame(x.mote.counter, data, self._alarm(x, quantity, False), "event")
+        return Frame(x.mote.counter, data, self._alarm(x, quantity, None), "event")
 
-    def _alarm(self, x: Thing, quantity: str, up: bool) -> Callable[[], None]:
+    def _alarm(self, x: Thing, quantity: str, raised: float | None) -> Callable[[], None]:
+        """raised: when the message was made that raises it, None: it clears."""
         counter = x.mote.counter
 
         def learn() -> None:
             self._heard(x)
             if counter > x.belief.said.get(quantity, 0):
                 x.belief.said[quantity] = counter
-                x.belief.up[f"{quantity}-above"] = up
+                if raised is None:
+                    x.belief.cleared(f"{quantity}-above")
+                else:
+                    x.belief.raised(f"{quantity}-above", raised)
 
         return learn
 

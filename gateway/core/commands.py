@@ -76,7 +76,7 @@ _book_of = msgspec.msgpack.Decoder(Book).decode
 
 
 def _told(c: Command) -> dict[str, Any]:
-    """Return what is told of an order, its arguments without their secrets."""
+    """Return what is published of an order, its arguments without their secrets."""
     return {"number": c.number, "id": c.id, "requester": c.requester, "name": c.name, "args": redact(c.args, c.name), "reason": c.reason,
             "state": c.state, "detail": c.detail, "sends": c.sends, "expires": c.expires}  # fmt: skip
 
@@ -121,7 +121,7 @@ class Desk:
         self._ending: dict[Key, tuple[str, str]] = {}  # what is not to be sent: state and why; ended by the next tick
         self._stale: set[int] = set()  # nodes whose books are to be noted by the next tick
         self._leaks: dict[int, Event] = {}  # leaks that were believed while the clock was unset
-        self._unplaced: dict[int, str] = {}  # node -> the gateway's own order that was refused last: told once
+        self._unplaced: dict[int, str] = {}  # node -> the gateway's own order that was refused last: published once
         self.redacted: set[str] = set()  # keys of notes that held a secret until now; whoever commits one takes it out
         found = []
         for key, body in notes.items():
@@ -226,7 +226,7 @@ class Desk:
         return c
 
     def _event_of(self, c: Command, now: float, what: str, told: Mapping[str, Any]) -> Event:
-        """Tell of an order on the topic that was asked, to nobody who might not have seen its node then."""
+        """Publish a step of an order on the topic that was asked, to no one who might not have seen its node then."""
         return self._event(c.node, c.target, now, what, told, c.visibility)
 
     def _event(
@@ -388,7 +388,7 @@ class Desk:
     def _order(
         self, draft: _Draft, node: Node, ident: str, name: str, args: Any, reason: str, longest: float, now: float
     ) -> None:
-        """Order something in the gateway's own name; what has no room is told as refused, once."""
+        """Order something in the gateway's own name; what has no room is published as refused, once."""
         if self.get(GATEWAY, ident) is not None or node.id not in self.nodes:
             return
         request = Request(ident, name, GATEWAY, args, None, reason)

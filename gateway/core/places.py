@@ -1,4 +1,4 @@
-"""Room for orders that have not ended: bounds per node and in all, and a share for everyone, so that nobody's orders keep out another's."""
+"""Room for orders that have not ended: bounds per node and in all, and a share for everyone, so that no requester's orders keep out another's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_urgent(name: str) -> bool:
 
 
 class Places:
-    """Counts open orders, urgent ones apart from the others. Nobody may have more of a kind than there are places left of it."""
+    """Counts open orders, urgent ones apart from the others. No one may have more of a kind than there are places left of it."""
 
     def __init__(self) -> None:
         self._of: Counter[tuple[bool, str]] = Counter()

@@ -83,7 +83,7 @@ class Folders:
         for key, held in [*left.items()]:
             config = files.get(held.output)
             if config is not None and await asyncio.to_thread(moved, held, str(config.folder)) is not None:
-                del left[key]  # the output goes on with it there
+                del left[key]  # the output continues with it there
         for key in self._tasks.keys() - left.keys():
             await self._stop(key)
         for key, held in left.items():

@@ -121,7 +121,7 @@ class History:
                     yield event
 
     def _leave_spooled(self) -> None:
-        """Take out what was found without a frame and is in the spool: where frames are kept for less time than that, it is told there."""
+        """Take out what was found without a frame and is in the spool: where frames are kept for less time than that, it is reported there."""
         for event in self.spooled(0.0, float("inf")):
             if event.kind == "report":
                 self._db.execute(

@@ -81,7 +81,7 @@ class WLAN:
             return STAT_IDLE
         if self._deaf:
             return STAT_WRONG_PASSWORD
-        # the port goes on trying for ever (reconnects is -1), and says all the while why the last try failed (network_wlan.c)
+        # the port tries again without end (reconnects is -1), and says all the while why the last try failed (network_wlan.c)
         if self._ssid != _hw.wifi_ap[0]:
             return STAT_NO_AP_FOUND if _c.now >= self._since + SCAN_US else STAT_CONNECTING
         if self._key != _hw.wifi_ap[1] and ap_up():

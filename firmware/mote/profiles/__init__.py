@@ -92,7 +92,7 @@ def chip(name, bus, config, **defaults):
 
 
 def one_of(name, bus, config, **defaults):
-    """chip() for one sensor among others: where it cannot be built, a driver that fails at every reading, so that the others go on and its fault is told. Raises
+    """chip() for one sensor among others: where it cannot be built, a driver that fails at every reading, so that the others continue and its fault is reported. Raises
     BadConfig: there is a good configuration to go back to."""
     from mote import borrow
     from mote.errors import BadConfig

@@ -23,7 +23,7 @@ class Absent:
         self.CHANNELS = channels
 
     async def read_into(self, out):
-        raise OSError(19)  # ENODEV, what the esp32 port raises when nobody answers
+        raise OSError(19)  # ENODEV, what the esp32 port raises when no chip answers
 
     def set_temperature(self, tenths):
         """Of a sensor that compensates (bin fill)."""

@@ -18,9 +18,7 @@ from gateway.core.registry import visibility_of
 from gateway.core.report import FUTURE_S
 
 KEEP_HOURS = 8 * 24
-LIMIT_HOURS = (
-    24  # so long an hour waits for the last few households, whose use would be the difference to what was told before
-)
+LIMIT_HOURS = 24  # so long an hour waits for the last few households, whose use would be the difference to what was published before
 LEAST = 5
 MEMBERS = "@members"  # no name of a node
 
@@ -31,7 +29,7 @@ class AreaSpec:
 
     bays: members are parking bays, `capacity` of them. counters: entries and exits are (node, quantity) whose rows count cars.
     reset_hour: local hour at which the count is set to reset_to (how many stay over night), None for never.
-    balance: inflow and outflow are names of meters (patterns); register: the quantity; least: of how many households a sum is told, and by how
+    balance: inflow and outflow are names of meters (patterns); register: the quantity; least: of how many households a sum is published, and by how
     many it may differ from the one before.
     """
 
@@ -55,8 +53,8 @@ class AreaSpec:
         return any(fnmatchcase(node, pattern) for pattern in named)
 
     def households(self, nodes: Mapping[str, str]) -> frozenset[str]:
-        """Meters of a balance whose use is nobody else's business, of node names with their visibility: nodes that are personal, and what is behind
-        the inflow of a quantity that is. None where the area itself is told to those alone who see personal data."""
+        """Meters of a balance whose use no one else may see, of node names with their visibility: nodes that are personal, and what is behind
+        the inflow of a quantity that is. None where the area itself is published to those alone who see personal data."""
         if self.visibility == PERSONAL:
             return frozenset()
         behind = visibility_of(f"{self.register}-used") == PERSONAL
@@ -165,7 +163,7 @@ class Balance:
     Told when all meters have told the hour, or, for what is late, with every later hour that some meter tells.
 
     What an hour's sums differ by from one revision to the next is never the use of fewer than `least` households (of all of them, where there are
-    fewer): those that came since wait for others, as "s", {node: litres as they were told}, shows. Without the rest an hour is told once a later
+    fewer): those that came since wait for others, as "s", {node: litres as they were published}, shows. Without the rest an hour is published once a later
     one has begun and the rest is as many too, or LIMIT_HOURS are over.
     """
 
@@ -229,9 +227,9 @@ class Balance:
     def _told(
         self, turn: Turn, spec: AreaSpec, hour: int, state: dict[str, Any] | None, latest: bool, whole: bool, age: int
     ) -> None:
-        """Tell an hour: whole when every meter is there (or it was told before), else what there is once the next hour has begun.
+        """Publish an hour: whole when every meter is there (or it was published before), else what there is once the next hour has begun.
 
-        age: how many hours later the newest one is that some meter has told.
+        age: how many hours later the newest one is that some meter has reported.
         """
         if state is None:
             return
@@ -239,7 +237,9 @@ class Balance:
         private = self._private[spec.name]
         meters = self._shown(spec, state, private, age) if private else state["m"]
         there = [n for n in (*into, *out) if meters.get(n) is not None]
-        waits = not (private and age > 0)  # households that come behind the next hour are told when they are enough
+        waits = not (
+            private and age > 0
+        )  # households that come behind the next hour are published when they are enough
         if whole and len(there) < len(into) + len(out) and not state["r"] and waits:
             return
         if not whole and state["r"]:
@@ -266,7 +266,7 @@ class Balance:
         tell(turn, spec, "balance", (hour + 1) * HOUR, body, latest)
 
     def _shown(self, spec: AreaSpec, state: Mapping[str, Any], private: frozenset[str], age: int) -> dict[str, Any]:
-        """What each meter counts with: households with what was told before, unless those that differ from it are enough to be told now."""
+        """What each meter counts with: households with what was published before, unless those that differ from it are enough to be published now."""
         before, meters = state.get("s", {}), state["m"]
         known = {n: meters[n] for n in meters if n in private}
         differ = sum(known.get(n) != before.get(n) for n in private)

@@ -235,7 +235,7 @@ class Hours:
     def _told(
         self, turn: Turn, own: State, days: dict[int, Any], ends: list[int], touched: set[int], before: int
     ) -> list[tuple[str, Aggregate]]:
-        """Return what is told of the periods that end at these hours, each with the narrowest circle that the node had since it began."""
+        """Return what is published of the periods that end at these hours, each with the narrowest circle that the node had since it began."""
 
         def cells(h: int) -> Mapping[str, Cell]:
             return self._look(turn, days, own, h)

@@ -139,7 +139,7 @@ def _hour(plan: Plan, p: Period, cells: Hours, most: float) -> Found:
 def used(hour: int, q: str, cells: Hours, most: float = float("inf")) -> tuple[float | None, float, bool]:
     """Return (register at the hour's end or None, use within the hour, True if both ends were read on the second).
 
-    The use is NaN when it cannot be told: an end is missing, or `doubted` names why it is none.
+    The use is NaN when it is not known: an end is missing, or `doubted` names why it is none.
     """
     here = cells(hour).get(q)
     end = c.register_at(hour, here, cells(hour + 1).get(q), most)
