@@ -384,7 +384,7 @@ class Fleet:
             node.sockets.pop(sid, None)
             node.inbox.append(Delivery(t + WIFI_US, CLOSED, bytes((sid,))))
 
-    def unasked(self, t: int, wait_s: float = 0.0) -> None:
+    def unasked(self, t: int, wait_s: float) -> None:
         """What the gateway sent to WiFi nodes by itself reaches those that are connected now; a broker keeps none of it (QoS 0) for the others."""
         if self.bridge is None:
             return

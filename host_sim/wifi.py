@@ -55,7 +55,7 @@ class Bridge:
         if not topic.startswith(UP):
             return []
         answer = DOWN + topic[len(UP) :]
-        found = [(answer, p) for p in self._held.pop(answer, [])]  # since unasked() was called last: of this moment
+        found = [(answer, p) for p in self._held.pop(answer, [])]
         deadline = time.monotonic() + self._wait_s
         while True:
             try:
@@ -67,14 +67,14 @@ class Bridge:
                 return [*found, (got, data)]
             self._held[got].append(data)
 
-    def unasked(self, wait_s: float = 0.0) -> list[tuple[str, bytes]]:
+    def unasked(self, wait_s: float) -> list[tuple[str, bytes]]:
         """Return the (topic, payload) that the gateway sent without an uplink before them (a command for a node that listens all the time). wait_s: longest real wait for the
         first; then until none comes for QUIET_S. They belong to this moment: what a node gets later would tell it the time of now."""
         found = [(topic, p) for topic, payloads in self._held.items() for p in payloads]
         self._held.clear()
         while True:
             try:
-                found.append(self._down.get(timeout=wait_s) if wait_s else self._down.get_nowait())
+                found.append(self._down.get(timeout=wait_s))
             except queue.Empty:
                 return found
             wait_s = min(wait_s, QUIET_S)

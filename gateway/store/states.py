@@ -75,29 +75,26 @@ def replay_of(db: sqlite3.Connection, node: int, epoch: int | None) -> tuple[int
     return newest, Replay(next_, next_)
 
 
-def calm(db: sqlite3.Connection, node: int) -> None:
-    """Let no alarm of a node be up any more. A state that cannot be read stays as it is: whoever loads it says so."""
+def _kept(db: sqlite3.Connection, node: int) -> NodeState | None:
+    """The state of a node, None when there is none or it cannot be read: whoever loads it says so."""
     row = db.execute("SELECT state FROM nodes WHERE node = ?", (node,)).fetchone()
-    if row is None:
-        return
     try:
-        state = decode(row[0])
+        return None if row is None else decode(row[0])
     except msgspec.MsgspecError:
-        return
-    if state.alarms:
+        return None
+
+
+def calm(db: sqlite3.Connection, node: int) -> None:
+    """Let no alarm of a node be up any more. A state that cannot be read stays as it is."""
+    state = _kept(db, node)
+    if state is not None and state.alarms:
         db.execute("UPDATE nodes SET state = ? WHERE node = ?", (encode(replace(state, alarms={})), node))
 
 
 def bare(db: sqlite3.Connection, node: Node) -> bool:
     """Leave nothing but counters and keys of a state that is of another device than this node; return whether it was."""
-    row = db.execute("SELECT state FROM nodes WHERE node = ?", (node.id,)).fetchone()
-    if row is None:
-        return False
-    try:
-        state = decode(row[0])
-    except msgspec.MsgspecError:
-        return False  # whoever loads it says so
-    if state.is_of(node) or not state.heard:
+    state = _kept(db, node.id)
+    if state is None or state.is_of(node) or not state.heard:
         return False
     db.execute("UPDATE nodes SET state = ?, online = 0 WHERE node = ?", (encode(state.bare()), node.id))
     return True
@@ -105,14 +102,8 @@ def bare(db: sqlite3.Connection, node: Node) -> bool:
 
 def exchanged(db: sqlite3.Connection, node: Node) -> bool:
     """Let no alarm be up any more in a state whose key the registry has replaced; return whether it has."""
-    row = db.execute("SELECT state FROM nodes WHERE node = ?", (node.id,)).fetchone()
-    if row is None:
-        return False
-    try:
-        state = decode(row[0])
-    except msgspec.MsgspecError:
-        return False  # whoever loads it says so
-    if not state.is_replaced(node):
+    state = _kept(db, node.id)
+    if state is None or not state.is_replaced(node):
         return False
     calm(db, node.id)
     return True

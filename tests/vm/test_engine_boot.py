@@ -13,17 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 BOARD = json.dumps(tomllib.loads((ROOT / "boards" / "esp32_generic.toml").read_text()))
 CONFIG = {"node": 263, "profile": "parking", "sample_s": 10, "log": 0}
 NVS = {"citymote": {"key": "00" * 16, "epoch": 0, "ceiling": 0}}
-SCRIPT = """
-%s
-import json, sys, sim, sim_clock, machine, esp32
-sim.values["occupied"] = 0.0
-FILES = %r
-for name in FILES:
-    with open(name, "w") as f:
-        f.write(FILES[name])
+# plays boot.py and main.py as the port runs them, for so many seconds; `end` is how that ended
+UNTIL = """
 class Enough(BaseException): pass
 def enough(): raise Enough
 sim_clock.at(%d * 1000000, enough)
+"""
+PLAYED = """
 end = "REPL"
 try:
     for name in ("boot.py", "main.py"):
@@ -38,7 +34,20 @@ except SystemExit:
     end = "soft"
 except KeyboardInterrupt:
     end = "REPL"
-try:
+"""
+SCRIPT = (
+    """
+%s
+import json, sys, sim, sim_clock, machine, esp32
+sim.values["occupied"] = 0.0
+FILES = %r
+for name in FILES:
+    with open(name, "w") as f:
+        f.write(FILES[name])
+"""
+    + UNTIL
+    + PLAYED
+    + """try:
     with open("/crash.txt") as f:
         crash = f.read()
 except OSError:
@@ -60,6 +69,7 @@ print("\\x1e" + json.dumps({
     "config": config if isinstance(config, dict) else None, "interrupt": sys.modules["micropython"].interrupt_char,
 }))
 """
+)
 
 
 def with_known_time() -> str:

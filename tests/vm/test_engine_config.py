@@ -9,35 +9,23 @@ import pytest
 
 from host_sim import provision, series, worlds
 from host_sim.vm.run import run_vm
+from tests.vm.test_engine_boot import PLAYED, UNTIL
 
 ROOT = Path(__file__).resolve().parents[2]
 BOARD: dict[str, Any] = tomllib.loads((ROOT / "boards" / "esp32_generic.toml").read_text())
 NVS = {"citymote": {"key": "00" * 16, "epoch": 0, "ceiling": 0}}
 WIFI = {"ssid": "city", "password": "simulated", "host": "10.0.0.1"}
-SCRIPT = """
+SCRIPT = (
+    """
 import json, os, sys, sim, sim_clock, machine, esp32
 for name, text in %r.items():
     with open(name, "w") as f:
         f.write(text)
-class Enough(BaseException): pass
-def enough(): raise Enough
-sim_clock.at(%d * 1000000, enough)
-sim.set_unix_time(1767225600)
-end = "REPL"
-try:
-    for name in ("boot.py", "main.py"):
-        with open("/root/" + name) as f:
-            source = f.read()
-        exec(compile(source, name, "exec"), globals())
-except sim.Reset as e:
-    end = e.kind + str(e.arg)
-except Enough:
-    end = "running"
-except SystemExit:
-    end = "soft"
-except KeyboardInterrupt:
-    end = "REPL"
-supervisor = sys.modules["mote.supervisor"]
+"""
+    + UNTIL
+    + "sim.set_unix_time(1767225600)\n"
+    + PLAYED
+    + """supervisor = sys.modules["mote.supervisor"]
 rows = 0
 for folder in ("/stage", "/out"):
     try:
@@ -47,6 +35,7 @@ for folder in ("/stage", "/out"):
         pass
 print("\\x1e" + json.dumps({"end": end, "rtc": machine.RTC().memory().hex(), "nvs": esp32._store, "level": supervisor.level, "rows": rows}))
 """
+)
 
 
 def boot(node: Path, config: object, board: object, seconds: int, **how: Any) -> dict[str, Any]:

@@ -37,12 +37,13 @@ def hour_of(t: int) -> int:
     return (t - 1) // HOUR
 
 
-def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], step: int) -> None:
-    """Add rows of one hour, each `step` seconds long, to a cell that may be empty."""
+def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], step: int) -> bool:
+    """Add rows of one hour, each `step` seconds long, to a cell that may be empty. Return whether a register's last reading is lower than the last was."""
     if kind == REGISTER:
+        last = cell[-1] if cell else float("-inf")
         for t, v in zip(times, values, strict=True):
             _read(cell, t, v)
-        return
+        return cell[-1] < last
     if not cell:
         cell += (0, 0, [])
     elif len(cell) == 2:  # noted before runs were
@@ -53,6 +54,7 @@ def add(cell: Cell, kind: str, values: Sequence[float], times: Sequence[int], st
         values = [v for _, v in pairs]
     cell[0] += step * len(values)
     cell[1] += step * (sum(values) if kind == MEAN else sum([10 ** (v / 10) for v in values]))
+    return False
 
 
 def _read(cell: Cell, t: int, v: float) -> None:

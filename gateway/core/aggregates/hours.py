@@ -6,7 +6,8 @@ Rows more than keep_days behind their receipt or the node's newest are counted a
 is not set; rows ahead of their receipt open no hour. So the cost of a frame is bounded whatever its stamps are.
 
 own: z: periods that end up to this hour are told. l: newest hour with data. t: newest row. s: seconds per row. d: days noted.
-o: {hour: [received, revision, {quantity: cell}]}, the open hours. p: {aggregate: end of the newest told}. b: p as it was before the clock
+o: {hour: [received, revision, {quantity: cell}]}, the open hours. f: those of them that were closed and whose register ends lower since.
+p: {aggregate: end of the newest told}. b: p as it was before the clock
 was set back. c: [epoch, counter] of the frame that was sealed last.
 day note: h: {hour: [revision, {quantity: cell}]}. r: {aggregate: {end: revision}} from the second revision on.
 """
@@ -156,7 +157,8 @@ class Hours:
                 cell = cells.setdefault(column.key, [])
                 if cell and not c.fits(cell, kind):
                     cell.clear()
-                c.add(cell, kind, [values[i] for i in use], [times[i] for i in use], step)
+                if c.add(cell, kind, [values[i] for i in use], [times[i] for i in use], step) and hour < own["z"]:
+                    own["f"] = sorted({*own.get("f", ()), hour})
                 last = times[use[-1]] if use is rows or len(use) == 1 else max(times[i] for i in use)
                 if newest is None or last > newest:
                     newest = last
@@ -203,6 +205,8 @@ class Hours:
             self._of(turn, days, own, h)["h"][h] = [revision + 1, cells]
             touched.add(h)
             touched |= self._unsure(turn, days, own, h, cells)
+        if left := [h for h in own.pop("f", ()) if h in own["o"]]:
+            own["f"] = left
         own["z"] = reached
         # a period ends at most LONGEST after an hour with data: those closed before now end theirs by before + LONGEST
         ends = {e for h in touched for e in range(h + 1, min(h + LONGEST, reached) + 1)}
@@ -217,15 +221,16 @@ class Hours:
             turn.tell("aggregate", "agg", _seen(circle, part), aggregates=tuple(part))
 
     def _unsure(self, turn: Turn, days: dict[int, Any], own: State, h: int, cells: Mapping[str, Cell]) -> set[int]:
-        """Hours whose use of a register hangs on hour h: the next, the one behind it where the register is lower there, and the one before
-        when its end was not read on the second."""
+        """Hours whose use of a register hangs on hour h: the next, the one behind it where the register is lower there than h's last reading, or
+        where a late row made that lower (f), and the one before when its end was not read on the second."""
         kinds = self._plan.kinds
         registers = [q for q in cells if q in kinds and kinds[q][0] == c.REGISTER]
         if not registers:
             return set()
         after = self._look(turn, days, own, h + 1)
         found = {h + 1} if h + 1 < own["z"] and after else set()
-        if any(q in after and after[q][-1] < cells[q][-1] for q in registers) and h + 2 < own["z"]:
+        fell = h in own.get("f", ()) or any(q in after and after[q][-1] < cells[q][-1] for q in registers)
+        if fell and h + 2 < own["z"]:
             found |= {h + 2} if self._look(turn, days, own, h + 2) else set()
         noted = self._look(turn, days, own, h - 1)
         if any(q in noted and noted[q][-2] != h * HOUR for q in registers):
