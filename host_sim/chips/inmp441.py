@@ -32,8 +32,12 @@ try:
 
     _VIPER = """
 @micropython.viper
-def tone(out: ptr32, i: int, n: int, table: ptr16, at: int, period: int, gain: int, dc: int):
-    n += i
+def tone(out: ptr32, table: ptr16, what: ptr32):
+    i = what[0]
+    n = i + what[1]
+    at = what[2]
+    gain = what[3]
+    dc = what[4]
     while i < n:
         v = ((((table[at] ^ 0x8000) - 0x8000) * gain) >> 12) + dc
         if v > 8388607:
@@ -43,7 +47,7 @@ def tone(out: ptr32, i: int, n: int, table: ptr16, at: int, period: int, gain: i
         out[i] = v << 8
         i += 1
         at += 1
-        if at == period:
+        if at == 2400:
             at = 0
 """
 except ImportError:
@@ -78,17 +82,21 @@ def make_table():
     return table, math.sqrt(power)
 
 
-def plain_tone(out, first, n, table, at, period, gain, dc):
+def plain_tone(out, table, what):
     """Twin of the machine code: out[first:first+n] = table * gain / 4096 + dc, clipped, left-justified."""
+    first, n, at, gain, dc = what
     for i in range(first, first + n):
         v = ((table[at] * gain) >> 12) + dc
         v = max(-8388608, min(8388607, v)) << 8
         out[i] = v
         at += 1
-        if at == period:
+        if at == PERIOD:
             at = 0
 
 
+_STEP = RATE // 40
+# words of an array "i": what one call of tone() makes; behind the last frame of PERIOD comes the first
+_FIRST, _N, _AT, _GAIN, _DC = range(5)
 _shared = []  # table, rms, tone function, step gains: made once per VM
 
 
@@ -122,33 +130,40 @@ class INMP441Chip:
         self.sense, self.now_us = sense, now_us
         self.fault = None
         self._on_us = now_us()
+        self._what = array("i", [0] * 5)
         self._gains, self._span = [0] * (len(STEPS) + 1), -1
 
     def fill(self, buf, frames, start_us, rate):
         """Write `frames` 32-bit little-endian frames that began at start_us to the writable buffer."""
+        # in functions of few variables: a frame of more than eleven words lies on the heap of the node's VM, fifty times a second
         if rate != RATE:
             raise ValueError("48 kHz only")
-        table, _, tone, _ = _prepare()
-        first = start_us * 6 // 125  # 48 frames a millisecond
-        step = RATE // 40
-        gains = self._gains
-        out = Words(buf) if tone is plain_tone else buf
+        out = Words(buf) if _prepare()[2] is plain_tone else buf
+        self._from_us = start_us
         done = 0
         while done < frames:
-            at = first + done
-            n = min(frames - done, step - at % step)
-            if at // step // len(gains) != self._span:
-                self._span = at // step // len(gains)
-                self._set_gains()
-            gain, dc = gains[at // step % len(gains)], DC
-            if self.fault == "clipped":
-                gain = 1 << 30
-            elif self.fault == "stuck":
-                gain, dc = 0, 8388607
-            if self.fault == "silent" or start_us + done * 125 // 6 < self._on_us + START_UP_US:
-                gain = dc = 0
-            tone(out, done, n, table, at % PERIOD, PERIOD, gain, dc)
-            done += n
+            self._part(done, frames - done)
+            _shared[2](out, _shared[0], self._what)
+            done += self._what[_N]
+
+    def _part(self, done, n):
+        """Say in _what what follows on the first `done` frames: up to n of them, to the end of the step of 25 ms."""
+        what = self._what
+        at = self._from_us * 6 // 125 + done  # 48 frames a millisecond
+        what[_FIRST] = done
+        what[_N] = min(n, _STEP - at % _STEP)
+        what[_AT] = at % PERIOD
+        at //= _STEP
+        if at // len(self._gains) != self._span:
+            self._span = at // len(self._gains)
+            self._set_gains()
+        what[_GAIN], what[_DC] = self._gains[at % len(self._gains)], DC
+        if self.fault == "clipped":
+            what[_GAIN] = 1 << 30
+        elif self.fault == "stuck":
+            what[_GAIN], what[_DC] = 0, 8388607
+        if self.fault == "silent" or self._from_us + done * 125 // 6 < self._on_us + START_UP_US:
+            what[_GAIN] = what[_DC] = 0
 
     def _set_gains(self):
         """The level of now, for one pattern of gains (250 ms)."""

@@ -1,7 +1,7 @@
 """`gc` whose threshold means what it means on a board.
 
 It counts bytes that were allocated. On a 64-bit VM objects are twice as large, so that without this a node would collect twice as often as its board does; it still
-does more often, for what the stand-ins allocate counts, too (57 % of it in turns of the noise node). To count less would scatter what lives long over
+does more often, for what the stand-ins allocate counts, too. To count less would scatter what lives long over
 more of the heap than on a board. The VMs of a fleet have it. Those that measure (heap, instructions of a wake) collect at the threshold that was set.
 """
 

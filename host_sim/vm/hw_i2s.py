@@ -71,17 +71,19 @@ class I2S(io.IOBase):
             self._known, self._item = buf, len(bytes(memoryview(buf)[:1]))
         want = len(buf) * self._item // self._frame
         if self._blocking:
-            got = 0
-            view = memoryview(buf)
-            while got < want:
-                while not self._available():
-                    _c.advance(self.sim_next())
-                part = min(want - got, self._available())
-                self._fill(view[got * self._frame // self._item :], part)
-                got += part
-            return want * self._frame
+            return self._read_all(memoryview(buf), want)
         n = min(self._available(), want)
         return self._fill(buf, n) if n else None
+
+    def _read_all(self, view, want):
+        got = 0
+        while got < want:
+            while not self._available():
+                _c.advance(self.sim_next())
+            part = min(want - got, self._available())
+            self._fill(view[got * self._frame // self._item :], part)
+            got += part
+        return want * self._frame
 
     def ioctl(self, op, arg):
         if op == _POLL:

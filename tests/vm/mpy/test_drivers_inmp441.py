@@ -132,6 +132,7 @@ def test_model_twins_are_equal():
     assert tone is not plain_tone
     a, b = array("i", bytes(4000)), bytearray(4000)
     for gain in (0, 1, 4096, 1 << 22, 1 << 30):
-        tone(a, 10, 900, table, 2000, 2400, gain, 3000)
-        plain_tone(Words(b), 10, 900, table, 2000, 2400, gain, 3000)
+        what = array("i", [10, 900, 2000, gain, 3000])
+        tone(a, table, what)
+        plain_tone(Words(b), table, what)
         assert bytes(a) == bytes(b), gain
