@@ -41,7 +41,8 @@ def fetch(name: str, version: str, sha256: str, folder: Path) -> None:
         raise ValueError(f"{wanted}: not the file whose hash is known")
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _path: member)  # 3.11.4 has it
+        archive.extractall(folder)
 
 
 if __name__ == "__main__":
