@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from host_sim.collect import Books
 from host_sim.provision import Member
@@ -52,14 +52,18 @@ def unmet(
     return found
 
 
-def unforeseen(expect: Expect, members: Iterable[Member], books: Books) -> list[str]:
-    """Sentences about nodes that [expect] does not name: sensors they left out, errors that ended a boot, sensors that do not work at the end."""
+def unforeseen(expect: Expect, members: Iterable[Member], books: Books, asked: Collection[str] = ()) -> list[str]:
+    """Sentences about nodes that [expect] does not name: sensors they left out, errors that ended a boot, sensors that do not work at the end; and
+    what they say is wrong with their configuration, unless they were given another one (asked: names of nodes with commands)."""
     found: list[str] = []
     tables = (expect.shed, expect.exceptions, expect.faults, expect.resets)
     for m in members:
         node = m.spec.name
         if any(names_node((who,), m.group, node) for table in tables for who in table):
             continue
+        problem = books.status.get(node, {}).get("config_problem")
+        if problem and node not in asked:
+            found.append(f"{node}: says of its configuration: {problem}")
         left_out = sorted({quantity(i) for _, ids in books.ladders.get(node, ()) for i in ids})
         if left_out:
             found.append(f"{node}: left out {', '.join(left_out)}")

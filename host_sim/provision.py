@@ -15,7 +15,7 @@ from host_sim import compile as mpy
 from host_sim.air import Station
 from host_sim.brownout import merged, with_supply
 from host_sim.node import NodeSpec, PowerCut
-from host_sim.scenario import Group, Scenario, names_node
+from host_sim.scenario import Group, Scenario, ScenarioError, names_node
 from host_sim.vm32.driver import radio_driver
 
 ACCESS_POINT = ("city", "simulated")  # name and password: a node that is given others does not join
@@ -184,7 +184,10 @@ def nodes(
         config = configuration(group, node_id, name)
         (home / "config.json").write_text(json.dumps(config))
         (home / "board.json").write_text(json.dumps(wiring))
-        world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
+        try:
+            world = worlds.build(group.profile, hours + scenario.head.drain_hours, seed, name)
+        except worlds.WorldEnds as e:
+            raise ScenarioError(f'{scenario.name}: [[group]] "{group.name}": {e}; next: a shorter run') from e
         volts = world["battery_voltage"] = supply(group, world)
         if "battery" in wiring:
             world["battery_pin_voltage"] = series.Series(

@@ -154,7 +154,8 @@ def assemble(
         ],
         unmet=[*expect.unmet(plan.expect, members, books, delivered, truth.end, kinds), *missed],
         commands=commands,
-        unsampled=unsampled(plan, members, fleet, rows, end) + expect.unforeseen(plan.expect, members, books),
+        unsampled=unsampled(plan, members, fleet, rows, end)
+        + expect.unforeseen(plan.expect, members, books, {c.node for c in plan.commands}),
         injected=injected,
         misdated=misdated,
         shed=sum(bool(books.ladder(n.spec.name)[1]) for n in fleet.nodes),

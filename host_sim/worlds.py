@@ -18,6 +18,12 @@ DATA = Path(__file__).resolve().parent / "data"
 DAY = 86_400
 MARGIN_S = 6 * 3600
 World = dict[str, Series]
+
+
+class WorldEnds(ValueError):
+    """A series is shorter than the run."""
+
+
 PARKING_CAPACITY = 1920  # "Shopping", UCI data set 482
 FREE_S = 600  # a bay is free while its node is installed: the magnetometer learns the empty bay's field
 BIN_EMPTY_MM, BIN_FULL_MM = 1000, 200
@@ -36,7 +42,10 @@ def _window(name: str, column: str, seconds: float, *seed: object) -> list[Point
     midnight = math.ceil(first / DAY)
     days = int((last - seconds) // DAY) - midnight + 1
     if days < 1:
-        raise ValueError(f"{name} covers {(last - first) / 3600:.0f} h, the scenario needs {seconds / 3600:.0f} h")
+        most = (last - midnight * DAY - MARGIN_S) // 3600
+        raise WorldEnds(
+            f"{name} has {most:.0f} h from its first midnight on, hours and drain_hours are {(seconds - MARGIN_S) / 3600:.0f}"
+        )
     start = (midnight + int(chance.uniform(*seed, name, "day") * days)) * DAY
     points = []
     for row in rows:
@@ -170,5 +179,5 @@ WORLDS: dict[str, Callable[..., World]] = {
 
 
 def build(profile: str, hours: float, seed: int, node: str) -> World:
-    """The world of one node: its profile's series over `hours` and MARGIN_S more. KeyError for an unknown profile."""
+    """The world of one node: its profile's series over `hours` and MARGIN_S more. KeyError for an unknown profile; WorldEnds."""
     return WORLDS[profile](hours * 3600 + MARGIN_S, seed, node)

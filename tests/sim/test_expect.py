@@ -166,3 +166,10 @@ def test_a_node_in_trouble_that_no_one_expects_is_named():
     ]
     assert said(shed={"aq-01": ()}) == said()[2:] and said(exceptions={"aq": ("TypeError",)}) == []
     assert expect.unforeseen(Expect(), BOTH, Books()) == []  # type: ignore[arg-type]
+
+
+def test_what_a_node_says_is_wrong_with_its_configuration_is_named_unless_it_was_given_another():
+    books = Books(status={"aq-01": {"config_problem": "alarms: this profile has no pm10"}})
+    found = expect.unforeseen(Expect(), BOTH, books)  # type: ignore[arg-type]
+    assert found == ["aq-01: says of its configuration: alarms: this profile has no pm10"]
+    assert expect.unforeseen(Expect(), BOTH, books, {"aq-01"}) == []  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from host_sim import boards
 from host_sim import compile as mpy
+from host_sim.provision import _cuts, _faults
 from host_sim.scenario import ScenarioError, load
 from host_sim.schema import LARGEST, SchemaError, toml_of
 from tests.sim.test_scenario import GOOD
@@ -135,7 +136,11 @@ def test_any_scenario_file_is_played_or_refused_by_name(text: str) -> None:
         file = Path(folder, "s.toml")
         file.write_bytes(text.encode("utf-8", "surrogatepass"))
         try:
-            assert load(str(file)).members()
+            plan = load(str(file))
+            for group, node in plan.members():
+                cuts = _cuts(plan, group, node, plan.head.hours, 1)
+                assert all(cut.back >= 0 and cut.at < cut.back for cut in cuts)
+                _faults(plan, group, node, plan.head.hours)
         except ScenarioError as e:
             assert str(file) in str(e)
 

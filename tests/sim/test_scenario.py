@@ -107,7 +107,46 @@ def test_a_chosen_number_of_nodes_is_kept(count):
             GOOD + "[[gateway_clock]]\nfrom_h = 3\nto_h = 2\noffset_s = 5\n",
             ["[[gateway_clock]] number 1", "from_h < to_h"],
         ),
-        (GOOD + "[[gateway_clock]]\nfrom_h = 1\nto_h = 2\nrate = 2\n", ["rate within 0.5"]),
+        (GOOD + "[[gateway_clock]]\nfrom_h = 1\nto_h = 2\nrate = 2\n", ['"rate" must be -0.5..0.5']),
+        (GOOD + "[[gateway_clock]]\nfrom_h = 1\nto_h = 2\noffset_s = 1e12\n", ['"offset_s" must be']),
+        (GOOD + "[[wifi_down]]\nfrom_h = 3\nto_h = 1\n", ["[[wifi_down]] number 1", "from_h < to_h"]),
+        (GOOD + "[[loss]]\nfrom_h = -1\nto_h = 1\nfraction = 0.5\n", ["0 <= from_h"]),
+        (GOOD + "[[loss]]\nfrom_h = 24\nto_h = 25\nfraction = 0.5\n", ['"from_h" is 24', "ends at 24 h"]),
+        (GOOD + "[[power_cut]]\nnodes = []\nat_h = 1\nminutes = 5\n", ["[[power_cut]] number 1", "names none"]),
+        *(
+            (GOOD + f'[[power_cut]]\nnodes = ["aq"]\n{keys}\n', ["[[power_cut]] number 1", words])
+            for keys, words in (
+                ("at_h = -1\nminutes = 5", "at_h >= 0"),
+                ("at_h = 1\nminutes = -5", "minutes > 0"),
+                ("at_h = 1\nminutes = 5\nevery_h = -1", "every_h longer"),
+                ("at_h = 1\nminutes = 5\nevery_h = 0.05", "every_h longer"),
+                ("at_h = 1\nminutes = 0.00001\nevery_h = 0.00001", "every_h longer"),
+                ("at_h = 30\nminutes = 5", '"at_h" is 30, but the scenario ends at 24 h'),
+            )
+        ),
+        (GOOD + '[[command]]\nnode = "aq-01"\nat_h = 24\nname = "ping"\n', ["[[command]] number 1", '"at_h" is 24']),
+        *(
+            (
+                GOOD.replace(
+                    "[[group]]", f'[[receiver]]\nname = "{name}"\neui = "{eui}"\nlat = 45.5\nlon = 13.7\n[[group]]'
+                ),
+                ["[[receiver]] number 2", "that of another receiver"],
+            )
+            for name, eui in (("rx", "aa555a0000000002"), ("rx2", "aa555a0000000001"))
+        ),
+        (GOOD + 'heap = "10wK"\n', ['"heap" must be at least']),
+        (
+            GOOD + 'link = "wifi"\n[[radio_fault]]\nnodes = ["aq"]\nkind = "busy"\nfrom_h = 1\n',
+            ['"aq" has no LoRa chip'],
+        ),
+        (
+            GOOD + '[[chip_fault]]\nnodes = ["aq"]\nchip = "inmp441"\nfault = "silent"\nfrom_h = 1\nminutes = 5\n',
+            ['"aq" has no inmp441', "pms5003, bme280"],
+        ),
+        (
+            GOOD + '[[radio_fault]]\nnodes = ["aq"]\nkind = "busy"\nfrom_h = 25\n',
+            ["[[radio_fault]] number 1", '"from_h" is 25'],
+        ),
         (
             GOOD + '[[radio_fault]]\nnodes = ["aq"]\nkind = "bussy"\nfrom_h = 1\n',
             ['"bussy" is unknown', 'did you mean "busy"'],
@@ -134,6 +173,15 @@ def test_a_broken_file_is_named_with_key_and_fix(tmp_path, broken, words):
         load(str(path))
     for word in [str(path), *words]:
         assert word in str(e.value)
+
+
+def test_a_run_that_is_longer_than_its_worlds_data_is_refused_by_name(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD)
+    with pytest.raises(
+        ScenarioError, match=r'mine: \[\[group\]\] "aq": air_beijing.csv has [0-9]+ h .* are 9006; next'
+    ):
+        provision.nodes(load(str(path)), hours=9000, count=None, seed=1, folder=tmp_path)
 
 
 def test_an_unknown_scenario_lists_the_known_ones():
