@@ -114,7 +114,7 @@ class OrderDesk:
         """Publish the steps of commands that are on disk now."""
         if self._desk is not None:
             if self._desk.redacted and (over := self._desk.redacted.intersection(k for w in writes for k in w.notes)):
-                self._desk.redacted -= over
+                self._desk.redacted.difference_update(over)
                 self.wipe()
             for event in (e for w in writes for e in w.more if e.command is not None):
                 self.answered(event)

@@ -42,6 +42,9 @@ LADDER = ("tests/vm/mpy/test_engine_ladder.py",)
 BOOTS = ("tests/vm/test_engine_boot.py",)
 REMOTE = ("tests/vm/test_engine.py", "-k", "remote")
 COMMANDS = ("tests/gateway/test_commands.py",)
+RIGHTS = ("tests/gateway/test_command_rights.py",)
+CONFIGURATION = ("tests/gateway/test_command_configuration.py",)
+OWN_ORDERS = ("tests/gateway/test_own_orders.py",)
 ORDERS = ("tests/gateway/test_commands_pipeline.py",)
 ULP = ("tests/vm/mpy/test_hal_ulp.py",)
 PULSE = ("tests/vm/mpy/test_drivers_pulse.py",)
@@ -240,21 +243,21 @@ GUARDS = (
     Guard("G3", "frames say which counters a lost state had accepted", "gateway/store/recovery.py", '        told["states_rebuilt"] = _replays(new)\n', "", CARE),
     Guard("G1", "alarms pass the backlog", "gateway/outputs/destination.py", "            if lane is not None and lane.waits:\n", "            if lane is not None and lane.waits and track.sent >= self._engine.newest():\n", LANE),
     Guard("G1", "bulk leaves alarms to their lane", "gateway/outputs/mqtt.py", "            if entry.express:\n                self._track.begin", "            if False:\n                self._track.begin", LANE),
-    Guard("G3", "a known id is answered and not executed again", "gateway/core/commands.py", "            if known is not None:\n                return self._again", "            if False:\n                return self._again", COMMANDS),
-    Guard("G3", "a command is sent again only while its node remembers it", "gateway/core/commands.py", "is_urgent(c.name) or not self._forgotten(mine, book)", "True", COMMANDS),
+    Guard("G3", "a known id is answered and not executed again", "gateway/core/order_requests.py", "            if known is not None:\n                return self._again", "            if False:\n                return self._again", COMMANDS),
+    Guard("G3", "a command is sent again only while its node remembers it", "gateway/core/order_offers.py", "is_urgent(c.name) or not _forgotten(mine, book)", "True", COMMANDS),
     Guard("G3", "what a node has taken is not sent again", "gateway/core/command.py", "        if self.taken or now >= self.expires or", "        if now >= self.expires or", COMMANDS),
-    Guard("G3", "a number given by a lost store is not given again", "gateway/core/commands.py", "max(begun + 1, int(now) if now < MOST else 0)", "begun + 1", COMMANDS),
+    Guard("G3", "a number given by a lost store is not given again", "gateway/core/order_book.py", "max(begun + 1, int(now) if now < MOST else 0)", "begun + 1", COMMANDS),
     Guard("G3", "nothing is sent behind its expiry", "gateway/core/command.py", "        if self.taken or now >= self.expires or", "        if self.taken or", COMMANDS),
-    Guard("G3", "an expired request is refused", "gateway/core/authorise.py", "    if at <= now:\n", "    if False:\n", COMMANDS),
-    Guard("G3", "a request names who the broker vouches for", "gateway/core/commands.py", "            if request.requester != requester:\n", "            if False:\n", COMMANDS),
-    Guard("G3", "a star does not grant valves", "gateway/core/authorise.py", "command not in BY_NAME_ONLY and ", "", COMMANDS),
-    Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", COMMANDS),
-    Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/commands.py", "if valve is None or not valve.auto_close or not _is", "if valve is None or not _is", COMMANDS),
+    Guard("G3", "an expired request is refused", "gateway/core/authorise.py", "    if at <= now:\n", "    if False:\n", RIGHTS),
+    Guard("G3", "a request names who the broker vouches for", "gateway/core/order_requests.py", "            if request.requester != requester:\n", "            if False:\n", RIGHTS),
+    Guard("G3", "a star does not grant valves", "gateway/core/authorise.py", "command not in BY_NAME_ONLY and ", "", RIGHTS),
+    Guard("G3", "closing for arrears needs a role that says so", "gateway/core/authorise.py", "or not any(r.arrears for r in roles)", "", RIGHTS),
+    Guard("G3", "no valve closes by itself unless that is enabled", "gateway/core/own_orders.py", "if valve is None or not valve.auto_close or not _is", "if valve is None or not _is", OWN_ORDERS),
     Guard("G3", "a command leaves after its commit only", "gateway/commit.py", "        if error is None and then is not None:\n", "        if then is not None:\n", ORDERS),
     Guard("G3", "the audit log is append-only", "gateway/store/audit.py", "BEFORE UPDATE ON audit BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END\"", "BEFORE UPDATE ON audit BEGIN SELECT 1; END\"", ORDERS),
-    Guard("G4", "a configuration that resets its node is given up", "gateway/core/commands.py", "            if c.resets < RESETS:\n", "            if True:\n", COMMANDS),
+    Guard("G4", "a configuration that resets its node is given up", "gateway/core/order_answers.py", "            if c.resets < RESETS:\n", "            if True:\n", CONFIGURATION),
     Guard("G3", "answers about a household leave through no output that may not see it", "gateway/outputs/filter.py", "            return e if visibility in f.visibility else None\n", "            return e\n", ("tests/gateway/test_commands_process.py", "-k", "personal")),
-    Guard("G3", "a role is bound to its areas", "gateway/core/authorise.py", "        return named and here and ", "        return named and ", COMMANDS),
+    Guard("G3", "a role is bound to its areas", "gateway/core/authorise.py", "        return named and here and ", "        return named and ", RIGHTS),
     Guard("G5", "commands leave room in the duty cycle", "gateway/downlinks.py", "        share = 1.0 if offer.priority > 1 else COMMAND_SHARE\n", "        share = 1.0\n", ORDERS),
     Guard("G1", "a message id is not used again before its PUBACK", "gateway/mqtt_session.py", "while mid in self._flying:", "while False:", WIRE),
     Guard("G1", "bytes the kernel does not take wait", "gateway/mqtt_wire.py", "            del self._out[:sent]", "            self._out.clear()", WIRE),

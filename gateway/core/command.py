@@ -1,4 +1,4 @@
-"""A command on its way to a node, what is known of a node beside it, and what is put into a downlink. Pure values; `commands.py` moves them."""
+"""A command on its way to a node, what is known of a node beside it, and what is put into a downlink. Pure values; `order_book.py` keeps them."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def outdated(mine: Iterable[Command], name: str, args: Any) -> list[Command]:
     """Return those of a node's open orders whose place a new one takes: all that they would set, it sets otherwise.
 
     Not what the node has taken: the new one waits its turn there. Not a configuration that was sent, since the answer to one names none: the
-    new one follows it (Desk._in_turn), so that the newest is still what counts in the end.
+    new one follows it (order_offers.py), so that the newest is still what counts in the end.
     """
     new = frozenset[str]() if name == orders.VALVE and list(args) == EXERCISE else touched(name, args)
     return [

@@ -1,4 +1,4 @@
-"""Any request is judged and answered, whatever is in it; and no secret of its arguments is kept or told longer than the node needs it."""
+"""Any request is judged and answered, whatever is in it; and no secret of its arguments is kept or published longer than the node needs it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.caretaker import Caretaker
-from gateway.core import commands, orders
+from gateway.core import order_book, orders
 from gateway.core.authorise import MAX_DEPTH, MAX_ITEMS, Policy, Role
+from gateway.core.command import Command
 from gateway.core.commands import Desk
 from gateway.core.model import Node
 from gateway.core.redact import HIDDEN, is_secret, redact, scrub, secrets
@@ -28,7 +29,7 @@ from gateway.core.value import replace
 from gateway.metrics import Metrics
 from gateway.store.backup import backup
 from gateway.store.sqlite import SqliteEngine
-from tests.gateway.test_commands import NODES, Bench, iso
+from tests.gateway.desk_bench import NODES, Bench, iso
 from tests.gateway.test_commands_pipeline import Orders
 from tests.gateway.world import T0
 
@@ -123,18 +124,18 @@ def test_what_is_unforeseen_is_one_requests_fault_and_leaves_nothing_behind(monk
     caught: list[BaseException] = []
     b = bench()
     b.desk = Desk(NODES, POLICY, caught.append)
-    real = commands._encode
+    real = order_book._encode
 
     def fails_late(value: Any) -> bytes:
-        if isinstance(value, commands.Command) and value.state == "queued":
+        if isinstance(value, Command) and value.state == "queued":
             raise OverflowError("can't serialize")
         return real(value)
 
-    monkeypatch.setattr(commands, "_encode", fails_late)
+    monkeypatch.setattr(order_book, "_encode", fails_late)
     assert b.ask("ana", "aq-01", "read_now", id="a") == "malformed"
     assert [type(e) for e in caught] == [OverflowError] and b.states() == ["refused"] and b.notes == {}
     assert b.desk.open == 0 and b.desk.get("ana", "a") is None
-    monkeypatch.setattr(commands, "_encode", real)
+    monkeypatch.setattr(order_book, "_encode", real)
     assert b.offer() is None, "nothing of it is sent"
     assert b.ask("ana", "aq-01", "read_now", id="a") == "accepted", "and the id is free"
     assert b.offer() is not None
@@ -385,7 +386,7 @@ def test_a_secret_is_sent_and_neither_told_nor_kept_once_it_has_ended() -> None:
     other = {**body, "args": {**CONFIG, "log": 4}}
     assert b.raw("ana", "aq-01", json.dumps(other).encode()) == "id_conflict"
     b.hear(config_problem=f"password {SECRET} is too short")
-    assert b.told()[-1] == ("failed", f"password {HIDDEN} is too short")
+    assert b.published()[-1] == ("failed", f"password {HIDDEN} is too short")
     assert SECRET.encode() not in b"".join(b.notes.values())
     assert b.raw("ana", "aq-01", json.dumps(body).encode()) == "again", "its id is known all the same"
     assert SECRET not in str(b.events)
@@ -411,10 +412,10 @@ def test_however_it_ends(end: str) -> None:
         assert b.states()[-1] == "done"
     b.tick(700)
     assert SECRET.encode() not in b"".join(b.notes.values())
-    told = str(
+    published = str(
         [{k: v for k, v in (e.command or {}).items() if k != "args" or end != "bad arguments"} for e in b.events]
     )
-    assert SECRET not in told
+    assert SECRET not in published
 
 
 def holders(folder: Path) -> list[str]:

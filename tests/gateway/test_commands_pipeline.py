@@ -19,7 +19,7 @@ from gateway.pipeline import Pipeline
 from gateway.store.audit import entries
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
-from tests.gateway.test_commands import iso
+from tests.gateway.desk_bench import iso
 from tests.gateway.test_pipeline import ROWS, World
 from tests.gateway.world import T0, Mote
 

@@ -10,11 +10,12 @@ from motewire.codes import DOWN_COMMAND, DOWN_CONFIG
 
 from gateway.config.filter import Filter
 from gateway.core.authorise import GATEWAY, Policy, Valve
-from gateway.core.commands import LEAK_RULE, REMEMBERED
 from gateway.core.model import Alarm, Event, Node
+from gateway.core.order_offers import REMEMBERED
+from gateway.core.own_orders import LEAK_RULE
 from gateway.core.value import replace
 from gateway.outputs.filter import Sieve
-from tests.gateway.test_commands import NODES, POLICY, ROLES, Bench, leak
+from tests.gateway.desk_bench import NODES, POLICY, ROLES, Bench, leak
 from tests.gateway.world import T0
 
 CLOSING = replace(POLICY, valves=(Valve("water-*", auto_close=True),))
@@ -22,9 +23,9 @@ NEW = Node(264, "water-99", bytes([7] * 16), epoch=1, profile="water_meter")
 
 
 def end_of(b: Bench, id: str) -> tuple[str, str]:
-    """How an order stands, as it was told last."""
-    told = [e.command for e in b.events if e.command and e.command.get("id") == id]
-    return told[-1]["state"], told[-1].get("error") or told[-1]["detail"]
+    """How an order stands, as it was published last."""
+    published = [e.command for e in b.events if e.command and e.command.get("id") == id]
+    return published[-1]["state"], published[-1].get("error") or published[-1]["detail"]
 
 
 def reload(b: Bench, *nodes: Node, policy: Policy | None = None) -> None:
@@ -206,7 +207,7 @@ def test_an_order_for_a_place_or_a_device_that_stays_stands(now: Node) -> None:
     reload(b, now)
     b.tick()
     assert b.desk.offer(now, 200, b.now, (0, 10)) is not None
-    assert b.events[-1].name == "water-01", "told where it was asked"
+    assert b.events[-1].name == "water-01", "published where it was asked"
 
 
 def test_what_another_board_had_confirmed_is_not_taken_for_this_ones() -> None:
@@ -253,7 +254,7 @@ def test_an_automatic_closing_does_not_outlive_auto_close() -> None:
     reload(b, policy=POLICY)
     assert b.offer(264) is None
     b.tick()
-    assert b.told()[-1] == ("withdrawn", "water-01 is no longer closed at a leak; sent 0 times")
+    assert b.published()[-1] == ("withdrawn", "water-01 is no longer closed at a leak; sent 0 times")
 
 
 def test_a_node_that_was_removed_is_told_of_in_its_own_circle_or_a_households() -> None:
@@ -390,6 +391,6 @@ def test_no_order_is_accepted_while_the_gateway_does_not_know_the_time(expires: 
     b = Bench()
     b.now = 100.0
     assert b.ask("operator", "aq-01", "identify", 30, expires=expires) == "no_time"
-    assert b.told()[-1] == ("refused", "no_time") and b.desk.open == 0
+    assert b.published()[-1] == ("refused", "no_time") and b.desk.open == 0
     b.now = float(T0)
     assert b.ask("operator", "aq-01", "identify", 30) == "accepted"

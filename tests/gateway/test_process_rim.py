@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.conftest import Mosquitto
-from tests.gateway.test_commands import iso
+from tests.gateway.desk_bench import iso
 from tests.gateway.test_process import NOW, ROWS
 from tests.gateway.test_process_reload import Start, health, reload, start
 from tests.gateway.world import Backend, Concentrator, Mote, toml_of, until

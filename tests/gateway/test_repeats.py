@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.core.commands import Desk
 from gateway.core.model import Node, Radio, Reception
 from gateway.core.repeats import FIRST_S, LONGEST_S, MAX_NODES, MAX_OLD, Repeats
-from tests.gateway.test_commands import iso
+from tests.gateway.desk_bench import iso
 from tests.gateway.test_commands_pipeline import POLICY
 from tests.gateway.world import T0
 

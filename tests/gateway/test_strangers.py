@@ -25,7 +25,7 @@ from gateway.downlinks import REPEAT_SHARE
 from gateway.outputs import native, senml
 from gateway.pipeline import Pipeline
 from gateway.work import Work
-from tests.gateway.test_commands import iso
+from tests.gateway.desk_bench import iso
 from tests.gateway.test_commands_pipeline import POLICY
 from tests.gateway.test_pipeline import ROWS, World
 from tests.gateway.world import T0, Mote
