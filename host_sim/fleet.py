@@ -11,7 +11,7 @@ import json
 import selectors
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from host_sim import interrupt
 from host_sim.air import Air, Modulation, Transmission, logged
@@ -35,7 +35,12 @@ class FleetError(Exception):
     """A VM died, hung, or said something outside the protocol; the text holds the end of its console."""
 
 
-Probe = Callable[[Node, int, list[tuple[int, int]]], None]
+class RowProbe(Protocol):
+    """Learns of nodes' rows as they are taken and persisted, and of power cuts (probe.py)."""
+
+    def taken(self, node: Node, t2000: int, row: list[tuple[int, int]], held: bool) -> None: ...
+    def persisted(self, node: Node) -> None: ...
+    def power_cut(self, node: Node) -> None: ...
 
 
 class Fleet:
@@ -54,7 +59,7 @@ class Fleet:
         zygote: Zygote,
         *,
         end: int,
-        probe: Probe,
+        probe: RowProbe,
         on_event: Callable[[dict[str, Any]], None] | None = None,
         on_progress: Callable[[Fleet], None] | None = None,
         hang_s: float = 60.0,
@@ -191,10 +196,12 @@ class Fleet:
         if op == "A":
             target, listening = text.split()
             node.asking, node.running = (int(target), listening != "0"), False
-        elif op == "P":
+        elif op in "PG":
             t2000, cells = text.split(" ")
             row = [(int(i), int(v)) for i, v in (c.split(":") for c in cells.split(",") if c)]
-            self._probe(node, int(t2000), row)
+            self._probe.taken(node, int(t2000), row, op == "G")
+        elif op == "Y":
+            self._probe.persisted(node)
         elif op == "T":
             *air, dbm, payload = text.split()
             freq, sf, bw, cr, preamble, sync = map(int, air)
@@ -242,6 +249,7 @@ class Fleet:
         if op == "X":
             cut = next(c for c in node.spec.cuts if c.at <= t < c.back)
             node.stats.cuts += 1
+            self._probe.power_cut(node)
             self._on_event({"event": "power_cut", "node": node.spec.name, "t": t})
             self._schedule_boot(node, cut.back, cut.back, PWRON)
         elif op == "R":
@@ -258,7 +266,9 @@ class Fleet:
         """Start the node at t, or when the power is back, should it go between `now` and t."""
         for cut in node.spec.cuts:
             if cut.at <= t and cut.back > now:
-                node.stats.cuts += cause != PWRON
+                if cause != PWRON:
+                    node.stats.cuts += 1
+                    self._probe.power_cut(node)  # it sleeps until then
                 now = t = cut.back
                 cause = PWRON
         self._of_node(node, t, self._boot, cause)

@@ -16,6 +16,7 @@ VM -> world, one text line per message, `<op> <now_us> ...`:
 | I | kind | a fault of the hardware was met |
 | D | depth | truth probe: frames in the outbox, when that changed |
 | P | t2000 id:value,... | truth probe: this row is persisted |
+| G, Y | t2000 id:value,... / 0 | truth probe: this row was taken, and is persisted with the next Y; a power cut before it takes it |
 | R, Z, X, E | kind / ms [us] / 0 / text | last word: reset, deep sleep (us: the ULP would end it then), power gone, firmware ended at the REPL |
 
 World -> VM, only after A: <grant_us int64, length uint32>, then deliveries <kind uint8, t_us int64, length uint16> data.

@@ -10,9 +10,10 @@ from typing import Any
 from host_sim import expect, operator, wear
 from host_sim.collect import Books
 from host_sim.fleet import Fleet
+from host_sim.probe import Probe, window
 from host_sim.provision import HOUR_US, Member
 from host_sim.scenario import Scenario
-from host_sim.truth import Truth, delivered_hash, quantity
+from host_sim.truth import delivered_hash, quantity
 
 START_S = 90  # boot, the first answer with the time, the first sample of slow sensors
 LATE = 0.02  # of the rows: sensors that are late or fail, clocks that are set forward
@@ -24,7 +25,8 @@ class Result:
     """What a run came to. Readings count (row x quantity); times s; airtime ms; bytes are LoRa payload bytes, both
     directions; bytes_per_reading divides them by the readings that LoRa nodes delivered.
 
-    lost: sampled readings that did not arrive, evicted ones included. resent: readings that came again under their id after the gateway was
+    lost: sampled readings that did not arrive, evicted ones included. with_power: readings that power cuts took before they were on flash, within what the
+    configuration leaves unwritten (stage_every, rows of a sleeping node's report); not among sampled. resent: readings that came again under their id after the gateway was
     killed; any other repeat is a duplicate. peak_outbox: frames, erases_per_day: flash blocks per powered day, both of the node with most. wear_exceeded: nodes above their budget
     (wear.py). unsampled: nodes with fewer rows than their rhythm demands, that left sensors out, ended boots with an error, have a sensor that does not work at
     the end, or were bitten by the watchdog, which [expect] does not name. injected: faults by kind, and how often each was met. misdated: rows of the future that were taken though the gateway had been right for hours. shed: nodes that
@@ -39,6 +41,7 @@ class Result:
     sampled: int
     delivered: int
     lost: int
+    with_power: int
     duplicates: int
     resent: int
     frames: int
@@ -86,15 +89,14 @@ def assemble(
     members: Sequence[Member],
     fleet: Fleet,
     books: Books,
-    truth: Truth,
-    rows: Mapping[str, int],
+    probe: Probe,
     *,
     end: int,
-    misdated: int,
     drained: int,
     wall_s: float,
 ) -> Result:
-    """The Result of a run whose nodes have ended. rows: persisted per node. end, drained: virtual us."""
+    """The Result of a run whose nodes have ended. end, drained: virtual us."""
+    truth, rows = probe.truth, probe.rows
     delivered, known = dict(books.readings), truth.readings
     missing = truth.missing(delivered)
     lora, gone = {n.spec.name for n in fleet.nodes if n.spec.link == "lora"}, set(missing)
@@ -120,6 +122,7 @@ def assemble(
         sampled=len(known),
         delivered=len(known) - len(missing),
         lost=len(missing),
+        with_power=probe.with_power,
         duplicates=books.repeats - resent,
         resent=resent,
         frames=stats.frames,
@@ -157,7 +160,7 @@ def assemble(
         unsampled=unsampled(plan, members, fleet, rows, end)
         + expect.unforeseen(plan.expect, members, books, {c.node for c in plan.commands}),
         injected=injected,
-        misdated=misdated,
+        misdated=probe.misdated,
         shed=sum(bool(books.ladder(n.spec.name)[1]) for n in fleet.nodes),
         alarms_up=sorted(books.active_alarms),
         at_repl=[f"{n.spec.name}: {n.ended}" for n in fleet.nodes if n.ended is not None],
@@ -178,10 +181,7 @@ def assemble(
 def promised(m: Member, row_s: int, end: int) -> float:
     """Rows that a node's power cuts leave: of each stretch of power those that were written before the cut (stage_every; in mode `sleep` whole reports), and
     of every start but the first nothing for START_S."""
-    config, stretches = m.group.config, m.spec.stretches_us(end)
-    every = config.get("stage_every", 1)
-    if config.get("mode") == "sleep" and every == 1:
-        every = max(1, m.group.report_s // row_s)
+    every, stretches = window(m.group), m.spec.stretches_us(end)
     total = 0.0
     for i, length in enumerate(stretches):
         rows = max(0.0, length / 1e6 - START_S * (i > 0)) / row_s

@@ -24,13 +24,12 @@ from host_sim.forwarder import Forwarder, GatewaySilent
 from host_sim.gateway_process import Gateway, GatewayError
 from host_sim.node import Node
 from host_sim.operator import Operator
-from host_sim.protocol import EPOCH_2000
+from host_sim.probe import Probe
 from host_sim.receiver import Receiver
 from host_sim.result import Result, assemble
-from host_sim.scenario import CommandSpec, Group, Scenario, ScenarioError, known, load, unix
+from host_sim.scenario import CommandSpec, Scenario, ScenarioError, known, load, unix
 from host_sim.torture import TortureError, torture
 from host_sim.tree import RootTaken, Tree, own_root
-from host_sim.truth import Truth
 from host_sim.wifi import TREE, Bridge, BrokerUnreachable
 from host_sim.zygote import Zygote
 
@@ -56,28 +55,12 @@ __all__ = [
 
 HOUR_US = provision.HOUR_US
 DRAIN_STEP_US = 900_000_000
-LEARNT_US = 3 * HOUR_US  # how fast a sleeper's clock runs is known 130 minutes after power-on
 REPORTED_US = 5 * 60_000_000  # from when a report is due to when it has arrived, its slot and a retry between
-TOLD_US = HOUR_US // 2  # a clock on a crystal is right with the first answer
-HEALTH_S = 21_600  # health_s where a configuration has none
-FUTURE_S = 120
 UNASKED_S = 2.0  # real seconds for the downlink of a command that was accepted
 ROOT = "city"
 
 OnEvent = Callable[[dict[str, Any]], None]
 Progress = Callable[[dict[str, Any]], None]
-
-
-def patience(group: Group) -> tuple[int, int]:
-    """Return how long (us) a node of the group may be wrong about the time after power-on, and after the gateway's clock is right again.
-
-    The answer to every status has the time, and a status is due each health_s. A jump of more than a day is believed after a second answer, ten minutes
-    later (asleep: with the next report), and so is a sleeper's drift.
-    """
-    status_us = group.config.get("health_s", HEALTH_S) * 1_000_000
-    if group.config.get("mode") == "sleep":
-        return LEARNT_US, status_us + group.report_s * 1_000_000 + LEARNT_US
-    return TOLD_US, status_us + TOLD_US
 
 
 def _address(broker: str) -> tuple[str, int]:
@@ -161,11 +144,7 @@ class _Run:
         self.hours = hours
         self.unix0 = unix(plan.head.start)
         self.members = provision.nodes(plan, hours=hours, count=count, seed=seed, folder=folder, driver=driver)
-        self.truth = Truth(self.unix0 + round(hours * 3600))
-        self.rows: dict[str, int] = {m.spec.name: 0 for m in self.members}
-        self._groups = {m.spec.name: m.group for m in self.members}
-        self.misdated = 0
-        self._told: set[tuple[str, int]] = set()
+        self.probe = Probe(plan, self.members, self.end)
 
     def play(
         self,
@@ -213,6 +192,7 @@ class _Run:
         except GatewaySilent as e:
             raise GatewayError(f"{'the gateway died' if gateway.dead else e}\n{gateway.tail()}") from e
         fleet.close()
+        self.probe.close()
         if fleet.gateway_up:
             gateway.stop()
             interrupt.wait_event(collector.offline, 5)
@@ -223,9 +203,7 @@ class _Run:
             self.members,
             fleet,
             collector.books,
-            self.truth,
-            self.rows,
-            misdated=self.misdated,
+            self.probe,
             end=self.end,
             drained=drained,
             wall_s=time.monotonic() - started,
@@ -311,7 +289,7 @@ class _Run:
             Bridge(*address, root=self.wifi_root) if wifi else None,
             zygote,
             end=self.end,
-            probe=self._probe,
+            probe=self.probe,
             on_event=self.on_event,
             on_progress=self._progress,
         )
@@ -331,25 +309,6 @@ class _Run:
             return romfs.root_folder()
         return mpy.with_faults(mpy.firmware_root(), member.spec.broken) if member.spec.broken else rom
 
-    def _probe(self, node: Node, t2000: int, row: list[tuple[int, int]]) -> None:
-        if (node.spec.name, t2000) not in self._told:  # a node that takes up staged rows reads them again
-            self._told.add((node.spec.name, t2000))
-            # those of the drain stand for none that is missing; a node that sleeps puts rows of before on flash by the dozen
-            of_the_run = node.now < self.end or t2000 + EPOCH_2000 <= self.unix0 + self.end / 1e6
-            self.rows[node.spec.name] += of_the_run
-            self.misdated += self._misdated(node, t2000)
-        self.truth.add(node.spec.name, t2000, row)
-
-    def _misdated(self, node: Node, t2000: int) -> bool:
-        """True for a row of the future, though the gateway has been right for so long that the node knows."""
-        now = node.now
-        began = max([node.spec.power_on, *(c.back for c in node.spec.cuts if c.back <= now)])
-        learnt_us, settled_us = patience(self._groups[node.spec.name])
-        wrong = now < began + learnt_us or any(
-            c.from_h * HOUR_US <= now < c.to_h * HOUR_US + settled_us for c in self.plan.gateway_clock
-        )
-        return not wrong and t2000 + EPOCH_2000 > self.unix0 + now / 1e6 + FUTURE_S
-
     def _progress(self, fleet: Fleet) -> None:
         if self.progress is not None:
             self.progress(
@@ -357,7 +316,7 @@ class _Run:
                     "virtual_s": fleet.now / 1e6,
                     "total_s": self.end / 1e6,
                     "frames": fleet.air.stats.frames,
-                    "sampled": len(self.truth.readings),
+                    "sampled": len(self.probe.truth.readings),
                 }
             )
 
@@ -367,7 +326,7 @@ class _Run:
         count, since = -1, time.monotonic()
         while time.monotonic() < deadline:
             interrupt.check()
-            if not self.truth.missing(collector.readings):
+            if not self.probe.truth.missing(collector.readings):
                 return True
             if len(collector.readings) != count:
                 count, since = len(collector.readings), time.monotonic()

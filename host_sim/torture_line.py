@@ -242,7 +242,7 @@ class Line:
             power.kept = json.loads(text)
         elif op == "K":
             power.rtc_off, heard.clock_set = int(text), True
-        elif op == "P":
+        elif op in "PG":
             t2000, cells = text.split(" ")
             heard.rows.append((int(t2000), {int(i): int(v) for i, v in (c.split(":") for c in cells.split(",") if c)}))
         elif op == "S":

@@ -53,7 +53,9 @@ def short(result: Result) -> str:
     """The result in words, a few lines."""
     return (
         f"{result.nodes} nodes, {result.virtual_s / 3600:g} virtual hours in {result.wall_s:.1f} s of wall time\n"
-        f"readings   sampled {result.sampled}  delivered {result.delivered}  lost {result.lost}  duplicates {result.duplicates}\n"
+        f"readings   sampled {result.sampled}  delivered {result.delivered}  lost {result.lost}  duplicates {result.duplicates}"
+        + (f"  gone with the power {result.with_power}" if result.with_power else "")
+        + "\n"
         f"frames     {result.frames} on LoRa ({result.frames_down} down), {result.frames_wifi} over WiFi, "
         f"{result.collisions} collided, {result.lossy} lost to the lossy stretch\n"
         f"air        {result.bytes_on_air} bytes, {result.bytes_per_reading:.2f} bytes per reading over LoRa, {result.airtime_ms / 1000:.1f} s on air\n"

@@ -5,6 +5,7 @@ argv[1] is the boot file (JSON, written by host_sim/vm/run.py or the fleet; keys
 
 # ruff: noqa: E402
 import gc
+import io
 import json
 import os
 import sys
@@ -164,32 +165,55 @@ def _taking(us):
     return "__name__", passes
 
 
-def _persisted(first, t, ids, values, present, send=sim_link.send):
-    """A row is persisted; one without a time (seconds since power-on, below `first`) is told when it gets one."""
+_held = []  # not empty: the world knows of rows that a power cut would take
+
+
+def _taken(first, t, ids, values, present, held, send=sim_link.send, waiting=_held):
+    """A row was taken; one without a time (seconds since power-on, below `first`) is told when it gets one. held: a power cut would take it."""
     if t >= first:
         row = ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])
-        send("P", "%d %s" % (t, row))
+        send("G" if held else "P", "%d %s" % (t, row))
+        if held and not waiting:
+            waiting.append(t)
 
 
-def _probe_batcher(module, told=_persisted):
-    """Tell the world which rows were persisted."""
+def _on_flash(send=sim_link.send, waiting=_held):
+    """What was held is persisted."""
+    if waiting:
+        waiting.clear()
+        send("Y", 0)
+
+
+def _probe_batcher(module, told=_taken, on_flash=_on_flash):
+    """Tell the world which rows were taken, and when those that wait are on flash: mote.staging brings `stage_every` at a time there."""
     append, first = module.Batcher.append, getattr(module, "FIRST", 0)
+    close = getattr(module.Batcher, "close", None)  # not every application has one
 
-    def wrapped(self, t, values, present):
+    def appended(self, t, values, present):
         result = append(self, t, values, present)
-        told(first, t, self.ids, values, present)
+        held = getattr(self._staging, "_waiting", 0) > 0
+        if not held:
+            on_flash()
+        told(first, t, self.ids, values, present, held)
         return result
 
-    module.Batcher.append = wrapped
+    def closed(self):
+        result = close(self)
+        on_flash()  # sealed, or parked
+        return result
+
+    module.Batcher.append = appended
+    if close:
+        module.Batcher.close = closed
 
 
-def _probe_staging(module, told=_persisted):
+def _probe_staging(module, told=_taken, memory=io.BytesIO):
     next_row, first = module.Staged.next_row, getattr(module, "FIRST", 0)
 
     def wrapped(self):
         there = next_row(self)
         if there:
-            told(first, self.t, self.ids, self.values, self.present)
+            told(first, self.t, self.ids, self.values, self.present, isinstance(self._f, memory))
         return there
 
     module.Staged.next_row = wrapped

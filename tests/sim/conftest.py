@@ -49,6 +49,22 @@ def plan(**changes: Any) -> Scenario:
     return parse("tiny", {"scenario": head, **TABLE, **changes}, "tiny.toml")
 
 
+class Told:
+    """Enters what nodes say of their rows: (node name, t2000, row)."""
+
+    def __init__(self, rows: list[tuple[str, int, list[tuple[int, int]]]]) -> None:
+        self._rows = rows
+
+    def taken(self, node: Node, t2000: int, row: list[tuple[int, int]], held: bool) -> None:
+        self._rows.append((node.spec.name, t2000, row))
+
+    def persisted(self, node: Node) -> None:
+        pass
+
+    def power_cut(self, node: Node) -> None:
+        pass
+
+
 @dataclass
 class Played:
     fleet: Fleet
@@ -107,7 +123,7 @@ def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[.
                 Bridge(broker.host, broker.port),
                 stack.enter_context(Zygote(standins.image() if mapped else None)),
                 end=end,
-                probe=lambda node, t, row: rows.append((node.spec.name, t, row)),
+                probe=Told(rows),
                 on_event=events.append,
             )
             stack.callback(fleet.close)

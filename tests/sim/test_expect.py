@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -13,9 +13,10 @@ from host_sim import expect, provision, wear
 from host_sim.collect import Books
 from host_sim.fleet import Fleet
 from host_sim.node import NodeStats
+from host_sim.probe import HEALTH_S, Probe, patience, window
+from host_sim.protocol import EPOCH_2000
 from host_sim.result import promised, unsampled
-from host_sim.runner import HEALTH_S, patience
-from host_sim.scenario import CutSpec, Expect, Group, load
+from host_sim.scenario import CutSpec, Expect, Group, load, unix
 from host_sim.truth import Truth
 
 END = 100_000
@@ -173,3 +174,43 @@ def test_what_a_node_says_is_wrong_with_its_configuration_is_named_unless_it_was
     found = expect.unforeseen(Expect(), BOTH, books)  # type: ignore[arg-type]
     assert found == ["aq-01: says of its configuration: alarms: this profile has no pm10"]
     assert expect.unforeseen(Expect(), BOTH, books, {"aq-01"}) == []  # type: ignore[arg-type]
+
+
+def probe_of(**group: Any) -> tuple[Probe, Any]:
+    plan = replace(load("district"), groups=(Group("bin", "bin_fill", 1, row_s=900, report_s=3600, **group),))
+    spec = SimpleNamespace(name="bin-01", power_on=0, cuts=())
+    return Probe(plan, [SimpleNamespace(spec=spec, group=plan.groups[0])], 24 * 3_600_000_000), SimpleNamespace(
+        spec=spec, now=0
+    )  # type: ignore[list-item]
+
+
+def test_what_a_power_cut_takes_is_told_apart_from_what_is_lost():
+    probe, node = probe_of(config={"mode": "sleep"})
+    t = unix(load("district").head.start) - EPOCH_2000
+    for n in range(3):
+        probe.taken(node, t + 900 * n, [(1, n), (2, n)], held=True)
+    probe.taken(node, t + 900, [(1, 1), (2, 1)], held=True)  # read again by a wake
+    assert not probe.truth.readings and probe.rows == {"bin-01": 3}
+    probe.power_cut(node)
+    assert probe.with_power == 6 and not probe.truth.readings
+    probe.taken(node, t + 2700, [(1, 3)], held=True)
+    probe.persisted(node)
+    assert len(probe.truth.readings) == 1
+    probe.taken(node, t + 3600, [(1, 4)], held=True)
+    probe.taken(node, t + 3600, [(1, 4)], held=False)  # found on flash after all
+    probe.power_cut(node)
+    assert len(probe.truth.readings) == 2 and probe.with_power == 6
+    probe.taken(node, t + 4500, [(1, 5)], held=True)
+    probe.close()
+    assert len(probe.truth.readings) == 3, "held for ever is lost"
+
+
+def test_rows_beyond_what_a_configuration_leaves_unwritten_are_lost_with_a_power_cut():
+    assert window(Group("b", "bin_fill", 1, row_s=900, report_s=3600, config={"mode": "sleep"})) == 4
+    assert window(Group("b", "bin_fill", 1, config={"stage_every": 3})) == 3 and window(Group("b", "bin_fill", 1)) == 1
+    probe, node = probe_of(config={"stage_every": 2})
+    t = unix(load("district").head.start) - EPOCH_2000
+    for n in range(5):
+        probe.taken(node, t + 900 * n, [(1, n)], held=True)
+    probe.power_cut(node)
+    assert len(probe.truth.readings) == 3 and probe.with_power == 2

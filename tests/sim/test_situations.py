@@ -11,7 +11,7 @@ import pytest
 from host_sim import provision, runner, worlds
 from host_sim.result import Result
 from host_sim.scenario import CommandSpec, CutSpec, Expect, GatewayDown, Group, Scenario, load, unix
-from tools.sim import verdict
+from tools.sim import short, verdict
 
 pytestmark = pytest.mark.slow
 
@@ -198,6 +198,14 @@ def test_nodes_that_sleep_deeply_miss_no_sample_no_pulse_and_no_slot_though_thei
     for t, litres in ((t, v * 1000) for t, v in volumes.items() if t < start + hours * 3600):
         assert abs(litres - pulses.at(t - start) + pulses.at(spec.power_on / 1e6)) <= 2, (t, litres)
     assert len(volumes) >= 26
+
+
+def test_rows_that_a_power_cut_takes_from_rtc_memory_are_told_apart_from_lost_ones():
+    sleeper = Group("bin", "bin_fill", 1, sample_s=900, row_s=900, report_s=3600, config={"mode": "sleep"})
+    plan = replace(small(sleeper), cuts=(CutSpec(("bin",), at_h=2.9, minutes=5),))
+    result = runner.run(plan, hours=4)
+    assert whole(result) and verdict(result) == 0, (result.lost_examples, result.unsampled)
+    assert result.with_power == 3 * 4 and result.power_cuts == 1 and "gone with the power 12" in short(result)
 
 
 def test_rows_of_a_sleeping_meter_count_though_the_run_ends_before_their_report():
