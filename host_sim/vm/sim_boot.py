@@ -191,7 +191,7 @@ def _probe_batcher(module, told=_taken, on_flash=_on_flash):
 
     def appended(self, t, values, present):
         result = append(self, t, values, present)
-        held = getattr(self._staging, "_waiting", 0) > 0
+        held = getattr(getattr(self, "_staging", None), "_waiting", 0) > 0
         if not held:
             on_flash()
         told(first, t, self.ids, values, present, held)
