@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ class BenchError(Exception):
         self.name, self.hint = name, hint
 
 
-def measure(repeats: int) -> dict[str, Any]:
-    """Instructions of each job, averaged over `repeats`, and the bytes it wrote. Raises BenchError."""
+def instructions(repeats: int, names: Iterable[str] = JOBS) -> dict[str, dict[str, int]]:
+    """Instructions of each of these jobs, averaged over `repeats`, and the bytes it wrote. Raises BenchError."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise BenchError("no_valgrind", "valgrind is not installed: it counts the VM's instructions", HINT)
@@ -56,10 +57,16 @@ def measure(repeats: int) -> dict[str, Any]:
     except CompileError as e:
         raise BenchError("firmware", str(e), "make lint names the file") from e
     base, sizes = _count(valgrind, firmware, dict.fromkeys(JOBS, repeats))
-    jobs: dict[str, Any] = {}
-    for job in JOBS:
+    jobs: dict[str, dict[str, int]] = {}
+    for job in names:
         more, _ = _count(valgrind, firmware, {**dict.fromkeys(JOBS, repeats), job: 2 * repeats})
         jobs[job] = {"instructions": round((more - base) / repeats), "size": sizes[job]}
+    return jobs
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """The document of a measurement: instructions of each job, and what a value and a byte of it take. Raises BenchError."""
+    jobs = instructions(repeats)
     cells = ROWS * COLUMNS
     return {
         "ok": True,
