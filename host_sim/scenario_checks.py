@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 from motewire.config import judged, misspelt
-from motewire.quantities import KEY, QUANTITIES
+from motewire.quantities import HIGHEST, KEY, LOWEST, QUANTITIES
 
 from host_sim import boards
 from host_sim import compile as mpy
@@ -22,6 +22,7 @@ from host_sim.vm.run import heap_bytes
 from host_sim.worlds import WORLDS
 
 RADIO_FAULTS = ("busy", "status", "absent", "lost_tx_done", "lost_edge", "stuck_receive")
+RULE = ("q", "above", "below", "clear", "hold", "step", "update_s", "least_s", "boost")  # of mote.rules
 LEAST_KB = 48  # of a 32-bit board
 SHORTEST_H = 1 / 3600  # of what repeats: once a second
 
@@ -115,12 +116,37 @@ def _check_node(g: Group, where: str) -> None:
     if why:
         raise ScenarioError(f"{where}: no node can work so: {why}")
 
+    for n, rule in enumerate(g.alarms):
+        _check_rule(rule, f"{where}: alarms number {n + 1}")
+
     chips = [chip for _, _, chip in CHIPS[g.profile]]
     for chip, fault in g.broken.items():
         if chip not in chips:
             raise ScenarioError(f'{where}: "broken": {g.profile} has no "{chip}"{nearest(chip, chips)}')
         if fault not in mpy.faults():
             raise ScenarioError(f'{where}: "broken": fault "{fault}" is unknown{nearest(fault, mpy.faults())}')
+
+
+def _check_rule(rule: Mapping[str, Any], where: str) -> None:
+    """What a node would leave out, or would never raise; the rest it judges itself (mote.rules)."""
+    for key in rule:
+        if key not in RULE:
+            raise ScenarioError(f'{where}: unknown key "{key}"{nearest(key, RULE)}')
+    ranges = {str(row[KEY]): (float(row[LOWEST]), float(row[HIGHEST])) for row in QUANTITIES}
+    q = rule.get("q")
+    if q not in ranges:
+        raise ScenarioError(f'{where}: q "{q}" is unknown{nearest(str(q), ranges)}')
+    sides = [side for side in ("above", "below") if side in rule]
+    if len(sides) != 1:
+        raise ScenarioError(f'{where}: needs one of "above", "below"')
+    for key in (*sides, "clear"):
+        value = rule.get(key, ranges[q][0])
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ScenarioError(f'{where}: "{key}" must be a number, not {value!r}')
+        _within(where, key, value, *ranges[q])
+    limit, clear = rule[sides[0]], rule.get("clear", rule[sides[0]])
+    if clear > limit if sides == ["above"] else clear < limit:
+        raise ScenarioError(f'{where}: "clear" {clear:g} is on the wrong side of {sides[0]} {limit:g}')
 
 
 def _check_names(s: Scenario, file: str) -> None:

@@ -134,6 +134,20 @@ def test_a_chosen_number_of_nodes_is_kept(count):
             )
             for name, eui in (("rx", "aa555a0000000002"), ("rx2", "aa555a0000000001"))
         ),
+        *(
+            (GOOD + f"alarms = [{{ {rule} }}]\n", ["[[group]] number 1: alarms number 1", words])
+            for rule, words in (
+                ('q = "pm10", above = 50, hld = 3', '"hld" (did you mean "hold"?)'),
+                ('q = "pm1O", above = 50', '"pm1O" is unknown (did you mean "pm10"?)'),
+                ('q = "pm10", above = 50, clear = 70', '"clear" 70 is on the wrong side of above 50'),
+                ('q = "pm10", below = 50, clear = 40', '"clear" 40 is on the wrong side of below 50'),
+                ('q = "pm10", above = 1500', '"above" must be 0..1000'),
+                ('q = "pm10", above = "50"', '"above" must be a number'),
+                ('q = "pm10", above = 50, below = 20', "one of"),
+                ('q = "pm10"', "one of"),
+                ("above = 50", '"None" is unknown'),
+            )
+        ),
         (GOOD + 'heap = "10wK"\n', ['"heap" must be at least']),
         (
             GOOD + 'link = "wifi"\n[[radio_fault]]\nnodes = ["aq"]\nkind = "busy"\nfrom_h = 1\n',
