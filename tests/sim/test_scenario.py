@@ -138,7 +138,7 @@ def test_a_chosen_number_of_nodes_is_kept(count):
             (GOOD + f"alarms = [{{ {rule} }}]\n", ["[[group]] number 1: alarms number 1", words])
             for rule, words in (
                 ('q = "pm10", above = 50, hld = 3', '"hld" (did you mean "hold"?)'),
-                ('q = "pm1O", above = 50', '"pm1O" is unknown (did you mean "pm10"?)'),
+                ('q = "pm1o0", above = 50', '"pm1o0" is unknown (did you mean "pm10"?)'),
                 ('q = "pm10", above = 50, clear = 70', '"clear" 70 is on the wrong side of above 50'),
                 ('q = "pm10", below = 50, clear = 40', '"clear" 40 is on the wrong side of below 50'),
                 ('q = "pm10", above = 1500', '"above" must be 0..1000'),
