@@ -174,20 +174,22 @@ class Alarms:
         self._look()
 
     def save(self, put):
-        """Tell put(int) how long each rule's limit has been exceeded, and what was told of one that is up."""
+        """Tell put(int) how long each rule's limit has been exceeded, whether it is up, and what was told of one that is."""
         for rule in self.rules:
-            put(rule.run)
+            put(rule.run << 1 | rule.active)
             put(rule.changed_t)
             if rule.active:
                 put(rule.told)
                 put(rule.told_t)
 
     def load(self, get):
-        """Go on after a deep sleep."""
+        """Go on after a deep sleep. Which rules are up is in the image: of several of one place the Mask cannot tell."""
         for rule in self.rules:
-            rule.run, rule.changed_t = get(), get() & 0xFFFFFFFF
+            run, rule.changed_t = get(), get() & 0xFFFFFFFF
+            rule.run, rule.active = run >> 1, bool(run & 1)
             if rule.active:
                 rule.told, rule.told_t = get(), get() & 0xFFFFFFFF
+        self._look()
 
     def say_again(self, t, quantity):
         """Raise what is still up on this quantity: a clear has ended every alarm of it at the gateway."""
