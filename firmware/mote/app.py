@@ -231,7 +231,7 @@ class Node:
         """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: the profile. At the gateway
         a clear ends every alarm of its quantity, so whatever else is up on it is raised again."""
         tag = tag or _PROFILE | quantity & 63
-        self.outbox.thin(tag)
+        gone = self.outbox.thin(tag)
         s = self.sealer
         at = s.begin(ALARM)
         if t >= FIRST:
@@ -242,6 +242,7 @@ class Node:
             )
         n = s.finish(n)
         self.outbox.append(ALARM, s.counter, s.buf, n, tag, 0, code != _ALARM_CLEARED)
+        self.outbox.void(gone)
         log.info("alarm %d on q%d", code, quantity)
         self.uplink.fresh(True)
         if code != _ALARM_CLEARED:

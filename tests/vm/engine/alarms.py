@@ -219,3 +219,28 @@ async def test_a_fault_that_was_stored_when_the_power_went_is_ended_when_the_sen
     node = kit.make_node(kit.Link(gw), sensors())
     await kit.run_for(node, 1800)
     assert [p[0] for p in gw.frames_of(ALARM)] == [4, 1], gw.frames_of(ALARM)
+
+
+async def test_alarms_that_were_thinned_out_while_nobody_listened_do_not_come_back_with_the_power():
+    import machine
+
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    link = kit.Link(gw)
+    link.quiet = True
+    node = kit.make_node(link, swinging(1), alarms=[{"q": "pm10", "above": 50, "least_s": 0}])
+    await kit.run_for(node, 2 * 3600)
+    before = [node.outbox.counters[i] for i in range(node.outbox.depth) if node.outbox.kinds[i] == ALARM]
+    assert len(before) == 4
+    machine.fill_rtc(b"")
+    link.quiet = False
+    node = kit.make_node(
+        link, [Sensor("dust", kit.Scripted(("pm1", "pm25", "pm10"), lambda: 0))], alarms=[{"q": "pm10", "above": 50}]
+    )
+    await kit.run_for(node, 3600)
+    assert set(before) <= {c for c in gw.frames if gw.frames[c][0] == ALARM} and len(gw.frames_of(ALARM)) <= 6, (
+        gw.frames_of(ALARM)
+    )
+    assert gw.up() == set()
