@@ -198,10 +198,10 @@ class Node:
 
     def fault(self, sensor, t, active):
         """A sensor failed for good, or works (again): said once, also when a reset lies between."""
-        n = self.profile.sensors.index(sensor)
-        quantity = self._first_id(sensor)
-        if not quantity or not active and not self._faults.has(n):
+        n = self.first_column(sensor)
+        if n < 0 or not active and not self._faults.has(n):
             return
+        quantity = self.ids[n]
         if active:  # before it is stored: a power cut between the two must not leave it up
             self._faults.set(n, True)
             self.raise_alarm(_ALARM_FAULT, t, quantity, None, None, _FAULT | quantity & 63)
@@ -209,12 +209,12 @@ class Node:
             self.raise_alarm(_ALARM_CLEARED, t, quantity, None, None, _FAULT | quantity & 63)
             self._faults.set(n, False)
 
-    def _first_id(self, sensor):
-        """Id of the quantity that the sensor's faults are reported on, 0: none."""
+    def first_column(self, sensor):
+        """The column that the sensor's faults are reported on, and kept by; -1: none."""
         for c in sensor.columns:
             if c >= 0:
-                return self.ids[c]
-        return 0
+                return c
+        return -1
 
     def entered(self, index):
         """A sensor that is not proven is about to be read: whoever hangs now is known after the reset."""
@@ -249,8 +249,8 @@ class Node:
             return
         self.alarms.say_again(t, quantity)
         self.profile.say_again(t, quantity)
-        for n, sensor in enumerate(self.profile.sensors):
-            if tag >> 6 and self._faults.has(n) and self._first_id(sensor) == quantity:
+        for n in range(len(self.ids)):
+            if tag >> 6 and self.ids[n] == quantity and self._faults.has(n):
                 self.raise_alarm(_ALARM_FAULT, t, quantity, None, None, _FAULT | quantity & 63)
 
     def _closed(self):
@@ -416,6 +416,7 @@ class Node:
             log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
             self.health.boot()
             self.uplink.fresh()
+            borrow("mote.former", "clear", self)
         else:
             self._rest.divide()
         asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))
