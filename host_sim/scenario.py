@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from motewire.config import judged, misspelt
+from motewire.config import foreign, judged, misspelt
 from motewire.quantities import KEY, QUANTITIES
 
 from host_sim import compile as mpy
@@ -420,7 +420,8 @@ def _check_node(g: Group, where: str) -> None:
     whole = {
         chip: options for chip, options in g.sensors.items() if chip not in g.broken
     }  # host_sim/faulty has options of its own
-    why = judged(configuration(g, 1, g.name))[0] or misspelt(whole)
+    values = configuration(g, 1, g.name)
+    why = judged(values)[0] or misspelt(whole) or foreign(values)
     if why:
         raise ScenarioError(f"{where}: no node can work so: {why}")
 

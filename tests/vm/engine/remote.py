@@ -76,6 +76,42 @@ async def test_what_does_not_fit_changes_nothing_and_is_reported():
     assert not task.done()
 
 
+async def test_another_profile_is_refused_with_rules_that_it_cannot_have():
+    """The starts under it would fail one after the other, until the node goes back to where it was."""
+    from mote.change import judge
+    from mote.errors import BadConfig
+
+    gw, node, task = await far.running(alarms=[{"q": "pm10", "above": 500}, {"q": "temperature", "above": 40}])
+    values = dict(node.config.values)
+    values["profile"] = "bin_fill"
+    for rules, word in (
+        (None, "pm10"),
+        ([{"q": "laeq", "above": 60}], "laeq"),
+        ([{"q": "fill_level", "above": 60, "clears": 50}], "clears"),
+        ([{"q": "fill_level", "above": 60, "clear": 70}], "clear"),
+        ([{"q": "fill_level", "above": 60, "hold": 0}], "hold"),
+        ([{"q": "fill_level", "above": limit} for limit in range(40, 54)], "more than"),
+    ):
+        if rules is not None:
+            values["alarms"] = rules
+        try:
+            judge(node.control, values)
+        except BadConfig as e:
+            assert word in str(e), (rules, e)
+        else:
+            raise AssertionError(rules)
+    before = far.read("/config.json")
+    assert node.downlink.handle(gw.seal({4: {17: [9, 0, 1, b'{"profile": "bin_fill"}']}})), "a piece"
+    await asyncio.sleep(60)
+    assert far.read("/config.json") == before and node.control.refused == 1, node.downlink.refused
+    assert any("pm10" in p for p in far.said(gw, 22)), far.said(gw, 22)
+    for rules in ([], [{"q": "fill_level", "above": 60}], [{"q": "temperature", "above": 40}]):
+        values["alarms"] = rules
+        judge(node.control, values)
+    assert node.profile.ids[0] == 4 and not task.done()
+    far.stop(node, task)
+
+
 async def test_a_new_rule_with_a_key_that_none_has_is_refused_and_a_stored_one_is_taken_as_it_is():
     """A misspelt key would leave its default in force, and the sender would believe otherwise."""
     from mote.change import judge
