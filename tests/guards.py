@@ -180,6 +180,8 @@ GUARDS = (
     Guard("G5", "a leak is ended under another profile", "firmware/mote/former.py", "    if (nvs.get(\"leak\") or 0) & 1 and", "    if False and", ("tests/vm/test_engine.py", "-k", "alarms-a_leak")),
     Guard("G4", "rules of another profile are judged with it", "firmware/mote/change.py", "            _rules_of_another(open_profile(values[\"profile\"]), values)\n", "", ("tests/vm/test_engine.py", "-k", "remote-another_profile")),
     Guard("G4", "the gateway refuses rules that a profile cannot have", "gateway/core/orders.py", " or foreign(args)", "", ("tests/gateway/test_orders.py",)),
+    Guard("G1", "rows out of turn within a second are told apart", "firmware/mote/sampler.py", "        if 0 <= self._aside_t - t < _LATE_S:\n", "        if False:\n", ("tests/vm/test_engine.py", "-k", "remote-rows_that")),
+    Guard("G1", "a row out of turn has no time of the future", "firmware/mote/sampler.py", "        if t > now:\n            await", "        if False:\n            await", ("tests/vm/test_engine.py", "-k", "remote-rows_that")),
     Guard("G1", "a row after a step back is not dropped", "firmware/mote/sampler.py", "            t += self._lap\n", "            return\n", ("tests/vm/test_engine.py", "-k", "steps-")),
     Guard("G1", "rows after a step back are told apart from those before it", "firmware/mote/sampler.py", "            t += self._lap\n", "            pass\n", ("tests/vm/test_engine.py", "-k", "steps-")),
     Guard("G1", "samples before a step go on into a row", "firmware/mote/sampler.py", "            if not self._stepped:\n", "            if True:\n", ("tests/vm/test_engine.py", "-k", "steps-")),

@@ -373,6 +373,29 @@ async def test_read_now_sends_a_row_of_its_own_at_once_and_the_regular_ones_go_o
     assert len(set(times)) == len(times) and grid[-12:] == list(range(grid[-12], grid[-1] + 300, 300))
 
 
+async def test_rows_that_are_asked_for_in_one_second_and_at_a_rows_instant_have_a_time_of_their_own():
+    for lap in (0, 7):
+        gw, node, task = await far.running()
+        node.sampler._lap = lap
+        ident = 50
+        for ahead in (400, 303, 302, 301, 300, 299):
+            await asyncio.sleep(600 - kit.unix_now() % 300 + 300 - ahead)
+            for _ in range(3):
+                ident += 1
+                assert node.downlink.handle(gw.seal({5: [ident, "read_now"]}))
+            at = kit.unix_now() - 946684800
+            await asyncio.sleep(60)
+            told = [s for s in far.said(gw, 20) if s[1] == 2]
+            assert len(told) == ident - 50, told
+        times = [t for t, _ in gw.rows()]
+        assert len(set(times)) == len(times), sorted(t for t in times if times.count(t) > 1)
+        aside = [t for t in times if t % 300 not in (0, lap)]
+        assert len(aside) == 18, (lap, aside)
+        assert max(times) <= at + 60, "none of the future"
+        far.stop(node, task)
+        await asyncio.sleep_ms(0)
+
+
 async def test_the_selftest_names_what_failed_and_its_reading_disturbs_nobody():
     gw, node, task = await far.running()
     far.sensor.error = OSError(19)
