@@ -273,7 +273,9 @@ class Node:
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
-        if not self.clock.quality:  # somebody listens but nobody tells the time
+        s = self.sealer
+        if not self.clock.quality and s._boot_frames and ack.next > s.counter - s._boot_frames + 1:
+            # a frame of this boot was heard, the first of which ask for the time (WIRE.md section 6): nobody tells it
             self.batcher.date(0, self.clock.now())
         supervisor.prove_slot()
         if supervisor.level <= _LADDER_ONE:
