@@ -274,8 +274,8 @@ class Node:
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
         s = self.sealer
-        if not self.clock.quality and s._boot_frames and ack.next > s.counter - s._boot_frames + 1:
-            # a frame of this boot was heard, the first of which ask for the time (WIRE.md section 6): nobody tells it
+        if not self.clock.quality and s._boot_frames and self.outbox.index_of(s.counter - s._boot_frames + 1) < 0:
+            # the first frame of this boot was heard, which carries the whole counter and so asks for the time: nobody tells it
             self.batcher.date(0, self.clock.now())
         supervisor.prove_slot()
         if supervisor.level <= _LADDER_ONE:
