@@ -8,7 +8,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any, Protocol
 
-from motewire.config import judged, misspelt
+from motewire.config import foreign, judged, misspelt
 from motewire.quantities import HIGHEST, KEY, LOWEST, QUANTITIES
 
 from host_sim import boards
@@ -112,7 +112,8 @@ def _check_node(g: Group, where: str) -> None:
     whole = {
         chip: options for chip, options in g.sensors.items() if chip not in g.broken
     }  # host_sim/faulty has options of its own
-    why = judged(configuration(g, 1, g.name))[0] or misspelt(whole)
+    values = configuration(g, 1, g.name)
+    why = judged(values)[0] or misspelt(whole) or foreign(values)
     if why:
         raise ScenarioError(f"{where}: no node can work so: {why}")
 

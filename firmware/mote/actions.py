@@ -117,8 +117,9 @@ async def read_now(control, args):
     _, bad, present = await _read(node, row)
     if not present:
         raise OSError(_EIO)
+    t = await node.sampler.time_aside()
     node.batcher.close()
-    node.batcher.append(node.sampler.time_aside(), row, present)
+    node.batcher.append(t, row, present)
     node.batcher.close()
     node.uplink.fresh(True)
     return "failed " + bad if bad else None

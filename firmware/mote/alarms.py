@@ -18,7 +18,8 @@ UPDATE_S = const(600)
 _SLACK = const(10)  # a tenth of `hold` may come as one sample (mote.rest)
 
 
-def _tag(quantity, up):
+def tag_of(quantity, up):
+    """What frames of this quantity and direction are known by in the outbox."""
     return quantity & 63 | (192 if up else 128)
 
 
@@ -43,7 +44,7 @@ class Rule:
     @property
     def tag(self):
         """What its frames are known by in the outbox, which outlives these rules."""
-        return _tag(self.quantity, self.up)
+        return tag_of(self.quantity, self.up)
 
     def step(self, v, t, samples=1):
         """Take a value at t2000, the mean of so many samples; return _ALARM_ABOVE, _ALARM_BELOW (raised or worse), _ALARM_CLEARED or 0 (nothing new)."""
@@ -67,14 +68,22 @@ class Rule:
         return _ALARM_ABOVE if self.up else _ALARM_BELOW
 
 
+def label_of(name):
+    """Return what stands for a name in a Mask."""
+    data = name.encode()
+    return crc16(data, len(data)) & 0x7FFF
+
+
 class Mask:
-    """A set of small numbers (0..14) that survives a power cut, in one NVS int; another `label` is another set."""
+    """A set of small numbers (0..14) that survives a power cut, in one NVS int; another `label` is another set. former: what was kept under another one, until
+    keep() or set()."""
 
     def __init__(self, nvs, key, label):
-        data = label.encode()
-        self._nvs, self._key, self._label = nvs, key, crc16(data, len(data)) & 0x7FFF
+        self._nvs, self._key, self._label = nvs, key, label_of(label)
         v = nvs.get(key) or 0
-        self._bits = v & 0x7FFF if v >> 15 == self._label else 0
+        same = v >> 15 == self._label
+        self._bits = v & 0x7FFF if same else 0
+        self.former = 0 if same else v
 
     def has(self, n):
         return bool(self._bits >> n & 1)
@@ -84,7 +93,12 @@ class Mask:
         bits = self._bits | 1 << n if on else self._bits & ~(1 << n)
         if bits != self._bits:
             self._bits = bits
-            self._nvs.put(self._key, self._label << 15 | bits)
+            self.keep()
+
+    def keep(self):
+        """Write it. Raises OSError."""
+        self._nvs.put(self._key, self._label << 15 | self._bits)
+        self.former = 0
 
 
 class Alarms:
@@ -102,7 +116,7 @@ class Alarms:
         self._gone = []  # (quantity, bit, limit) of what has to be cleared: no rule of today has it up
         for bit in range(min(15, 2 * len(ids))):
             marked = active.has(bit)
-            if marked or waits(-_tag(ids[bit >> 1], bit & 1)):
+            if marked or waits(-tag_of(ids[bit >> 1], bit & 1)):
                 rule = self._easiest(bit) if marked else None
                 if rule is None:
                     self._gone.append((ids[bit >> 1], bit, None))
@@ -135,7 +149,7 @@ class Alarms:
     def check(self, t, values, present, samples=1):
         """Step every rule whose column has a value; samples: how many it is the mean of."""
         if self._gone:
-            self._end(t)
+            self.end(t)
         rules = self.rules
         for i in range(len(rules)):
             rule = rules[i]
@@ -146,18 +160,18 @@ class Alarms:
                     self._keep(rule.bit)
                     self._look()
 
-    def _end(self, t):
+    def end(self, t):
         """Clear what has no rule any more."""
         while self._gone:
             quantity, bit, limit = self._gone[-1]
-            self._raised(_ALARM_CLEARED, t, quantity, None, limit, _tag(quantity, bit & 1))
+            self._raised(_ALARM_CLEARED, t, quantity, None, limit, tag_of(quantity, bit & 1))
             self._keep(bit)
             self._gone.pop()
 
     def replace(self, rules, t):
         """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told
         again when its limit changed; what has none any more is cleared. Raises OSError."""
-        self._end(t)
+        self.end(t)
         for old in self.rules:
             if not old.active:
                 continue
@@ -170,24 +184,26 @@ class Alarms:
             else:
                 self._gone.append((old.quantity, old.bit, old.limit))
         self.rules = rules
-        self._end(t)
+        self.end(t)
         self._look()
 
     def save(self, put):
-        """Tell put(int) how long each rule's limit has been exceeded, and what was told of one that is up."""
+        """Tell put(int) how long each rule's limit has been exceeded, whether it is up, and what was told of one that is."""
         for rule in self.rules:
-            put(rule.run)
+            put(rule.run << 1 | rule.active)
             put(rule.changed_t)
             if rule.active:
                 put(rule.told)
                 put(rule.told_t)
 
     def load(self, get):
-        """Go on after a deep sleep."""
+        """Go on after a deep sleep. Which rules are up is in the image: of several of one place the Mask cannot tell."""
         for rule in self.rules:
-            rule.run, rule.changed_t = get(), get() & 0xFFFFFFFF
+            run, rule.changed_t = get(), get() & 0xFFFFFFFF
+            rule.run, rule.active = run >> 1, bool(run & 1)
             if rule.active:
                 rule.told, rule.told_t = get(), get() & 0xFFFFFFFF
+        self._look()
 
     def say_again(self, t, quantity):
         """Raise what is still up on this quantity: a clear has ended every alarm of it at the gateway."""

@@ -198,10 +198,10 @@ class Node:
 
     def fault(self, sensor, t, active):
         """A sensor failed for good, or works (again): said once, also when a reset lies between."""
-        n = self.profile.sensors.index(sensor)
-        quantity = self._first_id(sensor)
-        if not quantity or not active and not self._faults.has(n):
+        n = self.first_column(sensor)
+        if n < 0 or not active and not self._faults.has(n):
             return
+        quantity = self.ids[n]
         if active:  # before it is stored: a power cut between the two must not leave it up
             self._faults.set(n, True)
             self.raise_alarm(_ALARM_FAULT, t, quantity, None, None, _FAULT | quantity & 63)
@@ -209,12 +209,12 @@ class Node:
             self.raise_alarm(_ALARM_CLEARED, t, quantity, None, None, _FAULT | quantity & 63)
             self._faults.set(n, False)
 
-    def _first_id(self, sensor):
-        """Id of the quantity that the sensor's faults are reported on, 0: none."""
+    def first_column(self, sensor):
+        """The column that the sensor's faults are reported on, and kept by; -1: none."""
         for c in sensor.columns:
             if c >= 0:
-                return self.ids[c]
-        return 0
+                return c
+        return -1
 
     def entered(self, index):
         """A sensor that is not proven is about to be read: whoever hangs now is known after the reset."""
@@ -231,7 +231,7 @@ class Node:
         """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: the profile. At the gateway
         a clear ends every alarm of its quantity, so whatever else is up on it is raised again."""
         tag = tag or _PROFILE | quantity & 63
-        self.outbox.thin(tag)
+        gone = self.outbox.thin(tag)
         s = self.sealer
         at = s.begin(ALARM)
         if t >= FIRST:
@@ -242,14 +242,15 @@ class Node:
             )
         n = s.finish(n)
         self.outbox.append(ALARM, s.counter, s.buf, n, tag, 0, code != _ALARM_CLEARED)
+        self.outbox.void(gone)
         log.info("alarm %d on q%d", code, quantity)
         self.uplink.fresh(True)
         if code != _ALARM_CLEARED:
             return
         self.alarms.say_again(t, quantity)
         self.profile.say_again(t, quantity)
-        for n, sensor in enumerate(self.profile.sensors):
-            if tag >> 6 and self._faults.has(n) and self._first_id(sensor) == quantity:
+        for n in range(len(self.ids)):
+            if tag >> 6 and self.ids[n] == quantity and self._faults.has(n):
                 self.raise_alarm(_ALARM_FAULT, t, quantity, None, None, _FAULT | quantity & 63)
 
     def _closed(self):
@@ -272,7 +273,9 @@ class Node:
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
-        if not self.clock.quality:  # somebody listens but nobody tells the time
+        s = self.sealer
+        if not self.clock.quality and s._boot_frames and self.outbox.index_of(s.counter - s._boot_frames + 1) < 0:
+            # the first frame of this boot was heard, which carries the whole counter and so asks for the time: nobody tells it
             self.batcher.date(0, self.clock.now())
         supervisor.prove_slot()
         if supervisor.level <= _LADDER_ONE:
@@ -415,6 +418,7 @@ class Node:
             log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)
             self.health.boot()
             self.uplink.fresh()
+            borrow("mote.former", "clear", self)
         else:
             self._rest.divide()
         asyncio.get_event_loop().set_exception_handler(lambda loop, context: self.broken(context["exception"]))

@@ -119,6 +119,8 @@ class Batcher:
             while rows.next_row():
                 self._batch.append(rows.t, rows.values, rows.present)
             rows.close()
+        if self._batch.rows < self.tried:  # RTC memory or flash did not keep them
+            self._lost(self.tried - self._batch.rows)
 
     def set_interval(self, interval_s, report_s):
         """Change the rhythm from now on; rows at hand are sealed first."""

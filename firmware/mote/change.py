@@ -57,10 +57,15 @@ def judge(remote, values):
     """Raise BadConfig for what only this node can know to be wrong."""
     now = remote.node.config.values
     if values["profile"] != now.get("profile"):
-        from mote.profiles.opening import PROFILES
+        from mote.profiles.opening import PROFILES, open_profile
 
         if values["profile"] not in PROFILES:
             raise BadConfig("profile: " + values["profile"])
+        if remote.whole:
+            if values["alarms"] != now["alarms"]:
+                borrow("mote.rules", "known", values["alarms"])
+            _rules_of_another(open_profile(values["profile"]), values)
+            let_go("mote.profiles." + PROFILES[values["profile"]].split(":")[0])
     if remote.whole and values["profile"] == now.get("profile"):
         profile = remote.node.profile
         if values["mode"] == "sleep" and not profile.rhythm(values)[1]:
@@ -73,6 +78,16 @@ def judge(remote, values):
             borrow("mote.rules", "known", values["alarms"])
         if values["alarms"] != now["alarms"] or values["sensors"] != now["sensors"]:
             _rules(profile, values)
+
+
+def _rules_of_another(cls, values):
+    """Raise BadConfig for rules that cannot work under a profile that nothing is built of: the start under it would fail, and again."""
+    from motewire.quantities import ids_of
+
+    try:
+        borrow("mote.rules", "rules_from", cls.alarm_specs(cls, values), ids_of(cls.KEYS))
+    finally:
+        let_go("motewire.quantities")
 
 
 def _rules(profile, values):

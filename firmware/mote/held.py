@@ -7,6 +7,7 @@ cycle u32, length of the head u8, head, rows.
 import io
 from struct import pack, unpack_from
 
+from mote.errors import Corrupt
 from mote.files import remove
 from mote.hal.rtc import ROWS_BYTES
 from mote.staging import Staged, Staging
@@ -94,12 +95,14 @@ class HeldStaging(Staging):
         put(self.stage)
 
     def resume(self, get):
-        """After a deep sleep: go on with the batch that was open. Returns its rows in one or two Staged, those on flash first."""
+        """After a deep sleep: go on with the batch that was open. Returns its rows in one or two Staged, those on flash first. Raises Corrupt: the rows are
+        another batch's, which the next boot brings to flash."""
         self.stage = get()
         section = self._section
-        if len(section) < _INFO or unpack_from(">I", section)[0] != self.stage:
-            self._section = bytearray()
+        if len(section) < _INFO:
             return []
+        if unpack_from(">I", section)[0] != self.stage:
+            raise Corrupt
         self._path = self._name(unpack_from(">I", section, 4)[0], self.stage)
         at = self._rows_at()
         self._waiting = (len(section) - at) // len(self._buf)

@@ -2,8 +2,9 @@
 
 Segments of up to 4 KiB, appended to and flushed frame by frame, one series for alarms and one for everything else. A
 frame leaves the index when an ack covers it, a segment's file when none of its frames is left: nothing is rewritten. What was
-acked inside a segment that still lives comes back after a reset; the next ack names it again and it goes.
-Record: magic, kind, length u16, counter u32, staging id u32, rows sealed so far u16, rows u8, 0; the frame; CRC-32.
+acked inside a segment that still lives comes back after a reset; the next ack names it again and it goes. What was dropped nobody would ever name, so
+its record is marked. Record: magic, kind, length u16, counter u32, staging id u32, rows sealed so far u16, rows u8, 0; the frame; CRC-32. A dropped one's
+0 is another number, which the CRC does not count; firmware of before takes it for damaged.
 """
 
 import os
@@ -18,6 +19,8 @@ from mote.files import make_dir, remove
 
 _MAGIC = const(0xC5)
 _HEAD = const(16)
+_MARK = const(15)  # in the head
+_DROPPED = const(0xA5)
 _SEGMENT = const(4096)  # one littlefs block
 _ENOSPC = const(28)
 
@@ -87,16 +90,20 @@ class Outbox:
                 if len(frame) < size + 4:
                     break  # the power went here
                 at, here = at + _HEAD + size + 4, at
+                dropped = head[_MARK] == _DROPPED
+                if dropped:
+                    head = head[:_MARK] + b"\0"
                 if crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
                     self.damaged += 1  # torn, or rotten: what follows may still be whole
                     continue
                 kind = head[1]
                 counter, stage, upto, rows = unpack_from(">IIHB", head, 4)
-                if not self._knows(counter):
+                if not dropped and not self._knows(counter):
                     self._put(segment, here, size, kind, counter, rows)
                     count += 1
                 if kind == ALARM:
-                    self._stages[-rows] = upto
+                    if not dropped:
+                        self._stages[-rows] = upto
                 elif stage:
                     self.last_stage = max(self.last_stage, stage)
                     self._stages[stage] = max(self._stages.get(stage, 0), upto)
@@ -217,13 +224,44 @@ class Outbox:
 
     def thin(self, tag):
         """An alarm of `tag` (1..255, the `rows` of its frames) is about to come: of those that wait the newest goes when there are four with it. So the first, which says when it
-        began, and the latest are always there, and an alarm that comes and goes through an outage pushes no measurements out."""
-        found, newest = 0, -1
-        for i in range(self.depth):
-            if self.kinds[i] == ALARM and self.rows[i] == tag:
-                found, newest = found + 1, i
-        if found >= _FLAPPING:
-            self.drop(newest)
+        began, and the latest are always there, and an alarm that comes and goes through an outage pushes no measurements out. Returns what void() wants once the alarm is
+        stored: a power cut before that must leave the latest."""
+        gone = []
+        while True:
+            found, newest = 0, -1
+            for i in range(self.depth):
+                if self.kinds[i] == ALARM and self.rows[i] == tag:
+                    found, newest = found + 1, i
+            if found < _FLAPPING:
+                return gone
+            gone.append(self._leave(newest))
+
+    def _leave(self, i):
+        """Take frame i out of the index; return where its record is."""
+        segment, at, alarm = self._segment[i], self._offset[i], self.kinds[i] == ALARM
+        for j in range(i + 1, self.depth):
+            self._move(j, j - 1)
+        self.depth -= 1
+        self._live[segment] -= 1
+        return segment, at, alarm
+
+    def void(self, gone):
+        """Mark what has left the index, so that it is not taken up again at the next start."""
+        for segment, at, alarm in gone:
+            living = self._live.get(segment)
+            if living == 0:
+                self._free(segment)
+            elif living:
+                current = self._open[alarm]
+                if current is not None and current[0] == segment:
+                    self._close(current)  # it would write what it knows of the file over this
+                    self._open[alarm] = (segment, None)
+                try:
+                    with open(self._name(segment, alarm), "r+b") as f:
+                        f.seek(at + _MARK)
+                        f.write(bytes((_DROPPED,)))
+                except OSError:
+                    pass  # no room for it: it comes back after a power cut, as it would have without the mark
 
     def _move(self, i, to):
         if i != to:
@@ -285,13 +323,8 @@ class Outbox:
     def drop(self, i):
         """Forget frame i, which cannot be read or says nothing any more; its rows count as lost."""
         lost = self._rows_of(i)
-        segment = self._segment[i]
-        for j in range(i + 1, self.depth):
-            self._move(j, j - 1)
-        self.depth -= 1
-        self._live[segment] -= 1
-        if not self._live[segment]:
-            self._free(segment)
+        gone = self._leave(i)
         self.rows_lost += lost
         if lost:
             self._on_lost(lost)
+        self.void((gone,))

@@ -82,7 +82,7 @@ def rules_from(specs, ids):
             if q[KEY] == key:
                 quantity, row = q[ID], q
         if quantity not in ids:
-            raise BadConfig("alarms: this profile has no " + str(key))
+            raise BadConfig("alarms: no %s here" % key)
         up = "above" in spec
         if up == ("below" in spec):
             raise BadConfig("alarms: one of above, below for " + key)

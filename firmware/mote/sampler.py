@@ -72,6 +72,7 @@ class Sampler:
         self._last = array("i", bytes(4 * self._n))  # event rows: what was said last
         self._said = 0
         self._last_t = laps >> 6 << _LAP_SHIFT  # event rows: of the last one; else the highest one yet
+        self._aside_t = 0  # of the last row out of turn
         self._lap = laps & 63  # how often the clock was set back
         self._stepped = False
         self._tasks = []
@@ -306,13 +307,18 @@ class Sampler:
                 present |= 1 << c
         return self._profile.derive(row, present)
 
-    def time_aside(self):
-        """Return a time for a row out of turn: no other row has it."""
-        t = self._clock.now()
+    async def time_aside(self):
+        """Return a time for a row out of turn, once it has come: no other row has it, also none of a boot to come."""
+        now = t = self._clock.now()
+        if 0 <= self._aside_t - t < _LATE_S:
+            t = self._aside_t + 1
         if self.row_s:
-            return max(t, t - t % self.row_s + self._lap + 1)
-        self._last_t = max(t, self._last_t + 1)
-        return self._last_t
+            self._aside_t = t = max(t, t - t % self.row_s + self._lap + 1)
+        else:
+            self._last_t = t = max(t, self._last_t + 1)
+        if t > now:
+            await asyncio.sleep(t - now)
+        return t
 
     def due(self):
         """When the next reading or row begins, by the clock; 0 while one is under way."""

@@ -10,6 +10,7 @@ from array import array
 from micropython import const
 from mote import VERSION, log, supervisor
 from mote.crc import crc16
+from mote.errors import Corrupt
 from mote.hal import clock as board_clock
 from mote.hal import reset
 from mote.rest import sure
@@ -23,9 +24,10 @@ _MOST_NUMBERS = const(161)  # IMAGE_BYTES of mote.hal.rtc, less length and CRC
 
 
 def _label(config):
-    """A number that differs when an image of before must not be believed: other firmware, other configuration."""
-    text = "%s %d %s" % (
+    """A number that differs when an image of before must not be believed: other firmware, other configuration, another rung of the ladder."""
+    text = "%s %d %d %s" % (
         VERSION,
+        supervisor.level,  # what is left out: other rules, other sensors
         config["version"],
         [config[key] for key in ("profile", "sample_s", "row_s", "report_s")],
     )
@@ -39,7 +41,7 @@ def fits(rtc, config):
 
 
 class Sleeper:
-    """parts: objects with save(put) and load(get), in this order. due: function() -> seconds until something is due, 0 when at work. look: function()
+    """parts: objects with save(put) and load(get), in this order; in the image each behind its length. due: function() -> seconds until something is due, 0 when at work. look: function()
     -> True when there is something to do that nothing was waiting for. plan: function(places of the parts in the image) -> what mote.nap needs, or nothing.
 
     rtc, clock, power, link, config: of the node.
@@ -53,12 +55,18 @@ class Sleeper:
         self._start_s = 2  # what a start takes, as measured
 
     def resume(self):
-        """Load the image of the sleep that ended now. Raises StopIteration when it is too short."""
-        numbers = iter(array("i", self._rtc.image))
+        """Load the image of the sleep that ended now. Raises Corrupt for a part that reads more or less than it wrote: what would follow from it is
+        known by nobody, and the next boot has everything from flash."""
+        numbers = array("i", self._rtc.image)
         self._rtc.image = None
+        at = -1
 
         def get():
-            return next(numbers)
+            nonlocal at
+            at += 1
+            if at >= len(numbers):
+                raise Corrupt
+            return numbers[at]
 
         get()
         self._planned, self._start_s = get() & 0xFFFFFFFF, get()
@@ -70,7 +78,10 @@ class Sleeper:
         self._config.unanswered(get() + slept_s, get() == 1)
         get()  # where what mote.nap needs begins
         for part in self._parts:
+            end = at + 2 + get()
             part.load(get)
+            if at + 1 != end:
+                raise Corrupt
         self._start_s = start_s(self._start_s, self._clock.now() - self._planned)
 
     async def run(self):
@@ -92,8 +103,10 @@ class Sleeper:
         numbers.append(0)
         starts = []
         for part in self._parts:
+            numbers.append(0)
             starts.append(len(numbers))
             part.save(numbers.append)
+            numbers[starts[-1] - 1] = len(numbers) - starts[-1]
         rows = self._plan(starts)
         if rows and len(numbers) + len(rows) <= _MOST_NUMBERS:
             numbers[_NAP] = len(numbers)

@@ -78,6 +78,14 @@ qmc5883l addr 13 13
 qmc5883l zero xyz
 sht4x addr 68 70
 """
+# what a profile's rows hold, which is what it may have rules on; tests/wire/test_config.py compares them with the profiles
+_COLUMNS = {
+    "air_quality": "pm1 pm25 pm10 temperature humidity pressure",
+    "noise": "laeq lafmax la10 la50 la90",
+    "water_meter": "water_volume water_flow",
+    "parking": "occupied",
+    "bin_fill": "distance fill_level temperature tilt",
+}
 _CHIPS = (
     "a02yyuw",
     "bme280",
@@ -228,6 +236,16 @@ def misspelt(sensors):
             for key in options:
                 if _OPTIONS.find("\n%s %s " % (name, key)) < 0 and not (key == "unit" and name in _CHIPS):
                     return "sensors.%s.%s is none" % (name, key)
+    return ""
+
+
+def foreign(values):
+    """Return which rule its profile has no quantity for, "" when there is none such. Of new values, both named; a profile that is not known here may have any."""
+    columns, alarms = _COLUMNS.get(values.get("profile")), values.get("alarms")
+    if columns and isinstance(alarms, list):
+        for rule in alarms:
+            if isinstance(rule, dict) and rule.get("q") not in columns.split(" "):
+                return "alarms: %s has no %s" % (values["profile"], rule.get("q"))
     return ""
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from motewire import codes
-from motewire.config import KEYS, MUST, misspelt, unfit, wrong
+from motewire.config import KEYS, MUST, foreign, misspelt, unfit, wrong
 from motewire.downlink import put_downlink
 from motewire.errors import WireError
 from motewire.quantities import ID, KEY, QUANTITIES
@@ -106,7 +106,8 @@ def configuration(name: str, args: Mapping[str, Any]) -> dict[int, Any] | bytes:
         why = wrong(key, value) if value is not None or KEYS.get(key, (None,))[-1] is MUST else ""
         if why:
             raise BadArguments(why)
-    why = misspelt(args.get("sensors") or {}) or unfit({key: value for key, value in args.items() if value is not None})
+    given = {key: value for key, value in args.items() if value is not None}
+    why = misspelt(args.get("sensors") or {}) or foreign(args) or unfit(given)
     if why:
         raise BadArguments(why)
     if all(key in _NUMBERS and type(value) is int for key, value in args.items()):

@@ -22,6 +22,7 @@ BAD: list[tuple[str, Any]] = [
     ("config", {"channels_khz": []}), ("config", {"channels_khz": [868_700]}), ("config", {"channels_khz": [868_100, 868_100]}), ("config", {"profile": None}),
     ("config", {"wifi": {"password": "short"}}), ("config", {"link": "wifi", "wifi": {"host": "b"}}), ("config", {"sensors": {"bin": {"empty_mm": "900"}}}),
     ("config", {"sensors": {"pulse": {"litres_per_pulse": 0.25}}}), ("config", {"mode": "sleep", "link": "wifi"}), ("config", {"alarms": [5]}),
+    ("config", {"profile": "noise", "alarms": [{"q": "fill_level", "above": 5}]}),
 ]  # fmt: skip
 
 

@@ -67,6 +67,29 @@ def test_defaults_are_right() -> None:
             assert not config.wrong(key, default), key
 
 
+def test_every_profile_has_rules_on_what_its_rows_hold_and_on_nothing_else() -> None:
+    columns: dict[str, str] = {}
+    for file in (FIRMWARE / "profiles").glob("*.py"):
+        for cls in (n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef)):
+            for line in (n for n in cls.body if isinstance(n, ast.Assign)):
+                if getattr(line.targets[0], "id", "") == "KEYS" and file.stem != "__init__":
+                    columns[file.stem] = " ".join(ast.literal_eval(line.value))
+    assert columns == config._COLUMNS  # pyright: ignore[reportPrivateUsage]
+    assert (
+        config.foreign({"profile": "noise", "alarms": [{"q": "fill_level", "above": 5}]})
+        == "alarms: noise has no fill_level"
+    )
+    assert config.foreign({"profile": "noise", "alarms": [{"above": 5}]})
+    for fine in (
+        {"profile": "noise"},
+        {"alarms": [{"q": "x"}]},
+        {"profile": "to_come", "alarms": [{"q": "x"}]},
+        {"profile": None, "alarms": None},
+        {"profile": "noise", "alarms": [{"q": "laeq"}]},
+    ):
+        assert not config.foreign(fine), fine
+
+
 def test_an_option_that_no_driver_has_is_named() -> None:
     assert not config.misspelt({"bme280": {"addr": 118, "unit": 0}, "leak": None, "next": {"x": 1}})
     assert config.misspelt({"bme280": {"adr": 118}}) == "sensors.bme280.adr is none"

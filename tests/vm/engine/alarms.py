@@ -219,3 +219,151 @@ async def test_a_fault_that_was_stored_when_the_power_went_is_ended_when_the_sen
     node = kit.make_node(kit.Link(gw), sensors())
     await kit.run_for(node, 1800)
     assert [p[0] for p in gw.frames_of(ALARM)] == [4, 1], gw.frames_of(ALARM)
+
+
+async def test_alarms_that_were_thinned_out_while_nobody_listened_do_not_come_back_with_the_power():
+    import machine
+
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    link = kit.Link(gw)
+    link.quiet = True
+    node = kit.make_node(link, swinging(1), alarms=[{"q": "pm10", "above": 50, "least_s": 0}])
+    await kit.run_for(node, 2 * 3600)
+    before = [node.outbox.counters[i] for i in range(node.outbox.depth) if node.outbox.kinds[i] == ALARM]
+    assert len(before) == 4
+    machine.fill_rtc(b"")
+    link.quiet = False
+    node = kit.make_node(
+        link, [Sensor("dust", kit.Scripted(("pm1", "pm25", "pm10"), lambda: 0))], alarms=[{"q": "pm10", "above": 50}]
+    )
+    await kit.run_for(node, 3600)
+    assert set(before) <= {c for c in gw.frames if gw.frames[c][0] == ALARM} and len(gw.frames_of(ALARM)) <= 6, (
+        gw.frames_of(ALARM)
+    )
+    assert gw.up() == set()
+
+
+BIN = ("distance", "fill_level", "temperature", "tilt")
+
+
+def bin_of(fill, dead=()):
+    """Sensors of a bin: one a column; those of `dead` columns fail."""
+    out = []
+    for i in range(len(BIN)):
+        value = (900, fill, 200, 2)[i]
+        s = Sensor(BIN[i], kit.Scripted((BIN[i],), lambda value=value: value))
+        s.driver.error = OSError(19) if BIN[i] in dead else None
+        out.append(s)
+    return out
+
+
+def make_bin(gw, sensors, *alarms):
+    from mote import supervisor
+    from mote.profiles.bin_fill import BinFill
+
+    if supervisor.rtc is not None:
+        supervisor.planned()  # the boot before did not crash
+    BinFill.derive = lambda self, values, present: present
+    return kit.make_node(kit.Link(gw), sensors, "bin_fill", alarms=list(alarms))
+
+
+FULL = {"q": "fill_level", "above": 50}
+
+
+def dust_of(dead):
+    s = Sensor("dust", kit.Scripted(("pm1", "pm25", "pm10"), lambda: 10))
+    s.driver.error = OSError(19) if dead else None
+    return [s]
+
+
+async def full_bin(gw):
+    """A bin that is full, and whose accelerometer failed, has said so."""
+    kit.clean()
+    kit.known_time()
+    gw.clock = kit.unix_now
+    node = make_bin(gw, bin_of(90, ("tilt",)), FULL)
+    await kit.run_for(node, 1800)
+    assert gw.up() == {(18, 2), (19, 4)}, gw.frames_of(ALARM)
+
+
+async def test_what_is_up_under_one_profile_is_ended_under_the_next_and_said_again_when_that_is_taken_back():
+    import machine
+
+    for cut in (False, True):
+        for dead in (False, True):
+            gw = kit.Gateway()
+            await full_bin(gw)
+            if cut:
+                machine.fill_rtc(b"")
+            await kit.run_for(kit.make_node(kit.Link(gw), dust_of(dead), alarms=[]), 1800)
+            assert gw.up() == ({(4, 4)} if dead else set()), (cut, dead, gw.frames_of(ALARM))
+            node = make_bin(gw, bin_of(90, ("tilt",)), FULL)
+            await kit.run_for(node, 1800)
+            assert gw.up() == {(18, 2), (19, 4)}, (cut, dead, gw.frames_of(ALARM))
+            node = make_bin(gw, bin_of(0))
+            await kit.run_for(node, 1800)
+            said = len(gw.frames_of(ALARM))
+            assert gw.up() == set(), gw.frames_of(ALARM)
+            await kit.run_for(make_bin(gw, bin_of(0)), 1800)
+            assert len(gw.frames_of(ALARM)) == said, "and once"
+
+
+async def test_the_end_of_what_was_up_under_another_profile_is_told_though_the_power_goes_in_between():
+    for budget in range(4):
+        gw = kit.Gateway()
+        await full_bin(gw)
+        node = kit.make_node(kit.Link(gw), dust_of(False), alarms=[])
+        append, left = node.outbox.append, [budget]
+
+        def stop(*args, append=append, left=left):
+            if args[0] == ALARM:
+                if not left[0]:
+                    raise kit.Cut
+                left[0] -= 1
+            append(*args)
+
+        node.outbox.append = stop
+        keep = type(node._faults).keep
+        if budget == 3:
+            type(node._faults).keep = stop_all
+        from mote import former
+
+        try:
+            former.clear(node)
+        except kit.Cut:
+            pass
+        type(node._faults).keep = keep
+        await kit.run_for(kit.make_node(kit.Link(gw), dust_of(False), alarms=[]), 1800)
+        assert gw.up() == set(), (budget, gw.frames_of(ALARM))
+
+
+def stop_all(*_):
+    raise kit.Cut
+
+
+async def test_what_a_rule_or_a_sensor_had_up_that_was_taken_out_is_ended_though_nothing_is_read():
+    gw = kit.Gateway()
+    await full_bin(gw)
+    dead = [s for s in bin_of(0, BIN) if s.name != "tilt"]
+    await kit.run_for(make_bin(gw, dead, {"q": "fill_level", "below": 1}), 120)
+    assert not {(18, 2), (19, 4)} & gw.up(), gw.frames_of(ALARM)
+
+
+async def test_a_leak_is_ended_when_the_meter_becomes_something_else():
+    from mote import supervisor
+
+    kit.clean()
+    kit.known_time()
+    gw = kit.Gateway()
+    gw.clock = kit.unix_now
+    node = kit.make_node(kit.Link(gw), None, "water_meter")
+    supervisor.nvs.put("leak", 26 << 1 | 1)
+    node.raise_alarm(2, node.clock.now(), 14, 20, 10)
+    await kit.run_for(node, 300)
+    assert gw.up() == {(14, 2)}
+    for _ in range(2):
+        await kit.run_for(kit.make_node(kit.Link(gw), dust_of(False), alarms=[]), 300)
+        assert gw.up() == set() and [p[0] for p in gw.frames_of(ALARM)] == [2, 1], gw.frames_of(ALARM)

@@ -210,3 +210,95 @@ def test_rows_staged_when_the_counter_was_lost_wait_for_a_fresh_one_and_come_out
     judge(gateway, persisted, "no counter")
     rig = None
     disk.umount()
+
+
+class Flapping:
+    """Alarms of three rules that come and go while now and then somebody hears them. A model of what waits, beside the outbox."""
+
+    def __init__(self):
+        self.out = Outbox("/d/out", 64 * 1024, 64)
+        self.waits = []  # (counter, tag)
+        self.told, self.newest = set(), {}  # counters that the gateway has; of each tag the newest that was stored
+        self.dropped = set()  # and that is on flash
+
+    def alarm(self, counter, tag):
+        gone = self.out.thin(tag)
+        of_tag = [w for w in self.waits if w[1] == tag]
+        self.out.append(ALARM, counter, bytes((counter,)) * 200, 200, tag, 0, counter & 1)
+        self.newest[tag] = counter
+        self.waits.append((counter, tag))
+        if len(of_tag) == 4:
+            self.waits.remove(of_tag[-1])
+        self.out.void(gone)
+        if len(of_tag) == 4:
+            self.dropped.add(of_tag[-1][0])
+
+    def ack(self, counters):
+        self.told.update(counters)
+        self.waits = [w for w in self.waits if w[0] not in counters]
+        for c in counters:
+            self.out.ack(messages.Ack({1: c + 1, 8: c}))
+
+    def play(self):
+        for c in range(1, 60):
+            self.alarm(c, (128, 192, 128, 129)[c & 3])
+            assert list(self.out.counters[: self.out.depth]) == [w[0] for w in self.waits]
+            if c in (17, 43):
+                self.ack({w[0] for w in self.waits[1:7]})
+
+    def judge(self, cut):
+        """After the next start."""
+        out = Outbox("/d/out", 64 * 1024, 64)
+        found = list(out.counters[: out.depth])
+        assert not self.dropped & set(found), ("back", cut, found)
+        assert not [w for w in self.waits if w[0] not in found], ("lost", cut, found, self.waits)
+        assert not [c for c in self.newest.values() if c not in found and c not in self.told], ("newest", cut, found)
+        for tag in (128, 192, 129):
+            out.void(out.thin(tag))
+            assert sum([out.kinds[i] == ALARM and out.rows[i] == tag for i in range(out.depth)]) < 4
+
+
+def test_what_was_dropped_stays_dropped_wherever_the_power_goes_and_the_newest_alarm_is_never_missing():
+    disk = kit.Disk()
+    factory = bytes(disk.data)
+    disk.mount()
+    rig = Flapping()
+    rig.play()
+    total = getattr(disk.flash, "ops", 0)
+    assert len(rig.dropped) > 20 and total > 300, (rig.dropped, total)
+    rig.judge("none")
+    rig = None
+    for cut in range(0, total, 7):
+        disk.umount()
+        disk.data[:] = factory
+        disk.mount()
+        rig = Flapping()
+        disk.flash.budget, disk.flash.tear = cut, bool(cut & 1)
+        try:
+            rig.play()
+        except kit.Cut:
+            pass
+        rig.out = None
+        disk.mount()
+        rig.judge(cut)
+        rig = None
+    disk.umount()
+
+
+def test_rows_of_a_frame_that_was_dropped_are_lost_once_not_at_every_start():
+    disk = kit.Disk()
+    disk.mount()
+    lost = []
+    out = Outbox("/d/out", 64 * 1024, 64, lost.append)
+    for c in range(1, 6):
+        out.append(0, c, bytes(50), 50, 5, c, 5)
+    out.drop(1)
+    for _ in range(3):
+        out = Outbox("/d/out", 64 * 1024, 64, lost.append)
+        assert list(out.counters[: out.depth]) == [1, 3, 4, 5] and lost == [5], lost
+        assert out.damaged == 0 and out.last_stage == 5 and out.sealed_rows(2) == 5, "its rows are not sealed again"
+    out.append(0, 6, bytes(50), 50, 5)
+    out = Outbox("/d/out", 64 * 1024, 64)
+    assert list(out.counters[: out.depth]) == [1, 3, 4, 5, 6]
+    out = None
+    disk.umount()

@@ -76,6 +76,42 @@ async def test_what_does_not_fit_changes_nothing_and_is_reported():
     assert not task.done()
 
 
+async def test_another_profile_is_refused_with_rules_that_it_cannot_have():
+    """The starts under it would fail one after the other, until the node goes back to where it was."""
+    from mote.change import judge
+    from mote.errors import BadConfig
+
+    gw, node, task = await far.running(alarms=[{"q": "pm10", "above": 500}, {"q": "temperature", "above": 40}])
+    values = dict(node.config.values)
+    values["profile"] = "bin_fill"
+    for rules, word in (
+        (None, "pm10"),
+        ([{"q": "laeq", "above": 60}], "laeq"),
+        ([{"q": "fill_level", "above": 60, "clears": 50}], "clears"),
+        ([{"q": "fill_level", "above": 60, "clear": 70}], "clear"),
+        ([{"q": "fill_level", "above": 60, "hold": 0}], "hold"),
+        ([{"q": "fill_level", "above": limit} for limit in range(40, 54)], "more than"),
+    ):
+        if rules is not None:
+            values["alarms"] = rules
+        try:
+            judge(node.control, values)
+        except BadConfig as e:
+            assert word in str(e), (rules, e)
+        else:
+            raise AssertionError(rules)
+    before = far.read("/config.json")
+    assert node.downlink.handle(gw.seal({4: {17: [9, 0, 1, b'{"profile": "bin_fill"}']}})), "a piece"
+    await asyncio.sleep(60)
+    assert far.read("/config.json") == before and node.control.refused == 1, node.downlink.refused
+    assert any("pm10" in p for p in far.said(gw, 22)), far.said(gw, 22)
+    for rules in ([], [{"q": "fill_level", "above": 60}], [{"q": "temperature", "above": 40}]):
+        values["alarms"] = rules
+        judge(node.control, values)
+    assert node.profile.ids[0] == 4 and not task.done()
+    far.stop(node, task)
+
+
 async def test_a_new_rule_with_a_key_that_none_has_is_refused_and_a_stored_one_is_taken_as_it_is():
     """A misspelt key would leave its default in force, and the sender would believe otherwise."""
     from mote.change import judge
@@ -335,6 +371,29 @@ async def test_read_now_sends_a_row_of_its_own_at_once_and_the_regular_ones_go_o
     times = [t for t, _ in gw.rows()]
     grid = [t for t in times if t % 300 == 0]
     assert len(set(times)) == len(times) and grid[-12:] == list(range(grid[-12], grid[-1] + 300, 300))
+
+
+async def test_rows_that_are_asked_for_in_one_second_and_at_a_rows_instant_have_a_time_of_their_own():
+    for lap in (0, 7):
+        gw, node, task = await far.running()
+        node.sampler._lap = lap
+        ident = 50
+        for ahead in (400, 303, 302, 301, 300, 299):
+            await asyncio.sleep(600 - kit.unix_now() % 300 + 300 - ahead)
+            for _ in range(3):
+                ident += 1
+                assert node.downlink.handle(gw.seal({5: [ident, "read_now"]}))
+            at = kit.unix_now() - 946684800
+            await asyncio.sleep(60)
+            told = [s for s in far.said(gw, 20) if s[1] == 2]
+            assert len(told) == ident - 50, told
+        times = [t for t, _ in gw.rows()]
+        assert len(set(times)) == len(times), sorted(t for t in times if times.count(t) > 1)
+        aside = [t for t in times if t % 300 not in (0, lap)]
+        assert len(aside) == 18, (lap, aside)
+        assert max(times) <= at + 60, "none of the future"
+        far.stop(node, task)
+        await asyncio.sleep_ms(0)
 
 
 async def test_the_selftest_names_what_failed_and_its_reading_disturbs_nobody():

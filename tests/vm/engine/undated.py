@@ -86,6 +86,42 @@ async def test_a_gateway_that_never_tells_the_time_gets_ages_that_are_marked():
     assert seen == sorted(seen)
 
 
+class Thrifty(Late):
+    """Tells the time as the gateway does: to a status, or to a frame with the whole counter."""
+
+    def take(self, frame):
+        from motewire.frame import STATUS, parse_header
+
+        kind, _, _, is_long, _, _ = parse_header(frame)
+        asks = kind == STATUS or is_long
+        self.clock = (lambda: kit.UNIX + sim_clock.now // 1000000) if asks else None
+        return super().take(frame)
+
+
+async def test_an_answer_to_a_frame_of_before_the_power_cut_dates_no_rows_by_their_age():
+    import machine
+
+    kit.clean()
+    kit.known_time()
+    gw = Thrifty()
+    link = kit.Link(gw)
+    node = kit.make_node(link, sensors(), alarms=[{"q": "pm10", "above": 99}])
+    await kit.run_for(node, 4 * 3600)
+    link.quiet = True
+    node.raise_alarm(2, node.clock.now(), 6, 150, 99, 128)
+    machine.fill_rtc(b"")
+    sim_clock.rtc_off = -sim_clock.now
+    node = kit.make_node(link, sensors(), alarms=[{"q": "pm10", "above": 9999}])
+    await kit.run_for(node, 4 * 3600)
+    assert not node.clock.quality and node.batcher.parked
+    link.quiet = False
+    for _ in range(2):  # alarms overtake the hello
+        node.raise_alarm(2, node.clock.now(), 6, 150, 99, 128)
+    await kit.run_for(node, 2 * 3600)
+    late = [r for at, r in gw.reports if r[1] < 0]
+    assert node.clock.quality == 2 and not late, late
+
+
 class Rig:
     def __init__(self, nvs, cycle):
         self.sealer = Sealer(

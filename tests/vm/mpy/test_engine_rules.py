@@ -162,6 +162,23 @@ def test_what_was_told_is_remembered_over_a_deep_sleep():
     assert len(told) == 2
 
 
+def test_several_rules_of_one_place_are_told_once_each_over_deep_sleeps():
+    """The Mask knows only that something above is up; which rules are must be in the image, which is read to its end."""
+    specs = [{"q": "pm10", "above": limit, "clear": limit - 20, "step": 999, "least_s": 0} for limit in (800, 100, 300)]
+    nvs, told, row, image = kit.Store(), [], array("i", (0,)), []
+    for wake, v in enumerate((50, 120, 120, 320, 310, 900, 880, 290, 275, 90, 75, 75)):
+        alarms = Alarms(rules_from(specs, (6,)), lambda *a: told.append((a[0], a[4])), Mask(nvs, "alarms", "x"), (6,))
+        if image:
+            numbers = iter(image)
+            alarms.load(lambda numbers=numbers: next(numbers))
+            assert list(numbers) == []
+        row[0] = v
+        alarms.check(1000 + 3600 * wake, row, 1)
+        image = []
+        alarms.save(image.append)
+    assert told == [(2, 100), (2, 300), (2, 800), (1, 800), (1, 300), (1, 100)], told
+
+
 def test_below_rules_are_updated_downwards():
     told, _ = told_of(
         [{"q": "temperature", "below": 0, "clear": 0, "step": 2, "update_s": 1, "least_s": 0}],
