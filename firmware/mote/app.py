@@ -231,6 +231,7 @@ class Node:
         """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: the profile. At the gateway
         a clear ends every alarm of its quantity, so whatever else is up on it is raised again."""
         tag = tag or _PROFILE | quantity & 63
+        self.profile.keep()
         self.outbox.thin(tag)
         s = self.sealer
         at = s.begin(ALARM)

@@ -304,7 +304,7 @@ class Sampler:
             if c >= 0 and -MAX_VALUE <= out[i] <= MAX_VALUE:
                 row[c] = out[i]
                 present |= 1 << c
-        return self._profile.derive(row, present)
+        return self._profile.aside(row, present)
 
     def time_aside(self):
         """Return a time for a row out of turn: no other row has it."""

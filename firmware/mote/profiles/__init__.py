@@ -59,6 +59,13 @@ class Profile:
         """Last look at a row before it is staged; return the mask."""
         return present
 
+    def aside(self, row, present):
+        """As derive(), of a reading out of turn whose row leaves at once."""
+        return self.derive(row, present)
+
+    def keep(self):
+        """What was measured is about to leave the node in an alarm: store what must never be told lower. Raises OSError."""
+
     def alarm_specs(self, config):
         """The configuration's rules, and the defaults for quantities it does not mention."""
         specs = list(config["alarms"])

@@ -1,7 +1,7 @@
 """Water meter: the register (cumulative volume, monotonic for ever) and the flow, from the meter's pulses.
 
-The register is kept in NVS (every ten pulses and at every row) and on flash (every row), before a row with it can leave the node. In mode
-`sleep` the ULP coprocessor counts, asleep and through every reset but a power cut; RTC memory says how much of its count is in the register.
+The register is kept in NVS (every ten pulses) and, there and on flash, before anything with it leaves the node: a row, a reading out of turn, an
+alarm. In mode `sleep` the ULP coprocessor counts, asleep and through every reset but a power cut; RTC memory says how much of its count is in the register.
 The node then wakes for rows only, and when as much has flowed as a rule's limit allows within sample_s (a tenth of its `hold`, if that is more): it
 looks at once, and while a rule is exceeded at every sample_s. The flow of a row is what the register gained since the row before.
 Rows fall on wall-clock boundaries, so that the meters of a zone can be balanced. Options: sensors.pulse = the driver's,
@@ -115,11 +115,20 @@ class WaterMeter(Profile):
                     present &= ~(1 << _FLOW)  # what flowed at least says nothing of a limit that it does not exceed
         return present
 
+    def aside(self, row, present):
+        self.keep()
+        return self.derive(row, present)
+
+    def keep(self):
+        """The register as it is now never falls below this again, whatever happens to power and RTC memory."""
+        if self.sensors:
+            total = self._meter.total
+            if total != self._stored:
+                self._store.put(total)
+                self._saved = self._stored = total
+
     def row(self, t, row, present):
-        total = self._meter.total
-        if total != self._stored:
-            self._store.put(total)
-            self._saved = self._stored = total
+        self.keep()
         if present & 1:
             if self._asleep and self._flow_of(t, row):
                 present |= 1 << _FLOW

@@ -1,0 +1,104 @@
+# ruff: noqa: ASYNC230
+"""An awake water meter: what its counter, its register, its flow and its leaks are worth whatever the rhythm is and whoever asks in between."""
+
+import asyncio
+import json
+
+import esp32
+import machine
+import nodekit as kit
+import sim
+import sim_hw
+from motewire.quantities import ids_of
+
+VOLUME, FLOW = ids_of(("water_volume", "water_flow"))
+EPOCH = 946684800
+
+
+class World:
+    """A meter behind the pulse input, and a node that looks at it. rate: pulses a second from now on."""
+
+    def __init__(self):
+        kit.clean()
+        kit.known_time()
+        self.gw = kit.Gateway()
+        self.gw.clock = kit.unix_now
+        self._rate, self._since, self._pulses = 0.0, sim.now_us(), 0.0
+        self._real = sim_hw.sense
+        sim_hw.sense = lambda name: self.pulses() if name == "water_pulses" else self._real(name)
+        self.task = None
+
+    def pulses(self):
+        return self._pulses + (sim.now_us() - self._since) / 1e6 * self._rate
+
+    def rate(self, pulses_a_second):
+        self._pulses, self._since, self._rate = self.pulses(), sim.now_us(), pulses_a_second
+
+    def add(self, pulses):
+        self._pulses += pulses
+
+    def power_on(self, **config):
+        """Everything but flash is new, and the hardware counter is 0."""
+        esp32.PCNT._units.clear()
+        machine.fill_rtc(b"")
+        kit.known_time(kit.unix_now())
+        sim.attach_pulse(34, sim_hw._make("pulse"))
+        values = {"node": kit.NODE, "profile": "water_meter", "hello_s": 2, "jitter_s": 2, "wdt_s": 0}
+        values.update(config)
+        with open("/config.json", "w") as f:
+            json.dump(values, f)
+        self.node = kit.make_node(kit.Link(self.gw), None, "water_meter", written=True)
+        self.task = asyncio.create_task(self.node.run())
+        return self.node
+
+    async def power_off(self):
+        self.task.cancel()
+        self.node.sampler.stop()
+        for t in self.node.supervisor._tasks:
+            t.cancel()
+        await asyncio.sleep_ms(0)
+
+    async def until(self, seconds, of):
+        """Wait for `seconds` past a multiple of `of`."""
+        left = (seconds - kit.unix_now()) % of
+        while left > 3600:
+            await asyncio.sleep(3600)
+            left -= 3600
+        await asyncio.sleep(left)
+        assert not self.task.done()
+
+    def told(self):
+        """[(code, t2000, quantity, value)] of alarms."""
+        return [(p[0], p[1] - EPOCH if p[1] > EPOCH else p[1], p[2], p[3] if len(p) > 3 else None) for p in self.gw.frames_of(1)]
+
+    async def ask(self, number, name):
+        assert self.node.downlink.handle(self.gw.seal({5: [number, name]}))
+        await asyncio.sleep(3)
+
+    async def close(self):
+        await self.power_off()
+        sim_hw.sense = self._real
+
+
+async def test_no_register_that_left_the_node_is_taken_back_by_a_power_cut():
+    """A row by read_now, and the value of an alarm: seven pulses since the register was kept last."""
+    for rule, command in (([], "read_now"), ([{"q": "water_volume", "above": 10, "clear": 0}], "")):
+        w = World()
+        w.power_on(sensors={"pulse": {"litres_per_pulse": 1}}, alarms=rule, report_s=900)
+        await w.until(5, 300)
+        w.add(7 if command else 8)
+        await w.until(65 if command else 115, 300)
+        if not command:
+            w.add(4)  # 12 l at the next sample
+        if command:
+            await w.ask(44, command)
+        await w.until(135, 300)
+        left = [v[VOLUME] for _, v in w.gw.rows()] + [value for _, _, q, value in w.told() if q == VOLUME]
+        assert max(left) == (70 if command else 120), left
+        await w.power_off()
+        w.power_on(sensors={"pulse": {"litres_per_pulse": 1}}, alarms=rule, report_s=300)
+        await w.until(15, 300)
+        await asyncio.sleep(10)
+        rows = [v[VOLUME] for _, v in w.gw.rows()]
+        assert rows[-1] >= max(left), (left, rows)
+        await w.close()
