@@ -423,6 +423,8 @@ class Node:
         self.supervisor.watch("uplink", 3600)
         self.supervisor.checks.append(self.sampler.check_hangs)
         self.supervisor.checks.append(self.power.check)
+        if self.profile.sensors and hasattr(self.profile, "poll"):
+            self.supervisor.checks.append(self.profile.poll)
         keep("link", self.link.run)
         keep("uplink", self.uplink.run)
         keep("sampler", self._sample)

@@ -93,7 +93,7 @@ class PulseMeter:
         self._counter.wake_at(pulses)
 
     def poll(self):
-        """Take new pulses over into `total`; call at least every modulus - 1 pulses (PCNT: 32766). No allocation."""
+        """Take new pulses over into `total`; call at least every modulus - 1 pulses (PCNT: 32766), however rarely it is read. No allocation."""
         now = self._counter.value()
         new = now - self._seen
         if new < 0:

@@ -16,6 +16,7 @@ class Profile:
     KEYS = ()
     HOWS = {}
     ALARMS = ()
+    # poll(): where there is one, called every 20 s while the node is awake
     samples = 1  # how many sample_s the sample at hand is the mean of
 
     def __init__(self, board, config, keep, bare=False):

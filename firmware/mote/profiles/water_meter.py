@@ -102,11 +102,17 @@ class WaterMeter(Profile):
             self._limit = limit
             self._ahead = min(limit * self._config["sample_s"] // (360 * self._meter.tenths) + 1, _MOST_PULSES)
 
-    def derive(self, values, present):
-        total = self._looked = self._meter.total
+    def poll(self):
+        """Take over what was counted, every 20 s while the node is awake (mote.tasks): a PCNT has 16 bits, and a sample may be hours away."""
+        self._meter.poll()
+        total = self._meter.total
         if total - self._saved >= _EVERY:
             self._store.put_fast(total)
             self._saved = total
+
+    def derive(self, values, present):
+        self.poll()
+        self._looked = self._meter.total
         if self._asleep:
             self.samples = (self._meter.ms + 2000) // (1000 * self._config["sample_s"])
             if not self.samples:

@@ -80,6 +80,25 @@ class World:
         sim_hw.sense = self._real
 
 
+async def test_no_pulse_is_lost_between_samples_that_are_further_apart_than_the_counter_goes():
+    """0.8 l/s in pulses of 0.1 l: 172,800 in six hours, and the counter holds 32,766."""
+    w = World()
+    w.rate(8.0)
+    node = w.power_on(sensors={"pulse": {"litres_per_pulse": 0.1}}, sample_s=21600, row_s=21600, report_s=21600)
+    await w.until(5, 21600)
+    await w.until(0, 7200)
+    assert abs(node.profile.sensors[0].driver.total - w.pulses()) < 21 * 8, "between samples too"
+    await w.until(5, 21600)
+    await w.until(0, 21600)
+    await w.until(300, 21600)
+    rows = [(t, v[VOLUME]) for t, v in w.gw.rows()]
+    assert [(b[0] - a[0], abs(b[1] - a[1] - 172800) <= 16) for a, b in zip(rows, rows[1:])] == [(21600, True)], rows
+    await w.power_off()
+    w.power_on(sample_s=21600, row_s=21600, report_s=21600, sensors={"pulse": {"litres_per_pulse": 0.1}})
+    assert w.node.profile.sensors[0].driver.total > w.pulses() - 21 * 8 - 10, "what was counted between two samples is kept"
+    await w.close()
+
+
 async def test_no_register_that_left_the_node_is_taken_back_by_a_power_cut():
     """A row by read_now, and the value of an alarm: seven pulses since the register was kept last."""
     for rule, command in (([], "read_now"), ([{"q": "water_volume", "above": 10, "clear": 0}], "")):
