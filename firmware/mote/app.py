@@ -78,7 +78,7 @@ class Node:
             board, config, self._keep, supervisor.level >= _LADDER_ALL
         )
         self.ids, self.schema = self.profile.ids, self.profile.SCHEMA
-        self.profile.raised = self.raise_alarm
+        self.profile.raised, self.profile.now = self.raise_alarm, self.clock.now
         sample_s, row_s = self.profile.rhythm(config)
         self.events = row_s == 0
         if sleeps and self.events:

@@ -29,6 +29,7 @@ class Profile:
         self.ids = ids_of(self.KEYS)
         self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
         self.raised = nobody  # function(code, t, quantity id, value, limit), set by the node
+        self.now = nobody  # function() -> t2000, set by the node
         self.commands = {}
         self.sensors = [] if bare else self.build(board, config, keep)
 

@@ -5,7 +5,8 @@ alarm. In mode `sleep` the ULP coprocessor counts, asleep and through every rese
 The node then wakes for rows only, and when as much has flowed as a rule's limit allows within sample_s (a tenth of its `hold`, if that is more): it
 looks at once, and while a rule is exceeded at every sample_s. The flow of a row is what the register gained since the row before.
 Rows fall on wall-clock boundaries, so that the meters of a zone can be balanced. Options: sensors.pulse = the driver's,
-sensors.leak = {"hours", "litres"}: a leak is reported when no hour of the last `hours` (255 at most) used `litres` or less.
+sensors.leak = {"hours", "litres"}: a leak is reported when no hour of the last `hours` (255 at most) used `litres` or less. That is judged at
+the first look of each hour, whatever the rhythm of samples and rows: awake it is looked at every 20 s, and from sleep the node wakes at every hour.
 """
 
 from struct import pack_into, unpack_from
@@ -30,7 +31,7 @@ _NO_LIMIT = const(0x3FFFFFFF)
 _MOST_S = const(14400)  # rows further apart have the flow of their last sample
 _EVERY = const(10)  # pulses
 _HOUR = const(3600)
-_LATE = const(600)  # the first row of an hour may be missing
+_LEAST = const(3000)  # of an hour that is judged: looks may be beside its ends
 _UNSEEN = const(3)  # hours
 _MOST_HOURS = const(255)  # NVS keeps no more
 
@@ -65,10 +66,13 @@ class WaterMeter(Profile):
             self._meter.restore(self._saved)
         self._remember()
         leak = config["sensors"].get("leak") or {}
-        self._leak_hours, self._leak_limit = min(leak.get("hours", 24), _MOST_HOURS), 10 * leak.get("litres", 1)
+        self._leak_hours, self._leak_limit = (
+            min(leak.get("hours", 24), _MOST_HOURS),
+            int(10 * leak.get("litres", 1) + 0.5),
+        )
         kept = supervisor.nvs.get("leak") or 0  # hour, busy hours, leaking
-        self._hour, self._busy_hours, self._leaking = kept >> 9, kept >> 1 & 255, bool(kept & 1)
-        self._hour_volume = -1  # of the hour that a start falls into it is not known
+        self._hour, self._busy_s, self._leaking = kept >> 9, _HOUR * (kept >> 1 & 255), bool(kept & 1)
+        self._since = self._since_volume = 0  # from when on the hour is judged, 0: it is not; and the register then
         self._least = 0
         return [Sensor("pulse", self._meter)]
 
@@ -81,6 +85,12 @@ class WaterMeter(Profile):
     def rests(self):
         """True while a sample between two rows would tell nothing: the meter counts on, and wakes the node when there is something."""
         return bool(self._asleep) and self.calm(_FLOW) >= 0
+
+    def next_look(self, t):
+        """While it sleeps: the next row or, where one would tell something, the next sample; and every hour, for leaks."""
+        config = self._config
+        step = config["row_s"] if self.rests() else config["sample_s"]
+        return min(t // step * step + step, t // _HOUR * _HOUR + _HOUR)
 
     def hurries(self):
         """True when there is something to tell before the next sample is due."""
@@ -109,6 +119,7 @@ class WaterMeter(Profile):
         if total - self._saved >= _EVERY:
             self._store.put_fast(total)
             self._saved = total
+        self._leak(self.now(), self._meter.start + total * self._meter.tenths)
 
     def derive(self, values, present):
         self.poll()
@@ -135,10 +146,8 @@ class WaterMeter(Profile):
 
     def row(self, t, row, present):
         self.keep()
-        if present & 1:
-            if self._asleep and self._flow_of(t, row):
-                present |= 1 << _FLOW
-            self._leak(t, row[_VOLUME])
+        if present & 1 and self._asleep and self._flow_of(t, row):
+            present |= 1 << _FLOW
         return present
 
     def _flow_of(self, t, row):
@@ -169,8 +178,9 @@ class WaterMeter(Profile):
             self._saved,
             self._stored,
             self._hour,
-            self._hour_volume,
-            self._busy_hours,
+            self._since,
+            self._since_volume,
+            self._busy_s,
             self._least,
             self._leaking,
         ):
@@ -181,8 +191,9 @@ class WaterMeter(Profile):
         total, since = get(), get()
         self._meter.go_on(total, clock.uptime_s() - since)
         self._row_t, self._row_volume = get() & 0xFFFFFFFF, get()
-        self._saved, self._stored, self._hour, self._hour_volume = get(), get(), get(), get()
-        self._busy_hours, self._least, self._leaking = get(), get(), bool(get())
+        self._saved, self._stored, self._hour = get(), get(), get()
+        self._since, self._since_volume, self._busy_s = get() & 0xFFFFFFFF, get(), get()
+        self._least, self._leaking = get(), bool(get())
         if self._stored < 0:  # rows of a nap: before one of them can leave, both copies have its register
             self._store.put(self._saved)
             self._stored = self._saved
@@ -190,38 +201,45 @@ class WaterMeter(Profile):
     def stepped(self):
         """The clock jumped: the hour continues under another name, and is not judged."""
         self._hour = -1
-        self._row_t = 0
+        self._row_t = self._since = 0
 
     def _leak(self, t, volume):
-        """Once an hour: did this hour use (almost) nothing? A night without a pause is a leak. An hour or two that no one saw (a start, a step of
-        the clock) are neither; more begin the count anew. A leak ends with an hour without one, whatever lies between."""
+        """At the first look of an hour: was (almost) nothing used since the one of the hour before? A night without a pause is a leak. Less than 50 minutes
+        go on into the next hour. What no one saw for up to three hours (a start, a step of the clock) is neither; more begins the count
+        anew. A leak ends with an hour without one, whatever lies between."""
         hour = t // _HOUR
-        if hour == self._hour or t < FIRST:
+        if t < FIRST or hour == self._hour and self._since:
             return
-        passed = 1 if self._hour < 0 else hour - self._hour
-        used = volume - self._hour_volume
-        seen = passed == 1 and self._hour > 0 and self._hour_volume >= 0
-        self._hour, self._hour_volume = hour, volume if t % _HOUR <= _LATE else -1
-        if not seen:
-            if not 0 < passed <= _UNSEEN:
-                self._busy_hours = 0
+        before, self._hour = self._hour, hour
+        passed = t - self._since
+        if self._since and -_LEAST < passed < _LEAST:  # below 0: the clock is being slewed
             return
-        self._judge(t, used)
-        kept = self._busy_hours > 1 or self._leaking
-        now = hour << 9 | min(self._busy_hours, 255) << 1 | self._leaking if kept else 0
+        used, since = volume - self._since_volume, self._since
+        self._since, self._since_volume = t, volume
+        if not since or not 0 < passed <= _UNSEEN * _HOUR:
+            if before >= 0 and not 0 <= hour - before <= _UNSEEN:
+                self._busy_s = 0
+            return
+        self._judge(t, used * _HOUR // passed, passed)
+        busy = self._busy_hours()
+        now = hour << 9 | min(busy, _MOST_HOURS) << 1 | self._leaking if busy > 1 or self._leaking else 0
         if now or supervisor.nvs.get("leak"):
             supervisor.nvs.put("leak", now)
 
-    def _judge(self, t, used):
+    def _busy_hours(self):
+        return (self._busy_s + _HOUR // 2) // _HOUR
+
+    def _judge(self, t, used, passed):
+        """used: in an hour of these `passed` seconds."""
         if used <= self._leak_limit:
-            self._busy_hours = 0
+            self._busy_s = 0
             if self._leaking:
                 self._leaking = False
                 self.raised(_ALARM_CLEARED, t, self.ids[_VOLUME], used, self._leak_limit)
             return
-        self._least = used if not self._busy_hours else min(used, self._least)
-        self._busy_hours += 1
-        if self._busy_hours >= self._leak_hours and not self._leaking:
+        self._least = used if not self._busy_s else min(used, self._least)
+        self._busy_s += passed
+        if self._busy_hours() >= self._leak_hours and not self._leaking:
             self._leaking = True
             self.say_again(t, self.ids[_VOLUME])
 

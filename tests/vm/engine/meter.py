@@ -69,7 +69,10 @@ class World:
 
     def told(self):
         """[(code, t2000, quantity, value)] of alarms."""
-        return [(p[0], p[1] - EPOCH if p[1] > EPOCH else p[1], p[2], p[3] if len(p) > 3 else None) for p in self.gw.frames_of(1)]
+        return [
+            (p[0], p[1] - EPOCH if p[1] > EPOCH else p[1], p[2], p[3] if len(p) > 3 else None)
+            for p in self.gw.frames_of(1)
+        ]
 
     async def ask(self, number, name):
         assert self.node.downlink.handle(self.gw.seal({5: [number, name]}))
@@ -95,7 +98,9 @@ async def test_no_pulse_is_lost_between_samples_that_are_further_apart_than_the_
     assert [(b[0] - a[0], abs(b[1] - a[1] - 172800) <= 16) for a, b in zip(rows, rows[1:])] == [(21600, True)], rows
     await w.power_off()
     w.power_on(sample_s=21600, row_s=21600, report_s=21600, sensors={"pulse": {"litres_per_pulse": 0.1}})
-    assert w.node.profile.sensors[0].driver.total > w.pulses() - 21 * 8 - 10, "what was counted between two samples is kept"
+    assert w.node.profile.sensors[0].driver.total > w.pulses() - 21 * 8 - 10, (
+        "what was counted between two samples is kept"
+    )
     await w.close()
 
 
@@ -120,4 +125,40 @@ async def test_no_register_that_left_the_node_is_taken_back_by_a_power_cut():
         await asyncio.sleep(10)
         rows = [v[VOLUME] for _, v in w.gw.rows()]
         assert rows[-1] >= max(left), (left, rows)
+        await w.close()
+
+
+async def test_a_leak_is_told_in_time_whatever_the_rhythm_of_rows_is():
+    for sample_s, row_s in ((60, 3500), (2400, 2400), (1800, 5400), (86400, 86400)):
+        w = World()
+        w.rate(0.025)  # 90 l/h
+        leak = {"leak": {"hours": 6, "litres": 1}}
+        node = w.power_on(sensors=leak, sample_s=sample_s, row_s=row_s, report_s=row_s, hello_s=2)
+        began = kit.unix_now()
+        for _ in range(16):
+            await asyncio.sleep(1800)
+            if node.profile._leaking:
+                break
+        assert 5.4 <= (kit.unix_now() - began) / 3600 <= 7.6, (sample_s, row_s, (kit.unix_now() - began) / 3600)
+        w.rate(0.0)
+        for _ in range(6):
+            await asyncio.sleep(1800)
+        assert not node.profile._leaking, (sample_s, row_s)
+        await w.close()
+
+
+async def test_a_pause_of_two_hours_is_no_leak_whatever_the_rhythm_of_rows_is():
+    for sample_s, row_s in ((2400, 2400), (7200, 7200), (21600, 21600)):
+        w = World()
+        leak = {"leak": {"hours": 6, "litres": 1}}
+        node = w.power_on(sensors=leak, sample_s=sample_s, row_s=row_s, report_s=row_s, hello_s=2)
+        for _ in range(2):
+            w.rate(0.025)
+            for _ in range(8):
+                await asyncio.sleep(1800)
+                assert not node.profile._leaking, (sample_s, row_s)
+            w.rate(0.0)
+            for _ in range(4):
+                await asyncio.sleep(1800)
+        assert not node.profile._leaking, (sample_s, row_s)
         await w.close()
