@@ -107,6 +107,7 @@ class Node:
             borrow("mote.rules", "rules_of", self.profile, config), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
             self.ids, self.outbox.sealed_rows,
         )  # fmt: skip
+        self.profile.alarms = self.alarms
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(

@@ -294,7 +294,7 @@ class Sampler:
             s.task = None
         out = array("i", bytes(4 * len(s.columns)))
         try:
-            await asyncio.wait_for(s.driver.read_into(out), s.deadline_s)
+            await asyncio.wait_for(getattr(s.driver, "read_aside", s.driver.read_into)(out), s.deadline_s)
         finally:
             if polled and s.task is None:
                 self._spawn(index)

@@ -17,6 +17,7 @@ class Profile:
     HOWS = {}
     ALARMS = ()
     # poll(): where there is one, called every 20 s while the node is awake
+    alarms = None  # mote.alarms.Alarms, set by the node
     samples = 1  # how many sample_s the sample at hand is the mean of
 
     def __init__(self, board, config, keep, bare=False):

@@ -28,7 +28,8 @@ _VOLUME = const(0)
 _FLOW = const(1)
 _MOST_PULSES = const(16000)  # mote.hal.ulp
 _NO_LIMIT = const(0x3FFFFFFF)
-_MOST_S = const(14400)  # rows further apart have the flow of their last sample
+_MOST_S = const(86400)  # rows further apart have the mean of their samples
+_FINE_MS = const(3600000)  # no flow needs longer
 _EVERY = const(10)  # pulses
 _HOUR = const(3600)
 _LEAST = const(3000)  # of an hour that is judged: looks may be beside its ends
@@ -57,8 +58,9 @@ class WaterMeter(Profile):
         self._ahead = 0  # pulses behind it at which the node looks before the next one; 0: at none
         self._limit = _NO_LIMIT  # the flow, over one sample, that such a look is about
         self._row_t = self._row_volume = 0
-        if self._asleep:
-            self._meter.least_ms = 1000 * max(1, config["sample_s"] - 2)
+        self._sample_s = config["sample_s"]
+        self._most = _NO_LIMIT  # no rule tells flows above this from one another
+        self._told = 0  # samples of the flow under way that were told already
         self._store = keep("pulses")
         self._saved = self._stored = self._store.get() or 0
         rtc = supervisor.rtc
@@ -75,6 +77,23 @@ class WaterMeter(Profile):
         self._since = self._since_volume = 0  # from when on the hour is judged, 0: it is not; and the register then
         self._least = 0
         return [Sensor("pulse", self._meter)]
+
+    def rhythm(self, config):
+        """Also: over how long a flow is measured under these rules. A constant flow must not be over a limit in one sample and back in the next, for
+        pulses fall as they do: in fine_ms one pulse is no more than what lies between a rule's limit and its end, and `enough` of them are as good."""
+        sample_s, row_s = super().rhythm(config)
+        if not self.sensors or config is not self._config or not self.alarms:
+            return sample_s, row_s
+        meter = self._meter
+        self._sample_s, meter.least_ms = sample_s, 1000 * max(1, sample_s - 2)
+        meter.fine_ms = meter.enough = self._most = 0
+        for rule in self.alarms.rules:
+            if rule.column == _FLOW:
+                apart = max(abs(rule.limit - rule.clear), rule.limit // 10, 1)
+                meter.fine_ms = max(meter.fine_ms, min(meter.tenths * 360000 // apart, _FINE_MS))
+                meter.enough = max(meter.enough, rule.limit // apart + 1)
+                self._most = max(self._most, rule.limit, rule.clear)
+        return sample_s, row_s
 
     def _remember(self):
         """Say in RTC memory how much of the running count is in the total."""
@@ -100,9 +119,9 @@ class WaterMeter(Profile):
         return self._meter.total - self._looked >= self._ahead
 
     def naps(self):
-        """What mote.nap needs to make a row of what was counted: pin, 0.1 l a pulse and at pulse 0."""
+        """What mote.nap needs to make a row of what was counted: pin, 0.1 l a pulse and at pulse 0, what a flow is measured over."""
         meter = self._meter
-        return meter.pin, meter.tenths, meter.start
+        return meter.pin, meter.tenths, meter.start, meter.fine_ms // 1000, meter.enough
 
     def _look_ahead(self):
         """Work out how many pulses behind the last sample mean that a limit is exceeded: more than it allows within sample_s."""
@@ -110,7 +129,7 @@ class WaterMeter(Profile):
         self._ahead, self._limit = 0, _NO_LIMIT
         if limit >= 0:
             self._limit = limit
-            self._ahead = min(limit * self._config["sample_s"] // (360 * self._meter.tenths) + 1, _MOST_PULSES)
+            self._ahead = min(self._meter.more_than(limit), _MOST_PULSES)
 
     def poll(self):
         """Take over what was counted, every 20 s while the node is awake (mote.tasks): a PCNT has 16 bits, and a sample may be hours away."""
@@ -123,18 +142,25 @@ class WaterMeter(Profile):
 
     def derive(self, values, present):
         self.poll()
-        self._looked = self._meter.total
-        if self._asleep:
-            self.samples = (self._meter.ms + 2000) // (1000 * self._config["sample_s"])
-            if not self.samples:
-                self.samples = 1
-                if values[_FLOW] <= self._limit:
-                    present &= ~(1 << _FLOW)  # what flowed at least says nothing of a limit that it does not exceed
+        meter = self._meter
+        self._looked = meter.total
+        if meter.whole:
+            self.samples = max(1, (meter.ms + 2000) // (1000 * self._sample_s) - self._told)
+            self._told = 0
+        elif values[_FLOW] > min(self._limit, self._most):
+            self.samples = 1
+            self._told += 1
+            self._limit = _NO_LIMIT
+        else:  # what flowed at least says nothing of a limit that it does not exceed
+            present &= ~(1 << _FLOW)
         return present
 
     def aside(self, row, present):
+        """Its flow: since the last row, where that is as long as a flow needs."""
         self.keep()
-        return self.derive(row, present)
+        t = self.now()
+        known = 1000 * (t - self._row_t) >= max(self._meter.least_ms, self._meter.fine_ms) and self._flow_of(t, row)
+        return present & 1 | known << _FLOW
 
     def keep(self):
         """The register as it is now never falls below this again, whatever happens to power and RTC memory."""
@@ -146,14 +172,15 @@ class WaterMeter(Profile):
 
     def row(self, t, row, present):
         self.keep()
-        if present & 1 and self._asleep and self._flow_of(t, row):
-            present |= 1 << _FLOW
+        if present & 1:
+            if self._flow_of(t, row):
+                present |= 1 << _FLOW
+            self._row_t, self._row_volume = t, row[_VOLUME]
         return present
 
     def _flow_of(self, t, row):
-        """The flow of a row, l/h, rounded: what the register gained in it. False when there is no row before it."""
+        """The flow of a row, l/h, rounded: what the register gained since the one before. False when there is none."""
         passed, volume = t - self._row_t, row[_VOLUME] - self._row_volume
-        self._row_t, self._row_volume = t, row[_VOLUME]
         if not 0 < passed <= _MOST_S or volume < 0:
             return False
         row[_FLOW] = min((volume * 360 + passed // 2) // passed, MAX_VALUE)
@@ -183,6 +210,7 @@ class WaterMeter(Profile):
             self._busy_s,
             self._least,
             self._leaking,
+            self._told,
         ):
             put(int(n))
 
@@ -193,7 +221,7 @@ class WaterMeter(Profile):
         self._row_t, self._row_volume = get() & 0xFFFFFFFF, get()
         self._saved, self._stored, self._hour = get(), get(), get()
         self._since, self._since_volume, self._busy_s = get() & 0xFFFFFFFF, get(), get()
-        self._least, self._leaking = get(), bool(get())
+        self._least, self._leaking, self._told = get(), bool(get()), get()
         if self._stored < 0:  # rows of a nap: before one of them can leave, both copies have its register
             self._store.put(self._saved)
             self._stored = self._saved

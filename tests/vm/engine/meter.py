@@ -1,5 +1,5 @@
-# ruff: noqa: ASYNC230
-"""An awake water meter: what its counter, its register, its flow and its leaks are worth whatever the rhythm is and whoever asks in between."""
+# ruff: noqa: B905
+"""An awake water meter: what its counter, register, flow and leaks are worth whatever the rhythm is and whoever asks in between."""
 
 import asyncio
 import json
@@ -126,6 +126,66 @@ async def test_no_register_that_left_the_node_is_taken_back_by_a_power_cut():
         rows = [v[VOLUME] for _, v in w.gw.rows()]
         assert rows[-1] >= max(left), (left, rows)
         await w.close()
+
+
+async def test_a_flow_is_judged_over_a_time_that_a_pulse_is_not_all_of():
+    """100 l a pulse, one an hour: three readings out of turn, a pulse, the sample two seconds later."""
+    w = World()
+    rule = {"q": "water_flow", "above": 8000, "least_s": 0, "step": 90000}
+    w.power_on(sensors={"pulse": {"litres_per_pulse": 100}}, alarms=[rule], report_s=300)
+    await w.until(200, 300)
+    await w.until(100, 300)
+    for number in (44, 45, 46):
+        await w.ask(number, "read_now")
+    await w.until(118, 300)
+    w.add(1)
+    await w.until(30, 300)
+    rows = [(t % 300, v[VOLUME], v.get(FLOW)) for t, v in w.gw.rows()]
+    assert rows[-1] == (0, 1000, 1200), rows
+    assert not w.told(), w.told()
+    w.rate(0.075)  # 27,000 l/h
+    await w.until(0, 1800)
+    assert [a[0] for a in w.told()] == [2], w.told()
+    for number in range(47, 57):  # a second without a pulse is no pause
+        await w.until(57, 60)
+        await w.ask(number, "read_now")
+    assert [a[0] for a in w.told() if a[0] == 1] == [], w.told()
+    flows = [v[FLOW] for t, v in w.gw.rows() if FLOW in v and t > w.told()[0][1] + 300]
+    assert flows and min(flows) >= 24000 and max(flows) <= 30000, flows
+    w.rate(0.0)
+    await w.until(0, 1800)
+    assert [a[0] for a in w.told()][-1] == 1, w.told()
+    await w.close()
+
+
+async def test_a_constant_flow_just_over_its_limit_is_told_once_however_coarse_the_pulses_are():
+    """A minute has one pulse of 100 l or two: 6000 or 12,000 l/h of 9000."""
+    for rate, ups in ((0.025, 1), (0.0225 * 8 / 9, 0)):
+        w = World()
+        rule = {"q": "water_flow", "above": 8000, "hold": 3, "least_s": 0}
+        w.rate(rate)
+        w.power_on(sensors={"pulse": {"litres_per_pulse": 100}}, alarms=[rule], report_s=900)
+        await w.until(0, 3600)
+        await asyncio.sleep(3600)
+        assert [a[0] for a in w.told()] == [2] * ups, (rate, w.told())
+        await w.close()
+
+
+async def test_a_reading_out_of_turn_takes_nothing_from_what_alarms_see():
+    """4000 l/h for 20 s out of every minute are 1333 in it. A reading at second 50 would leave the next sample ten seconds."""
+    w = World()
+    rule = {"q": "water_flow", "above": 1200, "clear": 1000, "least_s": 0, "hold": 5}
+    w.power_on(alarms=[rule], report_s=900)
+    await w.until(0, 300)
+    for number in range(60, 68):
+        await w.until(20, 60)
+        w.rate(4000 / 3600)
+        await w.until(40, 60)
+        w.rate(0.0)
+        await w.until(58, 60)
+        await w.ask(number, "selftest" if number & 1 else "read_now")
+    assert [a[0] for a in w.told()] == [2], w.told()
+    await w.close()
 
 
 async def test_a_leak_is_told_in_time_whatever_the_rhythm_of_rows_is():
