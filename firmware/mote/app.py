@@ -78,7 +78,7 @@ class Node:
             board, config, self._keep, supervisor.level >= _LADDER_ALL
         )
         self.ids, self.schema = self.profile.ids, self.profile.SCHEMA
-        self.profile.raised = self.raise_alarm
+        self.profile.raised, self.profile.now = self.raise_alarm, self.clock.now
         sample_s, row_s = self.profile.rhythm(config)
         self.events = row_s == 0
         if sleeps and self.events:
@@ -107,6 +107,7 @@ class Node:
             borrow("mote.rules", "rules_of", self.profile, config), self.raise_alarm, Mask(nvs, "alarms", config["profile"]),
             self.ids, self.outbox.sealed_rows,
         )  # fmt: skip
+        self.profile.alarms = self.alarms
         let_go("motewire.quantities")  # looked up, not needed again: 3 kB
         self._faults = Mask(nvs, "faults", config["profile"])
         self.sampler = Sampler(
@@ -231,6 +232,7 @@ class Node:
         """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: the profile. At the gateway
         a clear ends every alarm of its quantity, so whatever else is up on it is raised again."""
         tag = tag or _PROFILE | quantity & 63
+        self.profile.keep()
         gone = self.outbox.thin(tag)
         s = self.sealer
         at = s.begin(ALARM)
@@ -426,6 +428,8 @@ class Node:
         self.supervisor.watch("uplink", 3600)
         self.supervisor.checks.append(self.sampler.check_hangs)
         self.supervisor.checks.append(self.power.check)
+        if self.profile.sensors and hasattr(self.profile, "poll"):
+            self.supervisor.checks.append(self.profile.poll)
         keep("link", self.link.run)
         keep("uplink", self.uplink.run)
         keep("sampler", self._sample)

@@ -23,7 +23,7 @@ _SLEPT_AT = const(4)
 _GOOD = const(5)
 _UNANSWERED = const(6)
 _NAP = const(8)
-_NUMBERS = const(17)  # of mote.napping.plan()
+_NUMBERS = const(19)  # of mote.napping.plan()
 _ROWS = const(3)
 _UNTIL = const(0)
 # of the parts: Sampler.save(), Batcher.save(), WaterMeter.save()
@@ -86,7 +86,7 @@ def row_only():
     if not at or len(image) < at + _NUMBERS:
         return
     (
-        until, row_s, report_s, rows, sure, wdt_s, bench, battery, divider, least_mv, hold, sampler, batcher, meter, _, tenths, start,
+        until, row_s, report_s, rows, sure, wdt_s, bench, battery, divider, least_mv, hold, sampler, batcher, meter, _, tenths, start, fine_s, enough,
     ) = image[at : at + _NUMBERS]  # fmt: skip
     buf = rtc.buf
     _, ref, base, ppm = unpack_from(">IIIi", buf, CLOCK_AT)
@@ -129,9 +129,11 @@ def row_only():
     total += (value - seen) % _MODULUS
     ahead = image[meter + _AHEAD]
     volume = start + total * tenths
+    # mote.drivers.pulse: the flow under way is whole, and the next one begins
+    whole = uptime + left - image[meter + _FLOW_SINCE] >= fine_s or total - image[meter + _FLOW_TOTAL] >= enough
     if (
         not ahead
-        or total - image[meter + _LOOKED] >= ahead
+        or total - image[meter + (_FLOW_TOTAL if whole else _LOOKED)] >= ahead
         or volume >= _LAST_VALUE
         or volume < image[meter + _FLOW_VOLUME]
     ):
@@ -155,9 +157,12 @@ def row_only():
     woke_s = clock.now() - raw
     uptime += woke_s
     now += woke_s
+    if whole:
+        image[meter + _LOOKED] = image[meter + _FLOW_TOTAL] = total
+        image[meter + _FLOW_SINCE] = uptime
     for place, n in (
-        (sampler + _LAST_T, t), (sampler + _ROW_T, t), (sampler + _SLOT, t), (batcher + _NEWEST, t), (meter + _LOOKED, total),
-        (meter + _FLOW_TOTAL, total), (meter + _FLOW_SINCE, uptime), (meter + _FLOW_T, t), (meter + _FLOW_VOLUME, volume),
+        (sampler + _LAST_T, t), (sampler + _ROW_T, t), (sampler + _SLOT, t), (batcher + _NEWEST, t),
+        (meter + _FLOW_T, t), (meter + _FLOW_VOLUME, volume),
         (meter + _SAVED, total), (meter + _STORED, -1), (at + _ROWS, rows - 1),
         (_GOOD, min(image[_GOOD] + slept_s + woke_s, 0x3FFFFFFF)), (_UNANSWERED, min(image[_UNANSWERED] + slept_s + woke_s, 0x3FFFFFFF)),
     ):  # fmt: skip

@@ -22,7 +22,7 @@ class Rest:
         self._able = bool(profile.sensors) and hasattr(profile, "rests")
         if self._able:
             profile.calm = self.calm
-            node.sampler.rests = profile.rests
+            node.sampler.next_look = profile.next_look
 
     def calm(self, column):
         """The least sum of samples of this column, its means, that would tell something (limits `above`, times what may come as one; 2**30 - 1:

@@ -1,7 +1,7 @@
 """Polls the sensors on the wall-clock grid and makes rows of what they say.
 
-Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s (of row_s while the profile
-rests, and out of turn when it hurries), rows on multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
+Every sensor has a task of its own: a slow or failing one delays nobody. Samples fall on multiples of sample_s (of row_s and the hour while the
+profile rests, and out of turn when it hurries), rows on multiples of row_s and are stamped with their end. A sensor that fails is counted, backed off and reported; its columns
 become gaps. The path from a sample to the batch allocates nothing but the coroutine of the driver.
 """
 
@@ -77,7 +77,9 @@ class Sampler:
         self._stepped = False
         self._tasks = []
         self._scales = None
-        self.rests = nobody  # function() -> True while a sample between two rows would tell nothing (mote.rest)
+        self.next_look = (
+            nobody  # function(t) -> the slot behind t, where the profile has others than every sample_s (mote.rest)
+        )
         self.row_s = 0
         self.samples = 0
         self.empty_rows = 0
@@ -148,8 +150,8 @@ class Sampler:
                 at_once, slot = False, now
             else:
                 # the first slot whose lead lies ahead, never one twice
-                step = self.row_s if self.row_s and self.rests() else self.sample_s
-                slot = max(slot, now + s.lead_s - late_s) // step * step + step
+                slot = max(slot, now + s.lead_s - late_s)
+                slot = self.next_look(slot) or slot // self.sample_s * self.sample_s + self.sample_s
                 s.due = slot - s.lead_s
                 late_s = 0
                 await self._until(s.due)
@@ -293,7 +295,7 @@ class Sampler:
             s.task = None
         out = array("i", bytes(4 * len(s.columns)))
         try:
-            await asyncio.wait_for(s.driver.read_into(out), s.deadline_s)
+            await asyncio.wait_for(getattr(s.driver, "read_aside", s.driver.read_into)(out), s.deadline_s)
         finally:
             if polled and s.task is None:
                 self._spawn(index)
@@ -305,7 +307,7 @@ class Sampler:
             if c >= 0 and -MAX_VALUE <= out[i] <= MAX_VALUE:
                 row[c] = out[i]
                 present |= 1 << c
-        return self._profile.derive(row, present)
+        return self._profile.aside(row, present)
 
     async def time_aside(self):
         """Return a time for a row out of turn, once it has come: no other row has it, also none of a boot to come."""

@@ -213,3 +213,68 @@ def test_a_register_that_outgrows_the_wire_is_a_fault_that_is_told_once(
     told = [(code, at) for code, at, _ in m.alarms]
     assert [code for code, _ in told] == [FAULT], told
     assert 25 + 42.8 / 0.02 <= told[0][1] < 25 + 42.8 / 0.02 + 400, told
+
+
+@pytest.mark.parametrize(("row_s", "hours"), [(28_800, 10), (2400, 4)])
+def test_a_leak_is_told_in_time_though_rows_are_rare(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_s: int, hours: int
+) -> None:
+    """Between two rows the node wakes at every hour; what else could wake it is hours away. Then nothing flows."""
+    end = 3600 * (hours + 2)
+    m = Meter(
+        tmp_path, monkeypatch, [(25, 0.025), (end, 0.0)], sensors={"leak": {"hours": hours, "litres": 1}},
+        sample_s=row_s, row_s=row_s, report_s=3 * row_s, backoff_s=86_400, health_s=432_000,
+    )  # fmt: skip
+    m.play(end + 9000)
+    assert [code for code, _, _ in m.alarms] == [ABOVE, CLEARED], m.alarms
+    assert hours - 0.5 <= m.alarms[0][1] / 3600 <= hours + 1.5 and m.alarms[1][1] < end + 2 * 3600 + 60, m.alarms
+    assert len(m.boots) < 70, m.boots
+
+
+@pytest.mark.parametrize("how", ["boost", "emergency"])
+def test_raised_rates_clear_nothing_that_has_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """1500 l/h without a change, 375 in what fifteen seconds are of a minute. Awake, for that is what rates that are raised mean."""
+    rule = {"q": "water_flow", "above": 1000, "clear": 500, "boost": how == "boost", "least_s": 0, "step": 9000}
+    m = Meter(tmp_path, monkeypatch, [(25, 0.025), (1200, 1500 / 3600), (3900, 0.0)], alarms=[rule])
+    if how == "emergency":
+        m.more = """
+from mote import remote
+def check(self, old=remote.Control.check):
+    if self.until == 0 and sim_clock.now > 2_000_000_000:
+        self.until = 10**6 if sim_clock.now < 3_000_000_000 else 1
+    if sim_clock.now > 3_000_000_000:
+        self.until = 1
+    old(self)
+remote.Control.check = check
+"""
+    m.play(5200)
+    assert [code for code, _, _ in m.alarms] == [ABOVE, CLEARED], m.alarms
+    assert 1200 < m.alarms[0][1] < 1330 and 3900 < m.alarms[1][1] < 4300, m.alarms
+    if how == "boost":
+        assert len([t for t in m.seen if (t - MIDNIGHT) % 300]) > 20, "rates were raised"
+
+
+def test_a_single_pulse_of_100_litres_is_no_flow_and_a_flow_of_them_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One a quarter of an hour, 400 l/h; then one in two minutes, 3000, which most minutes do not see."""
+    m = Meter(
+        tmp_path, monkeypatch, [(0, 1 / 900), (4500, 1 / 120), (9000, 0.0)],
+        alarms=[{"q": "water_flow", "above": 2000, "clear": 1000}], sensors={"pulse": {"litres_per_pulse": 100}},
+    )  # fmt: skip
+    m.play(10_800)
+    assert [code for code, _, _ in m.alarms] == [ABOVE, CLEARED], m.alarms
+    assert 4500 < m.alarms[0][1] < 5100 and 9000 < m.alarms[1][1] < 9900, m.alarms
+    assert m.naps > 5
+
+
+def test_a_flow_whose_pulses_are_rarer_than_rows_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1000 l in twenty minutes are 3000 l/h, and no row has two of them."""
+    m = Meter(
+        tmp_path, monkeypatch, [(0, 0.0), (1000, 1 / 1200)],
+        alarms=[{"q": "water_flow", "above": 2000, "clear": 1000}], sensors={"pulse": {"litres_per_pulse": 1000}},
+    )  # fmt: skip
+    m.play(9000)
+    assert [code for code, _, _ in m.alarms] == [ABOVE] and m.naps > 5, m.alarms

@@ -39,9 +39,12 @@ class PulseMeter:
         self._seen = counter.value()
         self._flow_at = ticks_ms()
         self._flow_total = 0
-        self._flow = 0
-        self.least_ms = 1000  # the shortest time a flow is the mean of; see read_into()
-        self.ms = 0  # how long the flow that was read last is the mean of
+        # what a flow is the mean of at least, see read_into()
+        self.least_ms = 1000
+        self.fine_ms = 0
+        self.enough = 1
+        self.whole = False  # the flow that was read last is one
+        self.ms = 0  # how long it is the mean of
 
     def restore(self, total):
         """Add the pulses counted before this boot. The register never falls; ValueError for a negative total."""
@@ -88,12 +91,16 @@ class PulseMeter:
         self._since(ago_s)
         self._flow_total = min(total, self.total)
 
+    def more_than(self, flow):
+        """The fewest pulses within least_ms that mean more than so many l/h."""
+        return flow * self.least_ms // (360000 * self._k) + 2
+
     def wake_at(self, pulses):
         """Let the counter end a deep sleep once so many more came (mote.hal.ulp: 1 .. 16000)."""
         self._counter.wake_at(pulses)
 
     def poll(self):
-        """Take new pulses over into `total`; call at least every modulus - 1 pulses (PCNT: 32766). No allocation."""
+        """Take new pulses over into `total`; call at least every modulus - 1 pulses (PCNT: 32766), however rarely it is read. No allocation."""
         now = self._counter.value()
         new = now - self._seen
         if new < 0:
@@ -102,23 +109,28 @@ class PulseMeter:
         self.total += new
 
     async def read_into(self, out):
-        """out[0:2] = volume in 0.1 l, mean flow in l/h since the last reading (at least one second ago, else repeated). One that comes less than
-        `least_ms` after the last is told what flow there has been at least: as if all of it had taken so long (`ms` is less), and the next one is
-        measured from where this one was."""
-        self.poll()
-        now = ticks_ms()
-        ms = ticks_diff(now, self._flow_at)
-        whole = ms >= self.least_ms
-        self.ms = ms
-        if ms >= 1000:
-            ms = max(ms, self.least_ms)
-            tenths = (self.total - self._flow_total) * self._k  # of a litre
-            if tenths < 290000:
-                self._flow = (tenths * 3600 + ms // 200) // (ms // 100)
-            else:  # days of consumption in one interval: coarser, and still below 2**30
-                self._flow = tenths * 36 // (ms // 1000) * 10
-        if whole:
-            self._flow_at = now
-            self._flow_total = self.total
+        """out[0:2] = volume in 0.1 l, mean flow in l/h since the last whole one. It is `whole` over least_ms at least, and `enough` pulses or fine_ms: in
+        less time one pulse more or less would be too much of it. Else it is what flowed at least, as if all of it had taken least_ms, without the pulse
+        that may have begun long before; and the next one is measured from where this one was."""
+        out[1] = self._measure()
         out[0] = self.start + self.total * self._k
-        out[1] = self._flow
+        if self.whole:
+            self._flow_at = ticks_add(self._flow_at, self.ms)
+            self._flow_total = self.total
+
+    async def read_aside(self, out):
+        """As read_into(), out of turn: the next flow is measured from where it would have been."""
+        out[1] = self._measure()
+        out[0] = self.start + self.total * self._k
+
+    def _measure(self):
+        self.poll()
+        self.ms = ms = ticks_diff(ticks_ms(), self._flow_at)
+        pulses = self.total - self._flow_total
+        self.whole = ms >= self.least_ms and (pulses >= self.enough or ms >= self.fine_ms)
+        if not self.whole:
+            ms, pulses = max(ms, self.least_ms), max(pulses - 1, 0)
+        tenths = pulses * self._k  # of a litre
+        if tenths < 290000:
+            return (tenths * 3600 + ms // 200) // (ms // 100)
+        return tenths * 36 // (ms // 1000) * 10  # days of consumption in one interval: coarser, and still below 2**30

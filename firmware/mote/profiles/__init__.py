@@ -16,6 +16,8 @@ class Profile:
     KEYS = ()
     HOWS = {}
     ALARMS = ()
+    # poll(): where there is one, called every 20 s while the node is awake
+    alarms = None  # mote.alarms.Alarms, set by the node
     samples = 1  # how many sample_s the sample at hand is the mean of
 
     def __init__(self, board, config, keep, bare=False):
@@ -28,6 +30,7 @@ class Profile:
         self.ids = ids_of(self.KEYS)
         self.hows = [NAMES[self.HOWS[key]] if key in self.HOWS else MEAN for key in self.KEYS]
         self.raised = nobody  # function(code, t, quantity id, value, limit), set by the node
+        self.now = nobody  # function() -> t2000, set by the node
         self.commands = {}
         self.sensors = [] if bare else self.build(board, config, keep)
 
@@ -58,6 +61,13 @@ class Profile:
     def row(self, t, row, present):
         """Last look at a row before it is staged; return the mask."""
         return present
+
+    def aside(self, row, present):
+        """As derive(), of a reading out of turn whose row leaves at once."""
+        return self.derive(row, present)
+
+    def keep(self):
+        """What was measured is about to leave the node in an alarm: store what must never be told lower. Raises OSError."""
 
     def alarm_specs(self, config):
         """The configuration's rules, and the defaults for quantities it does not mention."""

@@ -114,6 +114,36 @@ async def test_a_meter_on_the_board_counts_past_the_16_bits_of_its_counter():
     assert d.total == 70000, d.total
 
 
+async def test_a_flow_that_is_not_whole_is_a_lower_bound_and_a_reading_out_of_turn_ends_none():
+    chip, d = board(litres_per_pulse=100)
+    d.least_ms, d.fine_ms, d.enough = 58000, 360000, 3
+    out = [0, 0]
+    told = []
+    for pulses in (1, 0, 1, 0):  # the first may have begun long before
+        sim.values["water_pulses"] += pulses
+        await asyncio.sleep(60)
+        await d.read_aside(out)
+        aside = out[1]
+        await d.read_into(out)
+        assert aside == out[1]
+        told.append((d.whole, out[1]))
+    assert told == [(False, 0), (False, 0), (False, 2000), (False, 1500)], told
+    sim.values["water_pulses"] += 1
+    await asyncio.sleep(60)
+    await d.read_aside(out)
+    assert d.whole and out[1] == 3600, out
+    await d.read_into(out)
+    assert d.whole and out[1] == 3600 and d.ms // 1000 == 300, (out, d.ms)  # enough of them
+    await asyncio.sleep(360)
+    await d.read_into(out)
+    assert d.whole and out[1] == 0, out
+    assert d.more_than(2000) == 2
+    sim.values["water_pulses"] += 2
+    await asyncio.sleep(20)
+    await d.read_into(out)
+    assert not d.whole and out[1] == 6207, out  # as if it had taken least_ms
+
+
 async def test_days_between_two_readings():
     chip, d = board(litres_per_pulse=100)
     out = [0, 0]
