@@ -296,7 +296,7 @@ class Pipeline:
 
 
 def _replaced(old: Node, new: Node) -> bool:
-    """True when a number may be another device's now, or its key another's (store/ledger.py decides): its state is read from the store again.
+    """True when a number may be another device's now, or its key another's (store/ledger_registry.py decides): its state is read from the store again.
 
     So it is when more may see the node: which rows were taken before is noted there, and none may be decided in between."""
     other_key = new.key not in (old.key, old.next_key) or new.epoch not in (old.epoch, old.next_epoch)

@@ -10,7 +10,7 @@ name and circle they were raised in, alarms of a subject whose name or circle is
 "city:known" lists the subjects of the last configuration, so that one that was taken out while the gateway was down is noticed too.
 
 A state belongs to a device: name and keys are noted with it ("who"), and under another name with a key that it never had the number is
-another device's, of which nothing is known; so store/ledger.py tells them apart. A node that is shown to more than before keeps what was measured until
+another device's, of which nothing is known; so store/ledger_registry.py tells them apart. A node that is shown to more than before keeps what was measured until
 then in the circle of then.
 """
 

@@ -205,7 +205,7 @@ def unstorable(before: NodeState, decision: Decision, why: str) -> Decision:
 def _board(epoch: int, state: NodeState) -> NodeState:
     """Return the state of a board that takes another's place: nothing of what that one sent takes up room, for it may have been stolen.
 
-    Its alarms were ended when the registry changed (store/ledger.py).
+    Its alarms were ended when the registry changed (store/ledger_registry.py).
     """
     return NodeState(epoch, Replay(), state.down, state.heard, state.online, meta=state.meta, keys=state.keys, former=state.former)  # fmt: skip
 

@@ -23,7 +23,7 @@ def prints(node: Node) -> tuple[bytes, ...]:
 def is_replaced(c: Command, node: Node) -> bool:
     """True when the number is another device's now: other keys, and another name.
 
-    A new key under the same name is a board that was exchanged (store/ledger.py has it so, too): what was ordered for the place stands. An order
+    A new key under the same name is a board that was exchanged (store/ledger_registry.py has it so, too): what was ordered for the place stands. An order
     of a gateway that wrote neither down stands.
     """
     return bool(c.keys) and c.target != node.name and set(c.keys).isdisjoint(prints(node))

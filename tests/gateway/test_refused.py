@@ -636,7 +636,8 @@ async def test_no_mark_claims_what_was_refused_until_the_store_knows_it() -> Non
     engine, session = MemoryEngine(["city"]), Session()
     o = MqttOutput(MqttOutputConfig("city", Broker("nowhere", 1)), "gw-1", engine, Metrics(), dict, {})
     resync, m = o.resync, Message("city/v1/node/n-263/meta", b"x", retain=True)
-    resync._session, resync._may_mark = cast(MqttSession, session), True
+    resync.marking.begin(cast(MqttSession, session))
+    resync.marking.may = True
     resync.done.set()
     o._refusals.outstanding.refused(m, "263")
     assert not resync.mark() and session.sent == []

@@ -24,8 +24,8 @@ from gateway.mqtt_session import MqttError
 from gateway.outputs import track
 from gateway.outputs.mark import mark_topic
 from gateway.outputs.mqtt import MqttOutput, place_of
-from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree
+from gateway.outputs.sending import Sending
 from gateway.store.engine import Engine, StoreError, Write
 from gateway.store.memory import MemoryEngine
 from gateway.store.sqlite import SqliteEngine
@@ -401,17 +401,17 @@ async def test_an_output_that_comes_back_while_another_empties_what_it_left_is_w
     Broker_.memory |= whole | {mark: b"{}"}
     await ledger.keep_places({city.key: city})
     before: list[dict[str, bytes]] = []
-    room = Resync.room
+    room = Sending.room
 
-    async def comes_back(resync: Resync) -> None:
-        await room(resync)
+    async def comes_back(sending: Sending) -> None:
+        await room(sending)
         if not before and b"" in (Broker_.memory[t] for t in (mark, *whole)):
             before.append(dict(Broker_.memory))
             await ledger.keep_places(both)
             o.reload(NODES)
             Broker_.memory |= whole
 
-    monkeypatch.setattr(Resync, "room", comes_back)
+    monkeypatch.setattr(Sending, "room", comes_back)
     async with output(engine) as o:
         await o.resync.done.wait()
         await o.drain()
