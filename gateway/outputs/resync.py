@@ -568,7 +568,8 @@ class Resync:
             log.warning("retained_unread", output=self.output, error=turn.unread[0], next=turn.unread[1])
 
     def _over(self, turn: Turn, subject: str, c: Current) -> tuple[set[str], dict[Name, set[str]]]:
-        return over(turn, subject, c, self._tree, self._engine.ledger, self.neighbours.trees())
+        handed = self._track.sent if self._track.lane is None else min(self._track.sent, self._track.lane.sent)
+        return over(turn, subject, c, self._tree, self._engine.ledger, self.neighbours.trees(), handed)
 
     async def _own(self, turn: Turn) -> None:
         """Empty what the gateway said of itself under former roots, and former marks."""

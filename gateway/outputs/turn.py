@@ -61,12 +61,13 @@ def name_of(tree: Tree, subject: str, name: str) -> Name:
 
 
 def over(
-    turn: Turn, subject: str, c: Current, tree: Tree, ledger: Ledger, strangers: Sequence[Tree]
+    turn: Turn, subject: str, c: Current, tree: Tree, ledger: Ledger, strangers: Sequence[Tree], handed: int
 ) -> tuple[set[str], dict[Name, set[str]]]:
     """Return the topics of a subject that may hold what is no longer true, but for those of other outputs at this broker: those under the
-    name that it has, and, by name, those that may be another gateway's by now. c: all its facts; strangers: outputs that may be at this broker.
+    name that it has, and, by name, those that may be another gateway's by now. c: all its facts; strangers: outputs that may be at this broker;
+    handed: the newest event that was handed over, behind which ends are this turn's business, since they are in the facts.
     """
-    sure, doubts, entries = tree.over(subject, c, turn.seq), dict[Name, set[str]](), list[Entry]()
+    sure, doubts, entries = tree.over(subject, c, min(turn.seq, handed)), dict[Name, set[str]](), list[Entry]()
     emptied = set[str]()  # of the shapes alone
     if subject.startswith("@") and sure:
         doubts[name_of(tree, subject, subject[1:])], sure = sure, set()
