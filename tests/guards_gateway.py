@@ -370,4 +370,7 @@ GATEWAY = (
     Guard("G9", "what is said of a former name is not said again by what came before", "gateway/outputs/mqtt.py", "        self.resync.said.subject(subject, max(seq, entry.seq))\n", "", ("tests/gateway/test_former_name.py",)),
     Guard("G9", "an end that a pass finds in the facts is its business", "gateway/outputs/turn.py", "min(turn.seq, handed)", "turn.seq", ("tests/gateway/test_former_name.py",)),
     Guard("G9", "an end empties nothing that another output of this gateway shows", "gateway/outputs/renamed.py", "    return [m for m in retained if m.payload or m.topic not in theirs]\n", "    return [*retained]\n", ("tests/gateway/test_retained_process.py", "-k", "circle_that_is_narrowed")),
+    Guard("G9", "what is told in passing claims no name", "gateway/outputs/owner.py", "    return None if PASSING.search(topic) else claim(payload)\n", "    return claim(payload)\n", ("tests/gateway/test_owner.py", "-k", "in_passing or no_format_retains")),
+    Guard("G9", "who has a name by now is no other gateway", "gateway/outputs/turn.py", "*(() if d.name.area else owners((d.name.name,)))}", "}", ("tests/gateway/test_owner.py", "-k", "by_now_says_there")),
+    Guard("G9", "what has ended is known with its time", "gateway/outputs/owner.py", "    yield c.told  #", "    #", ("tests/gateway/test_owner.py", "-k", "has_ended_was")),
 )  # fmt: skip

@@ -557,7 +557,7 @@ class Resync:
             return
         try:
             async with self.former.watching(self._reader):
-                deaf, crowded = await look(self._reader, doubts, self._ids, ledger, empty)
+                deaf, crowded = await look(self._reader, doubts, self._ids, ledger, tree.owners, empty)
             turn.crowded |= crowded
         except Unread as e:
             turn.unread = str(e), e.hint

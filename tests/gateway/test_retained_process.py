@@ -852,3 +852,20 @@ def test_a_circle_that_is_narrowed_empties_no_alert_that_another_output_of_the_s
     seen.close()
     now = settled(scene.broker)
     assert now.keys() >= alerts and json.loads(now["node/air-2/alert/hot"])["visibility"] == "restricted"
+
+
+def test_a_name_that_a_node_takes_over_which_has_reported_since_holds_nothing_of_the_one_that_has_left(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    """What stands there of the one that has the name now is later than all that is known of the other, and is no other gateway's."""
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    time.sleep(1.5)  # more than gateways' times may be off
+    scene.feed(scene.motes[264].report(int(time.time()) - 5, [[1250, 15]], schema=4))
+    settled(scene.broker)
+    del scene.names[265]  # of which no alarm ends now
+    scene.names[264] = "air-2"
+    scene.reload()
+    now = same(scene, tmp_path, empty)
+    assert "node/air-2/q/pm10" not in now and "node/air-2/q/water_volume" in now
