@@ -373,4 +373,6 @@ GATEWAY = (
     Guard("G9", "what is told in passing claims no name", "gateway/outputs/owner.py", "    return None if PASSING.search(topic) else claim(payload)\n", "    return claim(payload)\n", ("tests/gateway/test_owner.py", "-k", "in_passing or no_format_retains")),
     Guard("G9", "who has a name by now is no other gateway", "gateway/outputs/turn.py", "*(() if d.name.area else owners((d.name.name,)))}", "}", ("tests/gateway/test_owner.py", "-k", "by_now_says_there")),
     Guard("G9", "what has ended is known with its time", "gateway/outputs/owner.py", "    yield c.told  #", "    #", ("tests/gateway/test_owner.py", "-k", "has_ended_was")),
+    Guard("G7", "a time that cannot be written as a date is a mistake", "gateway/period.py", "    if not 0 <= t <= LAST:\n", "    if False:\n", ("tests/gateway/test_period.py",)),
+    Guard("G7", "nan is no number", "tools/duration.py", "        if math.isnan(number):\n", "        if False:\n", ("tests/tools/test_numbers.py",)),
 )  # fmt: skip
