@@ -375,4 +375,6 @@ GATEWAY = (
     Guard("G9", "what has ended is known with its time", "gateway/outputs/owner.py", "    yield c.told  #", "    #", ("tests/gateway/test_owner.py", "-k", "has_ended_was")),
     Guard("G7", "a time that cannot be written as a date is a mistake", "gateway/period.py", "    if not 0 <= t <= LAST:\n", "    if False:\n", ("tests/gateway/test_period.py",)),
     Guard("G7", "nan is no number", "tools/duration.py", "        if math.isnan(number):\n", "        if False:\n", ("tests/tools/test_numbers.py",)),
+    Guard("G3", "no node goes back to a lower epoch", "gateway/core/model.py", "        return epoch if epoch != in_force and epoch < max((in_force, *proven)) else None\n", "        return None\n", ("tests/gateway/test_decide.py", "tests/gateway/test_check_keys.py", "-k", "below_one_that_was_left or changed_under_its_epoch")),
+    Guard("G3", "frames under a lower epoch are refused", "gateway/core/decide.py", "        or node.too_low(in_force, state.keys) is not None\n", "", ("tests/gateway/test_decide.py", "-k", "below_one_that_was_left")),
 )  # fmt: skip
