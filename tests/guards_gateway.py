@@ -377,4 +377,5 @@ GATEWAY = (
     Guard("G7", "nan is no number", "tools/duration.py", "        if math.isnan(number):\n", "        if False:\n", ("tests/tools/test_numbers.py",)),
     Guard("G3", "no node goes back to a lower epoch", "gateway/core/model.py", "        return epoch if epoch != in_force and epoch < max((in_force, *proven)) else None\n", "        return None\n", ("tests/gateway/test_decide.py", "tests/gateway/test_check_keys.py", "-k", "below_one_that_was_left or changed_under_its_epoch")),
     Guard("G3", "frames under a lower epoch are refused", "gateway/core/decide.py", "        or node.too_low(in_force, state.keys) is not None\n", "", ("tests/gateway/test_decide.py", "-k", "below_one_that_was_left")),
+    Guard("G9", "outputs that say different things on the same topics are reported", "gateway/config/advice.py", "    return \", \".join(found)\n", "    return \"\"\n", ("tests/gateway/test_check.py", "-k", "different_things")),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import click
 
@@ -28,7 +29,7 @@ DURATION = Duration()
 class Number(click.FloatRange):
     """A number within bounds: click's own takes nan for one, since it is not beyond any bound."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
             self.fail(f"{value!r} is no number: write one {self._describe_range()}", param, ctx)
