@@ -23,33 +23,45 @@ LOOKS = 8
 
 
 class ChangedKey(NamedTuple):
-    """A node that the registry gives another key under `epoch`, which a former one has used. free: the lowest epoch for a new key."""
+    """A node that the registry gives another key under `epoch`, which a former one has used, or goes back to `epoch` from a higher one (lower).
+    free: the lowest epoch for a new key."""
 
     name: str
     epoch: int
     free: int
+    lower: bool = False
 
 
 def changed_keys(nodes: Sequence[Node], known: Mapping[int, Described]) -> list[ChangedKey]:
     """Return those of the nodes whose keys are not those that have proven themselves. known: by number, what is stored of them."""
     found: list[ChangedKey] = []
     for node in nodes:
-        proven = known[node.id].keys if node.id in known else {}
-        epoch = node.key_changed(proven)
+        state = known.get(node.id)
+        if state is None:
+            continue
+        changed, lower = node.key_changed(state.keys), node.too_low(state.epoch, state.keys)
+        epoch = lower if changed is None else changed
         if epoch is not None:
-            found.append(ChangedKey(node.name, epoch, max(proven) + 1))
+            found.append(ChangedKey(node.name, epoch, max((state.epoch, *state.keys)) + 1, changed is None))
     return found
 
 
 def tell(changed: Collection[ChangedKey]) -> tuple[str, str]:
     """Say which nodes have a changed key, and what to do next."""
-    some = [f"{c.name} (epoch {c.epoch})" for c in islice(changed, NAMED)]
-    more = f" and {len(changed) - NAMED} more" if len(changed) > NAMED else ""
     first = next(iter(changed))
+    what = []
+    for lower, text in (
+        (False, "another key than before under the same epoch"),
+        (True, "a lower epoch than one before"),
+    ):
+        of = [f"{c.name} (epoch {c.epoch})" for c in changed if c.lower == lower]
+        if of:
+            more = f" and {len(of) - NAMED} more" if len(of) > NAMED else ""
+            what.append(f"{text}: {', '.join(of[:NAMED])}{more}")
     return (
-        f"another key than before under the same epoch: {', '.join(some)}{more}",
-        f"each key needs an epoch of its own: give {first.name} epoch = {first.free}, in the registry and in the node; "
-        "or put its former key back",
+        "; ".join(what),
+        f"each key needs an epoch of its own, above all before it: give {first.name} epoch = {first.free}, in the registry and in the node; "
+        f"or put its former key{' and epoch' if first.lower else ''} back",
     )
 
 

@@ -44,6 +44,7 @@ from tools.bench_load import (
     port_of,
     rss_mib,
 )
+from tools.duration import Number
 from tools.report import FAILED, document, fail, split_hint
 
 EUI = bytes.fromhex("aa555a0000000001")
@@ -254,9 +255,7 @@ def flat(hostile: dict[str, Any]) -> Iterator[tuple[str, float]]:
 @click.option(
     "--nodes", type=click.IntRange(1, 200_000), default=25_000, show_default=True, help="Nodes in the registry."
 )
-@click.option(
-    "--seconds", type=click.FloatRange(0.1, 3600), default=15.0, show_default=True, help="Of the run at 42 frames/s."
-)
+@click.option("--seconds", type=Number(0.1, 3600), default=15.0, show_default=True, help="Of the run at 42 frames/s.")
 @click.option(
     "--repeats",
     type=click.IntRange(1, 100),
@@ -266,7 +265,7 @@ def flat(hostile: dict[str, Any]) -> Iterator[tuple[str, float]]:
 )
 @click.option(
     "--hostile-seconds",
-    type=click.FloatRange(0, 3600),
+    type=Number(0, 3600),
     default=15.0,
     show_default=True,
     help="Of a stolen node beside honest ones (bench_hostile.py); 0 leaves it out.",

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from host_sim.gateway_process import GatewayError
 from host_sim.mosquitto import MosquittoError
 from host_sim.outage import OutageError, outage
+from tools.duration import Number
 from tools.report import FAILED, conclude, fail, split_hint
 
 
@@ -28,9 +29,7 @@ def short(d: dict[str, Any]) -> str:
 
 @click.command("outage")
 @click.option("--nodes", type=click.IntRange(1, 20_000), default=1000, show_default=True, help="Nodes of the district.")
-@click.option(
-    "--days", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Virtual days without a broker."
-)
+@click.option("--days", type=Number(0.1, 60), default=3.0, show_default=True, help="Virtual days without a broker.")
 @click.option("--seed", type=click.IntRange(0, 2**31), default=1, show_default=True, help="Same seed, same frames.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new folder that keeps configuration, log and store.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")

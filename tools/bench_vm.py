@@ -23,6 +23,7 @@ from rich.table import Table
 
 from host_sim.compile import CompileError, compiled
 from host_sim.runner import firmware_root
+from tools.duration import Number
 from tools.report import FAILED, USAGE, document, fail
 
 SCRIPT = Path(__file__).with_name("bench_vm_script.py")
@@ -128,9 +129,7 @@ def compare(now: dict[str, Any], before: dict[str, Any], percent: float) -> list
     type=click.Path(path_type=Path),
     help="A former --json document: exit code 5 if something became dearer.",
 )
-@click.option(
-    "--percent", type=click.FloatRange(0, 1000), default=1.0, show_default=True, help="How much dearer is borne."
-)
+@click.option("--percent", type=Number(0, 1000), default=1.0, show_default=True, help="How much dearer is borne.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(repeats: int, against: Path | None, percent: float, as_json: bool) -> None:
     """Instructions that the MicroPython VM needs to fill, encode and seal one fixed batch of 24 rows and 6 columns."""

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from host_sim.boards import image
 from host_sim.runner import firmware_root
+from tools.duration import Number
 from tools.energy import DAY_S, ledger
 from tools.report import FAILED, USAGE, document, fail
 
@@ -132,7 +133,7 @@ def ratios(now: dict[str, Any], beside: dict[str, Any]) -> dict[str, float]:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="A checkout to be measured in the same run: git worktree add DIR COMMIT.",
 )
-@click.option("--hours", type=click.FloatRange(1.5, 48), default=4.5, show_default=True, help="Virtual hours to play.")
+@click.option("--hours", type=Number(1.5, 48), default=4.5, show_default=True, help="Virtual hours to play.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(beside: Path | None, hours: float, as_json: bool) -> None:
     """Instructions of a water meter's wakes: without a frame, with one, and of a day; and how long a cell of 19 Ah lasts by them, Python's time

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from host_sim.runner import Broker, run
+from tools.duration import Number
 from tools.report import document
 from tools.sim import REFUSALS, complaints, refuse, short, verdict
 from tools.table import Board
@@ -76,7 +77,7 @@ class Show:
 
 
 @click.command("demo")
-@click.option("--hours", type=click.FloatRange(0.1, 240), help="Virtual hours (default: the scenario's 24).")
+@click.option("--hours", type=Number(0.1, 240), help="Virtual hours (default: the scenario's 24).")
 @click.option("--nodes", type=click.IntRange(1, 500), help="Number of nodes (default: the scenario's).")
 @click.option("--seed", type=click.IntRange(0, 2**31), help="Another day, another seed.")
 @click.option("--stay", is_flag=True, help="Keep the broker with its retained state up until Ctrl-C.")

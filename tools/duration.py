@@ -1,6 +1,8 @@
-"""Durations on the command line: 90s, 10m, 2h, 7d."""
+"""Durations on the command line (90s, 10m, 2h, 7d), and numbers within bounds."""
 
+import math
 import re
+from typing import Any
 
 import click
 
@@ -22,3 +24,13 @@ class Duration(click.ParamType):
 
 
 DURATION = Duration()
+
+
+class Number(click.FloatRange):
+    """A number within bounds: click's own takes nan for one, since it is not beyond any bound."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number: write one {self._describe_range()}", param, ctx)
+        return number

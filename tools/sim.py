@@ -25,6 +25,7 @@ from host_sim.runner import (
     run,
 )
 from tools import torture
+from tools.duration import Number
 from tools.report import FAILED, REFUSED, USAGE, document, fail, split_hint
 
 REFUSALS: dict[type[Exception], tuple[str, int]] = {
@@ -134,7 +135,7 @@ def list_scenarios(as_json: bool) -> None:
 
 @command.command("run")
 @click.argument("scenario")
-@click.option("--hours", type=click.FloatRange(0.1, 24 * 400), help="Virtual hours instead of the scenario's.")
+@click.option("--hours", type=Number(0.1, 24 * 400), help="Virtual hours instead of the scenario's.")
 @click.option("--nodes", type=click.IntRange(1, 2000), help="Number of nodes, in the scenario's proportions.")
 @click.option("--seed", type=click.IntRange(0, 2**31), help="Same seed, same result hash.")
 @click.option("--broker", metavar="HOST:PORT", help="Play on a running MQTT broker instead of the embedded one.")

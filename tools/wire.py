@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tools.duration import Number
 from tools.report import document, plain
 from tools.wire_explain import EXIT_CODES, KINDS, Key, Refused, explain_frame, explain_payload, unhex
 
@@ -41,7 +42,7 @@ def _schemas(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ..
 )
 @click.option(
     "--received",
-    type=click.FloatRange(0, 2**32 - 1),
+    type=Number(0, 2**32 - 1),
     help="Unix time of receipt, for short and age stamps (default: now).",
 )
 @click.option("--payload", "bare", is_flag=True, help="HEX is a bare payload, without header and tag.")

@@ -23,6 +23,7 @@ from gateway.config.keys import shared_keys, weak_keys
 from gateway.config.links import MqttLinkConfig
 from gateway.config.outputs import PROFILES, FilesOutputConfig, MqttOutputConfig, NgsiHttpOutputConfig, OutputConfig
 from gateway.core.model import Node
+from gateway.core.value import replace
 
 MOST = 100  # findings that are shown
 INSTALLED = ("etc", "citymote", "gateway.toml")  # the file that the unit runs, in / or in an image
@@ -152,7 +153,10 @@ def _outputs(c: Config) -> Iterator[Finding]:
                               "give each output its own folder: the second one is refused it while it runs", True)  # fmt: skip
         elif (same := _same_place(a, b)) and _overlap(a.filter, b.filter):
             yield Finding("published_twice", f"{c.file}: outputs {a.name} and {b.name} publish the same to {same}",
-                          "remove one, or give them filters, roots or formats that differ")  # fmt: skip
+                          "remove one, or give them roots, formats, or nodes that differ (profiles, areas)")  # fmt: skip
+        if shared := _shared(a, b):
+            yield Finding("same_topics", f"{c.file}: outputs {a.name} and {b.name} publish on {shared}, each what the other does not: whoever was last stands there",
+                          "give them roots (of Home Assistant: discovery prefixes) or nodes that differ (profiles, areas), or the same quantities and one NGSI-LD format")  # fmt: skip
 
 
 def _same_place(a: OutputConfig, b: OutputConfig) -> str:
@@ -168,6 +172,29 @@ def _same_place(a: OutputConfig, b: OutputConfig) -> str:
     if isinstance(a, NgsiHttpOutputConfig) and isinstance(b, NgsiHttpOutputConfig):
         return b.url if (a.url, a.tenant) == (b.url, b.tenant) else ""
     return ""
+
+
+def _shared(a: OutputConfig, b: OutputConfig) -> str:
+    """Name the topics on which two outputs publish different things of the same nodes, "" where there are none."""
+    if not isinstance(a, MqttOutputConfig) or not isinstance(b, MqttOutputConfig):
+        return ""
+    f, g = a.filter, b.filter
+    brokers = {(_host(o.broker.host), o.broker.port) for o in (a, b)}
+    if len(brokers) > 1 or not _overlap(replace(f, quantities=frozenset()), replace(g, quantities=frozenset())):
+        return ""
+    # of the rest `published_twice` says it
+    differ = not _overlap(f, g)
+    found: list[str] = []
+    if a.root == b.root:
+        ngsi = [{x for x in o.formats if x.startswith("ngsi-ld")} for o in (a, b)]
+        if differ and "native" in a.formats and "native" in b.formats:
+            found.append(f"{a.root}/v1/node/<node>/meta")
+        if ngsi[0] and ngsi[1] and (differ or ngsi[0] != ngsi[1]):
+            found.append(f"{a.root}/v1/ngsi-ld/<Type>/<node>")
+    both = "homeassistant" in a.formats and "homeassistant" in b.formats
+    if both and a.discovery == b.discovery and (differ or a.root != b.root):
+        found.append(f"{a.discovery}/device/<node>/config")
+    return ", ".join(found)
 
 
 def _host(name: str) -> str:

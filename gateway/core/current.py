@@ -123,7 +123,9 @@ class Device(NamedTuple):
 
 
 class Current(msgspec.Struct, frozen=True):
-    """The facts. former: of devices that had this number before, which no one sees any more; their topics may have to be emptied yet. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last."""
+    """The facts. former: of devices that had this number before, which no one sees any more; their topics may have to be emptied yet. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last. told: when the event
+    was received that changed these facts last, also where that ended something (Unix s; 0: noted by a gateway of before).
+    """
 
     visibility: str = RESTRICTED
     online: bool | None = None
@@ -136,6 +138,7 @@ class Current(msgspec.Struct, frozen=True):
     areas: Mapping[str, Gathered] = msgspec.field(default_factory=dict)
     former: Current | None = None
     lapsed: Mapping[str, Lapsed] = msgspec.field(default_factory=dict)
+    told: float = 0.0
 
     def taken_over(self) -> Current:
         """Return the facts of a device that takes over the number: none, but those under whose topics the ones before may stand somewhere."""
@@ -178,7 +181,7 @@ def fold(c: Current, e: Event, seq: int = 0) -> Current:
             _alarm(c, e, e.alarm, seq, circle, changes)
         elif e.area.latest:
             changes["areas"] = {**c.areas, e.area.name: Gathered(e.area, e.received, circle)}
-        return replace(c, **changes) if changes else c
+        return _changed(c, e, changes)
     if e.online is not None or e.meta is not None:
         changes["visibility"] = e.visibility
         if e.online is not None:
@@ -200,7 +203,11 @@ def fold(c: Current, e: Event, seq: int = 0) -> Current:
             changes["values"] = values
         if e.alarm is not None:
             _alarm(c, e, e.alarm, seq, circle, changes)
-    return replace(c, **changes) if changes else c
+    return _changed(c, e, changes)
+
+
+def _changed(c: Current, e: Event, changes: dict[str, Any]) -> Current:
+    return replace(c, **changes, told=e.received) if changes else c
 
 
 def _values(values: dict[str, Value], e: Event, circle: int) -> bool:

@@ -82,9 +82,9 @@ def decide(node: Node, state: NodeState, header: Header, rx: Reception, opener: 
 def authenticate(node: Node, state: NodeState, header: Header, rx: Reception, opener: Opener) -> Proven | Refusal:
     """Find the key that a frame fits, the node's own or the one it is to change to. Nothing is believed before.
 
-    A key that is another than the one proven under its epoch is refused: key_changed.
+    A key that is another than the one proven under its epoch, or whose epoch is lower than one that was left, is refused: key_changed.
     """
-    node = node.under(state.epoch)
+    in_force, node = state.epoch, node.under(state.epoch)
     if state.epoch != node.epoch:  # another key of the registry
         state = _board(node.epoch, state)
     after = node.next()
@@ -92,7 +92,10 @@ def authenticate(node: Node, state: NodeState, header: Header, rx: Reception, op
         after is not None and header.slot == after.epoch & 3
     ):  # until such a frame proves itself, both keys are the node's
         node, state = after, _fresh(after.epoch, state)
-    if header.slot == node.epoch & 3 and state.keys.get(node.epoch, own := fingerprint(node.key)) != own:
+    if header.slot == node.epoch & 3 and (
+        state.keys.get(node.epoch, own := fingerprint(node.key)) != own
+        or node.too_low(in_force, state.keys) is not None
+    ):
         # its counters would be taken for those of the key before: acknowledged as repeats, and deleted by the node
         return Refusal("key_changed", node.id)
     opened = open_frame(node, state, header, rx.data, opener)

@@ -69,6 +69,15 @@ class Node:
                 return epoch
         return None
 
+    def too_low(self, in_force: int, proven: Mapping[int, bytes]) -> int | None:
+        """Return the epoch that the registry goes back to from a higher one, None when it does not.
+
+        in_force: the epoch of its state; proven: as of key_changed. Of lower epochs less is known (MAX_KEYS, counters, frames that were
+        dropped), so what was taken under one could come again, or what is new be taken for it.
+        """
+        epoch = self.under(in_force).epoch
+        return epoch if epoch != in_force and epoch < max((in_force, *proven)) else None
+
     def under(self, epoch: int) -> Node:
         """Return this node with the key that the committed `epoch` of its state has proven."""
         after = self.next()
@@ -170,6 +179,8 @@ class NodeState(msgspec.Struct, frozen=True):
 class Described(Protocol):
     """What of a node's state its metadata rest on. A whole NodeState is one."""
 
+    @property
+    def epoch(self) -> int: ...
     @property
     def ids(self) -> tuple[int, ...]: ...
     @property

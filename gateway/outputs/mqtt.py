@@ -31,6 +31,7 @@ from gateway.outputs.message import Message, json
 from gateway.outputs.names import Names
 from gateway.outputs.reading import lines
 from gateway.outputs.refusal import Refusals
+from gateway.outputs.renamed import anew, spared
 from gateway.outputs.resync import Resync
 from gateway.outputs.retained import Tree, shape_of
 from gateway.outputs.siblings import DISCOVERY
@@ -305,12 +306,18 @@ class MqttOutput(Destination):
         event = self.narrow(entry.event)
         found = [] if event is None else self._say(event)
         passing = [m for m in found if not m.retain]
-        if not self._is_news(entry):
+        subject = subject_of(entry.event)
+        if subject is None or entry.seq <= self.resync.quiet or said.is_old(subject, entry.seq):
             return [], passing
+        if not self._is_its(subject, entry.event):
+            return self._anew(subject, entry), passing
         retained = [m for m in found if m.retain]
         for name in self._formats:
             if name in WHOLE:
                 retained += self._whole(entry.event, name)
+        if not all(m.payload for m in retained):
+            _, c = self._engine.ledger.current(subject) or (0, NOTHING)
+            retained = spared(retained, subject, c, self._beside())
         retained = [m for m in retained if said.is_news(m.topic, entry.seq)]
         if entry.express and entry.seq > self._track.sent + 1:
             for m in retained:
@@ -329,15 +336,24 @@ class MqttOutput(Destination):
                 found += FORMATS[name](alone, root, known)
         return found
 
-    def _is_news(self, entry: Entry) -> bool:
-        """True when an event may change what is retained: the facts have not been published since, and the name is still its subject's."""
-        subject = subject_of(entry.event)
-        if subject is None or entry.seq <= self.resync.quiet or self.resync.said.is_old(subject, entry.seq):
-            return False
-        if entry.event.area is not None:
-            return self._tree.shows_area(subject, entry.event.visibility, entry.event.area.name)
-        node = self.known.nodes.get(entry.event.node)
-        return node is not None and node.name == entry.event.name
+    def _is_its(self, subject: str, e: Event) -> bool:
+        """True when an event speaks of its subject under the name and in the circle that it has."""
+        if e.area is not None:
+            return self._tree.shows_area(subject, e.visibility, e.area.name)
+        node = self.known.nodes.get(e.node)
+        return node is not None and node.name == e.name
+
+    def _anew(self, subject: str, entry: Entry) -> list[Message]:
+        """Return what an event of a former name leaves retained under the one of now; nothing of an area, or of who has left."""
+        if entry.event.area is not None or entry.event.node not in self.known.nodes:
+            return []
+        seq, c = self._engine.ledger.current(subject) or (0, NOTHING)
+        self.resync.said.subject(subject, max(seq, entry.seq))
+        return anew(self._tree, subject, c, entry.seq, self._beside())
+
+    def _beside(self) -> list[Tree]:
+        """Return what this gateway's other outputs at the broker are to have retained."""
+        return [o.tree for o in self.resync.neighbours.here()]
 
     def _whole(self, e: Event, name: str) -> list[Message]:
         """Return what an event changes in a format whose messages gather many facts."""

@@ -1,5 +1,7 @@
 """Whose is what a broker retains below a name: a node that has left may live in another gateway at the same broker and root by now.
 
+Only what a gateway retains says whose a name is: what it tells in passing (events, packs, answers, revisions) is ours as often as a bystander's.
+
 A payload names the gateway that published it: `gw` (native), `dataProvider` (NGSI-LD), the availability topic (discovery). What names none
 (values, which come by the second, and everything of gateways of before) is judged by its time: a receipt later than all that our
 ledger knows of the subject is somebody else's. Names are judged, not single topics: who has one of them has the others.
@@ -21,6 +23,7 @@ SLACK_S = 1.0  # payloads have milliseconds at most
 LONGEST = 1 << 17  # bytes of a payload that is looked into
 LONGEST_ID = 64  # characters that are kept of who published it: no id has as many
 
+PASSING = re.compile(r"/v1/(?:node|area)/[^/]+/(?:(?:event|ack|cmd|senml|senml-cbor)$|.+/revised$)")
 _TIME = re.compile(rb'"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z)"')
 _AVAILABLE = re.compile(r"/v1/gw/([^/]+)/state$")
 
@@ -54,6 +57,11 @@ def claim(payload: bytes) -> Claim:
         return Claim(_gateway(body), _unix(body.rx))
     times = (_unix(t.decode()) for t in _TIME.findall(payload))
     return Claim(_gateway(body), max((t for t in times if t is not None), default=None))
+
+
+def standing(topic: str, payload: bytes) -> Claim | None:
+    """Return what is said of its origin on a topic that gateways retain; None on one that they publish in passing, where nothing is claimed."""
+    return None if PASSING.search(topic) else claim(payload)
 
 
 def _gateway(body: _Body) -> str | None:
@@ -95,6 +103,7 @@ def newest(c: Current) -> float:
 
 
 def _times(c: Current) -> Iterator[float]:
+    yield c.told  # what is over may stand at a broker yet
     if c.device is not None:
         yield max(c.device.at, c.device.online_at, c.device.heard or 0.0)
     for facts in (c.values, c.alerts, c.aggregates, c.areas):

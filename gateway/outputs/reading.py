@@ -20,7 +20,7 @@ from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
 from gateway.outputs.mark import probe
-from gateway.outputs.owner import Claim, claim
+from gateway.outputs.owner import Claim, standing
 
 AT_ONCE = 200  # filters read at once
 PACKET = 8  # filters in one SUBSCRIBE: AWS IoT takes no more
@@ -125,10 +125,6 @@ class Read(Generic[V]):
         return True
 
 
-def _claim(_topic: str, payload: bytes) -> Claim:
-    return claim(payload)
-
-
 class Reader:
     """Reads over one connection, one thing after the other. echo: a topic that is subscribed already, of our own; totals: where
     `retained_passed_over` is counted.
@@ -148,7 +144,7 @@ class Reader:
     ) -> AbstractAsyncContextManager[Read[V]]: ...
 
     def reading(
-        self, filters: Sequence[str], parts: Iterable[str], make: Callable[[str, bytes], Any] = _claim
+        self, filters: Sequence[str], parts: Iterable[str], make: Callable[[str, bytes], Any] = standing
     ) -> AbstractAsyncContextManager[Read[Any]]:
         """Read, and keep what was read up to date, until the block ends. parts: where the filters are; make: what is kept of a payload that
         is not empty, None where it is passed over (a few hundred bytes at most: payloads are strangers' as well, and have no bound).

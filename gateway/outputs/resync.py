@@ -338,3 +338,134 @@ class Resync:
         if known and not away:
             self._reached.spared = None  # it was theirs
         return away
+<<<<<<< HEAD
+=======
+
+    async def _forget_marks(self, turn: Turn) -> None:
+        """Empty the marks of who was taken out before anything else of theirs: who comes back meanwhile publishes all."""
+        for key, shapes in list(turn.left.items()):
+            for topic in sorted({mark_topic(shape, key.rpartition("@")[0]) for shape in shapes}):
+                await self.room()
+                self._follow(turn)
+                if key in turn.left:
+                    self.publish(Message(topic, b"", retain=True))
+
+    async def _walk(self, page: Callable[[str], list[str]], turn: Turn) -> None:
+        after = ""
+        while subjects := page(after):
+            for subject in subjects:
+                await self._say(turn, subject)
+            after = subjects[-1]
+            await self._look(turn)
+            await asyncio.sleep(0)
+
+    async def _say(self, turn: Turn, subject: str) -> None:
+        """Publish a subject's retained messages as they are now, and empty what is no longer among them."""
+        await self.room()
+        self._follow(turn)
+        ledger, tree = self._engine.ledger, self._tree
+        seq, c = ledger.current(subject) or (0, NOTHING)
+        desired = tree.desired(subject, c.alerts_only() if turn.alarms else c)
+        topics, doubts = self._over(turn, subject, c)
+        turn.doubts += [Doubt(subject, name, frozenset(more - desired.keys())) for name, more in doubts.items()]
+        if turn.looks:
+            return
+        for m in desired.values():
+            self.publish(m, subject)
+            if turn.alarms:
+                self.said.topic(m.topic, seq)
+        for topic in sorted(topics - desired.keys()):
+            self.publish(Message(topic, b"", retain=True), subject)
+        if not turn.alarms and seq > self._track.sent:
+            self.said.subject(subject, seq)
+
+    async def _say_heirs(self, turn: Turn) -> None:
+        """Publish who has a name of another by now, which may have published on its topics last."""
+        for subject in sorted(turn.heirs):
+            await self.room()
+            _, c = self._engine.ledger.current(subject) or (0, NOTHING)
+            for m in self._tree.desired(subject, c).values():
+                self.publish(m, subject)
+
+    async def _look(self, turn: Turn) -> None:
+        """Empty what is in doubt and turns out to be this gateway's."""
+        doubts, turn.doubts = [d for d in turn.doubts if d.topics], []
+        if not doubts or turn.unread is not None:
+            return
+        assert self._reader is not None
+        ledger, tree = self._engine.ledger, self._tree
+
+        async def empty(d: Doubt, judge: Judge) -> None:
+            await self.room()
+            self._follow(turn)
+            _, c = ledger.current(d.subject) or (0, NOTHING)
+            topics = d.topics & self._over(turn, d.subject, c)[1].get(d.name, set()) - tree.desired(d.subject, c).keys()
+            mine, others = judge()
+            for topic in sorted(mine & topics):
+                self.publish(Message(topic, b"", retain=True), d.subject)
+            if spared := others & topics:
+                self._metrics.totals["retained_spared"] += len(spared)
+                log.info("name_spared", output=self.output, name=d.name.name, topics=len(spared))
+
+        if self.problem is not None:  # the probe that shows where the end is would not come back
+            turn.unread = f"it cannot read {self.problem}", advice(self.problem)
+            return
+        try:
+            async with self.former.watching(self._reader):
+                deaf, crowded = await look(self._reader, doubts, self._ids, ledger, tree.owners, empty)
+            turn.crowded |= crowded
+        except Unread as e:
+            turn.unread = str(e), e.hint
+        else:
+            for part in sorted(deaf)[:1]:
+                turn.unread = f"our user may not read {part}#", advice(f"{part}#")
+        if turn.unread is not None:
+            log.warning("retained_unread", output=self.output, error=turn.unread[0], next=turn.unread[1])
+
+    def _over(self, turn: Turn, subject: str, c: Current) -> tuple[set[str], dict[Name, set[str]]]:
+        handed = self._track.sent if self._track.lane is None else min(self._track.sent, self._track.lane.sent)
+        return over(turn, subject, c, self._tree, self._engine.ledger, self.neighbours.trees(), handed)
+
+    async def _own(self, turn: Turn) -> None:
+        """Empty what the gateway said of itself under former roots, and former marks."""
+
+        def over() -> set[str]:
+            topics = {topic for shape in turn.shapes() for topic in shape.own()}
+            topics |= {mark_topic(shape, self.output) for shape in turn.former} - {self.mark_topic}
+            topics = topics.difference(self._tree.own(), *(other.own() for other in turn.others))
+            maybe = set[str]().union(*(other.own() for other in self.neighbours.trees()))
+            turn.spared = turn.spared or not topics.isdisjoint(maybe)
+            return topics - maybe
+
+        self._follow(turn)
+        for topic in sorted(over()):
+            await self.room()
+            self._follow(turn)
+            if topic in over():
+                self.publish(Message(topic, b"", retain=True))
+
+    async def room(self) -> None:
+        """Wait for a place in the window of which half is left to what is new; alarms go first."""
+        lane = self._track.lane
+        while True:
+            await self._flight.room(2)
+            if lane is None or not lane.waits or lane.room <= 0:
+                return
+            await asyncio.sleep(0.001)
+
+    def publish(self, m: Message, subject: str = "") -> None:
+        """Publish what is current, of a subject if it is one's. Raises MqttError."""
+        self._open += 1
+        self._metrics.totals["retained_again"] += 1
+        self._flight.send(m, self._taken, subject)
+
+    def _taken(self) -> None:
+        self._open -= 1
+        if not self._open:
+            self._acked.set()
+
+    async def _settled(self) -> None:
+        while self._open:
+            self._acked.clear()
+            await self._acked.wait()
+>>>>>>> gw

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,12 +61,13 @@ def name_of(tree: Tree, subject: str, name: str) -> Name:
 
 
 def over(
-    turn: Turn, subject: str, c: Current, tree: Tree, ledger: Ledger, strangers: Sequence[Tree]
+    turn: Turn, subject: str, c: Current, tree: Tree, ledger: Ledger, strangers: Sequence[Tree], handed: int
 ) -> tuple[set[str], dict[Name, set[str]]]:
     """Return the topics of a subject that may hold what is no longer true, but for those of other outputs at this broker: those under the
-    name that it has, and, by name, those that may be another gateway's by now. c: all its facts; strangers: outputs that may be at this broker.
+    name that it has, and, by name, those that may be another gateway's by now. c: all its facts; strangers: outputs that may be at this broker;
+    handed: the newest event that was handed over, behind which ends are this turn's business, since they are in the facts.
     """
-    sure, doubts, entries = tree.over(subject, c, turn.seq), dict[Name, set[str]](), list[Entry]()
+    sure, doubts, entries = tree.over(subject, c, min(turn.seq, handed)), dict[Name, set[str]](), list[Entry]()
     emptied = set[str]()  # of the shapes alone
     if subject.startswith("@") and sure:
         doubts[name_of(tree, subject, subject[1:])], sure = sure, set()
@@ -124,10 +125,12 @@ Empty = Callable[[Doubt, Judge], Awaitable[None]]
 
 Gateways = Callable[[], Set[str]]
 """Returns the ids that are this gateway's at that moment."""
+Owners = Callable[[Iterable[str]], Set[str]]
+"""Returns this gateway's nodes that have any of the names at that moment."""
 
 
 async def look(
-    reader: Reader, doubts: Sequence[Doubt], gateways: Gateways, ledger: Ledger, empty: Empty
+    reader: Reader, doubts: Sequence[Doubt], gateways: Gateways, ledger: Ledger, owners: Owners, empty: Empty
 ) -> tuple[set[str], set[str]]:
     """Have those topics emptied that are there and this gateway's; return the parts of the tree that could not be read, and the names that
     hold more than is kept of one. Raises Unread, MqttError.
@@ -137,19 +140,22 @@ async def look(
         filters = sorted({f for d in page for f in d.name.filters(d.topics)})
         async with reader.reading(filters, {d.name.part(f) for d in page for f in d.name.filters(d.topics)}) as read:
             for d in page:
-                await empty(d, lambda d=d, read=read: _judge(read, d, gateways(), ledger))
+                await empty(d, lambda d=d, read=read: _judge(read, d, gateways(), ledger, owners))
                 if not read.is_whole(d.name.filters(d.topics)):
                     crowded.add(d.name.below)
             deaf |= read.deaf
     return deaf, crowded
 
 
-def _judge(read: Read[Claim], d: Doubt, gateways: Set[str], ledger: Ledger) -> tuple[set[str], set[str]]:
-    _, c = ledger.current(d.subject) or (0, NOTHING)
+def _judge(
+    read: Read[Claim], d: Doubt, gateways: Set[str], ledger: Ledger, owners: Owners
+) -> tuple[set[str], set[str]]:
+    subjects = {d.subject, *(() if d.name.area else owners((d.name.name,)))}  # who has the name by now is ours, too
+    known = max(newest((ledger.current(s) or (0, NOTHING))[1]) for s in subjects)
     filters = d.name.filters(d.topics)
     found = read.of(filters)
     whole = read.is_whole(filters) and read.deaf.isdisjoint(d.name.part(f) for f in filters)
-    mine = ours(found, gateways, newest(c), whole)
+    mine = ours(found, gateways, known, whole)
     return mine, found.keys() - mine
 
 

@@ -304,7 +304,9 @@ async def _once(
                     await empty(lambda s=subject, t=topics, name=own_name: t - spared(s, name))
             doubtful = [Doubt(*key, frozenset(topics)) for key, topics in doubts.items() if topics]
             async with former.watching(reader):
-                deaf, more = await look(reader, doubtful, lambda: former.ids | {gateway}, ledger, empty_mine)
+                deaf, more = await look(
+                    reader, doubtful, lambda: former.ids | {gateway}, ledger, trees[-1].owners, empty_mine
+                )
             if deaf:
                 part = min(deaf)
                 raise MqttError(f"our user may not read {part}#", advice(f"{part}#"))

@@ -27,6 +27,7 @@ class Description(msgspec.Struct, frozen=True):
     rhythm: tuple[int, int] = (0, 0)
     meta: str = ""
     keys: Mapping[int, bytes] = {}
+    epoch: int = 0
 
 
 class Heard(msgspec.Struct, frozen=True):

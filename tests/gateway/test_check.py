@@ -100,6 +100,35 @@ def test_two_outputs_that_publish_the_same_are_reported(
     assert codes(write(tmp_path, node(1, KEY), f"{BASE}{OUTPUT}[output.two]\n{second}")) == found
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "topics"),
+    [
+        ('quantities = "pm10"', 'quantities = "temperature"', ["city/v1/node/<node>/meta"]),
+        ('quantities = "pm10"\nprofiles = "noise"', 'quantities = "temperature"\nprofiles = "parking"', None),
+        ('quantities = "pm10"\nformats = ["senml"]', 'quantities = "temperature"\nformats = ["senml"]', None),
+        ('formats = ["ngsi-ld"]', 'formats = ["ngsi-ld-keyvalues"]', ["city/v1/ngsi-ld/<Type>/<node>"]),
+        ('formats = ["ngsi-ld"]', 'formats = ["ngsi-ld-keyvalues"]\nprofiles = "noise"', ["city/v1/ngsi-ld/<Type>/<node>"]),
+        ('formats = ["ngsi-ld"]', 'formats = ["ngsi-ld-keyvalues"]\nroot = "town"', None),
+        ('formats = ["native", "homeassistant"]', 'formats = ["native", "homeassistant"]\nroot = "town"', ["homeassistant/device/<node>/config"]),
+        ('formats = ["native", "homeassistant"]', 'formats = ["native", "homeassistant"]\nroot = "town"\ndiscovery = "ha"', None),
+        ('quantities = "pm10"\nformats = ["native", "ngsi-ld", "homeassistant"]',
+         'quantities = "noise"\nformats = ["native", "ngsi-ld", "homeassistant"]'.replace("noise", "laeq"),
+         ["city/v1/node/<node>/meta", "city/v1/ngsi-ld/<Type>/<node>", "homeassistant/device/<node>/config"]),
+    ],
+)  # fmt: skip
+def test_two_outputs_that_say_different_things_on_the_same_topics_are_reported(
+    tmp_path: Path, one: str, two: str, topics: list[str] | None
+) -> None:
+    outputs = "".join(
+        f'[output.{name}]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\n{keys}\n'
+        for name, keys in (("one", one), ("two", two))
+    )
+    found = findings(load(write(tmp_path, node(1, KEY), BASE + outputs)))
+    said = [f for f in found if f.code == "same_topics"]
+    assert [f.code for f in found] == ([] if topics is None else ["same_topics"])
+    assert topics is None or all(t in said[0].text for t in topics)
+
+
 def test_outputs_that_differ_in_who_they_are_for_are_right_and_one_folder_for_two_is_not(tmp_path: Path) -> None:
     by = [f'[output.{p}]\nkind = "mqtt"\nbroker = "127.0.0.1:1"\nprofiles = "{p}"\n' for p in ("noise", "parking")]
     assert codes(write(tmp_path, node(1, KEY), BASE + "".join(by))) == []

@@ -153,7 +153,9 @@ def knows(store: Path, *nodes: tuple[int, dict[int, str]]) -> None:
     """Have a store know keys by node and epoch, as frames would have proven them."""
     with sqlite3.connect(store) as db:
         for number, proven in nodes:
-            state = NodeState(keys={epoch: fingerprint(bytes.fromhex(key)) for epoch, key in proven.items()})
+            state = NodeState(
+                max(proven), keys={epoch: fingerprint(bytes.fromhex(key)) for epoch, key in proven.items()}
+            )
             db.execute("INSERT OR REPLACE INTO nodes VALUES (?, 0, ?)", (number, states.encode(state)))
     db.close()
 
@@ -186,6 +188,12 @@ async def test_a_key_that_was_changed_under_its_epoch_is_named_before_a_gateway_
     file = write(tmp_path, node(1, KEY) + node(2, new, "epoch = 1") + node(3, new, "epoch = 1"))
     assert check(file) == 2, "two nodes with one key, and not more"
     assert "key_changed" not in capsys.readouterr().err
+    file = write(tmp_path, node(1, KEY) + node(3, fresh()))
+    knows(tmp_path / "gateway.db", (1, {0: KEY}), (3, {2: KEY, 4: new}))
+    assert check(file, as_json=True) == 2
+    (found,) = json.loads(capsys.readouterr().out)["mistakes"]
+    assert found["code"] == "key_changed" and "a lower epoch than one before: node-3" in found["text"]
+    assert "epoch = 5" in found["hint"]
     file = write(tmp_path, node(1, KEY, f'next_key = "{other}"', "next_epoch = 2") + node(2, new, "epoch = 1"))
     knows(tmp_path / "gateway.db", (1, {0: KEY, 2: held}))
     assert check(file) == 2, "also the key that is to come"

@@ -140,6 +140,29 @@ def test_another_key_under_a_used_epoch_is_refused_unanswered_and_one_under_a_hi
     assert reason(back) == "key_changed", "an epoch that was left is used, too"
 
 
+@given(st.integers(0, 7), st.integers(0, 7), st.integers(0, 7))
+def test_an_epoch_below_one_that_was_left_is_refused_and_one_in_force_or_above_all_is_taken(
+    first: int, second: int, third: int
+) -> None:
+    keys = [bytes([n]) * 16 for n in range(8)]
+    first, second = sorted((first, second))
+    state = NodeState()
+    for epoch in (first, second):
+        registered = replace(NODE, key=keys[epoch], epoch=epoch)
+        state = take(state, Mote(263, keys[epoch], epoch).report(T0, ROWS, long=True), node=registered).state
+    d = take(state, Mote(263, keys[third], third).report(T0, ROWS, counter=9, long=True),
+             node=replace(NODE, key=keys[third], epoch=third))  # fmt: skip
+    if third < second:
+        assert reason(d) == "key_changed" and d.answer is None and d.event is None and d.state == state
+    else:
+        assert d.event is not None and d.state.epoch == third
+    # one that a gateway of before has let in goes on
+    lowered = replace(state, epoch=first)
+    d = take(lowered, Mote(263, keys[first], first).report(T0, ROWS, counter=9, long=True),
+             node=replace(NODE, key=keys[first], epoch=first))  # fmt: skip
+    assert d.event is not None
+
+
 def test_a_state_of_an_older_gateway_learns_its_key_from_the_first_authentic_frame() -> None:
     state = NodeState(replay=Replay(50))
     assert reason(take(state, Mote(263).report(T0, ROWS, counter=50))) == "bad_tag"

@@ -7,6 +7,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -14,16 +16,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from paho.mqtt.client import topic_matches_sub
 
-from gateway.core.current import Current, Device, Gathered, Value
-from gateway.core.model import Area
+from gateway.core.current import Current, Device, Gathered, Value, fold
+from gateway.core.model import OPEN, Aggregate, AggregateValue, Area, Event
 from gateway.core.shape import Shape
+from gateway.core.value import replace
 from gateway.mqtt_session import MqttError, MqttSession, NotSubscribed
-from gateway.outputs import reading, sweep
-from gateway.outputs.owner import Claim, claim, newest, ours
+from gateway.outputs import FORMATS, reading, sweep
+from gateway.outputs.message import Known
+from gateway.outputs.owner import Claim, claim, newest, ours, standing
 from gateway.outputs.reading import Name, Reader, Unread
 from gateway.outputs.retained import Tree
 from gateway.outputs.turn import Doubt, Judge, look
+from gateway.store.engine import Write
 from gateway.store.memory import MemoryEngine
+from tests.gateway.test_current import EVERYTHING, NODES
+from tests.wire.test_registry import aggregate, balance, lot
 
 US, THEM = frozenset({"gw-1"}), "gw-2"
 OLD, NEW = "2026-01-01T00:00:00.250Z", "2026-01-02T00:00:00Z"
@@ -94,6 +101,60 @@ def test_the_newest_receipt_of_a_subject_counts_former_devices_too() -> None:
     old = Current(values={"a": value}, device=Device(at=10.0, heard=90.0))
     assert newest(old) == 90.0 and newest(old.taken_over()) == 90.0 and newest(Current()) == 0.0
     assert newest(Current(areas={"lot": Gathered(Area("a", "lot", 1, {}, True), 33.0, 0)})) == 33.0
+
+
+def test_what_no_format_retains_claims_nothing_and_what_one_retains_does() -> None:
+    known, topics, first = Known("gw-1", NODES), {True: set[str](), False: set[str]()}, next(iter(NODES))
+    made = [replace(aggregate(latest), node=first, name=NODES[first].name) for latest in (True, False)]
+    order = Event("command", "x", first, NODES[first].name, OPEN, 1e9, 600, command={"id": "x", "expires": 2e9})
+    for e in (*EVERYTHING, *made, order, lot(), balance(True), balance(False)):
+        for form in FORMATS.values():
+            for m in form(e, "city", known):
+                topics[m.retain].add(m.topic)
+    assert len(topics[True]) > 100 and not [t for t in topics[True] if standing(t, body(rx=NEW)) is None]
+    passing = topics[False] - topics[True]  # an entity that ends is told where it stood
+    assert {t.rpartition("/")[2] for t in passing} == {"event", "senml", "senml-cbor", "ack", "revised"}
+    assert not [t for t in passing if standing(t, body(rx=NEW)) is not None]
+
+
+async def test_what_is_told_in_passing_below_a_name_that_is_read_does_not_make_it_another_gateways() -> None:
+    """Neither what another output of ours tells of a node that has just left, nor what a bystander hears of it."""
+    topics = {"r/v1/node/a/meta": body(gw="gw-1"), "r/v1/node/a/q/x": body(v=1, rx=OLD), "r/v1/node/a/state": b"online"}
+    b, emptied, engine = Broker(topics), set[str](), MemoryEngine([])
+    at = datetime.fromisoformat(OLD).timestamp()
+    await engine.commit([Write(7, None, Event("offline", "x", 7, "a", OPEN, at, 60, online=False))])
+
+    async def empty(d: Doubt, judge: Judge) -> None:
+        for leaf in ("event", "senml", "ack", "cmd", "agg/hour/revised"):
+            b.on_message(f"r/v1/node/a/{leaf}", body(id="7:0:3:0", rx=NEW))
+        emptied.update(judge()[0] & d.topics)
+
+    await look(reader(b), [doubt("a", *topics)], lambda: US, engine.ledger, lambda _names: set(), empty)
+    assert emptied == set(topics)
+
+
+async def test_what_who_has_a_name_by_now_says_there_does_not_make_it_another_gateways() -> None:
+    """A board takes over the name of another, and has reported since."""
+    engine = MemoryEngine([])
+    at = datetime.fromisoformat(NEW).timestamp()
+    await engine.commit([Write(8, None, Event("offline", "x", 8, "a", OPEN, at, 60, online=False))])
+    topics = {"r/v1/node/a/q/x": body(v=1, rx=OLD), "r/v1/node/a/q/y": body(v=1, rx=NEW)}
+    for owners, mine in ((set[str](), set[str]()), ({"8"}, set(topics))):
+        emptied = set[str]()
+
+        async def empty(d: Doubt, judge: Judge, emptied: set[str] = emptied) -> None:
+            emptied |= judge()[0] & d.topics
+
+        held = partial(look, reader(Broker(topics)), [doubt("a", *topics)], lambda: US, engine.ledger)
+        await held(lambda _names, owners=owners: owners, empty)
+        assert emptied == mine
+
+
+def test_what_has_ended_was_published_later_than_what_is_left() -> None:
+    closed = Aggregate("hour", 0, 3600, 1, True, (AggregateValue("x", "", 1, 100.0),))
+    c = fold(Current(), Event("aggregate", "1", 7, "a", OPEN, 4000.0, 60, aggregates=(closed,)), 1)
+    c = fold(c, Event("aggregate", "2", 7, "a", OPEN, 4100.0, 60, aggregates=(replace(closed, over=True),)), 2)
+    assert not c.aggregates and newest(c) == 4100.0
 
 
 class Broker:
@@ -290,7 +351,9 @@ async def looked(b: Broker, doubts: list[Doubt], gateways: frozenset[str] = US) 
     async def empty(d: Doubt, judge: Judge) -> None:
         emptied.update(judge()[0] & d.topics)
 
-    deaf, crowded = await look(reader(b), doubts, lambda: gateways, MemoryEngine([]).ledger, empty)
+    deaf, crowded = await look(
+        reader(b), doubts, lambda: gateways, MemoryEngine([]).ledger, lambda _names: set(), empty
+    )
     return emptied, deaf, crowded
 
 

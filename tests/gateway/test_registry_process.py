@@ -118,6 +118,31 @@ def test_a_start_that_lacks_rules_outputs_or_a_filter_takes_nothing_away_until_i
         assert until(lambda: shown() < before)
 
 
+def test_a_lower_epoch_than_one_before_is_refused_by_a_reload(scene: Scene) -> None:
+    scene.motes[265] = Mote(265, epoch=4)
+    write = scene.write
+
+    def with_epoch() -> Path:
+        file, mote = write(), scene.motes[265]
+        key = f'key = "{mote.key.hex()}"'
+        text = (scene.folder / "nodes.toml").read_text()
+        (scene.folder / "nodes.toml").write_text(text.replace(key, f"{key}\nepoch = {mote.epoch}"))
+        return file
+
+    scene.write = with_epoch  # type: ignore[method-assign]
+    scene.start()
+    scene.live()
+    assert until(lambda: values(scene, "air-2") is not None)
+    old, scene.motes[265] = scene.motes[265], Mote(265, epoch=2)
+    scene.reload()
+    assert until(lambda: "reload_refused" in problems(scene))
+    said = problems(scene)["reload_refused"]
+    assert "lower epoch" in said and "air-2 (epoch 2)" in said
+    scene.motes[265] = old
+    scene.reload()
+    assert until(lambda: "reload_refused" not in problems(scene))
+
+
 def test_a_new_key_under_a_used_epoch_is_refused_by_a_reload_and_unanswered_after_a_start(scene: Scene) -> None:
     p = scene.start()
     scene.live()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -796,3 +797,75 @@ def test_who_has_a_name_by_now_has_its_topics_once_the_one_that_was_withheld_has
     scene.reload()
     now = same(scene, tmp_path, empty, 10)
     assert json.loads(now["node/air-2/q/pm10"])["v"] == 70 and not any("air-1" in t for t in now)
+
+
+@pytest.mark.parametrize("how", ["one reload", "two reloads", "killed between", "while stopped"])
+def test_a_node_renamed_as_a_rule_leaves_it_has_no_alarm_of_that_rule_under_its_new_name(
+    scene: Scene, tmp_path: Path, empty: Mosquitto, how: str
+) -> None:
+    """What is up is published under the new name before the rules are looked through, and ends under the old one."""
+    scene.rules = NARROW.format("temperature", "open")
+    p = scene.start()
+    scene.live()
+    assert until(lambda: "node/air-2/alert/hot" in tree(scene.broker))
+    settled(scene.broker)
+    caught_up(scene)
+    if how == "while stopped":
+        p.kill()
+    scene.rules = NARROW.format("pm10", "open").replace("above = 5", "above = 50")
+    if how == "two reloads":
+        scene.reload()
+    scene.names[264], scene.names[265] = scene.names[265], scene.names[264]
+    if how == "killed between":
+        scene.write()
+        p.process.send_signal(signal.SIGHUP)
+        seen = Backend((scene.broker.host, scene.broker.port), "city/v1/node/meter-1/alert/hot")
+        until(lambda: bool(seen.messages), 5)  # the rules may be looked through first
+        seen.close()
+        p.kill()
+    if how in ("killed between", "while stopped"):
+        scene.start()
+    else:
+        scene.reload()
+    time.sleep(2)  # the rules are looked through
+    now = same(scene, tmp_path, empty)
+    assert not any("hot" in topic for topic in now)
+
+
+def test_a_circle_that_is_narrowed_empties_no_alert_that_another_output_of_the_same_root_shows(scene: Scene) -> None:
+    scene.rules = NARROW.format("temperature", "open")
+    formats = ["native", "ngsi-ld"]
+    scene.outputs = {
+        "inner": {"formats": formats, "visibility": list(ALL)},
+        "city": {"formats": formats, "visibility": ["open"]},
+    }
+    scene.start()
+    scene.live()
+    alerts = {f"node/{name}/alert/hot" for name in ("air-1", "air-2")}
+    alerts |= {f"ngsi-ld/Alert/{name}:hot" for name in ("air-1", "air-2")}
+    assert until(lambda: tree(scene.broker).keys() >= alerts)
+    settled(scene.broker)
+    seen = Backend((scene.broker.host, scene.broker.port), "city/v1/node/air-2/event")
+    scene.rules = NARROW.format("temperature", "restricted")
+    scene.reload()
+    assert until(lambda: sum(b"alarm_cleared" in p for p in seen.on("node/air-2/event")) == 2)  # by both outputs
+    seen.close()
+    now = settled(scene.broker)
+    assert now.keys() >= alerts and json.loads(now["node/air-2/alert/hot"])["visibility"] == "restricted"
+
+
+def test_a_name_that_a_node_takes_over_which_has_reported_since_holds_nothing_of_the_one_that_has_left(
+    scene: Scene, tmp_path: Path, empty: Mosquitto
+) -> None:
+    """What stands there of the one that has the name now is later than all that is known of the other, and is no other gateway's."""
+    scene.start()
+    scene.live()
+    settled(scene.broker)
+    time.sleep(1.5)  # more than gateways' times may be off
+    scene.feed(scene.motes[264].report(int(time.time()) - 5, [[1250, 15]], schema=4))
+    settled(scene.broker)
+    del scene.names[265]  # of which no alarm ends now
+    scene.names[264] = "air-2"
+    scene.reload()
+    now = same(scene, tmp_path, empty)
+    assert "node/air-2/q/pm10" not in now and "node/air-2/q/water_volume" in now
