@@ -39,8 +39,8 @@ def changed_keys(nodes: Sequence[Node], known: Mapping[int, Described]) -> list[
         state = known.get(node.id)
         if state is None:
             continue
-        changed, lower = node.key_changed(state.keys), node.too_low(state.epoch, state.keys)
-        epoch = lower if changed is None else changed
+        changed = node.key_changed(state.keys)
+        epoch = node.too_low(state.epoch, state.keys) if changed is None and node.epoch != state.epoch else changed
         if epoch is not None:
             found.append(ChangedKey(node.name, epoch, max((state.epoch, *state.keys)) + 1, changed is None))
     return found

@@ -249,7 +249,7 @@ class Passes:
             return
         try:
             async with self._former.watching(self._reader):
-                deaf, crowded = await look(self._reader, doubts, self._ids, ledger, empty)
+                deaf, crowded = await look(self._reader, doubts, self._ids, ledger, tree.owners, empty)
             turn.crowded |= crowded
         except Unread as e:
             turn.unread = str(e), e.hint
@@ -260,7 +260,8 @@ class Passes:
             log.warning("retained_unread", output=self._output, error=turn.unread[0], next=turn.unread[1])
 
     def _over(self, turn: Turn, subject: str, c: Current) -> tuple[set[str], dict[Name, set[str]]]:
-        return over(turn, subject, c, self._tree, self._ledger, self._neighbours.trees())
+        handed = self._track.sent if self._track.lane is None else min(self._track.sent, self._track.lane.sent)
+        return over(turn, subject, c, self._tree, self._ledger, self._neighbours.trees(), handed)
 
     async def _own(self, turn: Turn) -> None:
         """Empty what the gateway said of itself under former roots, and former marks."""

@@ -104,7 +104,7 @@ def test_whatever_name_events_speak_of_what_is_retained_is_what_there_is_under_t
     steps: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gateway.outputs.reading.GRACE_S", 0.01)
-    monkeypatch.setattr("gateway.outputs.resync.GRACE_S", 0.01)
+    monkeypatch.setattr("gateway.outputs.marking.GRACE_S", 0.01)
     Broker_.sent, Broker_.memory = [], {}
     got, want = asyncio.run(after(steps))
     assert got == want

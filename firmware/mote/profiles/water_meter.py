@@ -87,7 +87,7 @@ class WaterMeter(Profile):
         meter = self._meter
         self._sample_s, meter.least_ms = sample_s, 1000 * max(1, sample_s - 2)
         meter.fine_ms = meter.enough = self._most = 0
-        for rule in self.alarms.rules:
+        for rule in self.alarms.rules:  # pyright: ignore[reportGeneralTypeIssues]  (the node sets it)
             if rule.column == _FLOW:
                 apart = max(abs(rule.limit - rule.clear), rule.limit // 10, 1)
                 meter.fine_ms = max(meter.fine_ms, min(meter.tenths * 360000 // apart, _FINE_MS))
@@ -159,7 +159,9 @@ class WaterMeter(Profile):
         """Its flow: since the last row, where that is as long as a flow needs."""
         self.keep()
         t = self.now()
-        known = 1000 * (t - self._row_t) >= max(self._meter.least_ms, self._meter.fine_ms) and self._flow_of(t, row)
+        known = 1000 * (t - self._row_t) >= max(  # pyright: ignore[reportOperatorIssue]  (the node sets it)
+            self._meter.least_ms, self._meter.fine_ms
+        ) and self._flow_of(t, row)
         return present & 1 | known << _FLOW
 
     def keep(self):
