@@ -279,6 +279,14 @@ def dust_of(dead):
     return [s]
 
 
+def make_dust(gw):
+    from mote import supervisor
+
+    if supervisor.rtc is not None:
+        supervisor.planned()
+    return kit.make_node(kit.Link(gw), dust_of(False), alarms=[])
+
+
 async def full_bin(gw):
     """A bin that is full, and whose accelerometer failed, has said so."""
     kit.clean()
@@ -315,7 +323,7 @@ async def test_the_end_of_what_was_up_under_another_profile_is_told_though_the_p
     for budget in range(4):
         gw = kit.Gateway()
         await full_bin(gw)
-        node = kit.make_node(kit.Link(gw), dust_of(False), alarms=[])
+        node = make_dust(gw)
         append, left = node.outbox.append, [budget]
 
         def stop(*args, append=append, left=left):
@@ -336,7 +344,7 @@ async def test_the_end_of_what_was_up_under_another_profile_is_told_though_the_p
         except kit.Cut:
             pass
         type(node._faults).keep = keep
-        await kit.run_for(kit.make_node(kit.Link(gw), dust_of(False), alarms=[]), 1800)
+        await kit.run_for(make_dust(gw), 1800)
         assert gw.up() == set(), (budget, gw.frames_of(ALARM))
 
 
