@@ -270,8 +270,7 @@ async def test_alarms_that_arrive_while_a_backlog_drains_pass_it(engine: Engine)
 async def test_an_alarm_that_passes_what_is_newer_than_the_connection_is_not_undone_by_it(engine: Engine) -> None:
     """What is under way behind the connection publishes its retained topics itself; the alarm's are newer."""
     async with output(engine) as o:
-        while not o.connected:
-            await asyncio.sleep(0)
+        await o.resync.done.wait()  # a pass that came between would publish the newest first
         await commit(engine, *[report(n) for n in range(1, 200)])
         o.wake()
         Broker_.acks = False
