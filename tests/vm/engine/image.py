@@ -5,6 +5,7 @@ from array import array
 
 import nodekit as kit
 import sim
+from mote.errors import Corrupt
 from mote.sampler import Sensor
 
 KEYS = {
@@ -133,35 +134,39 @@ def test_the_image_has_room_for_every_rule_that_a_configuration_may_have():
 
 
 def test_a_part_that_reads_more_or_less_than_it_wrote_ends_the_boot_and_the_next_one_has_its_rows_from_flash():
-    for more in (-1, 1, 40, 900):
-        kit.clean()
-        kit.known_time()
-        node = build("bin_fill", RULES["bin_fill"])
-        t = node.clock.now() // 3600 * 3600 + 900
-        for i in range(3):
-            node.batcher.append(t + 900 * i, array("i", (900, 10, 200, 2)), 15)
-        alarms = type(node.alarms)
-        load = alarms.load
+    parts = 9
+    for place in range(parts):
+        for more in (-1, 1, 900):
+            kit.clean()
+            kit.known_time()
+            node = build("bin_fill", RULES["bin_fill"])
+            assert len(node._sleeper._parts) == parts
+            t = node.clock.now() // 3600 * 3600 + 900
+            for i in range(3):
+                node.batcher.append(t + 900 * i, array("i", (900, 10, 200, 2)), 15)
+            part = type(node._sleeper._parts[place])
+            load = part.load
+            if more < 0 and place == parts - 1:
+                continue  # a bin keeps nothing
 
-        def wrong(self, get, load=load, more=more):
-            if more < 0:
-                return
-            load(self, get)
-            for _ in range(more):
-                get()
+            def wrong(self, get, load=load, more=more):
+                if more > 0:
+                    load(self, get)
+                for _ in range(more):
+                    get()
 
-        asleep(node)
-        alarms.load = wrong
-        try:
+            asleep(node)
+            part.load = wrong
+            try:
+                node = build("bin_fill", RULES["bin_fill"], False)
+            except Exception as e:
+                assert isinstance(e, Corrupt), repr(e)
+            else:
+                raise AssertionError("believed")
+            finally:
+                part.load = load
             node = build("bin_fill", RULES["bin_fill"], False)
-        except Exception as e:
-            assert not isinstance(e, AssertionError)
-        else:
-            raise AssertionError("believed")
-        finally:
-            alarms.load = load
-        node = build("bin_fill", RULES["bin_fill"], False)
-        assert not node.woke and node.batcher.recover() == 3
+            assert not node.woke and node.batcher.recover() == 3
 
 
 def test_an_image_of_another_rung_of_the_ladder_is_not_believed():
