@@ -109,6 +109,8 @@ def _check_node(g: Group, where: str) -> None:
         raise ScenarioError(
             f'{where}: "battery" must be volts or [[hour, volts], ...] in order of time, not {g.battery}'
         )
+    for n, rule in enumerate(g.alarms):
+        _check_rule(rule, f"{where}: alarms number {n + 1}")
     whole = {
         chip: options for chip, options in g.sensors.items() if chip not in g.broken
     }  # host_sim/faulty has options of its own
@@ -116,9 +118,6 @@ def _check_node(g: Group, where: str) -> None:
     why = judged(values)[0] or misspelt(whole) or foreign(values)
     if why:
         raise ScenarioError(f"{where}: no node can work so: {why}")
-
-    for n, rule in enumerate(g.alarms):
-        _check_rule(rule, f"{where}: alarms number {n + 1}")
 
     chips = [chip for _, _, chip in CHIPS[g.profile]]
     for chip, fault in g.broken.items():

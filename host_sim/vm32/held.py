@@ -23,7 +23,7 @@ HELD: Mapping[tuple[str, str, str], int] = {
     ("bin_fill", "wifi", "mpy"): 131_500,
     ("air_quality", "lora", "romfs"): 80_000,
     ("noise", "lora", "romfs"): 97_000,
-    ("water_meter", "lora", "romfs"): 77_000,
+    ("water_meter", "lora", "romfs"): 78_500,
     ("parking", "lora", "romfs"): 78_500,
     ("bin_fill", "lora", "romfs"): 83_000,
     ("air_quality", "wifi", "romfs"): 75_500,

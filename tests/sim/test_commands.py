@@ -118,7 +118,7 @@ def test_every_profile_takes_intervals_and_limits_on_either_bearer() -> None:
 
 def test_a_node_that_has_no_room_for_a_limit_refuses_it_and_loses_nothing() -> None:
     """It says so at once, so that it is sent once and not for hours; what the attempt leaves in the heap may cost one reset."""
-    noise = Group("noise", "noise", 1, report_s=900, config={"health_s": 1800}, way="mpy", heap="100wK")
+    noise = Group("noise", "noise", 1, report_s=900, config={"health_s": 1800}, way="mpy", heap="102wK")
     limit = CommandSpec("noise-01", 1.0, "limit", options={"q": "laeq", "above": 90.0})
     result = runner.run(replace(load("commands"), groups=(noise,), commands=(limit,), expect=Expect()), hours=4)
     assert result.boots <= 2 and not result.per_node["noise-01"]["shed"], result.per_node

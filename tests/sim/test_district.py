@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from host_sim import runner, worlds
+from host_sim import probe, runner, worlds
 from host_sim.scenario import CutSpec, LossSpec, Scenario, load
 from host_sim.truth import Truth
 
@@ -27,7 +27,7 @@ def truth(monkeypatch) -> list[Truth]:
             super().__init__(end)
             made.append(self)
 
-    monkeypatch.setattr(runner, "Truth", Kept)
+    monkeypatch.setattr(probe, "Truth", Kept)
     return made
 
 

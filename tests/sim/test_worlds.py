@@ -67,7 +67,7 @@ def test_street_noise_has_a_night_a_day_and_vehicles():
 
 
 def test_a_scenario_longer_than_the_data_is_refused():
-    with pytest.raises(ValueError, match="air_beijing.csv covers"):
+    with pytest.raises(ValueError, match="air_beijing.csv has 496 h"):
         worlds.build("air_quality", 24 * 60, 1, "n")
 
 
