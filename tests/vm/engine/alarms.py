@@ -289,7 +289,10 @@ def make_dust(gw):
 
 async def full_bin(gw):
     """A bin that is full, and whose accelerometer failed, has said so."""
+    from mote import supervisor
+
     kit.clean()
+    supervisor.rtc = None  # what it knows is of the boots before
     kit.known_time()
     gw.clock = kit.unix_now
     node = make_bin(gw, bin_of(90, ("tilt",)), FULL)
