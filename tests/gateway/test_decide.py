@@ -432,10 +432,13 @@ def test_a_clear_that_was_overtaken_ends_what_was_raised_before_it_and_nothing_s
     assert found == ["raised", "late", "late"] and set(state.alarms) == {"pm10-fault"}, "nothing was known of it"
 
 
-def test_alarms_of_a_former_key_are_ended_under_the_new_one() -> None:
+@pytest.mark.parametrize(
+    "after", [replace(NODE, next_key=bytes(16), next_epoch=1), replace(NODE, key=bytes(16), epoch=1)]
+)
+def test_alarms_of_a_former_key_are_ended_under_the_new_one(after: Node) -> None:
+    """Of the key that a node was given, and of a board in its place."""
     m = mote(900)
     state = take(NodeState(replay=Replay(900)), m.alarm(ABOVE, T0, 6, 181, 150)).state
-    after = replace(NODE, key=bytes(16), epoch=1)
     d = take(state, Mote(263, bytes(16), 1, 0).alarm(CLEARED, T0 + 9, 6, 100), node=after)
     assert d.event and d.event.alarm and d.event.alarm.state == "cleared" and d.state.alarms == {}
 
