@@ -39,7 +39,7 @@ def changed_keys(nodes: Sequence[Node], known: Mapping[int, Described]) -> list[
         state = known.get(node.id)
         if state is None:
             continue
-        changed = node.key_changed(state.keys)
+        changed = node.key_changed(state.keys)  # of most nodes the epochs agree, and a start asks for all
         epoch = node.too_low(state.epoch, state.keys) if changed is None and node.epoch != state.epoch else changed
         if epoch is not None:
             found.append(ChangedKey(node.name, epoch, max((state.epoch, *state.keys)) + 1, changed is None))

@@ -77,8 +77,9 @@ class Probe:
         name = node.spec.name
         held = self._held.get(name, {})
         for t2000 in sorted(held)[-window(self._groups[name]) :]:
-            self.with_power += len(held.pop(t2000)) if t2000 + EPOCH_2000 < self.truth.end else 0
-            held.pop(t2000, None)
+            row = held.pop(t2000)
+            if t2000 + EPOCH_2000 < self.truth.end:
+                self.with_power += len(row)
         self._keep(name)
 
     def close(self) -> None:

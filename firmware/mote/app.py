@@ -277,7 +277,7 @@ class Node:
         self.uplink.on_ack(ack)
         s = self.sealer
         if not self.clock.quality and s._boot_frames and self.outbox.index_of(s.counter - s._boot_frames + 1) < 0:
-            # the first frame of this boot was heard, which carries the whole counter and so asks for the time: nobody tells it
+            # the first frame of this boot was heard, which carries the whole counter and so asks for the time: the gateway does not know it
             self.batcher.date(0, self.clock.now())
         supervisor.prove_slot()
         if supervisor.level <= _LADDER_ONE:

@@ -1,4 +1,4 @@
-"""What is up and has nobody any more who would end it: alarms of another profile than today's, of rules and sensors that were taken out. Borrowed at every start but a wake.
+"""What is up and would never be ended: alarms of another profile than today's, of rules and sensors that were taken out. Borrowed at every start but a wake.
 
 Whatever way the configuration changed (a command, by cable, given up), the marks in NVS say what was up, by quantity and direction, and under which profile.
 """

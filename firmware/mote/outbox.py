@@ -2,7 +2,7 @@
 
 Segments of up to 4 KiB, appended to and flushed frame by frame, one series for alarms and one for everything else. A
 frame leaves the index when an ack covers it, a segment's file when none of its frames is left: nothing is rewritten. What was
-acked inside a segment that still lives comes back after a reset; the next ack names it again and it goes. What was dropped nobody would ever name, so
+acked inside a segment that still lives comes back after a reset; the next ack names it again and it goes. No ack would ever name what was dropped, so
 its record is marked. Record: magic, kind, length u16, counter u32, staging id u32, rows sealed so far u16, rows u8, 0; the frame; CRC-32. A dropped one's
 0 is another number, which the CRC does not count; firmware of before takes it for damaged.
 """

@@ -56,7 +56,7 @@ class Sleeper:
 
     def resume(self):
         """Load the image of the sleep that ended now. Raises Corrupt for a part that reads more or less than it wrote: what would follow from it is
-        known by nobody, and the next boot has everything from flash."""
+        unknown, and the next boot has everything from flash."""
         numbers = array("i", self._rtc.image)
         self._rtc.image = None
         at = -1

@@ -123,7 +123,7 @@ class Device(NamedTuple):
 
 
 class Current(msgspec.Struct, frozen=True):
-    """The facts. former: of devices that had this number before, which no one sees any more; their topics may have to be emptied yet. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last. told: when the event
+    """The facts. former: of devices that had this number before, which no one sees any more; their topics may have to be emptied yet. visibility: the node's as of the newest event that spoke of the node itself. meta: its metadata, as published last. changed_at: when the event
     was received that changed these facts last, also where that ended something (Unix s; 0: noted by a gateway of before).
     """
 
@@ -138,7 +138,7 @@ class Current(msgspec.Struct, frozen=True):
     areas: Mapping[str, Gathered] = msgspec.field(default_factory=dict)
     former: Current | None = None
     lapsed: Mapping[str, Lapsed] = msgspec.field(default_factory=dict)
-    told: float = 0.0
+    changed_at: float = 0.0
 
     def taken_over(self) -> Current:
         """Return the facts of a device that takes over the number: none, but those under whose topics the ones before may stand somewhere."""
@@ -207,7 +207,7 @@ def fold(c: Current, e: Event, seq: int = 0) -> Current:
 
 
 def _changed(c: Current, e: Event, changes: dict[str, Any]) -> Current:
-    return replace(c, **changes, told=e.received) if changes else c
+    return replace(c, **changes, changed_at=e.received) if changes else c
 
 
 def _values(values: dict[str, Value], e: Event, circle: int) -> bool:

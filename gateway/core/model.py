@@ -75,8 +75,6 @@ class Node:
         in_force: the epoch of its state; proven: as of key_changed. Of lower epochs less is known (MAX_KEYS, counters, frames that were
         dropped), so what was taken under one could come again, or what is new be taken for it.
         """
-        if self.epoch == in_force:
-            return None
         epoch = self.under(in_force).epoch
         return epoch if epoch != in_force and epoch < max((in_force, *proven)) else None
 

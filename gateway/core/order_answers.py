@@ -60,7 +60,7 @@ class Answers:
             self._orders.step(draft, c, now, state="sent", detail="taken by the node", taken=True)
 
     def _reset(self, draft: Draft, node: Node, at: tuple[int, int], now: float) -> None:
-        """The node was reset behind a send: what it cannot bear must not be sent for ever. (A reboot that was asked for is answered after it.)"""
+        """The node was reset behind a send: what it cannot bear must not be sent without end. (A reboot that was asked for is answered after it.)"""
         for c in self._orders.of(node.id):
             if c.rounds <= c.resets or c.taken or at <= c.mark:
                 continue

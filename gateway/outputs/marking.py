@@ -1,4 +1,4 @@
-"""The mark of an output at its broker: what the broker says that it still knows is learned after a connect, and told anew where it moves.
+"""The mark of an output at its broker: what the broker says that it still knows is learned after a connect, and published anew where it moves.
 
 A probe on the mark's topic shows that what is published there reaches us, and so that a mark which does not come is not there.
 """
@@ -14,12 +14,11 @@ import structlog
 from gateway.mqtt_session import MqttSession
 from gateway.outputs.mark import LONGEST_PROBE, Mark, mark_of, mark_topic, probe
 from gateway.outputs.message import json
-from gateway.outputs.reading import lines
+from gateway.outputs.reading import GRACE_S, lines
 from gateway.outputs.retained import Tree
 from gateway.store.ledger import Ledger
 
 PROBE_S = 5.0  # for the broker to return our own message
-GRACE_S = 0.2  # a broker may deliver what it retained behind what is new
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +37,7 @@ class Marking:
         self._nonce = ""
         self._strange: deque[bytes] = deque(maxlen=16)  # what others published on the mark's topic lately
         self._kept: Mark | None = None
-        self._told: Mark | None = None
+        self._published: Mark | None = None
 
     @property
     def topic(self) -> str:
@@ -49,7 +48,7 @@ class Marking:
         """Use a new connection, before anything is delivered over it."""
         self._session = session
         self._answered.clear()
-        self._kept, self._told = None, None
+        self._kept, self._published = None, None
 
     def heard(self, payload: bytes, retained: bool) -> None:
         """Take a message on the mark's topic."""
@@ -102,15 +101,15 @@ class Marking:
             and (kept.generation < 0 or place is None or kept.generation >= place.since)
         )
 
-    def tell(self, seq: int, generation: int) -> bool:
+    def publish(self, seq: int, generation: int) -> bool:
         """Publish the mark where it has moved; True when it was published."""
         mark, session = Mark(self._ledger.life, seq, generation, self.turn), self._session
         if (
             session is None
             or not self.may
-            or mark == self._told
+            or mark == self._published
             or session.publish(self.topic, json(mark), 1, True) is None
         ):
             return False
-        self._told = mark
+        self._published = mark
         return True

@@ -1,6 +1,6 @@
 """Whose is what a broker retains below a name: a node that has left may live in another gateway at the same broker and root by now.
 
-Only what a gateway retains says whose a name is: what it tells in passing (events, packs, answers, revisions) is ours as often as a bystander's.
+Only what a gateway retains says whose a name is: what it publishes in passing (events, packs, answers, revisions) is ours as often as a bystander's.
 
 A payload names the gateway that published it: `gw` (native), `dataProvider` (NGSI-LD), the availability topic (discovery). What names none
 (values, which come by the second, and everything of gateways of before) is judged by its time: a receipt later than all that our
@@ -103,7 +103,7 @@ def newest(c: Current) -> float:
 
 
 def _times(c: Current) -> Iterator[float]:
-    yield c.told  # what is over may stand at a broker yet
+    yield c.changed_at  # what is over may stand at a broker yet
     if c.device is not None:
         yield max(c.device.at, c.device.online_at, c.device.heard or 0.0)
     for facts in (c.values, c.alerts, c.aggregates, c.areas):

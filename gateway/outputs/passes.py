@@ -92,7 +92,7 @@ class Passes:
         if turn.spared:
             self._reached.spare(generation)
         if turn.lent:
-            self._reached.told = set()
+            self._reached.asked = set()
         self._reached.generation = upto
 
     async def publish_again(self, subject: str) -> None:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 class Reached:
     """Of one output. generation: of registry and configuration that the broker's memory agrees with. spared: generation behind which topics
     were spared for one that may be elsewhere; held: behind which topics are left, since it could not be read whose they are; unread: why,
-    and what to do. told: places of those that say again what this output has left them; None: none is to.
+    and what to do. asked: places of the outputs that were asked to publish again what this one has left them; None: none is to.
     """
 
     generation: int = -1
     spared: int | None = None
     held: int | None = None
     unread: tuple[str, str] | None = None
-    told: set[str] | None = None
+    asked: set[str] | None = None
 
     def begin(self) -> None:
         """A new connection may be to another broker."""

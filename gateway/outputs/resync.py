@@ -180,7 +180,7 @@ class Resync:
             seq, generation = kept.seq, kept.generation
         self.marking.may = await self._stored(ledger.keep_turn(self.place, self.marking.turn))
         if trusted or kept is None:  # one that is swept keeps its mark until that is done
-            self.marking.tell(seq, generation)
+            self.marking.publish(seq, generation)
         assert self._reader is not None
         await self.former.look(self._reader)
         if await self._find_strays():  # this memory may be of any time
@@ -246,7 +246,7 @@ class Resync:
             if self._passes.as_of != self._reached.generation:
                 await self._passes.run(NEVER, self._reached.generation)
                 marked_at = float("-inf")
-            if self._reached.spared is not None or self._reached.told is not None or self.neighbours.strays:
+            if self._reached.spared is not None or self._reached.asked is not None or self.neighbours.strays:
                 await self._follow_neighbours()
             if self._reached.held is not None and now >= look_at:
                 held, self._reached.held = self._reached.held, None
@@ -258,9 +258,9 @@ class Resync:
                 former_wait = min(2 * former_wait, AGAIN_S[1])
                 former_at = now + former_wait
             if self._all_again:
-                self._all_again, told = False, self._reached.told
+                self._all_again, asked = False, self._reached.asked
                 await self._passes.run(-1, self._reached.generation)
-                self._reached.told = told  # a sibling may have asked for it: each would ask the other without end
+                self._reached.asked = asked  # a sibling may have asked for it: each would ask the other without end
             await self._attempts.run()
             while self._emptied:
                 await self._passes.publish_again(self._emptied.popitem()[0])
@@ -279,7 +279,7 @@ class Resync:
         seq = min(track.durable, track.cursor)
         if lane is not None and (lane.waits or lane.cursor != lane.sent or lane.durable != lane.cursor):
             seq = min(seq, lane.durable)
-        return self.marking.tell(seq, self._reached.sure)
+        return self.marking.publish(seq, self._reached.sure)
 
     def presence(self, subject: str, topic: str) -> Message | None:
         """Return what is published of a node's presence as things are now; None where this output publishes none."""
@@ -322,14 +322,14 @@ class Resync:
 
     def _tell(self) -> None:
         """Have the outputs here publish again: their topics may hold what this one said last under a former shape."""
-        if self._reached.told is None:
+        if self._reached.asked is None:
             return
         for o in self.neighbours.here():
-            if o.place not in self._reached.told:
-                self._reached.told.add(o.place)
+            if o.place not in self._reached.asked:
+                self._reached.asked.add(o.place)
                 o.again()
         if self.neighbours.is_known:
-            self._reached.told = None
+            self._reached.asked = None
 
     async def _ask_neighbours(self) -> bool:
         """True when an output for which topics were spared has turned out to be elsewhere."""

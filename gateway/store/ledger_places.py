@@ -61,25 +61,25 @@ def read_places(db: sqlite3.Connection) -> dict[str, tuple[int, Place]]:
 
 def keep_places(db: sqlite3.Connection, wanted: Mapping[str, Place]) -> int:
     """Compare the outputs with those known so far; return how many have changed. One that has gone keeps its place."""
-    generation, n, told = ledger_notes.generation(db) + 1, 0, read_places(db)
+    generation, n, stored = ledger_notes.generation(db) + 1, 0, read_places(db)
     for key, place in wanted.items():
-        told_at, before = told.get(key, (0, None))
+        stored_at, before = stored.get(key, (0, None))
         if before is None:
             _put(db, key, generation, replace(place, since=generation))
         elif before.now != place.now:
             _put(db, key, generation, replace(before.then(generation, place.now), bare=place.bare))
         else:
             if before.bare != place.bare:
-                _put(db, key, told_at, replace(before, bare=place.bare))
+                _put(db, key, stored_at, replace(before, bare=place.bare))
             continue
         n += 1
-    for key, (_, before) in told.items():
+    for key, (_, before) in stored.items():
         if key not in wanted and before.now is not None:
             _put(db, key, generation, before.then(generation, None))
             n += 1
     if n:
         ledger_notes.keep_generation(db, generation)
-        gone = [key for key, (_, place) in told.items() if place.empty and key not in wanted]
+        gone = [key for key, (_, place) in stored.items() if place.empty and key not in wanted]
         db.executemany("DELETE FROM places WHERE place = ?", [(key,) for key in gone[:-EMPTY]])
     return n
 

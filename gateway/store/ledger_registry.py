@@ -53,15 +53,15 @@ class Registering:
     ) -> int:
         """Note what differs from `wanted`, and end alarms; return how many entries that concerns."""
         generation = ledger_notes.generation(db) + 1
-        told = {s: read_known(body) for s, body in db.execute("SELECT subject, body FROM entries")}
-        changed = _changed(told, wanted, generation)
+        stored = {s: read_known(body) for s, body in db.execute("SELECT subject, body FROM entries")}
+        changed = _changed(stored, wanted, generation)
         for (subject,) in db.execute("SELECT subject FROM current").fetchall():
-            if subject not in wanted and subject not in told:  # of a store from before there was a ledger
+            if subject not in wanted and subject not in stored:  # of a store from before there was a ledger
                 entry = _entry_of(subject, self.folding.of(db, subject)[2])
                 changed[subject] = generation, Known(None, () if entry is None else ((generation, entry),))
         real = {s: k for s, (g, k) in changed.items() if g}
         for subject, known in real.items():
-            changed[subject] = generation, self._follow(db, subject, told.get(subject), known, nodes, now, generation)
+            changed[subject] = generation, self._follow(db, subject, stored.get(subject), known, nodes, now, generation)
         db.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
             " generation = excluded.generation, gone = excluded.gone, body = excluded.body",
@@ -171,17 +171,17 @@ class Registering:
             self.folding.drop(subject)
 
 
-def _changed(told: Mapping[str, Known], wanted: Mapping[str, Entry], generation: int) -> dict[str, tuple[int, Known]]:
+def _changed(stored: Mapping[str, Known], wanted: Mapping[str, Entry], generation: int) -> dict[str, tuple[int, Known]]:
     """Return what is known of subjects whose entries differ, each with the generation that they have changed in; 0 of those that are new."""
     changed: dict[str, tuple[int, Known]] = {}
     for subject, entry in wanted.items():
-        before = told.get(subject)
+        before = stored.get(subject)
         if before is None:
             changed[subject] = 0, Known(entry)
         elif before.now != entry:
             past = before.past if before.now is None else (*before.past, (generation, before.now))
             changed[subject] = generation, replace(before, now=entry, past=past[-PAST:])
-    for subject, before in told.items():
+    for subject, before in stored.items():
         if subject not in wanted and before.now is not None:
             past = (*before.past, (generation, before.now))[-PAST:]
             changed[subject] = generation, replace(before, now=None, past=past)

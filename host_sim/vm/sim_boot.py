@@ -169,7 +169,7 @@ _held = []  # not empty: the world knows of rows that a power cut would take
 
 
 def _taken(first, t, ids, values, present, held, send=sim_link.send, waiting=_held):
-    """A row was taken; one without a time (seconds since power-on, below `first`) is told when it gets one. held: a power cut would take it."""
+    """A row was taken; one without a time (seconds since power-on, below `first`) is reported when it gets one. held: a power cut would take it."""
     if t >= first:
         row = ",".join(["%d:%d" % (ids[c], values[c]) for c in range(len(ids)) if present >> c & 1])
         send("G" if held else "P", "%d %s" % (t, row))
@@ -184,7 +184,7 @@ def _on_flash(send=sim_link.send, waiting=_held):
         send("Y", 0)
 
 
-def _probe_batcher(module, told=_taken, on_flash=_on_flash):
+def _probe_batcher(module, say=_taken, on_flash=_on_flash):
     """Tell the world which rows were taken, and when those that wait are on flash: mote.staging brings `stage_every` at a time there."""
     append, first = module.Batcher.append, getattr(module, "FIRST", 0)
     close = getattr(module.Batcher, "close", None)  # not every application has one
@@ -194,7 +194,7 @@ def _probe_batcher(module, told=_taken, on_flash=_on_flash):
         held = getattr(getattr(self, "_staging", None), "_waiting", 0) > 0
         if not held:
             on_flash()
-        told(first, t, self.ids, values, present, held)
+        say(first, t, self.ids, values, present, held)
         return result
 
     def closed(self):
@@ -207,13 +207,13 @@ def _probe_batcher(module, told=_taken, on_flash=_on_flash):
         module.Batcher.close = closed
 
 
-def _probe_staging(module, told=_taken, memory=io.BytesIO):
+def _probe_staging(module, say=_taken, memory=io.BytesIO):
     next_row, first = module.Staged.next_row, getattr(module, "FIRST", 0)
 
     def wrapped(self):
         there = next_row(self)
         if there:
-            told(first, self.t, self.ids, self.values, self.present, isinstance(self._f, memory))
+            say(first, self.t, self.ids, self.values, self.present, isinstance(self._f, memory))
         return there
 
     module.Staged.next_row = wrapped

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.outputs.owner import SLACK_S
 from gateway.reload import SURE_S
 from tests.gateway.conftest import Mosquitto
 from tests.gateway.test_process_reload import reload
@@ -861,7 +862,7 @@ def test_a_name_that_a_node_takes_over_which_has_reported_since_holds_nothing_of
     scene.start()
     scene.live()
     settled(scene.broker)
-    time.sleep(1.5)  # more than gateways' times may be off
+    time.sleep(SLACK_S + 0.5)
     scene.feed(scene.motes[264].report(int(time.time()) - 5, [[1250, 15]], schema=4))
     settled(scene.broker)
     del scene.names[265]  # of which no alarm ends now

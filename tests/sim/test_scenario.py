@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import tomllib
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from host_sim import boards, provision, romfs
 from host_sim import compile as mpy
 from host_sim.scenario import Group, ScenarioError, known, load
+from host_sim.scenario_checks import RULE
 from host_sim.vm.run import heap_bytes
 
 GOOD = """
@@ -196,6 +198,13 @@ def test_a_run_that_is_longer_than_its_worlds_data_is_refused_by_name(tmp_path):
         ScenarioError, match=r'mine: \[\[group\]\] "aq": air_beijing.csv has [0-9]+ h .* are 9006; next'
     ):
         provision.nodes(load(str(path)), hours=9000, count=None, seed=1, folder=tmp_path)
+
+
+def test_the_keys_of_a_rule_are_those_that_a_node_knows():
+    """mote.rules imports what no CPython has."""
+    tree = ast.parse((mpy.firmware_root() / "mote" / "rules.py").read_text())
+    (keys,) = (n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_KEYS")
+    assert ast.literal_eval(keys) == RULE
 
 
 def test_an_unknown_scenario_lists_the_known_ones():

@@ -60,7 +60,7 @@ class WaterMeter(Profile):
         self._row_t = self._row_volume = 0
         self._sample_s = config["sample_s"]
         self._most = _NO_LIMIT  # no rule tells flows above this from one another
-        self._told = 0  # samples of the flow under way that were told already
+        self._counted = 0  # samples of the flow under way that rules have had already
         self._store = keep("pulses")
         self._saved = self._stored = self._store.get() or 0
         rtc = supervisor.rtc
@@ -145,11 +145,11 @@ class WaterMeter(Profile):
         meter = self._meter
         self._looked = meter.total
         if meter.whole:
-            self.samples = max(1, (meter.ms + 2000) // (1000 * self._sample_s) - self._told)
-            self._told = 0
+            self.samples = max(1, (meter.ms + 2000) // (1000 * self._sample_s) - self._counted)
+            self._counted = 0
         elif values[_FLOW] > min(self._limit, self._most):
             self.samples = 1
-            self._told += 1
+            self._counted += 1
             self._limit = _NO_LIMIT
         else:  # what flowed at least says nothing of a limit that it does not exceed
             present &= ~(1 << _FLOW)
@@ -212,7 +212,7 @@ class WaterMeter(Profile):
             self._busy_s,
             self._least,
             self._leaking,
-            self._told,
+            self._counted,
         ):
             put(int(n))
 
@@ -223,7 +223,7 @@ class WaterMeter(Profile):
         self._row_t, self._row_volume = get() & 0xFFFFFFFF, get()
         self._saved, self._stored, self._hour = get(), get(), get()
         self._since, self._since_volume, self._busy_s = get() & 0xFFFFFFFF, get(), get()
-        self._least, self._leaking, self._told = get(), bool(get()), get()
+        self._least, self._leaking, self._counted = get(), bool(get()), get()
         if self._stored < 0:  # rows of a nap: before one of them can leave, both copies have its register
             self._store.put(self._saved)
             self._stored = self._saved
