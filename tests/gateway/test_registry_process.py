@@ -176,9 +176,10 @@ def test_a_new_key_under_a_used_epoch_is_refused_by_a_reload_and_unanswered_afte
     assert until(lambda: values(scene, "air-2") == 55)
 
 
-def values(scene: Scene, name: str) -> float:
-    """Return a node's newest PM10."""
-    return json.loads(tree(scene.broker)[f"node/{name}/q/pm10"])["v"]
+def values(scene: Scene, name: str) -> float | None:
+    """Return a node's newest PM10, None while nothing was published."""
+    said = tree(scene.broker).get(f"node/{name}/q/pm10")
+    return None if said is None else json.loads(said)["v"]
 
 
 def water_meter(scene: Scene, epoch: int = 1) -> Mote:
