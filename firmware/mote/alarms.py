@@ -168,25 +168,6 @@ class Alarms:
             self._keep(bit)
             self._gone.pop()
 
-    def replace(self, rules, t):
-        """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told
-        again when its limit changed; what has none any more is cleared. Raises OSError."""
-        self.end(t)
-        for old in self.rules:
-            if not old.active:
-                continue
-            for rule in rules:
-                if rule.quantity == old.quantity and rule.up == old.up and not rule.active:
-                    rule.active, rule.told, rule.told_t, rule.changed_t = True, old.told, old.told_t, old.changed_t
-                    if rule.limit != old.limit:
-                        self._say(rule, t)
-                    break
-            else:
-                self._gone.append((old.quantity, old.bit, old.limit))
-        self.rules = rules
-        self.end(t)
-        self._look()
-
     def save(self, put):
         """Tell put(int) how long each rule's limit has been exceeded, whether it is up, and what was told of one that is."""
         for rule in self.rules:

@@ -43,6 +43,7 @@ _ROWS_MAX = const(240)
 _EVENT_ROWS = const(64)
 _FAULT = const(0)  # tags of alarms: what kind, and the quantity id in six bits; rules have 128 and 192 (mote.alarms)
 _PROFILE = const(64)
+_FEW = const(4)  # frames of one tag that may wait (mote.leaving): with fewer in all there is nothing to thin
 
 
 class Node:
@@ -229,11 +230,11 @@ class Node:
     # --- alarms, batches, downlinks
 
     def raise_alarm(self, code, t, quantity, value, limit, tag=0):
-        """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.outbox.Outbox.thin); 0: the profile. At the gateway
+        """Seal an alarm at once; it overtakes everything. tag: of whoever raised it (mote.leaving.thin); 0: the profile. At the gateway
         a clear ends every alarm of its quantity, so whatever else is up on it is raised again."""
         tag = tag or _PROFILE | quantity & 63
         self.profile.keep()
-        gone = self.outbox.thin(tag)
+        gone = borrow("mote.leaving", "thin", self.outbox, tag) if self.outbox.depth >= _FEW else ()
         s = self.sealer
         at = s.begin(ALARM)
         if t >= FIRST:
@@ -244,7 +245,8 @@ class Node:
             )
         n = s.finish(n)
         self.outbox.append(ALARM, s.counter, s.buf, n, tag, 0, code != _ALARM_CLEARED)
-        self.outbox.void(gone)
+        if gone:
+            borrow("mote.leaving", "void", self.outbox, gone)
         log.info("alarm %d on q%d", code, quantity)
         self.uplink.fresh(True)
         if code != _ALARM_CLEARED:
@@ -265,13 +267,6 @@ class Node:
             self._nvs.put("rows", self._rows_mark)
         except OSError as e:  # the rows are stored
             log.error("rows: %s", e)
-
-    def _highest(self, now, before):
-        """Up to when rows may have been, for a clock that was set from `before` to `now`; where the power was off in between, as far as flash knows."""
-        if before >= FIRST:
-            return before
-        t = self._rows_mark << _MARK_SHIFT
-        return t + (1 << _MARK_SHIFT) + self.config["report_s"] if now < t else 0
 
     def _on_ack(self, ack):
         self.uplink.on_ack(ack)
@@ -318,47 +313,12 @@ class Node:
             self._start_sampler()
 
     def _stepped(self, step_s, board_step_s):
-        log.info("clock set by %d s", step_s)
-        self.batcher.close()
-        if hasattr(self.link, "duty"):
-            self.link.duty.shift(board_step_s)
-        self.batcher.date(self.clock.born)
-        now = self.clock.now()
-        highest = self._highest(now, now - step_s)
-        if highest > now and not self.events:
-            self._nvs.put("laps", self.sampler.set_back(highest, self.profile.rhythm(self.config)[1]))
-        if self._sampling:
-            self.sampler.stepped(step_s)
-            if now - step_s >= FIRST:
-                self.profile.stepped()
-            self._start_sampler()
+        borrow("mote.dating", "stepped", self, step_s, board_step_s)
 
     def _count_lost(self, rows):
         self.rows_lost += rows
         self._nvs.put("lost", self.rows_lost)
         log.warning("%d rows lost, %d in all", rows, self.rows_lost)
-
-    def faulty_ids(self):
-        """Quantity ids without a working sensor, or with a value that a row cannot hold."""
-        out = []
-        if supervisor.level >= _LADDER_ALL:
-            return list(self.ids)
-        for s in self.sampler._sensors:
-            failing = -1 if s.shed or s.failures else s.beyond
-            out.extend(
-                [self.ids[s.columns[i]] for i in range(len(s.columns)) if failing >> i & 1 and s.columns[i] >= 0]
-            )
-        return out
-
-    def left_out(self):
-        """Quantity ids that the ladder leaves out."""
-        if supervisor.level >= _LADDER_ALL:
-            return self.ids
-        out = []
-        for s in self.profile.sensors:
-            if s.shed:
-                out.extend([self.ids[c] for c in s.columns if c >= 0])
-        return out
 
     # --- life
 
@@ -414,7 +374,7 @@ class Node:
     async def run(self):
         """Work for ever; raises what must end in a reset."""
         if not self.woke:
-            taken = self.batcher.recover()
+            taken = borrow("mote.dating", "recover", self.batcher)
             if self.clock.born:
                 self.batcher.date(self.clock.born)
             log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)

@@ -83,7 +83,7 @@ class Batcher:
             batch.clear()
             self.parked += 1
             if self.parked > _PARKED_MAX:
-                self._forget_parked()
+                borrow("mote.dating", "forget_oldest", self)
             return
         self._seal(batch, self._staging.stage, batch.rows)
         self._staging.end()
@@ -95,15 +95,6 @@ class Batcher:
         at = s.begin(REPORT)
         n = s.finish(batch.encode(s.buf, at, s.room, ext, stamp, now))
         self._outbox.append(REPORT, s.counter, s.buf, n, batch.rows, stage, upto)
-
-    def _forget_parked(self):
-        """Too many files without a time: the oldest goes, and its rows are counted."""
-        staging = self._staging
-        cycle, stage = staging.leftovers(False)[0]
-        rows = borrow("mote.dating", "count", staging, cycle, stage)[0]
-        staging.drop(cycle, stage)
-        self.parked -= 1
-        self._lost(rows)
 
     def save(self, put):
         """Tell put(int) what load() needs; rows stay where the staging holds them."""
@@ -128,60 +119,9 @@ class Batcher:
         self._batch.interval_s, self.report_s = interval_s, report_s
         self._staging.set_interval(interval_s)
 
-    def recover(self):
-        """Seal what was staged before this boot; call once, before the first append. Returns the number of rows.
-
-        A file whose frame is already in the outbox is only removed. Rows may need several frames when the link's limit
-        became smaller; each record says up to which row it goes.
-        """
-        outbox, staging = self._outbox, self._staging
-        rows = 0
-        for cycle, stage in staging.leftovers():
-            rows += self.take_up(cycle, stage)
-        for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
-            done = outbox.sealed_rows(stage)
-            if done and borrow("mote.dating", "count", staging, cycle, stage)[0] <= done:
-                staging.drop(cycle, stage)
-                self.parked -= 1
-        staging.skip_to(outbox.last_stage + 1)
-        if rows:
-            self._closed()
-        return rows
-
     def date(self, born, now=0):
         """Seal what was parked, see mote.dating. Returns the number of rows."""
         rows = borrow("mote.dating", "date", self, self._staging, born, now) if self.parked else 0
         if rows:
             self._closed()
         return rows
-
-    def take_up(self, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
-        """Seal the rows of a file that are in no frame yet, then remove it; return how many."""
-        done = self._outbox.sealed_rows(stage)
-        try:
-            f = self._staging.open_leftover(cycle, stage, shift)
-        except ValueError:  # cut while its head was written: it never held a row
-            self._staging.drop(cycle, stage)
-            return 0
-        batch = Batch(f.ids, f.schema, f.interval_s, self._batch.rows_max)
-        count = 0
-        try:
-            while f.next_row():
-                count += 1
-                if count <= done:
-                    continue
-                if batch.rows == batch.rows_max:
-                    self._seal(batch, stage, count - 1, ext, stamp, now)
-                    batch.clear()
-                batch.append(f.t, f.values, f.present)
-                if batch.rows > 1 and not self._fits(batch, ext):
-                    batch.pop()
-                    self._seal(batch, stage, count - 1, ext, stamp, now)
-                    batch.clear()
-                    batch.append(f.t, f.values, f.present)
-            if batch.rows:
-                self._seal(batch, stage, count, ext, stamp, now)
-        finally:
-            f.close()
-        self._staging.drop(cycle, stage)
-        return max(0, count - done)

@@ -107,7 +107,7 @@ def apply(control, before, values):
             live = False
     stripped = supervisor.level >= _LADDER_OPTIONS
     if values["alarms"] != before["alarms"] and values["profile"] == before["profile"] and not stripped:
-        node.alarms.replace(_rules(node.profile, values), node.clock.now())
+        borrow("mote.former", "replace", node.alarms, _rules(node.profile, values), node.clock.now())
     if not live:
         _restart(control)
         return

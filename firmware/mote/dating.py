@@ -1,12 +1,18 @@
-"""Gives rows a time that were taken before the node knew it (mote.batcher parks them)."""
+"""Rows of staging files (mote.staging) that no open batch holds: of before this boot, and of before the node knew the time
+(mote.batcher parks them). Borrowed: a node that sleeps has neither at most wakes.
+"""
 
 from micropython import const
 from mote import log
+from mote.hal.clock import FIRST
 from motewire import cbor
+from motewire.batch import Batch
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
 _EXT_TIME = const(1)
 _TIME_ESTIMATED = const(1)
+
+_MARK_SHIFT = const(10)  # mote.app
 
 ESTIMATED = {_EXT_TIME: _TIME_ESTIMATED}
 
@@ -34,7 +40,7 @@ def date(batcher, staging, born, now):
     # sealed oldest first: after a cut what is left is dated anew, later than all this, and stays behind it
     for cycle, stage in parked:
         ext = None if cycle == staging.cycle and not now else ESTIMATED
-        rows += batcher.take_up(cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
+        rows += take_up(batcher, cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
         batcher.parked -= 1
     log.info("%d rows dated", rows)
     return rows
@@ -51,3 +57,93 @@ def count(staging, cycle, stage):
         rows, last = rows + 1, f.t
     f.close()
     return rows, last
+
+
+def forget_oldest(batcher):
+    """Too many files without a time: the oldest goes, and its rows are counted."""
+    staging = batcher._staging
+    cycle, stage = staging.leftovers(False)[0]
+    rows = count(staging, cycle, stage)[0]
+    staging.drop(cycle, stage)
+    batcher.parked -= 1
+    batcher._lost(rows)
+
+
+def recover(batcher):
+    """Seal what was staged before this boot; call once, before the first append. Returns the number of rows.
+
+    A file whose frame is already in the outbox is only removed. Rows may need several frames when the link's limit
+    became smaller; each record says up to which row it goes.
+    """
+    outbox, staging = batcher._outbox, batcher._staging
+    rows = 0
+    for cycle, stage in staging.leftovers():
+        rows += take_up(batcher, cycle, stage)
+    for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
+        done = outbox.sealed_rows(stage)
+        if done and count(staging, cycle, stage)[0] <= done:
+            staging.drop(cycle, stage)
+            batcher.parked -= 1
+    staging.skip_to(outbox.last_stage + 1)
+    if rows:
+        batcher._closed()
+    return rows
+
+
+def take_up(batcher, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
+    """Seal the rows of a file that are in no frame yet, then remove it; return how many."""
+    staging = batcher._staging
+    done = batcher._outbox.sealed_rows(stage)
+    try:
+        f = staging.open_leftover(cycle, stage, shift)
+    except ValueError:  # cut while its head was written: it never held a row
+        staging.drop(cycle, stage)
+        return 0
+    batch = Batch(f.ids, f.schema, f.interval_s, batcher._batch.rows_max)
+    taken = 0
+    try:
+        while f.next_row():
+            taken += 1
+            if taken <= done:
+                continue
+            if batch.rows == batch.rows_max:
+                batcher._seal(batch, stage, taken - 1, ext, stamp, now)
+                batch.clear()
+            batch.append(f.t, f.values, f.present)
+            if batch.rows > 1 and not batcher._fits(batch, ext):
+                batch.pop()
+                batcher._seal(batch, stage, taken - 1, ext, stamp, now)
+                batch.clear()
+                batch.append(f.t, f.values, f.present)
+        if batch.rows:
+            batcher._seal(batch, stage, taken, ext, stamp, now)
+    finally:
+        f.close()
+    staging.drop(cycle, stage)
+    return max(0, taken - done)
+
+
+def stepped(node, step_s, board_step_s):
+    """The node's clock was set: the open batch ends, what waited for the time is dated, the grid of samples is laid anew. Raises OSError, NeedsKey."""
+    log.info("clock set by %d s", step_s)
+    node.batcher.close()
+    if hasattr(node.link, "duty"):
+        node.link.duty.shift(board_step_s)
+    node.batcher.date(node.clock.born)
+    now = node.clock.now()
+    highest = _highest(node, now, now - step_s)
+    if highest > now and not node.events:
+        node.nvs.put("laps", node.sampler.set_back(highest, node.profile.rhythm(node.config)[1]))
+    if node._sampling:
+        node.sampler.stepped(step_s)
+        if now - step_s >= FIRST:
+            node.profile.stepped()
+        node._start_sampler()
+
+
+def _highest(node, now, before):
+    """Up to when rows may have been, for a clock that was set from `before` to `now`; where the power was off in between, as far as flash knows."""
+    if before >= FIRST:
+        return before
+    t = node._rows_mark << _MARK_SHIFT
+    return t + (1 << _MARK_SHIFT) + node.config["report_s"] if now < t else 0

@@ -1,4 +1,5 @@
-"""What is up and would never be ended: alarms of another profile than today's, of rules and sensors that were taken out. Borrowed at every start but a wake.
+"""What is up and would never be ended: alarms of another profile than today's, of rules and sensors that were taken out. Borrowed at every start but a wake,
+and when rules change.
 
 Whatever way the configuration changed (a command, by cable, given up), the marks in NVS say what was up, by quantity and direction, and under which profile.
 """
@@ -57,3 +58,23 @@ def _ids(kept):
     let_go("mote.profiles.opening")
     let_go("motewire.quantities")
     return ids
+
+
+def replace(alarms, rules, t):
+    """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told
+    again when its limit changed; what has none any more is cleared. Raises OSError."""
+    alarms.end(t)
+    for old in alarms.rules:
+        if not old.active:
+            continue
+        for rule in rules:
+            if rule.quantity == old.quantity and rule.up == old.up and not rule.active:
+                rule.active, rule.told, rule.told_t, rule.changed_t = True, old.told, old.told_t, old.changed_t
+                if rule.limit != old.limit:
+                    alarms._say(rule, t)
+                break
+        else:
+            alarms._gone.append((old.quantity, old.bit, old.limit))
+    alarms.rules = rules
+    alarms.end(t)
+    alarms._look()

@@ -13,14 +13,12 @@ from binascii import crc32
 from struct import pack, pack_into, unpack_from
 from micropython import const
 from motewire.frame import ALARM
-from mote import nobody
+from mote import borrow, nobody
 from mote.errors import Corrupt, NoSpace
 from mote.files import make_dir, remove
 
 _MAGIC = const(0xC5)
 _HEAD = const(16)
-_MARK = const(15)  # in the head
-_DROPPED = const(0xA5)
 _SEGMENT = const(4096)  # one littlefs block
 _ENOSPC = const(28)
 
@@ -28,7 +26,6 @@ _ENOSPC = const(28)
 FRESH = const(0)  # not sent since boot
 SENT = const(1)
 MISSING = const(2)  # sent, and the gateway says that it lacks it
-_FLAPPING = const(4)  # alarm frames of one rule that may wait
 
 
 class Outbox:
@@ -71,56 +68,8 @@ class Outbox:
             number, dot, ending = name.partition(".")
             if number.isdigit() and ending in ("a", "b"):
                 found.append((int(number), ending == "a"))
-        for segment, alarm in sorted(found):
-            self._next = segment + 1
-            self._scan_segment(segment, alarm)
-
-    def _scan_segment(self, segment, alarm):
-        count = at = 0
-        whole = False
-        damaged = self.damaged
-        with open(self._name(segment, alarm), "rb") as f:
-            while self.depth < self._cap:
-                head = f.read(_HEAD)
-                if len(head) < _HEAD or head[0] != _MAGIC:
-                    whole = not head and self.damaged == damaged
-                    break
-                size = head[2] << 8 | head[3]
-                frame = f.read(size + 4)
-                if len(frame) < size + 4:
-                    break  # the power went here
-                at, here = at + _HEAD + size + 4, at
-                dropped = head[_MARK] == _DROPPED
-                if dropped:
-                    head = head[:_MARK] + b"\0"
-                if crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
-                    self.damaged += 1  # torn, or rotten: what follows may still be whole
-                    continue
-                kind = head[1]
-                counter, stage, upto, rows = unpack_from(">IIHB", head, 4)
-                if not dropped and not self._knows(counter):
-                    self._put(segment, here, size, kind, counter, rows)
-                    count += 1
-                if kind == ALARM:
-                    if not dropped:
-                        self._stages[-rows] = upto
-                elif stage:
-                    self.last_stage = max(self.last_stage, stage)
-                    self._stages[stage] = max(self._stages.get(stage, 0), upto)
-        if count:
-            self._live[segment] = count
-            self._used[segment] = at
-            self.bytes += at
-            # the next frame is appended to the newest segment, unless its end is torn
-            self._open[alarm] = (segment, None) if whole else None
-        elif self.depth < self._cap:
-            remove(self._name(segment, alarm))
-
-    def _knows(self, counter):
-        for i in range(self.depth):
-            if self.counters[i] == counter:
-                return True
-        return False
+        if found:
+            borrow("mote.waiting", "scan", self, sorted(found))
 
     def _put(self, segment, at, size, kind, counter, rows):
         i = self.depth
@@ -141,7 +90,7 @@ class Outbox:
         """
         need = _HEAD + n + 4
         while self.depth == self._cap or self.bytes + need > self._cap_bytes:
-            self._evict()
+            borrow("mote.leaving", "evict", self)
         alarm = kind == ALARM
         for _ in range(8):
             try:
@@ -151,7 +100,7 @@ class Outbox:
                 self._abandon(alarm)
                 if e.errno != _ENOSPC:
                     raise
-            self._evict()
+            borrow("mote.leaving", "evict", self)
         else:
             raise NoSpace
         self._put(segment, at, n, kind, counter, rows)
@@ -196,72 +145,8 @@ class Outbox:
             if current[0] not in self._live:
                 remove(self._name(current[0], alarm))
 
-    def _evict(self):
-        """Drop the oldest bulk segment (the oldest alarms only when there is no bulk) and count its rows."""
-        if not self.depth:
-            raise NoSpace
-        victim = 0
-        for i in range(self.depth):
-            if self.kinds[i] != ALARM:
-                victim = i
-                break
-        segment = self._segment[victim]
-        lost = keep = 0
-        for i in range(self.depth):
-            if self._segment[i] == segment:
-                lost += self._rows_of(i)
-            else:
-                self._move(i, keep)
-                keep += 1
-        self.depth = keep
-        self._free(segment)
-        self.rows_lost += lost
-        if lost:
-            self._on_lost(lost)
-
     def _rows_of(self, i):
         return 0 if self.kinds[i] == ALARM else self.rows[i]
-
-    def thin(self, tag):
-        """An alarm of `tag` (1..255, the `rows` of its frames) is about to come: of those that wait the newest goes when there are four with it. So the first, which says when it
-        began, and the latest are always there, and an alarm that comes and goes through an outage pushes no measurements out. Returns what void() wants once the alarm is
-        stored: a power cut before that must leave the latest."""
-        gone = []
-        while True:
-            found, newest = 0, -1
-            for i in range(self.depth):
-                if self.kinds[i] == ALARM and self.rows[i] == tag:
-                    found, newest = found + 1, i
-            if found < _FLAPPING:
-                return gone
-            gone.append(self._leave(newest))
-
-    def _leave(self, i):
-        """Take frame i out of the index; return where its record is."""
-        segment, at, alarm = self._segment[i], self._offset[i], self.kinds[i] == ALARM
-        for j in range(i + 1, self.depth):
-            self._move(j, j - 1)
-        self.depth -= 1
-        self._live[segment] -= 1
-        return segment, at, alarm
-
-    def void(self, gone):
-        """Mark what has left the index, so that it is not taken up again at the next start."""
-        for segment, at, alarm in gone:
-            living = self._live.get(segment)
-            if living == 0:
-                self._free(segment)
-            elif living:
-                current = self._open[alarm]
-                if current is not None and current[0] == segment:
-                    self._close(current)  # it would write what it knows of the file over this
-                    self._open[alarm] = (segment, None)
-                try:
-                    with open(self._name(segment, alarm), "r+b") as f:
-                        f.seek(at + _MARK)
-                        f.write(bytes((_DROPPED,)))
-                except OSError:
-                    pass  # no room for it: it comes back after a power cut, as it would have without the mark
 
     def _move(self, i, to):
         if i != to:
@@ -308,7 +193,7 @@ class Outbox:
         return -1
 
     def read_into(self, i, buf):
-        """Read frame i into buf; return its length. Raises OSError, Corrupt (flash changed its mind: drop() it)."""
+        """Read frame i into buf; return its length. Raises OSError, Corrupt (flash changed its mind: mote.leaving.drop() it)."""
         size = self._size[i]
         with open(self._name(self._segment[i], self.kinds[i] == ALARM), "rb") as f:
             f.seek(self._offset[i])
@@ -319,12 +204,3 @@ class Outbox:
         if got != size or len(tail) != 4 or crc32(view, crc32(head)) != unpack_from(">I", tail)[0]:
             raise Corrupt
         return size
-
-    def drop(self, i):
-        """Forget frame i, which cannot be read or says nothing any more; its rows count as lost."""
-        lost = self._rows_of(i)
-        gone = self._leave(i)
-        self.rows_lost += lost
-        if lost:
-            self._on_lost(lost)
-        self.void((gone,))

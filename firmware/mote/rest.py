@@ -64,5 +64,5 @@ class Rest:
             stage = staging.stage
             staging.park()
             batch.clear()
-            batcher.take_up(0, stage)
+            borrow("mote.dating", "take_up", batcher, 0, stage)
             batcher._closed()

@@ -102,12 +102,6 @@ class SafeNode:
     def _on_rekey(self, value):
         log.info("a new key has to wait for the whole node")
 
-    def left_out(self):
-        """Nobody knows here what the sensors measure."""
-        return ()
-
-    faulty_ids = left_out
-
     async def _report_health(self):
         while True:
             if self.health.due_in() <= 0:

@@ -281,47 +281,6 @@ class Sampler:
             t += self._lap
         self._sink.take_row(t, row, present)
 
-    async def read_aside(self, index, row=None):
-        """Read sensor `index` out of turn, its own readings stopped meanwhile; put the values into `row`, return their mask.
-
-        Raises what the driver raises, TimeoutError.
-        """
-        s = self._sensors[index]
-        while s.began >= 0:
-            await asyncio.sleep_ms(200)
-        polled = s.task is not None
-        if polled:
-            s.task.cancel()
-            s.task = None
-        out = array("i", bytes(4 * len(s.columns)))
-        try:
-            await asyncio.wait_for(getattr(s.driver, "read_aside", s.driver.read_into)(out), s.deadline_s)
-        finally:
-            if polled and s.task is None:
-                self._spawn(index)
-        if row is None:
-            return 0
-        present = 0
-        for i in range(len(s.columns)):
-            c = s.columns[i]
-            if c >= 0 and -MAX_VALUE <= out[i] <= MAX_VALUE:
-                row[c] = out[i]
-                present |= 1 << c
-        return self._profile.aside(row, present)
-
-    async def time_aside(self):
-        """Return a time for a row out of turn, once it has come: no other row has it, also none of a boot to come."""
-        now = t = self._clock.now()
-        if 0 <= self._aside_t - t < _LATE_S:
-            t = self._aside_t + 1
-        if self.row_s:
-            self._aside_t = t = max(t, t - t % self.row_s + self._lap + 1)
-        else:
-            self._last_t = t = max(t, self._last_t + 1)
-        if t > now:
-            await asyncio.sleep(t - now)
-        return t
-
     def due(self):
         """When the next reading or row begins, by the clock; 0 while one is under way."""
         now = self._clock.now()

@@ -14,6 +14,7 @@ from mote.power import NOT_THERE_MV
 from mote.words import last
 
 # motewire.codes; private copies cost no RAM, tests/wire/test_registry.py compares them
+_LADDER_ALL = const(3)
 _STATUS_BATTERY = const(12)
 _STATUS_BOOTS = const(3)
 _STATUS_CLOCK = const(8)
@@ -52,10 +53,32 @@ def measured(node):
     return items
 
 
+def faulty_ids(node):
+    """Return quantity ids without a working sensor, or with a value that a row cannot hold."""
+    out = []
+    if supervisor.level >= _LADDER_ALL:
+        return list(_left_out(node))
+    for s in node.sampler._sensors:
+        failing = -1 if s.shed or s.failures else s.beyond
+        out.extend([node.ids[s.columns[i]] for i in range(len(s.columns)) if failing >> i & 1 and s.columns[i] >= 0])
+    return out
+
+
+def _left_out(node):
+    """Quantity ids that the ladder leaves out; a safe node does not know what its sensors measure."""
+    if supervisor.level >= _LADDER_ALL:
+        return getattr(node, "ids", ())
+    out = []
+    for s in node.profile.sensors:
+        if s.shed:
+            out.extend([node.ids[c] for c in s.columns if c >= 0])
+    return out
+
+
 def _ladder(node):
     """[level, quantity ids left out ...] of this boot."""
     value = [supervisor.level]
-    value.extend(node.left_out())
+    value.extend(_left_out(node))
     return value
 
 
@@ -89,7 +112,7 @@ def items(node):
     gc.collect()
     items = [
         (_STATUS_UPTIME_S, board_clock.uptime_s()), (_STATUS_HEAP_FREE, gc.mem_free()), (_STATUS_OUTBOX, node.outbox.depth),
-        (_STATUS_CLOCK, node.clock.quality), (_STATUS_SENSOR_FAULTS, node.faulty_ids()), (_STATUS_ROWS_LOST, node.rows_lost),
+        (_STATUS_CLOCK, node.clock.quality), (_STATUS_SENSOR_FAULTS, faulty_ids(node)), (_STATUS_ROWS_LOST, node.rows_lost),
         (_STATUS_BOOTS, node.boots), (_STATUS_RESET_CAUSE, reset.cause()), (_STATUS_FIRMWARE, VERSION),
         (_STATUS_CONFIG, node.config["version"]), (_STATUS_WRITES, node.power.refused),
     ]  # fmt: skip

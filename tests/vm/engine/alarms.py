@@ -4,6 +4,7 @@ import asyncio
 
 import nodekit as kit
 import sim_clock
+from mote import borrow
 from mote.sampler import Sensor
 from motewire import cbor
 from motewire.frame import ALARM
@@ -110,7 +111,7 @@ async def test_frames_that_wait_stay_what_they_are_when_rules_are_put_before_the
         else:
             from mote.rules import rules_from
 
-            node.alarms.replace(rules_from(rules, node.ids), node.clock.now())
+            borrow("mote.former", "replace", node.alarms, rules_from(rules, node.ids), node.clock.now())
         warm[0] = 500
         await asyncio.sleep(120)
         link.quiet = False
@@ -137,7 +138,7 @@ async def test_a_clear_by_other_rules_leaves_the_fault_of_a_sensor_up():
     climate.driver.error = OSError(19)
     await asyncio.sleep(1200)
     assert gw.up() == {(1, 2), (1, 4)}, gw.frames_of(ALARM)
-    node.alarms.replace([], node.clock.now())
+    borrow("mote.former", "replace", node.alarms, [], node.clock.now())
     await asyncio.sleep(600)
     assert gw.up() == {(1, 4)}, gw.frames_of(ALARM)
     climate.driver.error = None

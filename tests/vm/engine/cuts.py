@@ -2,6 +2,7 @@
 
 import nodekit as kit
 from cryptolib import aes
+from mote import borrow
 from mote.batcher import Batcher
 from mote.counter import Counter
 from mote.outbox import Outbox
@@ -26,7 +27,7 @@ class Rig:
         self.batcher = Batcher(
             IDS, None, 60, 600, 12, self.sealer, self.outbox, Staging("/d/stage", IDS, None, 60), closed
         )
-        self.taken = self.batcher.recover()
+        self.taken = borrow("mote.dating", "recover", self.batcher)
 
     def deliver(self, gateway):
         """Every frame at hand reaches the gateway."""
@@ -222,14 +223,14 @@ class Flapping:
         self.dropped = set()  # and that is on flash
 
     def alarm(self, counter, tag):
-        gone = self.out.thin(tag)
+        gone = borrow("mote.leaving", "thin", self.out, tag)
         of_tag = [w for w in self.waits if w[1] == tag]
         self.out.append(ALARM, counter, bytes((counter,)) * 200, 200, tag, 0, counter & 1)
         self.newest[tag] = counter
         self.waits.append((counter, tag))
         if len(of_tag) == 4:
             self.waits.remove(of_tag[-1])
-        self.out.void(gone)
+        borrow("mote.leaving", "void", self.out, gone)
         if len(of_tag) == 4:
             self.dropped.add(of_tag[-1][0])
 
@@ -254,7 +255,7 @@ class Flapping:
         assert not [w for w in self.waits if w[0] not in found], ("lost", cut, found, self.waits)
         assert not [c for c in self.newest.values() if c not in found and c not in self.told], ("newest", cut, found)
         for tag in (128, 192, 129):
-            out.void(out.thin(tag))
+            borrow("mote.leaving", "void", out, borrow("mote.leaving", "thin", out, tag))
             assert sum([out.kinds[i] == ALARM and out.rows[i] == tag for i in range(out.depth)]) < 4
 
 
@@ -292,7 +293,7 @@ def test_rows_of_a_frame_that_was_dropped_are_lost_once_not_at_every_start():
     out = Outbox("/d/out", 64 * 1024, 64, lost.append)
     for c in range(1, 6):
         out.append(0, c, bytes(50), 50, 5, c, 5)
-    out.drop(1)
+    borrow("mote.leaving", "drop", out, 1)
     for _ in range(3):
         out = Outbox("/d/out", 64 * 1024, 64, lost.append)
         assert list(out.counters[: out.depth]) == [1, 3, 4, 5] and lost == [5], lost

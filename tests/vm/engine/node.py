@@ -2,6 +2,7 @@
 
 import nodekit as kit
 from mote.sampler import Sensor
+from mote.status import faulty_ids
 
 
 def sensors():
@@ -53,7 +54,7 @@ async def play(bad):
     assert len(rows) >= 60, len(rows)
     assert all(len(v) == 3 for _, v in rows), "the other sensor's columns, gaps for the rest"
     assert [p[0] for p in gw.frames_of(1)] == [4], "one fault"
-    assert node.faulty_ids() == [4, 5, 6]
+    assert faulty_ids(node) == [4, 5, 6]
     return bad
 
 
@@ -87,10 +88,10 @@ async def test_a_state_of_the_world_is_read_at_every_sample_and_its_end_is_seen_
         await asyncio.sleep(24 * 3600)
         reads = dust.driver.reads
         assert reads >= 24 * 60 - 2, reads
-        assert node.faulty_ids() == [4, 5, 6], "and it is reported"
+        assert faulty_ids(node) == [4, 5, 6], "and it is reported"
         dust.driver.error = None
         await asyncio.sleep(120)
-        assert node.faulty_ids() == [], "read within two samples"
+        assert faulty_ids(node) == [], "read within two samples"
         task.cancel()
 
 
@@ -109,7 +110,7 @@ async def test_a_sensor_that_comes_back_is_said_to_and_its_columns_return():
     dust.driver.error = None
     await asyncio.sleep(3 * 3600)
     assert [p[0] for p in gw.frames_of(1)] == [4, 1]
-    assert len(gw.rows()[-1][1]) == 6 and node.faulty_ids() == []
+    assert len(gw.rows()[-1][1]) == 6 and faulty_ids(node) == []
     assert not task.done()
 
 

@@ -9,6 +9,7 @@ import machine
 import nodekit as kit
 import sim
 import sim_hw
+from mote.status import faulty_ids
 from motewire.quantities import ids_of
 
 
@@ -80,7 +81,7 @@ async def test_a_sensor_that_falls_silent_leaves_gaps_and_raises_a_fault_once():
     await kit.run_for(node, 3600 * 3)
     alarms = [p for k, p in gw.frames.values() if k == 1]
     assert len(alarms) == 1, alarms
-    assert node.faulty_ids() == [4, 5, 6]
+    assert faulty_ids(node) == [4, 5, 6]
     rows = gw.rows()
     assert len(rows) >= 24
     assert column(rows, "temperature") and not column(rows, "pm25")

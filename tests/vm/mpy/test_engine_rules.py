@@ -5,7 +5,7 @@ import os
 from array import array
 
 import nodekit as kit
-from mote import config
+from mote import borrow, config
 from mote.alarms import Alarms, Mask
 from mote.rules import rules_from
 from mote.config import Config
@@ -209,7 +209,7 @@ def test_other_rules_keep_what_is_up_say_a_new_limit_and_clear_what_has_no_rule_
     assert len(told) == 3
     del told[:]
     new = [{"q": "temperature", "below": 0}, {"q": "pm10", "above": 120, "clear": 90}]
-    alarms.replace(rules_from(new, ids), 5)
+    borrow("mote.former", "replace", alarms, rules_from(new, ids), 5)
     assert told == [(2, 5, 6, None, 120), (1, 5, 5, None, 50)], told
     row[0] = 100
     alarms.check(6, row, 7)
@@ -383,7 +383,7 @@ def test_what_has_no_rule_any_more_counts_as_up_until_its_clear_is_stored():
         cut[0] = True
         try:
             if live:
-                alarms.replace([], 2)
+                borrow("mote.former", "replace", alarms, [], 2)
             else:
                 alarms.check(2, row, 3)
         except kit.Cut:
@@ -405,7 +405,7 @@ def test_other_rules_that_come_before_the_first_sample_do_not_hide_what_has_to_b
 
     start([{"q": "pm10", "above": 100}]).check(1, row, 3)
     alarms = start([])
-    alarms.replace(rules_from([{"q": "pm10", "above": 500}], ids), 2)
+    borrow("mote.former", "replace", alarms, rules_from([{"q": "pm10", "above": 500}], ids), 2)
     assert told == [(2, 1, 6), (1, 2, 6)], told
     alarms.check(3, row, 3)
     start([]).check(4, row, 3)
