@@ -374,7 +374,7 @@ class Node:
     async def run(self):
         """Work for ever; raises what must end in a reset."""
         if not self.woke:
-            taken = borrow("mote.dating", "recover", self.batcher)
+            taken = self.batcher.recover()
             if self.clock.born:
                 self.batcher.date(self.clock.born)
             log.info("boot %d: %d rows taken up, %d frames waiting", self.boots, taken, self.outbox.depth)

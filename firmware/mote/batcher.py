@@ -119,6 +119,10 @@ class Batcher:
         self._batch.interval_s, self.report_s = interval_s, report_s
         self._staging.set_interval(interval_s)
 
+    def recover(self):
+        """Seal what was staged before this boot, see mote.dating; call once, before the first append. Returns the number of rows."""
+        return borrow("mote.dating", "recover", self)
+
     def date(self, born, now=0):
         """Seal what was parked, see mote.dating. Returns the number of rows."""
         rows = borrow("mote.dating", "date", self, self._staging, born, now) if self.parked else 0

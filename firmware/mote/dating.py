@@ -70,7 +70,7 @@ def forget_oldest(batcher):
 
 
 def recover(batcher):
-    """Seal what was staged before this boot; call once, before the first append. Returns the number of rows.
+    """Seal what was staged before this boot. Returns the number of rows.
 
     A file whose frame is already in the outbox is only removed. Rows may need several frames when the link's limit
     became smaller; each record says up to which row it goes.

@@ -90,7 +90,7 @@ class Outbox:
         """
         need = _HEAD + n + 4
         while self.depth == self._cap or self.bytes + need > self._cap_bytes:
-            borrow("mote.leaving", "evict", self)
+            self._evict()
         alarm = kind == ALARM
         for _ in range(8):
             try:
@@ -100,7 +100,7 @@ class Outbox:
                 self._abandon(alarm)
                 if e.errno != _ENOSPC:
                     raise
-            borrow("mote.leaving", "evict", self)
+            self._evict()
         else:
             raise NoSpace
         self._put(segment, at, n, kind, counter, rows)
@@ -144,6 +144,9 @@ class Outbox:
                 pass  # what was flushed before is on flash; the rest was refused to the caller
             if current[0] not in self._live:
                 remove(self._name(current[0], alarm))
+
+    def _evict(self):
+        borrow("mote.leaving", "evict", self)
 
     def _rows_of(self, i):
         return 0 if self.kinds[i] == ALARM else self.rows[i]
@@ -193,7 +196,7 @@ class Outbox:
         return -1
 
     def read_into(self, i, buf):
-        """Read frame i into buf; return its length. Raises OSError, Corrupt (flash changed its mind: mote.leaving.drop() it)."""
+        """Read frame i into buf; return its length. Raises OSError, Corrupt (flash changed its mind: drop() it)."""
         size = self._size[i]
         with open(self._name(self._segment[i], self.kinds[i] == ALARM), "rb") as f:
             f.seek(self._offset[i])
@@ -204,3 +207,7 @@ class Outbox:
         if got != size or len(tail) != 4 or crc32(view, crc32(head)) != unpack_from(">I", tail)[0]:
             raise Corrupt
         return size
+
+    def drop(self, i):
+        """Forget frame i, which cannot be read or says nothing any more; its rows count as lost."""
+        borrow("mote.leaving", "drop", self, i)

@@ -7,7 +7,7 @@ import asyncio
 import random
 
 from micropython import const
-from mote import borrow, log
+from mote import log
 from mote.errors import Corrupt, LinkDown
 from mote.hal import clock as board_clock
 from mote.outbox import FRESH, MISSING, SENT
@@ -174,11 +174,11 @@ class Uplink:
                 n = self._outbox.read_into(i, self._buf)
             except Corrupt:
                 log.error("frame %d is damaged on flash", self._outbox.counters[i])
-                borrow("mote.leaving", "drop", self._outbox, i)
+                self._outbox.drop(i)
                 continue
             if not self._ours(self._buf):  # provisioned anew with frames waiting: nobody would take it, ever
                 log.error("frame %d is sealed with a key that is gone", self._outbox.counters[i])
-                borrow("mote.leaving", "drop", self._outbox, i)
+                self._outbox.drop(i)
                 continue
             wait = self._link.ready_in_ms(n, alarm)
             if wait:

@@ -27,7 +27,7 @@ class Rig:
         self.batcher = Batcher(
             IDS, None, 60, 600, 12, self.sealer, self.outbox, Staging("/d/stage", IDS, None, 60), closed
         )
-        self.taken = borrow("mote.dating", "recover", self.batcher)
+        self.taken = self.batcher.recover()
 
     def deliver(self, gateway):
         """Every frame at hand reaches the gateway."""
@@ -293,7 +293,7 @@ def test_rows_of_a_frame_that_was_dropped_are_lost_once_not_at_every_start():
     out = Outbox("/d/out", 64 * 1024, 64, lost.append)
     for c in range(1, 6):
         out.append(0, c, bytes(50), 50, 5, c, 5)
-    borrow("mote.leaving", "drop", out, 1)
+    out.drop(1)
     for _ in range(3):
         out = Outbox("/d/out", 64 * 1024, 64, lost.append)
         assert list(out.counters[: out.depth]) == [1, 3, 4, 5] and lost == [5], lost

@@ -5,7 +5,6 @@ from array import array
 
 import nodekit as kit
 import sim
-from mote import borrow
 from mote.errors import Corrupt
 from mote.sampler import Sensor
 
@@ -167,7 +166,7 @@ def test_a_part_that_reads_more_or_less_than_it_wrote_ends_the_boot_and_the_next
             finally:
                 part.load = load
             node = build("bin_fill", RULES["bin_fill"], False)
-            assert not node.woke and borrow("mote.dating", "recover", node.batcher) == 3
+            assert not node.woke and node.batcher.recover() == 3
 
 
 def test_an_image_of_another_rung_of_the_ladder_is_not_believed():
@@ -190,7 +189,7 @@ def test_an_image_of_another_rung_of_the_ladder_is_not_believed():
         node = build("bin_fill", RULES["bin_fill"], False)
     finally:
         supervisor.begin, supervisor.level = begin, 0
-    assert not node.woke and borrow("mote.dating", "recover", node.batcher) == 1
+    assert not node.woke and node.batcher.recover() == 1
 
 
 def test_rows_that_rtc_memory_did_not_keep_over_a_sleep_are_counted():

@@ -5,7 +5,6 @@ import os
 import nodekit as kit
 import sim_clock
 from cryptolib import aes
-from mote import borrow
 from mote.batcher import Batcher
 from mote.counter import Counter
 from mote.outbox import Outbox
@@ -134,7 +133,7 @@ class Rig:
             IDS, None, 60, 600, 12, self.sealer, self.outbox,
             Staging("/d/stage", IDS, None, 60, cycle), lambda: None, self.count,
         )  # fmt: skip
-        borrow("mote.dating", "recover", self.batcher)
+        self.batcher.recover()
 
     def count(self, rows):
         self.lost += rows

@@ -3,7 +3,7 @@
 import os
 
 import nodekit as kit
-from mote import borrow, nobody
+from mote import nobody
 from mote.errors import Corrupt
 from mote.outbox import FRESH, MISSING, SENT, Outbox
 from mote.staging import Staging
@@ -92,7 +92,7 @@ def test_a_frame_that_rots_on_flash_is_noticed():
         pass
     else:
         raise AssertionError
-    borrow("mote.leaving", "drop", out, 0)
+    out.drop(0)
     assert out.depth == 1 and out.rows_lost == 5 and out.states[0] == FRESH
     out = None
     disk.umount()
