@@ -367,6 +367,7 @@ def main() -> int:
     chosen = [g for g in GUARDS if g.promise in asked] or list(GUARDS)
     with tempfile.TemporaryDirectory(prefix="citymote-guards-") as tmp:
         tree = Path(tmp)
+        tree.chmod(0o755)  # the unit of the systemd tests runs as a user of its own and reads it
         _copy(tree)
         sound: dict[tuple[str, ...], bool] = {}
         for g in chosen:

@@ -346,6 +346,19 @@ def test_a_key_that_is_given_out_again_continues_its_counters_or_is_refused_with
     assert downs == [51, 52, 53, None] and d.refusal is not None and d.refusal.reason == "key_changed"
 
 
+def test_the_next_key_of_a_node_continues_its_counters() -> None:
+    mote, state, downs = Mote(263), NodeState(down=50), list[int | None]()
+    node = Node(263, "n-263", mote.key, next_key=bytes(range(16)), next_epoch=1)
+    for key, epoch in ((mote.key, 0), (node.next_key, 1), (node.next_key, 1)):
+        mote.key, mote.epoch = key, epoch  # type: ignore[assignment]
+        data = mote.status({1: 5}, long=True)
+        d = decide(node, state, parse(data), Reception(data, float(T0), "wifi", "a"), opener)  # type: ignore[arg-type]
+        assert d.answer is not None and d.state is not None, d.refusal
+        downs.append(d.answer.counter)
+        state = d.state
+    assert downs == [51, 52, 53]
+
+
 # all of it, in any order
 
 
