@@ -2,8 +2,12 @@
 
 A configuration that differs from /config.good is on probation: after three boots under it that ended unwanted, or when no ack came
 within prove_s, the node goes back to the good one, writes down why (status key 22) and never gives the refused version number again.
-Thin: mote.settings, which knows the keys, is in memory only while it is needed.
+Thin: mote.settings, which knows the keys, is in memory only while it is needed. A node that sleeps needs it at no wake: RUN holds what
+the proven file came to, and which files that was.
 """
+
+import json
+from binascii import crc32
 
 from micropython import const
 from mote import borrow, log, nobody
@@ -15,6 +19,7 @@ GOOD = "/config.good"
 _SCALES = ("pulse", "bin")  # litres of a pulse, the register at its start; millimetres of an empty and of a full bin
 FACTORY = "/config.factory"
 _PROBLEM = "/problem.txt"
+RUN = "/out/config.run"  # beside the outbox: every file in the root makes every look for one there longer, 0.4 M instructions a wake
 _TEXT = const(100)
 _FRAMES = const(256)
 
@@ -42,7 +47,20 @@ class Config:
         self._load()
 
     def _load(self):
-        _settings("load", self)
+        if self.rtc is None or not self.rtc.woke or not self._resume():
+            _settings("load", self)
+
+    def _resume(self):
+        """After a deep sleep: take what was judged before it. False when there is none, or of other files."""
+        try:
+            with open(RUN, "rb") as f:
+                mark, text = int(f.readline()), f.read()
+            if mark != mark_of(text, self.path, self.good):
+                return False
+            self.values = json.loads(text)
+        except (OSError, ValueError):
+            return False
+        return True
 
     def __getitem__(self, key):
         over = self._over
@@ -103,6 +121,15 @@ class Config:
         values["sensors"] = {name: o for name, o in values["sensors"].items() if name in _SCALES}
         values["alarms"] = []
         values["outbox_frames"] = min(values["outbox_frames"], _FRAMES)  # its index is in RAM
+
+
+def mark_of(values, path, good):
+    """Return what tells these values (bytes of JSON), made of a configuration beside the last good one, from any others. Raises OSError."""
+    mark = crc32(values)
+    for name in (path, good):
+        with open(name, "rb") as f:
+            mark = crc32(f.read(), mark)
+    return mark
 
 
 def note_problem(why):

@@ -34,20 +34,20 @@ def write_whole(path, data):
     os.rename(new, path)
 
 
-def keep_copy(path, copy):
-    """Bring `copy` up to date with a small file that is there; written only when they differ. Raises OSError (flash full)."""
+def read_whole(path):
+    """Return the bytes of a small file, None when there is none or it cannot be read."""
     try:
         with open(path, "rb") as f:
-            data = f.read()
+            return f.read()
     except OSError:
-        return
-    try:
-        with open(copy, "rb") as f:
-            if f.read() == data:
-                return
-    except OSError:
-        pass  # there is none yet
-    write_whole(copy, data)
+        return None
+
+
+def keep_copy(path, copy):
+    """Bring `copy` up to date with a small file that is there; written only when they differ. Raises OSError (flash full)."""
+    data = read_whole(path)
+    if data is not None and data != read_whole(copy):
+        write_whole(copy, data)
 
 
 def read_json(path):

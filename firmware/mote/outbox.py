@@ -19,6 +19,8 @@ from mote.files import make_dir, remove
 
 _MAGIC = const(0xC5)
 _HEAD = const(16)
+_MARK = const(15)  # in the head; mote.leaving writes it
+_DROPPED = const(0xA5)
 _SEGMENT = const(4096)  # one littlefs block
 _ENOSPC = const(28)
 
@@ -68,8 +70,56 @@ class Outbox:
             number, dot, ending = name.partition(".")
             if number.isdigit() and ending in ("a", "b"):
                 found.append((int(number), ending == "a"))
-        if found:
-            borrow("mote.waiting", "scan", self, sorted(found))
+        for segment, alarm in sorted(found):
+            self._next = segment + 1
+            self._scan_segment(segment, alarm)
+
+    def _scan_segment(self, segment, alarm):
+        count = at = 0
+        whole = False
+        damaged = self.damaged
+        with open(self._name(segment, alarm), "rb") as f:
+            while self.depth < self._cap:
+                head = f.read(_HEAD)
+                if len(head) < _HEAD or head[0] != _MAGIC:
+                    whole = not head and self.damaged == damaged
+                    break
+                size = head[2] << 8 | head[3]
+                frame = f.read(size + 4)
+                if len(frame) < size + 4:
+                    break  # the power went here
+                at, here = at + _HEAD + size + 4, at
+                dropped = head[_MARK] == _DROPPED
+                if dropped:
+                    head = head[:_MARK] + b"\0"
+                if crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
+                    self.damaged += 1  # torn, or rotten: what follows may still be whole
+                    continue
+                kind = head[1]
+                counter, stage, upto, rows = unpack_from(">IIHB", head, 4)
+                if not dropped and not self._knows(counter):
+                    self._put(segment, here, size, kind, counter, rows)
+                    count += 1
+                if kind == ALARM:
+                    if not dropped:
+                        self._stages[-rows] = upto
+                elif stage:
+                    self.last_stage = max(self.last_stage, stage)
+                    self._stages[stage] = max(self._stages.get(stage, 0), upto)
+        if count:
+            self._live[segment] = count
+            self._used[segment] = at
+            self.bytes += at
+            # the next frame is appended to the newest segment, unless its end is torn
+            self._open[alarm] = (segment, None) if whole else None
+        elif self.depth < self._cap:
+            remove(self._name(segment, alarm))
+
+    def _knows(self, counter):
+        for i in range(self.depth):
+            if self.counters[i] == counter:
+                return True
+        return False
 
     def _put(self, segment, at, size, kind, counter, rows):
         i = self.depth

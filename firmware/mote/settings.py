@@ -7,9 +7,9 @@ import json
 
 from micropython import const
 from mote import borrow, let_go, log
-from mote.config import note_problem
+from mote.config import RUN, note_problem
 from mote.errors import BadConfig
-from mote.files import read_json, write_whole
+from mote.files import read_json, remove, write_whole
 from mote.hal.rtc import TRIES
 
 _TRIES = const(3)
@@ -116,9 +116,18 @@ def load(c):
         c.fallback = True
         log.error("config: %s", why)
         note_problem(str(why))
+    _forget_values(c)
     c.probation = not c.fallback and raw != read_json(c.good)
     if c.probation and _count(c.rtc, c.nvs) >= _TRIES:
         give_up(c, "%d failed boots" % _TRIES)
+
+
+def _forget_values(c):
+    """What was judged for wakes (mote.proof) may be another firmware's, with other defaults: it is gone until this one has proven the file."""
+    try:
+        remove(RUN)
+    except OSError as e:
+        log.error("%s: %s", RUN, e)
 
 
 def _make_do(c):

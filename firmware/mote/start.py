@@ -103,7 +103,7 @@ _PARTS = (
     "_sleeper", "alarms", "batcher", "clock", "control", "downlink", "health", "link", "outbox", "power", "sampler", "sealer",
     "supervisor",
 )  # fmt: skip
-_ONCE = ("__init__", "_go_on", "_scan", "_woke", "build")
+_ONCE = ("__init__", "_go_on", "_knows", "_scan", "_scan_segment", "_woke", "build")
 
 
 def settle(node):

@@ -1,6 +1,7 @@
 """Statistics, duty ledger, RTC memory: each on its own."""
 
 import json
+import os
 from array import array
 
 import machine
@@ -11,6 +12,7 @@ import sim_hw
 from mote import duty as duty_module
 from mote.duty import Duty, sub_band
 from mote.errors import BadConfig, LinkDown, LowSupply
+from mote.files import make_dir
 from mote.hal.board import Board
 from mote.hal.rtc import RtcMemory
 from mote.hal.wlan import Wlan
@@ -251,6 +253,90 @@ def test_options_that_say_what_a_value_means_are_not_left_out():
     c = Config()
     c.strip()
     assert c["sensors"] == {"pulse": {"litres_per_pulse": 10}} and c["alarms"] == []
+
+
+class Sleeps:
+    """RTC memory of a boot that ends a deep sleep, or does not."""
+
+    def __init__(self, woke):
+        self.woke, self.fresh, self.buf = woke, False, bytearray(8)
+
+    def save(self):
+        pass
+
+
+def put(path, text):
+    make_dir("/out")
+    with open(path, "w") as f:
+        f.write(text)
+
+
+def test_a_wake_takes_the_proven_values_and_judges_what_is_not_them():
+    from mote import config
+    from mote.config import RUN, Config
+
+    text = '{"node": 1, "profile": "water_meter", "mode": "sleep", "sensors": {"pulse": {"litres_per_pulse": 0.1}}%s}'
+    put("/config.json", text % "")
+    judged, calls = config._settings, []
+
+    def settings_of(what, *args):
+        calls.append(what)
+        return judged(what, *args)
+
+    def boot(woke):
+        del calls[:]
+        return Config(rtc=Sleeps(woke))
+
+    config._settings = settings_of
+    try:
+        c = boot(False)
+        assert "config.run" not in os.listdir("/out"), "what is not proven is judged at every wake"
+        c.proven()
+        again = boot(True)
+        assert calls == [] and again.values == c.values and not again.probation and not again.fallback
+        for spoilt in (text % ', "row_s": 600', "{", text % ', "row_s": 0.5'):
+            put("/config.json", spoilt)
+            other = boot(True)
+            assert calls == ["load"] and (other["row_s"] == 600 and other.probation or other.fallback), spoilt
+            put("/config.json", text % "")
+            boot(False).proven()
+        kept = open(RUN).read()
+        for rotten in (kept.replace("300", "900"), kept[:-9], "", "7\n[]", "x", kept.replace("\n", "")):
+            put(RUN, rotten)
+            c = boot(True)
+            assert calls == ["load"] and c["row_s"] == 300 and c["sensors"]["pulse"]["litres_per_pulse"] == 0.1, rotten
+        c.proven()
+        os.remove("/config.good")
+        assert boot(True).probation and calls == ["load"], "the good one counts, too"
+        boot(True).proven()
+        assert boot(True)["row_s"] == 300 and calls == []
+        boot(False)
+        boot(True)
+        assert calls == ["load"], (
+            "another firmware has other defaults: a start judges anew, and so does the wake behind it"
+        )
+    finally:
+        config._settings = judged
+
+
+def test_a_flash_that_is_full_costs_no_proof():
+    from mote import proof
+    from mote.config import RUN, Config
+
+    put("/config.json", '{"node": 1, "profile": "water_meter", "mode": "sleep"}')
+    c, whole = Config(rtc=Sleeps(False)), proof.write_whole
+
+    def full(path, data):
+        if path == RUN:
+            raise OSError(28)
+        whole(path, data)
+
+    proof.write_whole = full
+    try:
+        c.proven()
+    finally:
+        proof.write_whole = whole
+    assert c.proved and "config.run" not in os.listdir("/out") and not Config(rtc=Sleeps(True)).probation
 
 
 def test_options_of_a_chip_that_are_no_table_are_refused_by_name():
