@@ -248,6 +248,16 @@ def test_an_order_does_not_outlive_the_right_to_give_it(policy: Policy, restarte
     assert end_of(b, "x")[0] == "withdrawn" and end_of(b, "x")[1].startswith("debt may no longer ")
 
 
+@pytest.mark.parametrize("policy", [replace(POLICY, requesters={}), replace(POLICY, requesters={"water": (replace(ROLES["water"], nodes=("x",)),)})], ids=["requester", "role"])  # fmt: skip
+def test_a_plain_order_does_not_outlive_the_right_to_give_it(policy: Policy) -> None:
+    b = Bench()
+    b.ask("water", "water-01", "read_now", id="x")
+    reload(b, policy=policy)
+    assert b.offer(264) is None
+    b.tick()
+    assert end_of(b, "x") == ("withdrawn", "water may no longer send read_now to water-01; sent 0 times")
+
+
 def test_an_automatic_closing_does_not_outlive_auto_close() -> None:
     b = Bench(CLOSING)
     leak(b, 264)
