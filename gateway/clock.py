@@ -37,6 +37,7 @@ class Clock(Protocol):
 
     received(): the time a receiver wrote on a frame when it may be believed, else None. problems(): what people must look at.
     is_set: someone who knows the time has set it, so that nodes which say otherwise are the ones that are wrong. judges_alone: a simulation's, which no one is to doubt.
+    is_kept: something that knows the time keeps it now: it is right, not only set by someone.
     """
 
     on_step: Callable[[float], None]
@@ -56,6 +57,9 @@ class Clock(Protocol):
 
     @property
     def is_set(self) -> bool: ...
+
+    @property
+    def is_kept(self) -> bool: ...
 
     @property
     def judges_alone(self) -> bool: ...
@@ -135,6 +139,11 @@ class HostClock:
         """True when a time service keeps the clock, or it was set while we ran."""
         return self.steps > 0 or self._synchronised()
 
+    @property
+    def is_kept(self) -> bool:
+        """True while a time service keeps the clock."""
+        return self._synchronised()
+
     def problems(self) -> Iterable[Problem]:
         return ()
 
@@ -204,6 +213,11 @@ class ForwarderClock:
     @property
     def is_set(self) -> bool:
         """True when receivers have told the time."""
+        return self._told
+
+    @property
+    def is_kept(self) -> bool:
+        """True when receivers have told the time: most of them keep it."""
         return self._told
 
     def problems(self) -> Iterable[Problem]:
@@ -320,6 +334,10 @@ class LockstepClock:
 
     @property
     def is_set(self) -> bool:
+        return True
+
+    @property
+    def is_kept(self) -> bool:
         return True
 
     def problems(self) -> Iterable[Problem]:

@@ -17,6 +17,7 @@ from gateway.core.command import Offer
 from gateway.core.commands import Desk
 from gateway.core.follow import Follow
 from gateway.core.model import Event, Node, NodeState, Reception
+from gateway.core.order_time import OrderTime
 from gateway.core.value import replace
 from gateway.downlinks import Downlinks
 from gateway.metrics import Metrics
@@ -31,6 +32,7 @@ class OrderDesk:
 
     def __init__(self, desk: Desk | None, states: States, commits: Commits, clock: Clock, metrics: Metrics) -> None:
         self._desk, self._states, self._commits, self._clock, self._metrics = desk, states, commits, clock, metrics
+        self.time = OrderTime() if desk is None else desk.time  # its functions are set by the pipeline
         self.downlinks: Downlinks  # set by the pipeline: each needs the other
         self.wipe: Callable[[], None] = lambda: None  # called when a secret is overwritten on disk
         self.answered: Callable[[Event], None] = lambda _event: None  # gets every committed step of a command

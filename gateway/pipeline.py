@@ -72,6 +72,7 @@ class Pipeline:
         self._intake.witnesses.floor = self._presence.newest
         self._intake.shift_s = self._shift_s
         self.downlinks.knows_time = self._knows_time
+        orders.time.at_nodes, orders.time.passed = self._at_nodes, self._passed
         clock.on_step = self._stepped
 
     def attach(self, link: Link, collect_s: float) -> None:
@@ -149,6 +150,16 @@ class Pipeline:
 
     def _knows_time(self) -> bool:
         return not self._intake.witnesses.doubt(self._clock.now()) or self._clock.is_set
+
+    def _at_nodes(self, now: float) -> float | None:
+        """Return the time that nodes go by when the host's clock shows `now`; None while nobody knows it."""
+        shift_s = self._shift_s(now)
+        return now + shift_s if shift_s or self._knows_time() else None
+
+    def _passed(self, now: float) -> float:
+        """Return a time that has passed for sure: the host's clock alone may have been set wrong for a moment, a time service is believed."""
+        passed = now + min(self._shift_s(now), 0.0)
+        return passed if self._clock.is_kept else min(passed, self._engine.believed())
 
     def clock_problems(self) -> Iterable[Problem]:
         """Return what nodes' frames say of the gateway's own clock."""

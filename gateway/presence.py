@@ -29,9 +29,11 @@ class Presence:
         self._deadlines: list[tuple[float, int]] = []
         self._watched: dict[int, float] = {}  # its one deadline that counts; others in the heap are of before
         self._quiet_until = float("-inf")  # no node is declared offline before this; of Clock.elapsed
-        self.newest = 0.0  # reception that the store knew at the start
-        for number, heard in engine.online():
-            self.newest = max(self.newest, heard)
+        known = engine.online()
+        self.newest = max((heard for _, heard in known), default=0.0)  # reception that the store knew at the start
+        # silence that no one could have heard: the gateway was not there, or the clock is another
+        self._away = max(0.0, self._began - self.newest)
+        for number, heard in known:
             self._expect(number, heard)
 
     def watch(self, number: int, state: NodeState) -> None:
@@ -57,12 +59,15 @@ class Presence:
         """When a silent node counts as offline; a clock that was set makes nobody silent. Heard in what is now the future means that it
         was before the clock was set, so that says nothing."""
         now = self._clock.now()
+        if heard <= self.newest:
+            heard += self._away
         heard = heard if heard <= now else min(self._began, now)
         return offline_at(self._states.known(number), max(heard, self._presumed))
 
     def stepped(self) -> None:
         """The host's clock was set: heard in what is now the future, or long ago by the new clock, both mean just now."""
         self._presumed = self._began = self._clock.now()
+        self._away = 0.0
         watched, self._watched, self._deadlines = self._watched, {}, []
         for number in watched:
             if number in self._states.nodes:

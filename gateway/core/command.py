@@ -73,9 +73,10 @@ class Command:
         """True for what travels as configuration and is answered by its version."""
         return self.name in orders.CONFIG
 
-    def ready(self, now: float, repeat: bool = False) -> bool:
-        """True when it may be sent (again) now. repeat: with the answer to a repeat, which is done less readily."""
-        if self.taken or now >= self.expires or self.rounds >= ROUNDS * self.pieces:
+    def ready(self, now: float, repeat: bool = False, at_nodes: float | None = None) -> bool:
+        """True when it may be sent (again) now. repeat: with the answer to a repeat, which is done less readily. at_nodes: the time
+        that nodes go by, where it is another."""
+        if self.taken or (now if at_nodes is None else at_nodes) >= self.expires or self.rounds >= ROUNDS * self.pieces:
             return False
         if repeat and (self.spared <= now < self.spared + REPEAT_S[0] or self.sent <= now < self.sent + REPEAT_S[0]):
             return False

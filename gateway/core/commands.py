@@ -19,6 +19,7 @@ from gateway.core.order_book import Draft, OrderBook
 from gateway.core.order_events import NAME
 from gateway.core.order_offers import Offers
 from gateway.core.order_requests import Requests
+from gateway.core.order_time import OrderTime
 from gateway.core.own_orders import OwnOrders
 from gateway.core.value import replace
 
@@ -26,18 +27,20 @@ _NOTHING = Follow()
 
 
 class Desk:
-    """All commands of one gateway. nodes and policy may be replaced while it works. caught: gets exceptions of ours, which a request met."""
+    """All commands of one gateway. nodes and policy may be replaced while it works. caught: gets exceptions of ours, which a request met.
+    time: what is known of it; the rim sets its functions."""
 
     name = NAME
 
     def __init__(
         self, nodes: Mapping[int, Node], policy: Policy, caught: Callable[[BaseException], None] = lambda _error: None
     ) -> None:
+        self.time = OrderTime()
         self._orders = OrderBook(nodes, policy)
         self._requests = Requests(self._orders, caught)
-        self._offers = Offers(self._orders, caught)
+        self._offers = Offers(self._orders, self.time, caught)
         self._answers = Answers(self._orders)
-        self._own = OwnOrders(self._orders)
+        self._own = OwnOrders(self._orders, self.time)
 
     def configure(self, nodes: Mapping[int, Node], policy: Policy) -> None:
         """Go on with another registry and policy."""
@@ -123,12 +126,12 @@ class Desk:
     # time
 
     def stepped(self, seconds: float) -> None:
-        """Nothing: commands expire at a time of day."""
+        """Nothing: commands expire at a time of day, and only once that has passed for sure (order_time.py)."""
 
     def tick(self, now: float) -> Follow:
         """End what is overdue, forget what ended long ago."""
         draft = Draft()
         self._orders.end_judged(draft, now)
         self._own.tick(draft, now)
-        self._orders.end_overdue(draft, now)
+        self._orders.end_overdue(draft, now, self.time.passed(now))
         return draft.follow()

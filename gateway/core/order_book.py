@@ -268,9 +268,9 @@ class OrderBook:
             draft.notes[_key_of_book(number)] = _encode(self._books[number])
         self._stale.clear()
 
-    def end_overdue(self, draft: Draft, now: float) -> None:
-        """End what is overdue, forget what ended long ago. Cost O(due)."""
-        while self._due and self._due[0][0] <= now:
+    def end_overdue(self, draft: Draft, now: float, passed: float) -> None:
+        """End what is overdue, forget what ended long ago, by a time that has passed for sure. Cost O(due)."""
+        while self._due and self._due[0][0] <= passed:
             at, key = heappop(self._due)
             c = self._commands.get(key)
             if c is None or c.due != at:
@@ -279,7 +279,7 @@ class OrderBook:
                 self._drop(key, draft)
             elif c.taken:
                 self.step(draft, c, now, state="failed", detail="taken, but no result came")
-            elif now >= c.expires:
+            elif passed >= c.expires:
                 why = f"sent {c.sends} times, no answer" if c.sends else c.detail or "the node did not ask in time"
                 self.step(draft, c, now, state="expired", detail=why)
             else:

@@ -16,6 +16,7 @@ from gateway.core.command import Book, Command, Key, Offer
 from gateway.core.follow import Follow
 from gateway.core.model import Node
 from gateway.core.order_book import MOST, Draft, OrderBook
+from gateway.core.order_time import OrderTime
 from gateway.core.places import is_urgent
 from gateway.core.settings import share
 from gateway.core.value import replace
@@ -26,8 +27,8 @@ REMEMBERED = 8  # commands whose ids a node remembers
 class Offers:
     """Offers of the orders of a book. caught: gets exceptions of ours."""
 
-    def __init__(self, orders: OrderBook, caught: Callable[[BaseException], None]) -> None:
-        self._orders, self._caught = orders, caught
+    def __init__(self, orders: OrderBook, time: OrderTime, caught: Callable[[BaseException], None]) -> None:
+        self._orders, self._time, self._caught = orders, time, caught
 
     def offer(self, node: Node, room: int, now: float, newest: tuple[int, int], repeat: bool) -> Offer | None:
         """Return what goes into a downlink now, counted as sent (Desk.offer). Never raises: the uplink is answered whatever waits."""
@@ -49,9 +50,13 @@ class Offers:
         mine = self._orders.of(node.id)
         if not mine:
             return None
-        book = self._orders.book(node.id)
+        book, at_nodes = self._orders.book(node.id), self._time.at_nodes(now)
         for c in sorted(mine, key=lambda c: (-orders.priority(c.name), c.number)):
-            if not c.ready(now, repeat) or not _in_turn(c, mine, book) or not self._orders.may_be_sent(c, node):
+            if (
+                not c.ready(now, repeat, at_nodes)
+                or not _in_turn(c, mine, book)
+                or not self._orders.may_be_sent(c, node)
+            ):
                 continue
             try:
                 parts = orders.parts(c.name, c.args, c.number, c.room or room)

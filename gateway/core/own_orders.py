@@ -1,7 +1,8 @@
 """What the gateway orders in its own name: valves closed at a leak where that is enabled, and fail-safe positions. Pure.
 
 Only on a word that is current: neither suspect nor older than LEAK_NEWS_S. A clear withdraws what the node has not taken. A leak that is
-believed while the clock is unset waits until it is set.
+believed while nobody knows the time waits until it is known. All of this by the time that nodes go by (order_time.py): an expiry by a host's
+clock that is behind would have passed when the node gets it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from gateway.core.authorise import GATEWAY, LONGEST_S, Refused, Request
 from gateway.core.model import Alarm, Event, Node
 from gateway.core.order_book import Draft, OrderBook
 from gateway.core.order_events import event_about
+from gateway.core.order_time import OrderTime
 from gateway.core.redact import redact
 from gateway.core.standing import LEAK_ID
 from gateway.core.value import replace
-from gateway.core.witness import BUILT
 
 LEAK_S = 6 * 3600  # expiry of an automatic closing
 LEAK_NEWS_S = 3 * 3600  # a leak measured longer ago may be over: its clear may still wait in the node's outbox
@@ -33,40 +34,42 @@ def _is_current_leak(alarm: Alarm, now: float) -> bool:
 class OwnOrders:
     """The gateway's own orders in a book."""
 
-    def __init__(self, orders: OrderBook) -> None:
-        self._orders = orders
+    def __init__(self, orders: OrderBook, time: OrderTime) -> None:
+        self._orders, self._time = orders, time
         self.forget()
 
     def forget(self) -> None:
         """Forget what is in no note."""
-        self._leaks: dict[int, Event] = {}  # leaks that were believed while the clock was unset
+        self._leaks: dict[int, Event] = {}  # leaks that were believed while nobody knew the time
         self._unplaced: dict[int, str] = {}  # node -> the order that was refused last: published once
 
     def follow(self, draft: Draft, node: Node, event: Event) -> None:
         """Take an event of a node: close on a leak; send a fail-safe position that the node has not confirmed."""
         valve, now = self._orders.policy.valve(node), event.received
+        at_nodes = self._time.at_nodes(now)
         if event.alarm is not None and LEAK_RULE in event.alarm.rules:
-            self._leak(draft, node, event, event.alarm)
-        if valve is None or now < BUILT:
+            self._leak(draft, node, event, event.alarm, at_nodes)
+        if valve is None or at_nodes is None:
             return
         want = valve.fail_safe
         if want is None or self._orders.book(node.id).fail_safe == want:
             return
         if not any(c.requester == GATEWAY and c.configures for c in self._orders.of(node.id)):
-            day = int(now) // 86_400  # a refusal is asked about again tomorrow
-            self._order(draft, node, f"fail_safe:{node.id}:{node.epoch}:{want}:{day}", "config", {"valve": {"fail_safe": want}}, "", LONGEST_S, now)  # fmt: skip
+            day = int(at_nodes) // 86_400  # a refusal is asked about again tomorrow
+            self._order(draft, node, f"fail_safe:{node.id}:{node.epoch}:{want}:{day}", "config", {"valve": {"fail_safe": want}}, "", at_nodes + LONGEST_S, now)  # fmt: skip
 
     def tick(self, draft: Draft, now: float) -> None:
-        """Close at the leaks that waited for the clock to be set."""
-        if self._leaks and now >= BUILT:
+        """Close at the leaks that waited for the time to be known."""
+        at_nodes = self._time.at_nodes(now) if self._leaks else None
+        if at_nodes is not None:
             for number, event in self._leaks.items():
                 node = self._orders.nodes.get(number)
                 valve = None if node is None else self._orders.policy.valve(node)
                 if node is not None and valve is not None and valve.auto_close:
-                    self._close(draft, node, event, now)
+                    self._close(draft, node, event, at_nodes, now)
             self._leaks.clear()
 
-    def _leak(self, draft: Draft, node: Node, event: Event, alarm: Alarm) -> None:
+    def _leak(self, draft: Draft, node: Node, event: Event, alarm: Alarm, at_nodes: float | None) -> None:
         """Close once for a leak that is up; again when the node did not do it, and not when someone has ordered otherwise since."""
         now, book, valve = event.received, self._orders.book(node.id), self._orders.policy.valve(node)
         if alarm.state == "cleared":
@@ -75,19 +78,19 @@ class OwnOrders:
         if alarm.state in ("raised", "cleared") and book.leak:
             book = replace(book, leak="")
             self._orders.enter(draft, node.id, book)
-        if valve is None or not valve.auto_close or not _is_current_leak(alarm, now):
+        if valve is None or not valve.auto_close or not _is_current_leak(alarm, now if at_nodes is None else at_nodes):
             return
         before = self._orders.get(GATEWAY, book.leak)
         if book.leak and (before is None or before.state not in UNDONE):
             return
-        if now < BUILT:  # an expiry by this clock would have passed once it is set
+        if at_nodes is None:  # an expiry by this clock may have passed already
             self._leaks[node.id] = event
         else:
-            self._close(draft, node, event, now)
+            self._close(draft, node, event, at_nodes, now)
 
-    def _close(self, draft: Draft, node: Node, event: Event, now: float) -> None:
+    def _close(self, draft: Draft, node: Node, event: Event, at_nodes: float, now: float) -> None:
         ident = f"{LEAK_ID}{event.id}"
-        self._order(draft, node, ident, orders.VALVE, ["close"], "leak", LEAK_S, now)
+        self._order(draft, node, ident, orders.VALVE, ["close"], "leak", at_nodes + LEAK_S, now)
         if self._orders.get(GATEWAY, ident) is not None:
             self._orders.enter(draft, node.id, replace(self._orders.book(node.id), leak=ident))
 
@@ -99,14 +102,14 @@ class OwnOrders:
                 self._orders.step(draft, c, now, state="withdrawn", detail=why)
 
     def _order(
-        self, draft: Draft, node: Node, ident: str, name: str, args: Any, reason: str, longest: float, now: float
+        self, draft: Draft, node: Node, ident: str, name: str, args: Any, reason: str, expires: float, now: float
     ) -> None:
         """Order something in the gateway's own name; what has no room is published as refused, once."""
         if self._orders.get(GATEWAY, ident) is not None or node.id not in self._orders.nodes:
             return
         request = Request(ident, name, GATEWAY, args, None, reason)
         try:
-            self._orders.accept(draft, node.id, request, GATEWAY, now + longest, now)
+            self._orders.accept(draft, node.id, request, GATEWAY, expires, now)
         except Refused as e:
             if self._unplaced.get(node.id) == ident:
                 return

@@ -192,6 +192,10 @@ class Engine(Protocol):
         """Return the nodes last known as online, and when each was heard, Unix s (start-up only: O(nodes))."""
         ...
 
+    def believed(self) -> float:
+        """Return a Unix time that has passed whatever the host's clock shows for a while (trust.py); it never steps."""
+        ...
+
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         """Return booked transmissions (transmitter, sub-band, start us, airtime us) after since_us, oldest first."""
         ...

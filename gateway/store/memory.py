@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -173,6 +174,10 @@ class MemoryEngine:
 
     def online(self) -> list[tuple[int, float]]:
         return [(node, state.heard) for node, state in self._states.items() if state.online]
+
+    def believed(self) -> float:
+        """Any time: a store that begins with the process knows none to hold a clock against."""
+        return math.inf
 
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         return [row for row in self._airtime if row[2] > since_us]

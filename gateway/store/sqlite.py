@@ -286,6 +286,9 @@ class SqliteEngine:
                 heard.append((node, self._salvage(node, body, str(e)).heard))
         return heard
 
+    def believed(self) -> float:
+        return self.time.believed()
+
     def airtime(self, since_us: int) -> list[tuple[str, int, int, int]]:
         return self._reader.execute(
             "SELECT * FROM airtime WHERE start_us > ? ORDER BY start_us", (since_us,)

@@ -15,12 +15,13 @@ from motewire.codes import DOWN_COMMAND, DOWN_CONFIG, DOWN_EXPIRY, DOWN_NEXT, DO
 from gateway.core.authorise import Policy, Role
 from gateway.core.commands import Desk
 from gateway.core.model import Node, Reception
+from gateway.core.value import replace
 from gateway.pipeline import Pipeline
 from gateway.store.audit import entries
 from gateway.store.engine import StoreError
 from gateway.store.sqlite import SqliteEngine
 from tests.gateway.desk_bench import iso
-from tests.gateway.test_pipeline import ROWS, World
+from tests.gateway.test_pipeline import ROWS, Clock, World
 from tests.gateway.world import T0, Mote
 
 POLICY = Policy({"ana": (Role("all", ("*", "valve")),)})
@@ -291,3 +292,45 @@ async def test_the_audit_log_cannot_be_rewritten(tmp_path: Path) -> None:
     assert list(entries(tmp_path / "g.db", "other")) == [] and list(entries(tmp_path / "g.db", since=5e9)) == []
     with pytest.raises(StoreError, match="does not exist"):
         list(entries(tmp_path / "none.db"))
+
+
+class Kept(Clock):
+    """A clock that a time service keeps, or that nothing keeps."""
+
+    is_kept = False
+    is_set = False
+
+
+@pytest.mark.parametrize("wrong_s", [-2 * 86_400, 100 * 86_400], ids=["behind", "ahead"])
+async def test_orders_know_the_time_that_most_nodes_go_by(wrong_s: int) -> None:
+    world = Orders(clock=Kept())
+    for number in (264, 265):
+        world.nodes[number] = Node(number, f"n-{number}", Mote(number).key, interval_s=600)
+    world.start()
+    true = T0 + 10 * 86_400
+    time, world.clock.time = world.desk.time, true + float(wrong_s)
+    assert time.at_nodes(world.clock.time) == world.clock.time, "nobody doubts it yet"
+    for number in (263, 264, 265):
+        mote = world.mote if number == 263 else Mote(number)
+        world.nodes[number] = replace(world.nodes[number], key=mote.key)
+        await world.take(mote.report(true - 60, ROWS, long=True))
+    at_nodes = time.at_nodes(world.clock.time)
+    assert at_nodes is not None and abs(at_nodes - true) < 600
+    assert time.passed(world.clock.time) <= max(world.clock.time, at_nodes)
+    assert (time.passed(world.clock.time) < true + 600) or wrong_s < 0
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_what_has_passed_is_said_by_a_time_service_or_by_the_store(tmp_path: Path, kept: bool) -> None:
+    """A clock that nothing keeps is caught up with slowly: nobody was heard, who could agree with it."""
+    now, mono = [float(T0)], [0.0]
+    engine = SqliteEngine(tmp_path / "g.db", ["city"], clock=lambda: now[0], monotonic=lambda: mono[0])
+    clock = Kept()
+    clock.is_kept = kept  # type: ignore[misc]
+    world = Orders(engine=engine, clock=clock)  # type: ignore[arg-type]
+    passed = world.desk.time.passed
+    assert passed(now[0]) == T0
+    for step in (31 * 86_400, 0):
+        now[0], mono[0] = T0 + 5.0 + step, 5.0
+        assert passed(now[0]) == (now[0] if kept else T0 + 5)
+    engine.close()

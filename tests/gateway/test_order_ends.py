@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from motewire.codes import DOWN_COMMAND, DOWN_CONFIG
+from motewire.codes import DOWN_COMMAND, DOWN_CONFIG, DOWN_EXPIRY
 
 from gateway.config.filter import Filter
 from gateway.core.authorise import GATEWAY, Policy, Valve
 from gateway.core.model import Alarm, Event, Node
 from gateway.core.order_offers import REMEMBERED
-from gateway.core.own_orders import LEAK_RULE
+from gateway.core.own_orders import LEAK_RULE, LEAK_S
 from gateway.core.value import replace
 from gateway.outputs.filter import Sieve
 from tests.gateway.desk_bench import NODES, POLICY, ROLES, Bench, leak
@@ -378,6 +378,55 @@ def test_a_closing_that_the_node_did_not_do_is_ordered_again_while_the_leak_is_u
     leak(b, 264, 13, "cleared")
     leak(b, 264, 14)
     assert b.offer(264) is not None, "another leak"
+
+
+@pytest.mark.parametrize("behind_s", [2 * 86_400, 400 * 86_400, -100 * 86_400], ids=["behind", "long behind", "ahead"])
+def test_a_leak_closes_by_the_time_that_nodes_go_by(behind_s: int) -> None:
+    """An expiry by the host's clock would have passed at the node before it came; and what is news there looked old here."""
+    b = Bench(CLOSING)
+    b.desk.time.at_nodes = lambda now: now + behind_s
+    b.desk.time.passed = lambda now: now + min(behind_s, 0)
+    leak(b, 264, age=60 - behind_s)
+    sent = b.offer(264)
+    assert sent is not None and sent[DOWN_COMMAND][1:] == ["valve", "close"]
+    assert 0 < sent[DOWN_EXPIRY] - (b.now + behind_s) <= LEAK_S
+    b.tick(60)
+    assert b.states() == ["accepted", "queued", "sent"]
+
+
+def test_a_leak_waits_while_nobody_knows_the_time() -> None:
+    b, known = Bench(CLOSING), False
+    b.desk.time.at_nodes = lambda now: now if known else None
+    leak(b, 264)
+    b.tick(60)
+    assert b.offer(264) is None and b.events == []
+    known = True
+    b.tick(60)
+    assert b.offer(264) is not None
+
+
+@pytest.mark.parametrize("wrong_s", [3 * 3600, 31 * 86_400, 2 * 365 * 86_400])
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_wrong_for_a_moment_ends_no_order_and_forgets_no_id(wrong_s: int, restarted: bool) -> None:
+    b = Bench()
+    b.ask("water", "water-01", "read_now", id="waits", expires=3000)
+    b.ask("operator", "aq-01", "identify", 30, id="over", expires=60)
+    b.tick(61)
+    assert end_of(b, "over")[0] == "expired"
+    right = b.now
+    if restarted:
+        b.restart()
+    b.desk.time.passed = lambda now: min(now, right + 5)
+    b.now += wrong_s
+    b.tick()
+    assert b.offer(264) is None, "by this clock it is over: it is not sent either"
+    b.now = right + 5
+    assert b.ask("operator", "aq-01", "identify", 30, id="over", expires=60) == "again"
+    sent = b.offer(264)
+    assert sent is not None and sent[DOWN_COMMAND][1] == "read_now"
+    b.desk.time.passed = lambda now: now
+    b.tick(7200)
+    assert end_of(b, "waits")[0] == "expired"
 
 
 def test_a_leak_while_the_clock_is_unset_closes_once_it_is_set() -> None:

@@ -383,6 +383,37 @@ async def test_a_restarted_gateway_knows_who_is_online_and_what_was_taken(world:
     assert second.engine.fetch(0, 10)[-1].event.online is False
 
 
+@pytest.mark.parametrize("away_s", [0, 4 * 3600, 2 * 365 * 86_400])
+async def test_time_in_which_no_gateway_listened_makes_no_node_silent(world: World, away_s: int) -> None:
+    """It was not there, or its clock is years ahead at the start: no node had a chance to be heard."""
+    await world.take(world.mote.report(T0, ROWS))
+    second = World(engine=world.engine, clock=world.clock)
+    second.nodes[263] = replace(second.nodes[263], key=world.mote.key)
+    world.clock.time += away_s
+    second.pipeline = second.start()
+    for seconds, online in ((5, True), (1700, True), (400, False)):
+        world.clock.time += seconds
+        second.pipeline.check_presence()
+        await second.pipeline.settle()
+        last = second.engine.fetch(0, 10)[-1].event
+        assert (last.online is not False) == online, seconds
+
+
+async def test_a_node_heard_behind_a_start_is_silent_by_what_was_heard_then(world: World) -> None:
+    await world.take(world.mote.report(T0, ROWS))
+    second = World(engine=world.engine, clock=world.clock)
+    second.nodes[263] = replace(second.nodes[263], key=world.mote.key)
+    world.clock.time += 86_400
+    second.pipeline = second.start()
+    world.clock.time += 1700
+    await second.take(world.mote.report(T0 + 86_400, ROWS))
+    for seconds, online in ((1000, True), (1100, False)):
+        world.clock.time += seconds
+        second.pipeline.check_presence()
+        await second.pipeline.settle()
+        assert (second.engine.fetch(0, 10)[-1].event.online is not False) == online
+
+
 async def test_a_frame_from_below_the_floor_is_kept_once_and_the_node_lets_go_of_it(world: World) -> None:
     await world.take(world.mote.report(T0, ROWS, counter=60_000, long=True))
     old = world.mote.report(T0 - 600, ROWS, counter=5, long=True)
