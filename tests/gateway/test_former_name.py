@@ -16,8 +16,10 @@ from gateway.core.current import NOTHING
 from gateway.core.model import OPEN, Aggregate, AggregateValue, Alarm, Circle, Column, Event, Node
 from gateway.core.value import replace
 from gateway.metrics import Metrics
+from gateway.outputs.births import NEVER
 from gateway.outputs.mqtt import MqttOutput
 from gateway.outputs.retained import Tree
+from gateway.outputs.turn import Turn, over
 from gateway.store.memory import MemoryEngine
 from tests.gateway.test_store_lane import CONFIG, Broker_, broker, commit
 from tests.gateway.world import T0
@@ -174,3 +176,18 @@ async def test_an_end_that_a_pass_finds_before_it_was_handed_over_is_emptied_by_
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         engine.close()
+
+
+async def test_a_pass_empties_what_has_ended_behind_what_was_handed_over() -> None:
+    """Nothing of it was published before: the facts that the pass reads have the end already."""
+    engine, nodes = MemoryEngine(["city"]), {263: node("m-263")}
+    await engine.ledger.keep_registry(nodes, {}, T0)
+    await commit(engine, mean(1))
+    await commit(engine, mean(2, over=True))
+    tree, current = output(engine, nodes).tree, engine.ledger.current("263")
+    assert current is not None
+    turn = Turn(NEVER, engine.ledger.generation, engine.ledger.generation)
+    sure, _ = over(turn, "263", current[1], tree, engine.ledger, (), 1)
+    assert "city/v1/node/m-263/agg/hour" in sure
+    assert over(turn, "263", current[1], tree, engine.ledger, (), 2)[0] == set(), "it was handed over: its own business"
+    engine.close()

@@ -97,6 +97,12 @@ def test_a_broken_configuration_falls_back_to_the_last_good_one():
         f.write('{"node": 5, "prof')
     c = Config(path, good, factory="/c.factory")
     assert c.fallback and c["row_s"] == 600 and c["future"] == 1 and "JSON" in config.problem()
+    with open(path, "w") as f:
+        json.dump({"node": 5, "profile": "noise", "row_s": 900, "report_s": 3600}, f)
+    Config(path, good, factory="/c.factory").proven()
+    with open(path, "w") as f:
+        f.write("{")
+    assert Config(path, good, factory="/c.factory")["row_s"] == 900, "the last that was proven, not the first"
     os.remove(good)
     assert Config(path, good, factory="/c.factory")["row_s"] == 600, "the first one that was proven is the factory's"
     os.remove("/c.factory")
