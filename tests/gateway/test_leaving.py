@@ -65,6 +65,7 @@ def test_a_start_finds_a_broker_that_remembers_an_output_which_was_taken_out_and
     del scene.outputs["other"]
     scene.reload()
     assert until(lambda: tree(empty) == {} and own(empty) == {})
+    assert until(lambda: any(line["event"] == "output_vacated" for line in p.lines())), "the store knows it, too"
     assert p.stop() == 0
     empty.stop()
     shutil.copy(tmp_path / "older.db", empty.folder / "mosquitto.db")
@@ -72,7 +73,7 @@ def test_a_start_finds_a_broker_that_remembers_an_output_which_was_taken_out_and
     assert len(tree(empty)) > 10
     p = scene.start()
     assert until(lambda: tree(empty) == {} and own(empty) == {})
-    assert any(line["event"] == "output_remembered" for line in p.lines())
+    assert until(lambda: any(line["event"] == "output_remembered" for line in p.lines()))
 
 
 def test_an_output_that_is_taken_out_while_the_gateway_is_stopped_is_emptied_at_its_start(
