@@ -60,6 +60,8 @@ class Rest:
         """Rows that mote.nap added may be more than a frame takes: seal them in several. Raises OSError, NeedsKey."""
         batcher = self._node.batcher
         batch, staging = batcher._batch, batcher._staging
+        if batcher._outbox.rotten:
+            borrow("mote.rotten", "settle", batcher._outbox, staging)
         if batcher.tried < batch.rows and batch.rows > 1 and not batcher._fits(batch):
             stage = staging.stage
             staging.park()
