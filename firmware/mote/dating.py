@@ -4,6 +4,7 @@
 
 from micropython import const
 from mote import borrow, log
+from mote.errors import NoSpace
 from mote.hal.clock import FIRST
 from motewire import cbor
 from motewire.batch import Batch
@@ -40,7 +41,10 @@ def date(batcher, staging, born, now):
     # sealed oldest first: after a cut what is left is dated anew, later than all this, and stays behind it
     for cycle, stage in parked:
         ext = None if cycle == staging.cycle and not now else ESTIMATED
-        rows += take_up(batcher, cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
+        n = take_up(batcher, cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
+        if n < 0:
+            break
+        rows += n
         batcher.parked -= 1
     log.info("%d rows dated", rows)
     return rows
@@ -91,7 +95,10 @@ def recover(batcher):
         borrow("mote.rotten", "settle", outbox, staging)
     rows = 0
     for cycle, stage in staging.leftovers():
-        rows += take_up(batcher, cycle, stage)
+        n = take_up(batcher, cycle, stage)
+        if n < 0:
+            break
+        rows += n
     for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
         done = outbox.sealed_rows(stage)
         if done and count(batcher, cycle, stage)[0] <= done:
@@ -104,7 +111,8 @@ def recover(batcher):
 
 
 def take_up(batcher, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
-    """Seal the rows of a file that are in no frame yet, then remove it; return how many. Those that cannot be read are counted as lost."""
+    """Seal the rows of a file that are in no frame yet, then remove it; return how many. Those that cannot be read are counted as lost. -1: flash is full and
+    nothing may be evicted; what is in no frame stays where it is."""
     staging = batcher._staging
     done = batcher._outbox.sealed_rows(stage)
     f = opened(batcher, cycle, stage, shift)
@@ -121,16 +129,21 @@ def take_up(batcher, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0
                 rows += 1
                 if batch.rows == batch.rows_max:
                     batcher._seal(batch, stage, before, ext, stamp, now)
+                    batcher._outbox._stages[stage] = before
                     batch.clear()
                 batch.append(f.t, f.values, f.present)
                 if batch.rows > 1 and not batcher._fits(batch, ext):
                     batch.pop()
                     batcher._seal(batch, stage, before, ext, stamp, now)
+                    batcher._outbox._stages[stage] = before
                     batch.clear()
                     batch.append(f.t, f.values, f.present)
                 before = f.place
             if batch.rows:
                 batcher._seal(batch, stage, f.place, ext, stamp, now)
+        except NoSpace as e:
+            log.error("rows stay staged: %s", e)
+            return -1
         finally:
             f.close()
         lost = max(0, f.place - done) - rows

@@ -64,7 +64,11 @@ class Rest:
             borrow("mote.rotten", "settle", batcher._outbox, staging)
         if batcher.tried < batch.rows and batch.rows > 1 and not batcher._fits(batch):
             stage = staging.stage
-            staging.park()
+            try:
+                staging.park()
+            except OSError:
+                borrow("mote.refused", "leave", batcher)
+                return
             batch.clear()
             borrow("mote.dating", "take_up", batcher, 0, stage)
             batcher._closed()

@@ -173,15 +173,17 @@ class Staging:
     def end(self):
         """The batch is in the outbox: remove its file, the next row begins another."""
         path = self._path
-        self.park()
-        if path:
-            remove(path)
+        try:
+            self.park()
+        finally:
+            if path:
+                remove(path)
 
     def park(self):
         """Close the file and leave it to be dated; the next row begins another."""
+        f, self._f = self._f, None
         self._waiting = 0
-        if self._f is not None:
-            self._f.close()
-            self._f = None
         self._path = ""
         self.stage += 1
+        if f is not None:
+            f.close()
