@@ -155,3 +155,36 @@ def test_rows_held_in_rtc_memory_are_delivered_or_counted_when_flash_is_full():
 
 def test_rows_held_without_a_time_are_delivered_or_counted_when_flash_is_full():
     lives(True, True)
+
+
+def test_what_is_newest_finds_room_while_older_bulk_can_go():
+    for held in (False, True):
+        disk = kit.Disk(blocks=64)
+        disk.mount()
+        ceiling, taken, rtc = Ceiling(), [], Rtc() if held else None
+        rig = Rig(ceiling, 40 if held else 1, rtc)
+        rig.fill(240, T0, taken)
+        rig.batcher.close()
+        if held:
+            rig.fill(11, T0 + 60 * 240, taken)
+        rig = None
+        disk.mount()
+        stuff(0)
+        with open("/d/rest", "wb") as f:  # what statvfs does not see
+            try:
+                while True:
+                    f.write(b"\xa5" * 32)
+                    f.flush()
+            except OSError:
+                pass
+        rig = Rig(ceiling, 40 if held else 1, rtc)
+        if not held:
+            for i in range(11):
+                rig.batcher.append(T0 + 60 * (240 + i), [len(taken), i * 7919 % 90001, i], 7)
+                taken.append(len(taken))
+            rig.batcher.close()
+        assert rig.values()[-11:] == taken[-11:], (held, rig.values()[-11:], rig.lost)
+        assert rig.lost, "older rows went"
+        judge(rig, taken, held)
+        rig = None
+        disk.umount()
