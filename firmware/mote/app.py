@@ -96,7 +96,9 @@ class Node:
             from mote.held import HeldStaging
 
             every = _ROWS_MAX if every == 1 else every
-            staging = HeldStaging("/stage", self.ids, self.profile.SCHEMA, row_s, self.cycle, every, rtc, self.woke)
+            staging = HeldStaging(
+                "/stage", self.ids, self.profile.SCHEMA, row_s, self.cycle, every, rtc, self.woke, self.outbox
+            )
         else:
             staging = Staging("/stage", self.ids, self.profile.SCHEMA, row_s, self.cycle, every)
         self.batcher = Batcher(
@@ -190,7 +192,13 @@ class Node:
             log.error("row refused: %s", e)
             return
         if self.events and not self.uplink.down:
+            self._close()
+
+    def _close(self):
+        try:
             self.batcher.close()
+        except OSError as e:  # they stay staged
+            log.error("close: %s", e)
 
     def check(self, t, values, present):
         """A sample: through the alarm rules."""
@@ -281,7 +289,7 @@ class Node:
             self.config.answered()  # no proof for what is left out
         self._change_key()
         if self.events and self.batcher.rows:
-            self.batcher.close()  # rows that waited while the link was down
+            self._close()  # rows that waited while the link was down
 
     def _on_rekey(self, value):
         if self._identity.offer(value[1], value[0]):

@@ -6,7 +6,7 @@ until date() is told when the power came on.
 """
 
 from micropython import const
-from mote import borrow, nobody
+from mote import borrow, log, nobody
 from mote.hal.clock import FIRST
 from motewire import cbor
 from motewire.batch import Batch
@@ -53,16 +53,15 @@ class Batcher:
         self.newest = t
         try:
             self._staging.add(t, values, present)
-        except OSError:  # a torn row may be in the file: nothing may follow it
+        except OSError:
             batch.pop()
-            if batch.rows:
-                self.close()
-            else:
-                self._staging.end()
-            raise
+            borrow("mote.refused", "again", self, t, values, present)
         self.rows_taken += 1
         if batch.interval_s and t % self.report_s < min(batch.interval_s, _LAPS):
-            self.close()
+            try:
+                self.close()
+            except OSError as e:  # the row is staged, and the batch stays open
+                log.error("close: %s", e)
 
     def _fits(self, batch, ext=None):
         """Trial encode; rows without a time leave room for what says so."""
@@ -79,6 +78,11 @@ class Batcher:
         if not batch.rows:
             return
         if batch.t0 < FIRST:
+            try:
+                self._staging.flush()
+            except OSError:
+                borrow("mote.refused", "leave", self)
+                return
             self._staging.park()
             batch.clear()
             self.parked += 1
@@ -86,8 +90,11 @@ class Batcher:
                 borrow("mote.dating", "forget_oldest", self)
             return
         self._seal(batch, self._staging.stage, batch.rows)
-        self._staging.end()
         batch.clear()
+        try:
+            self._staging.end()
+        except OSError as e:  # the next start removes it: its rows are in a frame
+            log.error("staging: %s", e)
         self._closed()
 
     def _seal(self, batch, stage, upto, ext=None, stamp=cbor.ABSOLUTE, now=0):

@@ -3,7 +3,8 @@
 """
 
 from micropython import const
-from mote import log
+from mote import borrow, log
+from mote.errors import NoSpace
 from mote.hal.clock import FIRST
 from motewire import cbor
 from motewire.batch import Batch
@@ -32,38 +33,52 @@ def date(batcher, staging, born, now):
         if cycle in shifts:
             continue
         if cycle != staging.cycle:  # its last row, or what is left of it, came before the power-on that followed
-            held, last = count(staging, cycle, stage)
-            if not held:
+            last = count(batcher, cycle, stage)[1]
+            if last < 0:
                 continue  # the power went before its first row: the file before it knows
             begins -= last + 1
         shifts[cycle] = begins
     # sealed oldest first: after a cut what is left is dated anew, later than all this, and stays behind it
     for cycle, stage in parked:
         ext = None if cycle == staging.cycle and not now else ESTIMATED
-        rows += take_up(batcher, cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
+        n = take_up(batcher, cycle, stage, shifts.get(cycle, begins), ext, stamp, now)
+        if n < 0:
+            break
+        rows += n
         batcher.parked -= 1
     log.info("%d rows dated", rows)
     return rows
 
 
-def count(staging, cycle, stage):
-    """Return (rows, time of the last one) of a parked file."""
-    rows = last = 0
+def opened(batcher, cycle, stage, shift=0):
+    """Return the Staged rows of a leftover, whose head is put right where it can be; None when it cannot be read. Raises OSError."""
+    staging = batcher._staging
     try:
-        f = staging.open_leftover(cycle, stage)
+        return staging.open_leftover(cycle, stage, shift)
     except ValueError:
-        return 0, 0
+        if not borrow("mote.rotten", "staged", batcher._outbox, staging._name(cycle, stage)):
+            return None
+    return staging.open_leftover(cycle, stage, shift)
+
+
+def count(batcher, cycle, stage):
+    """Return (rows, rotten ones too; time of the last one, -1: none) of a leftover."""
+    f = opened(batcher, cycle, stage)
+    if f is None:
+        staging = batcher._staging
+        return borrow("mote.rotten", "unreadable", staging, staging._name(cycle, stage)), -1
+    last = -1
     while f.next_row():
-        rows, last = rows + 1, f.t
+        last = f.t
     f.close()
-    return rows, last
+    return f.place, last
 
 
 def forget_oldest(batcher):
     """Too many files without a time: the oldest goes, and its rows are counted."""
     staging = batcher._staging
     cycle, stage = staging.leftovers(False)[0]
-    rows = count(staging, cycle, stage)[0]
+    rows = count(batcher, cycle, stage)[0]
     staging.drop(cycle, stage)
     batcher.parked -= 1
     batcher._lost(rows)
@@ -76,12 +91,17 @@ def recover(batcher):
     became smaller; each record says up to which row it goes.
     """
     outbox, staging = batcher._outbox, batcher._staging
+    if outbox.rotten:
+        borrow("mote.rotten", "settle", outbox, staging)
     rows = 0
     for cycle, stage in staging.leftovers():
-        rows += take_up(batcher, cycle, stage)
+        n = take_up(batcher, cycle, stage)
+        if n < 0:
+            break
+        rows += n
     for cycle, stage in staging.leftovers(False):  # dated and sealed, and then the power went
         done = outbox.sealed_rows(stage)
-        if done and count(staging, cycle, stage)[0] <= done:
+        if done and count(batcher, cycle, stage)[0] <= done:
             staging.drop(cycle, stage)
             batcher.parked -= 1
     staging.skip_to(outbox.last_stage + 1)
@@ -91,36 +111,46 @@ def recover(batcher):
 
 
 def take_up(batcher, cycle, stage, shift=0, ext=None, stamp=cbor.ABSOLUTE, now=0):
-    """Seal the rows of a file that are in no frame yet, then remove it; return how many."""
+    """Seal the rows of a file that are in no frame yet, then remove it; return how many. Those that cannot be read are counted as lost. -1: flash is full and
+    nothing may be evicted; what is in no frame stays where it is."""
     staging = batcher._staging
     done = batcher._outbox.sealed_rows(stage)
-    try:
-        f = staging.open_leftover(cycle, stage, shift)
-    except ValueError:  # cut while its head was written: it never held a row
-        staging.drop(cycle, stage)
-        return 0
-    batch = Batch(f.ids, f.schema, f.interval_s, batcher._batch.rows_max)
-    taken = 0
-    try:
-        while f.next_row():
-            taken += 1
-            if taken <= done:
-                continue
-            if batch.rows == batch.rows_max:
-                batcher._seal(batch, stage, taken - 1, ext, stamp, now)
-                batch.clear()
-            batch.append(f.t, f.values, f.present)
-            if batch.rows > 1 and not batcher._fits(batch, ext):
-                batch.pop()
-                batcher._seal(batch, stage, taken - 1, ext, stamp, now)
-                batch.clear()
+    f = opened(batcher, cycle, stage, shift)
+    rows = 0
+    if f is None:  # 0 when it was cut while its head was written: it never held a row
+        lost = max(0, count(batcher, cycle, stage)[0] - done)
+    else:
+        batch = Batch(f.ids, f.schema, f.interval_s, batcher._batch.rows_max)
+        before = done  # the place of the row before
+        try:
+            while f.next_row():
+                if f.place <= done:
+                    continue
+                rows += 1
+                if batch.rows == batch.rows_max:
+                    batcher._seal(batch, stage, before, ext, stamp, now)
+                    batcher._outbox._stages[stage] = before
+                    batch.clear()
                 batch.append(f.t, f.values, f.present)
-        if batch.rows:
-            batcher._seal(batch, stage, taken, ext, stamp, now)
-    finally:
-        f.close()
+                if batch.rows > 1 and not batcher._fits(batch, ext):
+                    batch.pop()
+                    batcher._seal(batch, stage, before, ext, stamp, now)
+                    batcher._outbox._stages[stage] = before
+                    batch.clear()
+                    batch.append(f.t, f.values, f.present)
+                before = f.place
+            if batch.rows:
+                batcher._seal(batch, stage, f.place, ext, stamp, now)
+        except NoSpace as e:
+            log.error("rows stay staged: %s", e)
+            return -1
+        finally:
+            f.close()
+        lost = max(0, f.place - done) - rows
+    if lost:
+        batcher._lost(lost)
     staging.drop(cycle, stage)
-    return max(0, taken - done)
+    return rows
 
 
 def stepped(node, step_s, board_step_s):

@@ -25,8 +25,8 @@ class Corrupt(MoteError):
     reason = "corrupt"
 
 
-class NoSpace(MoteError):
-    """The outbox cannot take the frame even after evicting what may be evicted."""
+class NoSpace(OSError):
+    """Flash is full, and there is nothing left in the outbox that may be evicted. An OSError, as every flash that refuses (errno ENOSPC)."""
 
     reason = "no_space"
 

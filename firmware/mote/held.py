@@ -7,31 +7,38 @@ cycle u32, length of the head u8, head, rows.
 import io
 from struct import pack, unpack_from
 
+from mote import borrow, log
 from mote.errors import Corrupt
 from mote.files import remove
 from mote.hal.rtc import ROWS_BYTES
 from mote.staging import Staged, Staging
 
 _INFO = 9
+_ROW = 6  # mote.staging
 
 
 class HeldStaging(Staging):
     """As Staging, but add() brings rows to flash `every` rows at a time, or when RTC memory is full.
 
     rtc: mote.hal.rtc.RtcMemory. woke: the rows there belong to the batch that resume() goes on with; else they are brought to
-    flash now, and found among the leftovers.
+    flash now, and found among the leftovers. outbox: evicts its oldest bulk when flash is full; rows that have no room even so are counted there as lost.
     """
 
-    def __init__(self, root, ids, schema, interval_s, cycle, every, rtc, woke):
+    def __init__(self, root, ids, schema, interval_s, cycle, every, rtc, woke, outbox):
         super().__init__(root, ids, schema, interval_s, cycle, every)
-        self._rtc = rtc
+        self._rtc, self._outbox = rtc, outbox
         rtc.wide()
         self._section = bytearray(rtc.rows())
         if self._section and not woke:
             stage, cycle = unpack_from(">II", self._section)
             self._path = self._name(cycle, stage)
             self.stage = max(self.stage, stage)
-            self.park()
+            rows = (len(self._section) - self._rows_at()) // (_ROW + 4 * self._section[_INFO + 2] + 2)
+            try:
+                self.park()
+            except OSError as e:
+                log.error("%d rows: %s", rows, e)
+                outbox._on_lost(rows)
 
     def _begin(self, cycle):
         self._path = self._name(cycle, self.stage)
@@ -58,18 +65,25 @@ class HeldStaging(Staging):
         return _INFO + self._section[_INFO - 1]
 
     def flush(self):
-        """Bring what is held to flash, in one append."""
+        """Bring what is held to flash, in one append; while flash is full the outbox evicts. Raises OSError, NoSpace."""
         section = self._section
         if not section or len(section) == self._rows_at():
             return
         at = self._rows_at()
+        try:
+            self._bring(at)
+        except OSError:
+            borrow("mote.leaving", "with_room", self._outbox, self._bring, at)
+        self._section = section[:at]
+        self._waiting = 0
+        self._rtc.put_rows(self._section)
+
+    def _bring(self, at):
+        section = self._section
         with open(self._path, "ab") as f:
             if not f.tell():
                 f.write(section[_INFO:at])
             f.write(section[at:])
-        self._section = section[:at]
-        self._waiting = 0
-        self._rtc.put_rows(self._section)
 
     def _forget(self):
         self._section = bytearray()
@@ -86,9 +100,11 @@ class HeldStaging(Staging):
             remove(path)
 
     def park(self):
-        """Leave the rows to be dated (or taken up), on flash."""
-        self.flush()
-        self._forget()
+        """Leave the rows to be dated (or taken up), on flash. Raises OSError, NoSpace: they are forgotten."""
+        try:
+            self.flush()
+        finally:
+            self._forget()
 
     def save(self, put):
         """Tell put(int) what resume() needs."""

@@ -7,6 +7,7 @@ from motewire.frame import ALARM
 _MARK = const(15)  # in the head of a record (mote.outbox)
 _DROPPED = const(0xA5)
 
+_ENOSPC = const(28)
 _FLAPPING = const(4)  # alarm frames of one tag that may wait
 
 
@@ -67,7 +68,7 @@ def drop(outbox, i):
 def evict(outbox):
     """Drop the oldest bulk segment (the oldest alarms only when there is no bulk) and count its rows."""
     if not outbox.depth:
-        raise NoSpace
+        raise NoSpace(_ENOSPC)
     victim = 0
     for i in range(outbox.depth):
         if outbox.kinds[i] != ALARM:
@@ -86,3 +87,14 @@ def evict(outbox):
     outbox.rows_lost += lost
     if lost:
         outbox._on_lost(lost)
+
+
+def with_room(outbox, write, *args):
+    """Return write(*args), tried again while flash is full and there are frames to evict. Raises OSError, NoSpace."""
+    while True:
+        try:
+            return write(*args)
+        except OSError as e:
+            if e.errno != _ENOSPC:
+                raise
+        evict(outbox)

@@ -3,7 +3,7 @@
 Segments of up to 4 KiB, appended to and flushed frame by frame, one series for alarms and one for everything else. A
 frame leaves the index when an ack covers it, a segment's file when none of its frames is left: nothing is rewritten. What was
 acked inside a segment that still lives comes back after a reset; the next ack names it again and it goes. No ack would ever name what was dropped, so
-its record is marked. Record: magic, kind, length u16, counter u32, staging id u32, rows sealed so far u16, rows u8, 0; the frame; CRC-32. A dropped one's
+its record is marked, and so is that of what rotted and was counted (mote.rotten). Record: magic, kind, length u16, counter u32, staging id u32, rows sealed so far u16, rows u8, 0; the frame; CRC-32. A dropped one's
 0 is another number, which the CRC does not count; firmware of before takes it for damaged.
 """
 
@@ -51,7 +51,7 @@ class Outbox:
         self.depth = 0
         self.bytes = 0
         self.rows_lost = 0  # evicted since this object was made; the owner keeps the total
-        self.damaged = 0  # records found at start whose CRC is wrong
+        self.rotten = []  # records found at start that are lost, until settle() (mote.rotten)
         self.last_stage = 0
         self._stages = {}  # of frames found at start: staging id -> rows sealed; -tag -> 1 when the newest alarm of it is a raise
         self._live = {}  # segment number -> frames in the index
@@ -77,24 +77,29 @@ class Outbox:
     def _scan_segment(self, segment, alarm):
         count = at = 0
         whole = False
-        damaged = self.damaged
-        with open(self._name(segment, alarm), "rb") as f:
+        rotten = len(self.rotten)
+        f = open(self._name(segment, alarm), "rb")
+        try:
             while self.depth < self._cap:
                 head = f.read(_HEAD)
-                if len(head) < _HEAD or head[0] != _MAGIC:
-                    whole = not head and self.damaged == damaged
+                if not head:
+                    whole = len(self.rotten) == rotten
                     break
-                size = head[2] << 8 | head[3]
+                size = head[2] << 8 | head[3] if len(head) == _HEAD and head[0] == _MAGIC else _SEGMENT
                 frame = f.read(size + 4)
-                if len(frame) < size + 4:
-                    break  # the power went here
-                at, here = at + _HEAD + size + 4, at
-                dropped = head[_MARK] == _DROPPED
+                dropped = len(head) == _HEAD and head[_MARK] == _DROPPED
                 if dropped:
                     head = head[:_MARK] + b"\0"
-                if crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
-                    self.damaged += 1  # torn, or rotten: what follows may still be whole
+                if len(frame) < size + 4 or crc32(frame[:size], crc32(head)) != unpack_from(">I", frame, size)[0]:
+                    f.close()  # it may be written
+                    at, torn = borrow("mote.rotten", "look", self, segment, alarm, at)
+                    rotten = -1
+                    if torn:
+                        break
+                    f = open(self._name(segment, alarm), "rb")
+                    f.seek(at)
                     continue
+                at, here = at + _HEAD + size + 4, at
                 kind = head[1]
                 counter, stage, upto, rows = unpack_from(">IIHB", head, 4)
                 if not dropped and not self._knows(counter):
@@ -106,13 +111,15 @@ class Outbox:
                 elif stage:
                     self.last_stage = max(self.last_stage, stage)
                     self._stages[stage] = max(self._stages.get(stage, 0), upto)
+        finally:
+            f.close()
         if count:
             self._live[segment] = count
             self._used[segment] = at
             self.bytes += at
-            # the next frame is appended to the newest segment, unless its end is torn
+            # the next frame is appended to the newest segment, unless its end is torn or anything in it was wrong
             self._open[alarm] = (segment, None) if whole else None
-        elif self.depth < self._cap:
+        elif self.depth < self._cap and (not self.rotten or self.rotten[-1][0] != segment):
             remove(self._name(segment, alarm))
 
     def _knows(self, counter):
@@ -152,7 +159,7 @@ class Outbox:
                     raise
             self._evict()
         else:
-            raise NoSpace
+            raise NoSpace(_ENOSPC)
         self._put(segment, at, n, kind, counter, rows)
         self._live[segment] = self._live.get(segment, 0) + 1
         self.bytes += need

@@ -60,9 +60,15 @@ class Rest:
         """Rows that mote.nap added may be more than a frame takes: seal them in several. Raises OSError, NeedsKey."""
         batcher = self._node.batcher
         batch, staging = batcher._batch, batcher._staging
+        if batcher._outbox.rotten:
+            borrow("mote.rotten", "settle", batcher._outbox, staging)
         if batcher.tried < batch.rows and batch.rows > 1 and not batcher._fits(batch):
             stage = staging.stage
-            staging.park()
+            try:
+                staging.park()
+            except OSError:
+                borrow("mote.refused", "leave", batcher)
+                return
             batch.clear()
             borrow("mote.dating", "take_up", batcher, 0, stage)
             batcher._closed()

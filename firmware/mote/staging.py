@@ -34,6 +34,7 @@ class Staged:
         """f: the open file. Raises OSError, or ValueError when not even its head is whole."""
         self._shift = shift
         self._last = -1
+        self.place = 0  # of the row in the file, from 1, rotten ones too
         self._f = f
         head = self._f.read(_HEAD)
         if len(head) < _HEAD:
@@ -55,7 +56,7 @@ class Staged:
     def next_row(self):
         """Read a row into self.t, self.values, self.present; False at the end.
 
-        A torn or rotten row is left out, and so is one that stands there twice (a flush that a reset interrupted).
+        A torn or rotten row is left out, and so is one that stands there twice (a flush that a reset interrupted). `place` counts the rotten ones.
         """
         buf = self._buf
         n = len(buf) - 2
@@ -66,7 +67,10 @@ class Staged:
                 t, self.present = unpack_from(">IH", buf)
                 if t > self._last:
                     break
+            else:
+                self.place += 1
         self._last = t
+        self.place += 1
         self.t = t + self._shift
         for c in range(len(self.values)):
             self.values[c] = unpack_from(">i", buf, _ROW + 4 * c)[0]
@@ -112,7 +116,12 @@ class Staging:
 
     def open_leftover(self, cycle, stage, shift=0):
         """Return the Staged rows of a leftover, their times moved by `shift`. Raises OSError, ValueError."""
-        return Staged(open(self._name(cycle, stage), "rb"), shift)
+        f = open(self._name(cycle, stage), "rb")
+        try:
+            return Staged(f, shift)
+        except ValueError:
+            f.close()
+            raise
 
     def drop(self, cycle, stage):
         """Forget a leftover."""
@@ -164,15 +173,17 @@ class Staging:
     def end(self):
         """The batch is in the outbox: remove its file, the next row begins another."""
         path = self._path
-        self.park()
-        if path:
-            remove(path)
+        try:
+            self.park()
+        finally:
+            if path:
+                remove(path)
 
     def park(self):
         """Close the file and leave it to be dated; the next row begins another."""
+        f, self._f = self._f, None
         self._waiting = 0
-        if self._f is not None:
-            self._f.close()
-            self._f = None
         self._path = ""
         self.stage += 1
+        if f is not None:
+            f.close()

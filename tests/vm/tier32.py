@@ -54,6 +54,13 @@ SKIPPED = {
         "test_an_ack_that_is_cut_anywhere_leaves_frames_that_are_whole": LITTLEFS,
         "test_what_was_dropped_stays_dropped_wherever_the_power_goes_and_the_newest_alarm_is_never_missing": LITTLEFS,
     },
+    "full.py": {
+        "test_what_is_newest_finds_room_while_older_bulk_can_go": LITTLEFS,
+        "test_rows_of_a_node_on_mains_are_delivered_or_counted_when_flash_is_full": LITTLEFS,
+        "test_rows_without_a_time_are_delivered_or_counted_when_flash_is_full": LITTLEFS,
+        "test_rows_held_in_rtc_memory_are_delivered_or_counted_when_flash_is_full": LITTLEFS,
+        "test_rows_held_without_a_time_are_delivered_or_counted_when_flash_is_full": LITTLEFS,
+    },
     "memory.py": {
         "test_what_a_sample_costs_with_its_driver_and_task_is_small": HEAP,
         "test_the_heap_is_flat_over_thirty_days": HEAP,

@@ -297,7 +297,7 @@ def test_rows_of_a_frame_that_was_dropped_are_lost_once_not_at_every_start():
     for _ in range(3):
         out = Outbox("/d/out", 64 * 1024, 64, lost.append)
         assert list(out.counters[: out.depth]) == [1, 3, 4, 5] and lost == [5], lost
-        assert out.damaged == 0 and out.last_stage == 5 and out.sealed_rows(2) == 5, "its rows are not sealed again"
+        assert not out.rotten and out.last_stage == 5 and out.sealed_rows(2) == 5, "its rows are not sealed again"
     out.append(0, 6, bytes(50), 50, 5)
     out = Outbox("/d/out", 64 * 1024, 64)
     assert list(out.counters[: out.depth]) == [1, 3, 4, 5, 6]

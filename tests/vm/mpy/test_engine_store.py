@@ -113,7 +113,7 @@ def test_a_frame_that_rotted_before_a_restart_is_never_offered_and_the_rest_is()
     out = None
     flip("/d/out/" + os.listdir("/d/out")[0], 2 * 50 + 20)
     out = Outbox("/d/out", 16384, 64)
-    assert list(out.counters[: out.depth]) == [1, 2, 4, 5] and out.damaged == 1
+    assert list(out.counters[: out.depth]) == [1, 2, 4, 5] and len(out.rotten) == 1
     out = None
     disk.umount()
 
