@@ -184,12 +184,14 @@ def test_a_second_gateway_does_not_take_a_node_off_line(tmp_path: Path, broker: 
     """gw-2 heard the node once, long ago, and declares it offline when it starts; gw-1 hears it all the time."""
     mote = Mote(264)
     first = config(tmp_path / "1", broker, "gw-1", [mote])
-    second = config(tmp_path / "2", broker, "gw-2", [mote])
+    other = Mote(265)  # which gw-2 hears well: it was there all the time
+    second = config(tmp_path / "2", broker, "gw-2", [mote, other])
     bystander = Process(second)
     feed(bystander, mote.report(NOW - 120, ROWS))
-    backend.wait(lambda: backend.on("node/n-264/state") == [b"online"])
+    feed(bystander, other.report(NOW - 120, ROWS))
+    backend.wait(lambda: backend.on("node/n-264/state") == backend.on("node/n-265/state") == [b"online"])
     assert bystander.stop() == 0
-    aged(second.parent)
+    aged(second.parent, mote.id)
     main = Process(first)
     feed(main, mote.report(NOW - 60, ROWS))
     backend.wait(lambda: len(backend.on("node/n-264/state")) >= 2)
@@ -211,10 +213,10 @@ def test_a_second_gateway_does_not_take_a_node_off_line(tmp_path: Path, broker: 
         bystander.stop()
 
 
-def aged(folder: Path) -> None:
-    """Let a day pass for a gateway's store: the node was heard long ago."""
+def aged(folder: Path, number: int) -> None:
+    """Let a gateway's store have heard a node a day earlier than it did."""
     db = sqlite3.connect(folder / "gateway.db")
-    ((number, body),) = db.execute("SELECT node, state FROM nodes").fetchall()
+    ((body,),) = db.execute("SELECT state FROM nodes WHERE node = ?", (number,)).fetchall()
     state = decode(body)
     body = msgspec.msgpack.encode(replace(state, heard=state.heard - 86_400))
     db.execute("UPDATE nodes SET state = ? WHERE node = ?", (body, number))
