@@ -217,7 +217,7 @@ class ForwarderClock:
 
     @property
     def is_kept(self) -> bool:
-        """True when receivers have told the time: most of them keep it."""
+        """True once receivers have reported the time: most of them keep it."""
         return self._told
 
     def problems(self) -> Iterable[Problem]:

@@ -72,7 +72,7 @@ class Pipeline:
         self._intake.witnesses.floor = self._presence.newest
         self._intake.shift_s = self._shift_s
         self.downlinks.knows_time = self._knows_time
-        orders.time.at_nodes, orders.time.passed = self._at_nodes, self._passed
+        orders.time.at_nodes, orders.time.passed, orders.time.elapsed = self._at_nodes, self._passed, clock.elapsed
         clock.on_step = self._stepped
 
     def attach(self, link: Link, collect_s: float) -> None:
@@ -152,7 +152,7 @@ class Pipeline:
         return not self._intake.witnesses.doubt(self._clock.now()) or self._clock.is_set
 
     def _at_nodes(self, now: float) -> float | None:
-        """Return the time that nodes go by when the host's clock shows `now`; None while nobody knows it."""
+        """Return the time that nodes go by when the host's clock shows `now`; None while no one knows it."""
         shift_s = self._shift_s(now)
         return now + shift_s if shift_s or self._knows_time() else None
 

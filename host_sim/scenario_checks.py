@@ -8,7 +8,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Any, Protocol
 
-from motewire.config import foreign, judged, misspelt
+from motewire.config import KEYS, foreign, judged, misspelt
 from motewire.quantities import HIGHEST, KEY, LOWEST, QUANTITIES
 
 from host_sim import boards
@@ -111,6 +111,9 @@ def _check_node(g: Group, where: str) -> None:
         )
     for n, rule in enumerate(g.alarms):
         _check_rule(rule, f"{where}: alarms number {n + 1}")
+    for key in g.config:  # a node takes what it does not know, for a firmware to come; in a scenario it is a slip
+        if key not in KEYS:
+            raise ScenarioError(f'{where}: config: unknown key "{key}"{nearest(key, KEYS)}')
     whole = {
         chip: options for chip, options in g.sensors.items() if chip not in g.broken
     }  # host_sim/faulty has options of its own

@@ -68,6 +68,6 @@ def _print(v: fits.Verdict) -> None:
         table.add_row(f.way, f"{f.held:,}", f"{f.need:,}", f"{f.left:,}", "fits" if f.fits else "does not fit")
     console.print(table)
     for text in v.refusals:
-        console.print(f"refused: {text}", soft_wrap=True)
+        console.print(f"refused: {text}", soft_wrap=True, markup=False)
     for text in v.advice:
-        console.print(f"next: {text}", soft_wrap=True)
+        console.print(f"next: {text}", soft_wrap=True, markup=False)

@@ -61,7 +61,7 @@ def _ids(kept):
 
 
 def replace(alarms, rules, t):
-    """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is told
+    """Continue with other rules. What was up stays up under a rule of the same quantity and direction, and is reported
     again when its limit changed; what has none any more is cleared. Raises OSError."""
     alarms.end(t)
     for old in alarms.rules:

@@ -64,7 +64,7 @@ def _mended(data, at):
 
 
 def look(outbox, segment, alarm, at):
-    """The record at `at` does not check out: return where the scan goes on (`at`: the record was put right), and whether the end of a write is missing
+    """The record at `at` does not check out: return where the scan continues (`at`: the record was put right), and whether the end of a write is missing
     there and nothing else. What is lost is noted in outbox.rotten for settle(). Raises OSError."""
     name = outbox._name(segment, alarm)
     with open(name, "rb") as f:
@@ -89,7 +89,7 @@ def look(outbox, segment, alarm, at):
     if head[0] == _MAGIC or end == following:
         stage, upto, rows = unpack_from(">IHB", head, 8)
     else:
-        rows = 1  # an estimate: nobody knows how many records this was, but it was one
+        rows = 1  # an estimate: this was one record at least
     if head[0] == _MAGIC and end < following and data[end] == _MAGIC:
         following = end  # what stands there is rotten, too
     if following - at < _HEAD:

@@ -36,7 +36,7 @@ class Desk:
         self, nodes: Mapping[int, Node], policy: Policy, caught: Callable[[BaseException], None] = lambda _error: None
     ) -> None:
         self.time = OrderTime()
-        self._orders = OrderBook(nodes, policy)
+        self._orders = OrderBook(nodes, policy, self.time)
         self._requests = Requests(self._orders, caught)
         self._offers = Offers(self._orders, self.time, caught)
         self._answers = Answers(self._orders)
@@ -133,5 +133,5 @@ class Desk:
         draft = Draft()
         self._orders.end_judged(draft, now)
         self._own.tick(draft, now)
-        self._orders.end_overdue(draft, now, self.time.passed(now))
+        self._orders.end_overdue(draft, now)
         return draft.follow()

@@ -22,10 +22,11 @@ from typing import Any
 import msgspec
 
 from gateway.core.authorise import GATEWAY, Policy, Request
-from gateway.core.command import Book, Command, Key
+from gateway.core.command import RESULT_S, Book, Command, Key
 from gateway.core.follow import Follow
 from gateway.core.model import Event, Node
 from gateway.core.order_events import NAME, as_published, event_of
+from gateway.core.order_time import OrderTime
 from gateway.core.places import Places, is_urgent
 from gateway.core.redact import scrub, secrets
 from gateway.core.settings import outdated
@@ -59,8 +60,11 @@ class OrderBook:
     redacted: keys of notes that held a secret until now; whoever commits one takes it out.
     """
 
-    def __init__(self, nodes: Mapping[int, Node], policy: Policy) -> None:
-        self.nodes, self.policy = nodes, policy
+    def __init__(self, nodes: Mapping[int, Node], policy: Policy, time: OrderTime) -> None:
+        self.nodes, self.policy, self._time = nodes, policy, time
+        self._lives: list[
+            tuple[float, bool, Key]
+        ] = []  # of orders of this life: when they end, by seconds that run on; a taken one's result is over
         self.load({})
 
     def configure(self, nodes: Mapping[int, Node], policy: Policy) -> None:
@@ -164,12 +168,17 @@ class OrderBook:
 
     # changes
 
-    def accept(self, draft: Draft, number: int, request: Request, requester: str, expires: float, now: float) -> None:
-        """Enter a new order for a node, and end those whose place it takes. Raises Refused when there is no room for it."""
-        mine = self.of(number)
+    def accept(
+        self, draft: Draft, number: int, request: Request, requester: str, expires: float, lasts: float, now: float
+    ) -> None:
+        """Enter a new order for a node, and end those whose place it takes. lasts: seconds until it expires. Raises Refused when there is no room for it."""
+        mine, at_nodes = self.of(number), self._time.at_nodes(now)
         old = outdated(mine, request.name, request.args)
         if not (requester == GATEWAY and is_urgent(request.name)):  # closings at a leak: one of each leak
-            self._places.judge(mine, old, request.name, requester, self.policy)
+            over = [
+                c for c in mine if c.expires <= (now if at_nodes is None else at_nodes)
+            ]  # nothing sends them any more
+            self._places.judge(mine, [*old, *(c for c in over if c not in old)], request.name, requester, self.policy)
         book = self.book(number)
         begun = (
             book.last if book.last < MOST else 0
@@ -181,6 +190,7 @@ class OrderBook:
                     target=node.name, visibility=node.visibility, keys=prints(node))  # fmt: skip
         c = self.step(draft, c, now)
         self.step(draft, c, now, state="queued")
+        heappush(self._lives, (self._time.elapsed() + lasts, False, (number, last)))
         for o in old:
             detail = f"by order {last} of {requester}; sent {o.sends} times"
             self.step(draft, o, now, state="superseded", detail=detail)
@@ -268,8 +278,18 @@ class OrderBook:
             draft.notes[_key_of_book(number)] = _encode(self._books[number])
         self._stale.clear()
 
-    def end_overdue(self, draft: Draft, now: float, passed: float) -> None:
-        """End what is overdue, forget what ended long ago, by a time that has passed for sure. Cost O(due)."""
+    def end_overdue(self, draft: Draft, now: float) -> None:
+        """End what is overdue, forget what ended long ago, by times that have passed for sure. Cost O(due)."""
+        passed, elapsed = self._time.passed(now), self._time.elapsed()
+        while self._lives and self._lives[0][0] <= elapsed:
+            end, is_result, key = heappop(self._lives)
+            c = self._commands.get(key)
+            if c is None or not c.open:
+                continue
+            if c.taken and not is_result:
+                heappush(self._lives, (end + RESULT_S, True, key))
+            else:
+                self._end(draft, c, now)
         while self._due and self._due[0][0] <= passed:
             at, key = heappop(self._due)
             c = self._commands.get(key)
@@ -277,17 +297,22 @@ class OrderBook:
                 continue  # it was moved
             if not c.open:
                 self._drop(key, draft)
-            elif c.taken:
-                self.step(draft, c, now, state="failed", detail="taken, but no result came")
-            elif passed >= c.expires:
-                why = f"sent {c.sends} times, no answer" if c.sends else c.detail or "the node did not ask in time"
-                self.step(draft, c, now, state="expired", detail=why)
+            elif c.taken or passed >= c.expires:
+                self._end(draft, c, now)
             else:
                 self.step(draft, c, now, state="failed", detail=f"sent {c.sends} times, no answer")
         while len(self._commands) > MAX_KEPT and self._ended:
             key = self._ended.popleft()
             if key in self._commands and not self._commands[key].open:
                 self._drop(key, draft)
+
+    def _end(self, draft: Draft, c: Command, now: float) -> None:
+        """End an order whose time is over."""
+        if c.taken:
+            self.step(draft, c, now, state="failed", detail="taken, but no result came")
+        else:
+            why = f"sent {c.sends} times, no answer" if c.sends else c.detail or "the node did not ask in time"
+            self.step(draft, c, now, state="expired", detail=why)
 
 
 def _key(c: Command) -> str:

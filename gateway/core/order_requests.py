@@ -52,7 +52,7 @@ class Requests:
             if known is not None:
                 return self._again(draft, known, request, number, now)
             expires = self._expiry(request, requester, self._orders.nodes[number], now, knows_time and now >= BUILT)
-            self._orders.accept(draft, number, request, requester, expires, now)
+            self._orders.accept(draft, number, request, requester, expires, expires - now, now)
         except Refused as e:
             return self._refused(e, request, requester, number, name, now, len(body) <= MAX_PUBLISHED), e.reason
         except Exception as e:  # of ours: this request's fault alone

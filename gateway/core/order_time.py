@@ -16,13 +16,19 @@ def _passed(now: float) -> float:
     return now
 
 
+def _standing() -> float:
+    return 0.0
+
+
 @dataclass
 class OrderTime:
     """Both take Unix seconds by the host's clock.
 
-    at_nodes: the time that nodes go by, which an expiry on the air is judged by; None while nobody knows it.
+    at_nodes: the time that nodes go by, which an expiry on the air is judged by; None while no one knows it.
     passed: a time that has passed whatever the host's clock shows for a while: what ends by it cannot be taken back.
+    elapsed: seconds that run on whatever the clock is set to: an order of this life ends by them, too.
     """
 
     at_nodes: Callable[[float], float | None] = _by_host
     passed: Callable[[float], float] = _passed
+    elapsed: Callable[[], float] = _standing

@@ -1,7 +1,7 @@
 """What the gateway orders in its own name: valves closed at a leak where that is enabled, and fail-safe positions. Pure.
 
 Only on a word that is current: neither suspect nor older than LEAK_NEWS_S. A clear withdraws what the node has not taken. A leak that is
-believed while nobody knows the time waits until it is known. All of this by the time that nodes go by (order_time.py): an expiry by a host's
+believed while no one knows the time waits until it is known. All of this by the time that nodes go by (order_time.py): an expiry by a host's
 clock that is behind would have passed when the node gets it.
 """
 
@@ -40,7 +40,7 @@ class OwnOrders:
 
     def forget(self) -> None:
         """Forget what is in no note."""
-        self._leaks: dict[int, Event] = {}  # leaks that were believed while nobody knew the time
+        self._leaks: dict[int, Event] = {}  # leaks that were believed while no one knew the time
         self._unplaced: dict[int, str] = {}  # node -> the order that was refused last: published once
 
     def follow(self, draft: Draft, node: Node, event: Event) -> None:
@@ -56,7 +56,7 @@ class OwnOrders:
             return
         if not any(c.requester == GATEWAY and c.configures for c in self._orders.of(node.id)):
             day = int(at_nodes) // 86_400  # a refusal is asked about again tomorrow
-            self._order(draft, node, f"fail_safe:{node.id}:{node.epoch}:{want}:{day}", "config", {"valve": {"fail_safe": want}}, "", at_nodes + LONGEST_S, now)  # fmt: skip
+            self._order(draft, node, f"fail_safe:{node.id}:{node.epoch}:{want}:{day}", "config", {"valve": {"fail_safe": want}}, "", at_nodes, LONGEST_S, now)  # fmt: skip
 
     def tick(self, draft: Draft, now: float) -> None:
         """Close at the leaks that waited for the time to be known."""
@@ -90,7 +90,7 @@ class OwnOrders:
 
     def _close(self, draft: Draft, node: Node, event: Event, at_nodes: float, now: float) -> None:
         ident = f"{LEAK_ID}{event.id}"
-        self._order(draft, node, ident, orders.VALVE, ["close"], "leak", at_nodes + LEAK_S, now)
+        self._order(draft, node, ident, orders.VALVE, ["close"], "leak", at_nodes, LEAK_S, now)
         if self._orders.get(GATEWAY, ident) is not None:
             self._orders.enter(draft, node.id, replace(self._orders.book(node.id), leak=ident))
 
@@ -102,14 +102,23 @@ class OwnOrders:
                 self._orders.step(draft, c, now, state="withdrawn", detail=why)
 
     def _order(
-        self, draft: Draft, node: Node, ident: str, name: str, args: Any, reason: str, expires: float, now: float
+        self,
+        draft: Draft,
+        node: Node,
+        ident: str,
+        name: str,
+        args: Any,
+        reason: str,
+        at_nodes: float,
+        lasts: float,
+        now: float,
     ) -> None:
         """Order something in the gateway's own name; what has no room is published as refused, once."""
         if self._orders.get(GATEWAY, ident) is not None or node.id not in self._orders.nodes:
             return
         request = Request(ident, name, GATEWAY, args, None, reason)
         try:
-            self._orders.accept(draft, node.id, request, GATEWAY, expires, now)
+            self._orders.accept(draft, node.id, request, GATEWAY, at_nodes + lasts, lasts, now)
         except Refused as e:
             if self._unplaced.get(node.id) == ident:
                 return

@@ -349,16 +349,15 @@ class FilesOutput(Destination):
         track, began = self._track, 0
         await self._check()
         for n, entry in enumerate(entries):
-            day = self._day_of(entry.event.received)
-            if day != self._day:
+            day, event = self._day_of(entry.event.received), self.narrow(entry.event)
+            rows = [] if event is None else list(records(event, self.known.nodes))
+            # one without a row ends a day that is over, and begins none: a file without a row would be all that the running day has
+            if (day > self._day or rows) and (day != self._day or rows and self._journal is None):
                 await self._settle(entries[began:n])
                 began = n
-                await self._turn(day)
+                await self._turn(day, bool(rows))
             track.begin(entry.seq, 1)
-            event = self.narrow(entry.event)
-            if event is None:
-                continue
-            for row in records(event, self.known.nodes):
+            for row in rows:
                 if self._written and (more := self._written.pop(key(row), None)) is not None:
                     self._pending += more
                     continue
@@ -369,7 +368,9 @@ class FilesOutput(Destination):
 
     async def _settle(self, entries: Sequence[Entry]) -> None:
         journal, now = self._journal, self._running
-        if journal is None or now is None:
+        if journal is None or now is None:  # no row of theirs is for this output
+            for entry in entries:
+                self._track.finish(entry.seq)
             return
         size, crc = now.size + self._unsynced, self._crc
 
@@ -389,11 +390,13 @@ class FilesOutput(Destination):
         day = _utc_day(received)
         return self._day if self._day and _utc_day(received + MIDNIGHT_S) == self._day else day
 
-    async def _turn(self, day: str) -> None:
-        """End the running day, if there is one, and begin another."""
+    async def _turn(self, day: str, has_rows: bool) -> None:
+        """End the running day, if there is one, and begin another where it has rows."""
         await self.end_day()
         self._written.clear()
-        self._begin(await asyncio.to_thread(stem, self._folder, day), self._track.cursor)
+        self._day = day
+        if has_rows:
+            self._begin(await asyncio.to_thread(stem, self._folder, day), self._track.cursor)
 
     async def end_day(self) -> None:
         """Make the files of the running day, if there is one. What it holds must be known as taken before its journal goes. Raises OSError."""

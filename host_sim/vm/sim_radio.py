@@ -5,7 +5,8 @@ micropython-lib's own driver works on. Both end in the same states, and one suit
 
 `trouble` makes the chip fail: "busy" (BUSY stays high), "status" (the oscillator does not start), "absent" (no chip), "lost_tx_done",
 "lost_edge" (DIO1 does not rise), "stuck_receive" (neither a packet nor the timeout is reported). Each lasts until it is taken back, or as long as the hardware's
-`faults` say; "busy" until the chip is reset, which making a new modem does.
+`faults` say; "busy" until the chip is reset, which making a new modem does, once the driver has met it: a node that makes its modem only to send would
+reset away what it has not seen.
 """
 
 import struct
@@ -20,19 +21,22 @@ _NAMES = {SLEEP: "sleep", RX: "receive", TX: "send"}
 trouble = None
 spec = {}  # the board's table [radio]
 _reset_since = []  # places in sim_hw.faults of a stuck BUSY that a reset has ended
+_seen = []  # places of those that the driver has met
 _met = [None, 0]  # kind of trouble that was counted last, and when (us)
 _AGAIN_US = 100000
 
 
 def wrong(kind):
     """True when this is wrong now; the world counts it, once however often it is asked about in a tenth of a second."""
-    now = trouble
+    now, place = trouble, None
     if now is None and _hw.faults:
         found = _hw.fault_of("radio")
         if found is not None and found[0] not in _reset_since:
-            now = found[1]
+            place, now = found
     if now != kind:
         return False
+    if kind == "busy" and place is not None and place not in _seen:
+        _seen.append(place)
     if _met[0] != kind or _c.now - _met[1] > _AGAIN_US:
         _met[:] = [kind, _c.now]
         _hw.hit(kind)
@@ -45,8 +49,7 @@ def was_reset():
     if trouble == "busy":
         trouble = None
     found = _hw.fault_of("radio") if _hw.faults else None
-    if found is not None and found[1] == "busy" and found[0] not in _reset_since:
-        wrong("busy")
+    if found is not None and found[0] in _seen and found[0] not in _reset_since:
         _reset_since.append(found[0])
     _met[0] = None
 
@@ -120,6 +123,7 @@ def fresh():
     global trouble
     trouble = None
     _reset_since.clear()
+    _seen.clear()
     _met[0] = None
     chip.power_on()
     chip.complaints.clear()

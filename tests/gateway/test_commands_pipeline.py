@@ -309,7 +309,7 @@ async def test_orders_know_the_time_that_most_nodes_go_by(wrong_s: int) -> None:
     world.start()
     true = T0 + 10 * 86_400
     time, world.clock.time = world.desk.time, true + float(wrong_s)
-    assert time.at_nodes(world.clock.time) == world.clock.time, "nobody doubts it yet"
+    assert time.at_nodes(world.clock.time) == world.clock.time, "no one doubts it yet"
     for number in (263, 264, 265):
         mote = world.mote if number == 263 else Mote(number)
         world.nodes[number] = replace(world.nodes[number], key=mote.key)
@@ -322,7 +322,7 @@ async def test_orders_know_the_time_that_most_nodes_go_by(wrong_s: int) -> None:
 
 @pytest.mark.parametrize("kept", [False, True])
 async def test_what_has_passed_is_said_by_a_time_service_or_by_the_store(tmp_path: Path, kept: bool) -> None:
-    """A clock that nothing keeps is caught up with slowly: nobody was heard, who could agree with it."""
+    """A clock that nothing keeps is caught up with slowly: no node was heard that could agree with it."""
     now, mono = [float(T0)], [0.0]
     engine = SqliteEngine(tmp_path / "g.db", ["city"], clock=lambda: now[0], monotonic=lambda: mono[0])
     clock = Kept()

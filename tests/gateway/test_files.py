@@ -162,6 +162,37 @@ async def test_killed_while_it_makes_the_days_files_it_comes_to_the_same(tmp_pat
     ]
 
 
+async def test_what_has_no_row_ends_a_day_that_is_over_and_begins_none(tmp_path: Path) -> None:
+    """The running day would be finished as an empty whole file, and the day before stay open until the next row."""
+    engine, today = MemoryEngine(["days"]), T0 + DAY + 400
+    rowless = replace(report(1, today), kind="opaque", times=(), columns=(), latest=())
+    await commit(engine, rowless, report(2, T0 + 2), report(3, T0 + 3))
+    async with output(engine, tmp_path) as made:
+        await drained(made)
+        assert names(tmp_path) == [".lock", "2026-01-01.part"]
+        await commit(engine, replace(rowless, id="300:0:4", counter=4))
+        await drained(made)
+        assert names(tmp_path) == [".lock", "2026-01-01.jsonl"]
+        await commit(engine, report(5, today + 5))
+        await drained(made)
+        assert (
+            names(tmp_path) == [".lock", "2026-01-01.jsonl", "2026-01-02.part"]
+            and len(part(tmp_path, "2026-01-02")) == 3
+        )
+    async with output(engine, tmp_path) as made:
+        await commit(engine, report(6, today + 6))
+        await drained(made)
+        assert len(part(tmp_path, "2026-01-02")) == 6 and engine.cursor("days") == engine.newest()
+
+
+async def test_an_output_that_nothing_is_for_takes_everything_and_makes_no_file(tmp_path: Path) -> None:
+    engine = MemoryEngine(["days"])
+    await commit(engine, *(report(n, T0 + n * DAY) for n in range(1, 5)))
+    async with output(engine, tmp_path, filter=Filter(quantities=frozenset(("no2",)))) as made:
+        await drained(made)
+    assert names(tmp_path) == [".lock"] and engine.cursor("days") == engine.newest()
+
+
 async def test_a_clock_that_is_set_back_overwrites_nothing(tmp_path: Path) -> None:
     engine = MemoryEngine(["days"])
     async with output(engine, tmp_path) as made:

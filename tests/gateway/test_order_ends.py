@@ -10,6 +10,7 @@ from motewire.codes import DOWN_COMMAND, DOWN_CONFIG, DOWN_EXPIRY
 
 from gateway.config.filter import Filter
 from gateway.core.authorise import GATEWAY, Policy, Valve
+from gateway.core.command import RESULT_S
 from gateway.core.model import Alarm, Event, Node
 from gateway.core.order_offers import REMEMBERED
 from gateway.core.own_orders import LEAK_RULE, LEAK_S
@@ -394,7 +395,7 @@ def test_a_leak_closes_by_the_time_that_nodes_go_by(behind_s: int) -> None:
     assert b.states() == ["accepted", "queued", "sent"]
 
 
-def test_a_leak_waits_while_nobody_knows_the_time() -> None:
+def test_a_leak_waits_while_no_one_knows_the_time() -> None:
     b, known = Bench(CLOSING), False
     b.desk.time.at_nodes = lambda now: now if known else None
     leak(b, 264)
@@ -427,6 +428,41 @@ def test_a_clock_that_is_wrong_for_a_moment_ends_no_order_and_forgets_no_id(wron
     b.desk.time.passed = lambda now: now
     b.tick(7200)
     assert end_of(b, "waits")[0] == "expired"
+
+
+def test_an_order_of_this_life_ends_by_seconds_that_run_on() -> None:
+    """Where the store has come to a time that is months behind the host's, and no time service keeps that."""
+    b = Bench()
+    began = b.now
+    b.desk.time.passed = lambda now: began - 270 * 86_400
+    b.desk.time.elapsed = lambda: b.now - began
+    b.ask("operator", "aq-01", "identify", 30, id="a", expires=10)
+    b.ask("operator", "aq-01", "selftest", id="b", expires=600)
+    b.tick(9)
+    assert "expired" not in b.states()
+    b.tick(2)
+    assert end_of(b, "a") == ("expired", "the node did not ask in time") and b.desk.open == 1
+    sent = b.offer(263)
+    assert sent is not None
+    b.hear(263, 20, command=[sent[DOWN_COMMAND][0], 1])
+    b.tick(700)
+    assert b.desk.open == 1, "the node works on it"
+    b.tick(RESULT_S)
+    assert end_of(b, "b") == ("failed", "taken, but no result came")
+
+
+def test_what_is_over_and_not_ended_yet_holds_no_place() -> None:
+    """Orders of a life before, whose time has passed by the host's clock alone."""
+    b = Bench()
+    for n in range(POLICY.max_open):
+        assert b.ask("operator", "aq-01", "identify", n + 1, expires=60) == "accepted"
+    assert b.ask("operator", "aq-01", "identify", 30, expires=60) == "node_busy"
+    b.restart()
+    began = b.now
+    b.desk.time.passed = lambda now: began
+    b.tick(3600)
+    assert b.desk.open == POLICY.max_open
+    assert b.ask("operator", "aq-01", "identify", 30, expires=60) == "accepted"
 
 
 def test_a_leak_while_the_clock_is_unset_closes_once_it_is_set() -> None:

@@ -59,6 +59,11 @@ def test_a_chosen_number_of_nodes_is_kept(count):
     [
         (GOOD.replace("count = 2", "cuont = 2"), ["[[group]] number 1", '"cuont"', 'did you mean "count"']),
         (GOOD.replace("count = 2", 'count = "2"'), ['"count" must be int']),
+        (
+            GOOD + 'config = { mdoe = "sleep" }\n',
+            ["[[group]] number 1", 'config: unknown key "mdoe"', 'did you mean "mode"'],
+        ),
+        (GOOD + "config = { wdt = 1 }\n", ['unknown key "wdt"']),
         (GOOD.replace("air_quality", "air_qualty"), ['"air_qualty" is unknown', 'did you mean "air_quality"']),
         (GOOD.replace("[area]", "[aera]"), ['unknown table "aera"', 'did you mean "area"']),
         (GOOD.replace('description = "x"', ""), ['"description" is missing']),

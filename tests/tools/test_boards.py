@@ -76,6 +76,10 @@ def test_pins_that_an_image_has_its_repl_on_are_refused() -> None:
     assert code == 1 and [r[:15] for r in said["refusals"]] == ["[uart.2] tx = 4", "[uart.2] rx = 4"], said
     assert all("the REPL of the image ESP32_GENERIC_S3 is on UART 0 (GPIO 43 and 44)" in r for r in said["refusals"])
     assert check("lilygo_t3s3", "--profile", "air_quality")[0] == 0, "on the board's own image it is on USB"
+    args = ["check", "lilygo_t3s3", "--profile", "air_quality", "--image", "ESP32_GENERIC_S3"]
+    assert "refused: [uart.2] tx = 43" in CliRunner().invoke(command, args).output, (
+        "what the document has is on the screen, too"
+    )
 
 
 @pytest.mark.parametrize(

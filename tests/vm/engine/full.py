@@ -1,4 +1,4 @@
-"""Flash that is full: rows find room by evicting the oldest bulk, or are counted; no start and no row ends in an exception that nobody expects."""
+"""Flash that is full: rows find room by evicting the oldest bulk, or are counted; no start and no row ends in an exception that is not expected."""
 
 import os
 

@@ -220,6 +220,19 @@ def test_a_chip_that_is_busy_for_ever_is_an_error_after_milliseconds_and_a_reset
     assert sim_radio.power() == "sleep" and sim_radio.trouble is None
 
 
+def test_a_planned_stuck_busy_is_met_before_a_reset_ends_it():
+    """A node that sleeps makes its modem only to send, and resets the chip with it: the fault would be over before anyone has met it."""
+    modem()
+    now, before = sim.now_us(), sim_hw.faults
+    sim_hw.faults = [["radio", "busy", now, now + 3600000000]]
+    try:
+        assert "BUSY timeout" in raises(RuntimeError, made_again)
+        made_again().sleep()
+        assert sim_radio.power() == "sleep", "the second reset ends it"
+    finally:
+        sim_hw.faults = before
+
+
 def test_without_a_reset_line_a_busy_chip_stays_busy():
     modem()
     sim_radio.trouble = "busy"
