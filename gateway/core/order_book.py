@@ -62,9 +62,8 @@ class OrderBook:
 
     def __init__(self, nodes: Mapping[int, Node], policy: Policy, time: OrderTime) -> None:
         self.nodes, self.policy, self._time = nodes, policy, time
-        self._lives: list[
-            tuple[float, bool, Key]
-        ] = []  # of orders of this life: when they end, by seconds that run on; a taken one's result is over
+        # orders of this life: when each ends by seconds that run on, and whether that is the end of the wait for its result
+        self._lives: list[tuple[float, bool, Key]] = []
         self.load({})
 
     def configure(self, nodes: Mapping[int, Node], policy: Policy) -> None:
@@ -175,9 +174,8 @@ class OrderBook:
         mine, at_nodes = self.of(number), self._time.at_nodes(now)
         old = outdated(mine, request.name, request.args)
         if not (requester == GATEWAY and is_urgent(request.name)):  # closings at a leak: one of each leak
-            over = [
-                c for c in mine if c.expires <= (now if at_nodes is None else at_nodes)
-            ]  # nothing sends them any more
+            # nothing sends these any more, though they may not have ended
+            over = [c for c in mine if c.expires <= (now if at_nodes is None else at_nodes)]
             self._places.judge(mine, [*old, *(c for c in over if c not in old)], request.name, requester, self.policy)
         book = self.book(number)
         begun = (

@@ -2,7 +2,8 @@
 
 Rows of the running day are in <day>.part, one JSON line each with the number of its event, synced to disk before the cursor moves.
 After a crash the events behind the cursor come again; rows of theirs that the journal holds are not written twice. A line names the
-store that gave the number, since one that was restored or lost gives numbers again. When the first event of another day (UTC, by time of receipt) arrives, the day's files are made (day.py) and the journal goes.
+store that gave the number, since one that was restored or lost gives numbers again. When the first event of another day (UTC, by time of receipt) arrives, the day's files are made (day.py) and the journal goes;
+the next one begins with its first row.
 
 Someone may remove, cut or replace the journal or its folder, also while no gateway runs. Inode and size are compared with what was written before
 the rows of every batch and behind their sync, so the cursor moves only over rows that stand in the file of that name; at every open() size and
